@@ -1,0 +1,1 @@
+"""Raw tables to corpora: one command line, `python -m data_prep`."""

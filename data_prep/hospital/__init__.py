@@ -1,0 +1,1 @@
+"""The teaching hospital: a seeded writer of MIMIC-III-shaped tables."""

@@ -1,0 +1,1 @@
+"""MARN and the systems it is compared with."""

@@ -1,0 +1,9 @@
+"""The one error that the library raises for input it cannot use."""
+
+
+class MarnError(ValueError):
+    """Bad input met at a public boundary.
+
+    The message is one line: what was wrong, by name, and what to do about it. The command line
+    prints it without a traceback and exits with status 2.
+    """

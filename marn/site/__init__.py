@@ -1,0 +1,1 @@
+"""What the rendered page needs; tied to nothing else in the library."""
