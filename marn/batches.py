@@ -1,0 +1,102 @@
+"""Batches of notes of like length, in an order that a seed fixes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from marn.corpus import Split
+
+Order = list[NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded notes with their targets."""
+
+    tokens: Tensor
+    """(B, T) int64, padded with 0."""
+    lengths: Tensor
+    """(B,) int64: real tokens of each note."""
+    targets: dict[str, Tensor]
+    """{task: (B, C) float32, 0 or 1}."""
+    notes: NDArray[np.int64]
+    """(B,) places of the notes in their split."""
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its tensors on a device."""
+        targets = {task: target.to(device) for task, target in self.targets.items()}
+        return Batch(self.tokens.to(device), self.lengths.to(device), targets, self.notes)
+
+
+def collate(
+    split: Split, notes: NDArray[np.int64], tasks: dict[str, int], max_length: int
+) -> Batch:
+    """Pad some notes of a split to the longest of them.
+
+    Args:
+        split: where the notes are.
+        notes: (B,) places in the split.
+        tasks: number of codes of each task that targets are wanted for.
+        max_length: tokens of a note that are kept, from its beginning.
+
+    Returns:
+        The batch, on the CPU.
+    """
+    texts = [split.note_tokens(int(note))[:max_length] for note in notes]
+    lengths = np.array([len(text) for text in texts], np.int64)
+    tokens = np.zeros((len(notes), lengths.max()), np.int64)
+    for row, text in zip(tokens, texts, strict=True):
+        row[: len(text)] = text
+    targets = {}
+    for task, codes in tasks.items():
+        dense = np.zeros((len(notes), codes), np.float32)
+        for row, note in zip(dense, notes, strict=True):
+            row[split.code_indices(task, int(note))] = 1
+        targets[task] = torch.from_numpy(dense)
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(lengths), targets, notes)
+
+
+def _cut(order: NDArray[np.int64], batch_size: int) -> Order:
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def training_order(
+    lengths: Iterable[int], batch_size: int, *, seed: int, epoch: int, pool: int = 20
+) -> Order:
+    """Shuffle notes into batches of like length.
+
+    The notes are shuffled, cut into pools of `pool` batches, sorted by length inside each pool and
+    cut into batches, whose order is shuffled again. A note meets other companions in each epoch.
+    With MIMIC-III's lengths and batches of 16 that leaves 5 % of padding, where random batches pad
+    more than as much again as there is.
+
+    Args:
+        lengths: (N,) tokens of each note.
+        batch_size: notes in a batch; the last one may be smaller.
+        seed: of the run.
+        epoch: the same seed and epoch give the same order.
+        pool: batches in a pool; 1 gives random batches.
+
+    Returns:
+        The places of the notes, batch by batch; each note once.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    sizes = np.fromiter(lengths, np.int64)
+    shuffled = rng.permutation(len(sizes))
+    batches = [
+        batch
+        for part in _cut(shuffled, batch_size * pool)
+        for batch in _cut(part[np.argsort(sizes[part], kind="stable")], batch_size)
+    ]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def reading_order(lengths: Iterable[int], batch_size: int) -> Order:
+    """Sort notes by length into batches, the longest first (what does not fit fails at once)."""
+    return _cut(np.argsort(-np.fromiter(lengths, np.int64), kind="stable"), batch_size)

@@ -1,0 +1,177 @@
+"""Predictions of a model on a split, and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from marn import metrics
+from marn.batches import Batch, collate, reading_order
+from marn.corpus import Corpus, Split
+from marn.errors import MarnError
+from marn.models import Coder
+
+Thresholds = float | Mapping[str, float] | Literal["dev"]
+
+
+def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Turn logits into probabilities, elementwise, in the dtype given."""
+    return torch.from_numpy(logits).sigmoid().numpy()
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of the notes of a split, in the split's order."""
+
+    logits: dict[str, NDArray[np.float32]]
+    """{task: (N, C)}, unbounded."""
+    targets: dict[str, NDArray[np.bool_]]
+    """{task: (N, C)}."""
+    ids: NDArray[np.str_]
+    """(N,): the admission of each note."""
+
+    def probabilities(self, task: str) -> NDArray[np.floating]:
+        """(N, C) in (0, 1)."""
+        return sigmoid(self.logits[task])
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, without gradients, and back into its former mode."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def _split(corpus: Corpus, split: str) -> Split:
+    if split not in corpus.splits:
+        raise MarnError(f"split must be one of {list(corpus.splits)}, but got {split!r}")
+    if len(corpus[split]) == 0:
+        raise MarnError(f"split {split!r} of corpus {corpus.name!r} has no notes")
+    return corpus[split]
+
+
+def _batches(model: Coder, split: Split, batch_size: int) -> Iterator[Batch]:
+    # The released model is not padding-invariant, and its evaluation reads one note at a time.
+    size = 1 if model.padding == "released" else batch_size
+    device = next(model.parameters()).device
+    lengths = np.minimum(split.lengths, model.max_length)
+    for notes in reading_order(lengths, size):
+        yield collate(split, notes, model.tasks, model.max_length).to(device)
+
+
+def predict(
+    model: Coder, corpus: Corpus, split: str = "test", *, batch_size: int = 32
+) -> Predictions:
+    """Score every note of a split.
+
+    Args:
+        model: on the device where it is to run; its mode is left as it was.
+        corpus: must have the model's tasks.
+        split: `"train"`, `"dev"` or `"test"`.
+        batch_size: notes at a time; changes nothing but speed and memory. A model with
+            `padding="released"` always reads one note at a time, as the authors' evaluation does.
+
+    Returns:
+        Logits and targets in the order of the split.
+
+    Raises:
+        MarnError: the corpus lacks the split or a task of the model, or the split is empty.
+    """
+    notes = _split(corpus, split)
+    if {task: corpus.tasks.get(task) for task in model.tasks} != model.tasks:
+        raise MarnError(f"the model's tasks are {model.tasks}, but the corpus has {corpus.tasks}")
+    logits = {task: np.empty((len(notes), c), np.float32) for task, c in model.tasks.items()}
+    with evaluating(model):
+        for batch in _batches(model, notes, batch_size):
+            for task, values in model(batch.tokens, batch.lengths).items():
+                logits[task][batch.notes] = values.float().cpu().numpy()
+    return Predictions(logits, {task: notes.targets(task) for task in model.tasks}, notes.ids)
+
+
+def evaluate(
+    model: Coder,
+    corpus: Corpus,
+    split: str = "test",
+    *,
+    ks: Sequence[int] = (5, 8, 15),
+    threshold: Thresholds = 0.5,
+    batch_size: int = 32,
+) -> dict[str, dict[str, float]]:
+    """Score a model on a split with every figure of `marn.metrics.score`.
+
+    Args:
+        model: on the device where it is to run.
+        corpus: must have the model's tasks.
+        split: `"train"`, `"dev"` or `"test"`.
+        ks: cut-offs of precision and recall at k.
+        threshold: one number for all tasks (0.5 in the papers), one a task, or `"dev"` for the one
+            with the highest micro-F1 on the dev split, found for each task.
+        batch_size: notes at a time.
+
+    Returns:
+        {task: {figure: fraction in [0, 1]}}.
+
+    Raises:
+        MarnError: see `predict`; or `threshold` is not understood.
+    """
+    if isinstance(threshold, str) and threshold != "dev":
+        raise MarnError(f"threshold must be a number, one a task, or 'dev', but got {threshold!r}")
+    found = predict(model, corpus, split, batch_size=batch_size)
+    if threshold == "dev":
+        dev = predict(model, corpus, "dev", batch_size=batch_size)
+        threshold = {
+            task: metrics.best_threshold(dev.probabilities(task), dev.targets[task])
+            for task in model.tasks
+        }
+    return {
+        task: metrics.score(
+            found.probabilities(task),
+            found.targets[task],
+            ks=ks,
+            threshold=threshold[task] if isinstance(threshold, Mapping) else threshold,
+        )
+        for task in model.tasks
+    }
+
+
+def mean_code_features(
+    model: Coder, corpus: Corpus, split: str = "test", *, batch_size: int = 16
+) -> dict[str, NDArray[np.float64]]:
+    """Average each code's view of a note, V of Eq. 13, over the notes of a split.
+
+    The vectors of the papers' Figs. 9 and 10: the text speaks of document features and plots codes,
+    so a code's vector is read as the mean of its view over the test notes. Both tasks live in the
+    same space.
+
+    Args:
+        model: on the device where it is to run.
+        corpus: the notes.
+        split: which of them.
+        batch_size: notes at a time.
+
+    Returns:
+        {task: (C, D) float64}.
+
+    Raises:
+        MarnError: the corpus lacks the split, or it is empty.
+    """
+    notes = _split(corpus, split)
+    sums: dict[str, NDArray[np.float64]] = {}
+    with evaluating(model):
+        for batch in _batches(model, notes, batch_size):
+            for task, views in model.code_features(batch.tokens, batch.lengths).items():
+                total = views.double().sum(dim=0).cpu().numpy()
+                sums[task] = sums[task] + total if task in sums else total
+    return {task: total / len(notes) for task, total in sums.items()}

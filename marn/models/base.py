@@ -1,0 +1,233 @@
+"""The contract of every system: embed, encode, recalibrate if asked to, one head for all tasks.
+
+A system is one file beside this one with a subclass of `Coder`. It implements `encode`, and what
+else differs from here. RAM, the set of tasks and the treatment of padding are arguments that all
+systems take; losses and thresholds are outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Required, TypedDict, get_args
+
+import torch
+from torch import Tensor, nn
+
+from marn.errors import MarnError
+from marn.layers import LabelAttention, WordEmbedding, length_mask
+from marn.ram import Fusion, RecalibratedAggregation
+
+Padding = Literal["masked", "released"]
+
+
+class SharedOptions(TypedDict, total=False):
+    """What every system takes; `Coder` says what each means."""
+
+    vocabulary_size: Required[int]
+    tasks: Required[Mapping[str, int]]
+    vectors: Tensor | None
+    embedding_size: int
+    tune_embeddings: bool
+    embedding_dropout: float
+    max_length: int
+    recalibrate: Fusion | None
+    ram_dropout: float
+    padding: Padding
+
+
+class Coder(nn.Module):
+    """A system that gives a note a logit for every code of every task.
+
+    Subclasses define `name`, `recipe` (training settings of the paper, by `TrainConfig` field) and
+    `encode`, and hand `feature_size` to this constructor.
+
+    Args:
+        feature_size: D, features that `encode` gives each position.
+        vocabulary_size: rows of the embedding: words + padding + unknown word (51,919 for the
+            51,917 words of MIMIC-III).
+        tasks: number of codes of each task, as `{"icd": 50, "ccs": 38}`.
+        vectors: (vocabulary_size, E) float32 word vectors to start from; random ones otherwise.
+        embedding_size: E where no `vectors` are given; 100 in all the papers.
+        tune_embeddings: whether training changes the word vectors. True in CAML's and
+            MultiResCNN's commands; the commands of MARN and MT-RAM leave them frozen.
+        embedding_dropout: 0.2 in CAML, MultiResCNN, MT-RAM and MARN.
+        max_length: tokens of a note that are read; the rest is cut. 4,000 in MARN, 2,500 in
+            MT-RAM, CAML and MultiResCNN.
+        recalibrate: put a RAM on the encoder's features: `"multiply"` (MARN Eq. 11), `"add"`
+            (MT-RAM Table 4) or None.
+        ram_dropout: 0.2 in MARN.
+        padding: `"masked"`: a note's logits do not depend on its batch. `"released"`: padding takes
+            part in GRU, batch normalisation and label attention, as in the authors' code.
+
+    Raises:
+        MarnError: an option is out of its range.
+    """
+
+    name: ClassVar[str]
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    systems: ClassVar[dict[str, type[Coder]]] = {}
+    options: dict[str, Any]
+    """What `build` was asked for, beyond the corpus; written into the card of a saved model."""
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        name = cls.__dict__.get("name")
+        if name is None:
+            return
+        known = Coder.systems.get(name)
+        # The same name from the same module is a notebook cell that was run again.
+        if known is not None and known.__module__ != cls.__module__:
+            raise MarnError(f"a system named {name!r} exists already, in {known.__module__}")
+        Coder.systems[name] = cls
+
+    def __init__(
+        self,
+        *,
+        feature_size: int,
+        vocabulary_size: int,
+        tasks: Mapping[str, int],
+        vectors: Tensor | None = None,
+        embedding_size: int = 100,
+        tune_embeddings: bool = True,
+        embedding_dropout: float = 0.2,
+        max_length: int = 4000,
+        recalibrate: Fusion | None = None,
+        ram_dropout: float = 0.2,
+        padding: Padding = "masked",
+    ) -> None:
+        super().__init__()
+        if padding not in get_args(Padding):
+            raise MarnError(f"padding must be one of {get_args(Padding)}, but got {padding!r}")
+        if not tasks or any(codes < 1 for codes in tasks.values()):
+            raise MarnError(f"tasks must give each task at least one code, but got {dict(tasks)}")
+        if vocabulary_size < 3:
+            raise MarnError(
+                f"vocabulary_size counts padding, words and the unknown word: {vocabulary_size}"
+            )
+        if max_length < 1:
+            raise MarnError(f"max_length must be at least one token, but got {max_length}")
+        if vectors is not None and len(vectors) != vocabulary_size:
+            raise MarnError(
+                f"vectors have {len(vectors)} rows, but vocabulary_size is {vocabulary_size}"
+            )
+        self.options = {}
+        self.tasks = dict(tasks)
+        self.max_length = max_length
+        self.padding = padding
+        self.embedding = WordEmbedding(
+            vocabulary_size,
+            embedding_size if vectors is None else vectors.shape[1],
+            vectors=vectors,
+            tune=tune_embeddings,
+            dropout=embedding_dropout,
+        )
+        self.ram = (
+            RecalibratedAggregation(feature_size, fusion=recalibrate, dropout=ram_dropout)
+            if recalibrate
+            else None
+        )
+        self.head = self.make_head(feature_size)
+
+    @property
+    def embedding_size(self) -> int:
+        """E, the width of a word vector."""
+        return self.embedding.table.embedding_dim
+
+    def make_head(self, feature_size: int) -> LabelAttention:
+        """Make the layer from features (B, T, D) to logits; label attention unless overridden."""
+        return LabelAttention(feature_size, self.tasks)
+
+    def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Give each position its features.
+
+        Args:
+            x: (B, T, E), embedded words, zero at padding.
+            mask: (B, T) bool, or None where padding takes part.
+
+        Returns:
+            (B, T', D), zero at padding if there is a mask. T' is T unless the system's convolution
+            lengthens the note; `positions` says by how much.
+        """
+        raise NotImplementedError
+
+    def positions(self, lengths: Tensor) -> Tensor:
+        """Count the encoded positions of notes of these lengths: (B,) -> (B,)."""
+        return lengths
+
+    def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Encode notes and recalibrate them: what the heads see.
+
+        Args:
+            tokens: (B, T) int64, padded with 0.
+            lengths: (B,) int, real tokens of each note, >= 1.
+
+        Returns:
+            Features (B, T', D) and their mask (B, T'), None with `padding="released"`.
+        """
+        tokens = tokens[:, : self.max_length]
+        lengths = lengths.clamp(max=self.max_length).to(tokens.device)
+        masked = self.padding == "masked"
+        x = self.embedding(tokens)
+        h = self.encode(x, length_mask(lengths, tokens.shape[1]) if masked else None)
+        mask = length_mask(self.positions(lengths), h.shape[1]) if masked else None
+        return (h if self.ram is None else self.ram(h, mask)), mask
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Score notes.
+
+        Args:
+            tokens: (B, T) int64, padded with 0.
+            lengths: (B,) int, real tokens of each note, >= 1.
+
+        Returns:
+            Logits {task: (B, C)}, unbounded; a sigmoid makes them probabilities.
+        """
+        return self.head(*self.features(tokens, lengths))
+
+    def attention(self, tokens: Tensor, lengths: Tensor, task: str) -> Tensor:
+        """Tell how much each code looks at each token.
+
+        Args:
+            tokens: (B, T) int64, padded with 0.
+            lengths: (B,) int.
+            task: whose codes.
+
+        Returns:
+            (B, C, T') float with T' = min(T, max_length). With `padding="masked"` the weights over
+            a note's real tokens sum to 1; with `"released"` padding has a share. Where the
+            encoder makes more positions than tokens, the last token gets the surplus.
+
+        Raises:
+            MarnError: the model has no such task.
+        """
+        if task not in self.tasks:
+            raise MarnError(f"task must be one of {sorted(self.tasks)}, but got {task!r}")
+        features, mask = self.features(tokens, lengths)
+        weights = self.head.attention(features, mask, task)
+        width = min(tokens.shape[1], self.max_length)
+        if weights.shape[2] == width:
+            return weights
+        last = (lengths.clamp(max=self.max_length) - 1).to(weights.device)
+        target = torch.arange(weights.shape[2], device=weights.device)[None].expand(len(last), -1)
+        target = torch.minimum(
+            target, last[:, None] if mask is not None else last.new_tensor(width - 1)
+        )
+        folded = weights.new_zeros(*weights.shape[:2], width)
+        return folded.scatter_add_(2, target[:, None].expand_as(weights), weights)
+
+    def code_features(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Give each code's view of each note, V of Eq. 13: {task: (B, C, D)}."""
+        return self.head.attended(*self.features(tokens, lengths))
+
+    def count_parameters(self, *, embeddings: bool = True, unused: bool = False) -> int:
+        """Count parameters, frozen ones included.
+
+        Args:
+            embeddings: whether the word vectors count.
+            unused: whether to add those that the released code declares and never uses (the bias of
+                the label queries); published counts include them.
+        """
+        count = sum(parameter.numel() for parameter in self.parameters())
+        if not embeddings:
+            count -= self.embedding.table.weight.numel()
+        return count + (self.head.declared_unused if unused else 0)

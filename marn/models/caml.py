@@ -1,0 +1,63 @@
+"""CAML: one convolution and label attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from marn.models.base import Coder, SharedOptions
+
+
+class CAML(Coder):
+    """Convolutional Attention for Multi-Label classification.
+
+    Published size 6.2M: 6,151,892 with 8,921 codes, 51,919 embedding rows and the unused query
+    bias; 6,142,971 without it.
+
+    The kernel is even and padded by half on both sides, so that a note of n tokens has n + 1
+    positions: position i covers tokens i - 5 to i + 4.
+
+    Args:
+        filters: D, channels of the convolution; 50.
+        kernel_size: tokens it spans; 10.
+        **shared: see `Coder`; `max_length` is 2,500 here.
+
+    References:
+        Mullenbach et al. 2018, Eqs. 1-5 and Table 2; released scripts of caml-mimic.
+    """
+
+    name = "caml"
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "loss": "bce",
+        "learning_rate": 1e-4,
+        "clip_norm": None,
+        "epochs": 200,
+    }
+
+    def __init__(
+        self, *, filters: int = 50, kernel_size: int = 10, **shared: Unpack[SharedOptions]
+    ) -> None:
+        shared.setdefault("max_length", 2500)
+        super().__init__(feature_size=filters, **shared)
+        self.surplus = 2 * (kernel_size // 2) - kernel_size + 1
+        self.convolution = nn.Conv1d(
+            self.embedding_size, filters, kernel_size, padding=kernel_size // 2
+        )
+        nn.init.xavier_uniform_(self.convolution.weight)
+
+    def positions(self, lengths: Tensor) -> Tensor:
+        """One more than the tokens with an even kernel."""
+        return lengths + self.surplus
+
+    def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, E) -> (B, T + 1, D) with an even kernel, by convolution and tanh."""
+        if mask is not None:
+            x = x * mask[..., None]
+        h = torch.tanh(self.convolution(x.transpose(1, 2))).transpose(1, 2)
+        if mask is None:
+            return h
+        steps = torch.arange(h.shape[1], device=h.device)
+        return h * (steps < self.positions(mask.sum(1))[:, None])[..., None]

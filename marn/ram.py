@@ -1,0 +1,131 @@
+"""The Recalibrated Aggregation Module (RAM), Eqs. 4-11 of MARN.
+
+It abstracts the features of a note twice, smooths them, restores their width twice, and lets the
+result reweigh what came in. Only the number of channels changes, never the length.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from marn.errors import MarnError
+
+Fusion = Literal["multiply", "add"]
+
+
+class TokenNorm(nn.BatchNorm1d):
+    """Batch normalisation of the channels over the real tokens of a batch.
+
+    With a mask, padding neither enters the statistics nor leaves zero; without one this is
+    `BatchNorm1d` over all B x T positions, as in the released code.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, C), (B, T) -> (B, T, C), zero at padding if there is a mask."""
+        flat = x.reshape(-1, x.shape[2])
+        if mask is None:
+            return self._normalise(flat).view_as(x)
+        if not self.training:
+            return self._normalise(flat).view_as(x) * mask[..., None]
+        rows = mask.flatten().nonzero()[:, 0]
+        normed = self._normalise(flat[rows]).to(flat.dtype)
+        return torch.zeros_like(flat).index_copy(0, rows, normed).view_as(x)
+
+    def _normalise(self, rows: Tensor) -> Tensor:
+        if len(rows) > 1 or not self.training:
+            return super().forward(rows)
+        # One token has no variance; it is normalised by the running statistics.
+        return F.batch_norm(
+            rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
+class _Convolution(nn.Module):
+    """Kernel 3 over tokens, stride 1, length kept, no bias; then `TokenNorm`.
+
+    The paper writes 3 x 3; over a sequence that is a one-dimensional kernel of 3. `transposed`
+    holds the weights of a deconvolution, which with stride 1 is a convolution whose kernel is
+    flipped: the same functions, another scale at the start.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, transposed: bool = False) -> None:
+        super().__init__()
+        layer = nn.ConvTranspose1d if transposed else nn.Conv1d
+        self.weight = layer(channels_in, channels_out, 3, padding=1, bias=False).weight
+        self.transposed = transposed
+        self.norm = TokenNorm(channels_out)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, channels_in) -> (B, T, channels_out)."""
+        weight = self.weight.transpose(0, 1).flip(2) if self.transposed else self.weight
+        # (B, T, C) seen as a channels-last image of height 1: no copy, and the faster kernel.
+        image = x.transpose(1, 2)[:, :, None]
+        out = F.conv2d(image, weight[:, :, None], padding=(0, 1))
+        return self.norm(out[:, :, 0].transpose(1, 2), mask)
+
+
+class _Block(nn.Module):
+    """Convolution, normalisation, tanh, convolution, normalisation (Eqs. 4, 5 and 6)."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, transposed: bool = False) -> None:
+        super().__init__()
+        self.first = _Convolution(channels_in, channels_out, transposed=transposed)
+        self.second = _Convolution(channels_out, channels_out, transposed=transposed)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return self.second(torch.tanh(self.first(x, mask)), mask)
+
+
+class RecalibratedAggregation(nn.Module):
+    r"""RAM: :math:`O = \mathrm{dropout}(\tanh(F_{US}(F_{US}(L_1) + D_1) \odot H))`.
+
+    :math:`D_1 = F_{DS}(H)` (Eq. 7), :math:`D_2 = F_{DS}(D_1)` (Eq. 8), :math:`L_1 = F_{LS}(D_2)`
+    (Eq. 9), :math:`U_1 = F_{US}(L_1) \oplus D_1` (Eq. 10), O by Eq. 11. The last tanh stands in
+    Eq. 11 of the journal version and in the released code; the preprint prints none. The second
+    operation of an up-sample block is a deconvolution as in the released code and in MT-RAM
+    Eqs. 5-7, where Eq. 6 of MARN prints a size-keeping convolution: the same functions at stride
+    1. Widths that do not divide by 4 are halved downwards and restored exactly.
+
+    Args:
+        size: D, the features of a position; 600 in the papers.
+        fusion: how the last result meets H: `"multiply"` (Eq. 11) or `"add"` (MT-RAM Table 4).
+        dropout: share dropped at the end; 0.2 in the papers.
+
+    Raises:
+        MarnError: `fusion` is unknown, or `size` < 4.
+    """
+
+    def __init__(self, size: int, *, fusion: Fusion = "multiply", dropout: float = 0.2) -> None:
+        super().__init__()
+        if fusion not in get_args(Fusion):
+            raise MarnError(f"fusion must be one of {get_args(Fusion)}, but got {fusion!r}")
+        if size < 4:
+            raise MarnError(f"RAM needs at least 4 features to halve twice, but got {size}")
+        half, quarter = size // 2, size // 4
+        self.down1 = _Block(size, half)
+        self.down2 = _Block(half, quarter)
+        self.lateral = _Block(quarter, quarter)
+        self.up1 = _Block(quarter, half, transposed=True)
+        self.up2 = _Block(half, size, transposed=True)
+        self.fusion = fusion
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Recalibrate the features of every position.
+
+        Args:
+            h: (B, T, D); zero at padding if there is a mask.
+            mask: (B, T) bool, or None to let padding take part.
+
+        Returns:
+            (B, T, D), zero at padding if there is a mask.
+        """
+        d1 = self.down1(h, mask)  # (B, T, D // 2)
+        d2 = self.down2(d1, mask)  # (B, T, D // 4)
+        u1 = self.up1(self.lateral(d2, mask), mask) + d1  # (B, T, D // 2)
+        u2 = self.up2(u1, mask)  # (B, T, D)
+        return self.dropout(torch.tanh(u2 * h if self.fusion == "multiply" else u2 + h))

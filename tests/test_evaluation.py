@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+from toys import SYSTEM_SIZES, toy_corpus
+
+from marn import MarnError, build, evaluate, metrics, predict
+from marn.evaluation import mean_code_features, sigmoid
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return toy_corpus(tmp_path_factory.mktemp("toy") / "corpus")
+
+
+@pytest.fixture
+def model(corpus):
+    return build("marn", corpus, embedding_size=12, **SYSTEM_SIZES["marn"])
+
+
+def one_by_one(model, split):
+    model.eval()
+    rows = []
+    with torch.no_grad():
+        for i in range(len(split)):
+            tokens = torch.tensor(split.note_tokens(i), dtype=torch.int64)[None]
+            rows.append(model(tokens, torch.tensor([tokens.shape[1]])))
+    return {task: torch.cat([row[task] for row in rows]).numpy() for task in model.tasks}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_batches_equal_one_note_at_a_time_in_the_splits_order(model, corpus, batch_size):
+    found = predict(model, corpus, "test", batch_size=batch_size)
+    for task, logits in one_by_one(model, corpus["test"]).items():
+        assert found.logits[task] == pytest.approx(logits, abs=1e-6)
+        assert np.array_equal(found.targets[task], corpus["test"].targets(task))
+    assert found.ids.tolist() == corpus["test"].ids.tolist()
+
+
+def test_a_released_model_reads_one_note_at_a_time(corpus):
+    model = build("marn", corpus, embedding_size=12, padding="released", **SYSTEM_SIZES["marn"])
+    found = predict(model, corpus, "test", batch_size=100)
+    assert found.logits["icd"] == pytest.approx(one_by_one(model, corpus["test"])["icd"], abs=1e-7)
+
+
+def test_evaluate_scores_the_predictions_and_leaves_the_mode(model, corpus):
+    model.train()
+    scores = evaluate(model, corpus, "test", threshold={"icd": 0.4, "ccs": 0.6}, ks=(1,))
+    assert model.training
+    found = predict(model, corpus, "test")
+    for task, threshold in (("icd", 0.4), ("ccs", 0.6)):
+        expected = metrics.score(
+            found.probabilities(task), found.targets[task], ks=(1,), threshold=threshold
+        )
+        assert scores[task] == expected
+
+
+def test_threshold_of_dev(model, corpus):
+    dev = predict(model, corpus, "dev")
+    best = {t: metrics.best_threshold(dev.probabilities(t), dev.targets[t]) for t in model.tasks}
+    assert evaluate(model, corpus, "test", threshold="dev") == evaluate(
+        model, corpus, "test", threshold=best
+    )
+
+
+def test_sigmoid_by_hand():
+    assert sigmoid(np.array([0.0, np.log(3)])).tolist() == pytest.approx([0.5, 0.75])
+
+
+def test_mean_code_features_are_the_mean_of_views(model, corpus):
+    found = mean_code_features(model, corpus, "dev", batch_size=3)
+    model.eval()
+    views = []
+    with torch.no_grad():
+        for i in range(len(corpus["dev"])):
+            tokens = torch.tensor(corpus["dev"].note_tokens(i), dtype=torch.int64)[None]
+            views.append(model.code_features(tokens, torch.tensor([tokens.shape[1]])))
+    for task in model.tasks:
+        mean = torch.cat([view[task] for view in views]).mean(0).numpy()
+        assert found[task] == pytest.approx(mean, abs=1e-6)
+
+
+def test_bad_input(model, corpus):
+    with pytest.raises(MarnError, match="split must be one of"):
+        predict(model, corpus, "valid")
+    with pytest.raises(MarnError, match="but the corpus has"):
+        predict(model, corpus.only("icd"))
+    with pytest.raises(MarnError, match="'dev', but got 'best'"):
+        evaluate(model, corpus, threshold="best")

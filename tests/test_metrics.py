@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from marn import metrics
+from marn.errors import MarnError
+
+# Three notes, four codes; the fourth code is never present.
+PROBABILITIES = np.array([[0.9, 0.8, 0.1, 0.6], [0.4, 0.7, 0.2, 0.1], [0.3, 0.9, 0.6, 0.2]])
+TARGETS = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
+
+
+def test_by_hand():
+    # Predicted at 0.5: note 0 {0, 1, 3}, note 1 {1}, note 2 {1, 2}.
+    # Hits by code 1, 2, 0, 0; claims 1, 3, 1, 1; present 2, 2, 1, 0.
+    found = metrics.score(PROBABILITIES, TARGETS, ks=(1, 2))
+    precision, recall = 3 / 6, 3 / 5
+    assert found["micro_precision"] == pytest.approx(precision)
+    assert found["micro_recall"] == pytest.approx(recall)
+    assert found["micro_f1"] == pytest.approx(6 / 11)
+    macro_p, macro_r = (1 + 2 / 3 + 0 + 0) / 4, (1 / 2 + 1 + 0 + 0) / 4
+    assert found["macro_f1_caml"] == pytest.approx(2 * macro_p * macro_r / (macro_p + macro_r))
+    f1 = [2 / 3, 4 / 5, 0, 0]
+    assert found["macro_f1_all"] == pytest.approx(sum(f1) / 4)
+    assert found["macro_f1_present"] == pytest.approx(sum(f1) / 3)
+    # Tops: note 0 {0}, {0, 1}; note 1 {1}, {1, 0}; note 2 {1}, {1, 2}.
+    assert found["precision_at_1"] == pytest.approx(3 / 3)
+    assert found["precision_at_2"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 2) / 3)
+    assert found["recall_at_1"] == pytest.approx((1 / 2 + 1 + 1 / 2) / 3)
+    # Ranks of the positives: note 0: 1 and 4; note 1: 1; note 2: 1 and 3.
+    expected = ((1 + 2 / 4) / 2 + 1 + (1 + 2 / 3) / 2) / 3
+    assert found["mean_average_precision"] == pytest.approx(expected)
+
+
+def test_the_three_macro_f1s_differ():
+    found = metrics.score(PROBABILITIES, TARGETS)
+    assert len({round(found[f"macro_f1_{x}"], 6) for x in ("caml", "all", "present")}) == 3
+
+
+def test_half_is_not_predicted():
+    found = metrics.score(np.array([[0.5, 0.51]]), np.array([[1, 1]]))
+    assert found["micro_recall"] == 0.5
+
+
+def test_ties_go_to_the_lower_code():
+    probabilities = np.array([[0.5, 0.5, 0.5, 0.5]])
+    for code, rank in enumerate((1, 2, 3, 4)):
+        targets = np.eye(4, dtype=int)[[code]]
+        assert metrics.ranks_of_positives(probabilities, targets)[1].tolist() == [rank]
+        assert metrics.score(probabilities, targets, ks=(2,))["precision_at_2"] == (code < 2) / 2
+
+
+def test_a_k_above_the_number_of_codes_is_left_out():
+    assert "precision_at_5" not in metrics.score(PROBABILITIES, TARGETS, ks=(2, 5))
+
+
+def test_undefined_is_nan():
+    found = metrics.score(np.full((2, 2), 0.3), np.zeros((2, 2)))
+    assert all(np.isnan(found[x]) for x in ("micro_auc", "macro_auc", "mean_average_precision"))
+    assert found["micro_f1"] == 0
+
+
+def random_case(seed, notes=60, codes=23, decimals=1, rate=0.2):
+    rng = np.random.default_rng(seed)
+    return rng.random((notes, codes)).round(decimals), rng.random((notes, codes)) < rate
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_agrees_with_scikit_learn_with_ties(seed, dtype):
+    probabilities, targets = random_case(seed)
+    probabilities = probabilities.astype(dtype)
+    found = metrics.score(probabilities, targets)
+    chosen = probabilities > 0.5
+    assert found["micro_f1"] == pytest.approx(f1_score(targets, chosen, average="micro"), abs=1e-12)
+    macro = f1_score(targets, chosen, average="macro", zero_division=0)
+    assert found["macro_f1_all"] == pytest.approx(macro, abs=1e-12)
+    area = roc_auc_score(targets.ravel(), probabilities.ravel())
+    assert found["micro_auc"] == pytest.approx(area, abs=1e-12)
+    areas = roc_auc_score(targets, probabilities, average=None)
+    assert metrics.auc_per_code(probabilities, targets) == pytest.approx(areas, abs=1e-12)
+    assert found["macro_auc"] == pytest.approx(areas.mean(), abs=1e-12)
+
+
+def test_average_precision_agrees_with_scikit_learn_without_ties():
+    probabilities, targets = random_case(3, decimals=9)
+    targets[4] = False  # a note without codes is left out
+    rows = [i for i in range(len(targets)) if targets[i].any()]
+    expected = np.mean([average_precision_score(targets[i], probabilities[i]) for i in rows])
+    found = metrics.score(probabilities, targets)["mean_average_precision"]
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_auc_per_code_in_blocks_is_the_same(monkeypatch):
+    probabilities, targets = random_case(1)
+    whole = metrics.auc_per_code(probabilities, targets)
+    monkeypatch.setattr(metrics, "_BLOCK", 4)
+    assert metrics.auc_per_code(probabilities, targets) == pytest.approx(whole, abs=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_properties(data):
+    shape = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
+    probabilities = data.draw(arrays(float, shape, elements=st.sampled_from([0.0, 0.2, 0.5, 0.9])))
+    targets = data.draw(arrays(bool, shape))
+    found = metrics.score(probabilities, targets, ks=(1, 2))
+    assert all(0 <= x <= 1 or np.isnan(x) for x in found.values())
+    # Ranks of one note are distinct and within 1..C; the slow definition agrees.
+    _notes, ranks = metrics.ranks_of_positives(probabilities, targets)
+    slow = []
+    for note, code in zip(*np.nonzero(targets), strict=True):
+        order = sorted(range(shape[1]), key=lambda c: (-probabilities[note, c], c))
+        slow.append(order.index(code) + 1)
+    assert ranks.tolist() == slow
+    # Complementing the scores turns the area around.
+    area = metrics.micro_auc(probabilities, targets)
+    if np.isfinite(area):
+        assert metrics.micro_auc(-probabilities, targets) == pytest.approx(1 - area)
+
+
+def test_best_threshold_beats_every_other():
+    probabilities, targets = random_case(7, decimals=2)
+    probabilities = np.clip(probabilities * 0.4 + 0.3 * targets, 0, 1)
+    best = metrics.best_threshold(probabilities, targets)
+    top = metrics.score(probabilities, targets, threshold=best)["micro_f1"]
+    others = [
+        metrics.score(probabilities, targets, threshold=x)["micro_f1"]
+        for x in np.linspace(0, 1, 101)
+    ]
+    assert top >= max(others)
+    assert top > metrics.score(probabilities, targets, threshold=0.95)["micro_f1"]
+
+
+def test_best_threshold_by_hand():
+    # Taking 0.8 and 0.6 gives two hits of two claims and two present: F1 = 1, between 0.6 and 0.2.
+    assert metrics.best_threshold([[0.8, 0.2, 0.6]], [[1, 0, 1]]) == pytest.approx(0.4)
+    assert metrics.best_threshold([[0.8, 0.2]], [[0, 0]]) == 0.5
+
+
+def test_a_threshold_for_each_code():
+    found = metrics.score([[0.3, 0.3]], [[1, 0]], threshold=[0.2, 0.4])
+    assert found["micro_f1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "targets", "message"),
+    [
+        (np.zeros((2, 3)), np.zeros((3, 2)), r"\(2, 3\) and \(3, 2\)"),
+        (np.zeros(3), np.zeros(3), "notes, codes"),
+        (np.full((1, 2), np.nan), np.zeros((1, 2)), "diverge"),
+        (np.zeros((1, 2)), np.array([[0, 2]]), "0 or 1"),
+        (np.zeros((0, 2)), np.zeros((0, 2)), "nothing to score"),
+    ],
+)
+def test_bad_input(probabilities, targets, message):
+    with pytest.raises(MarnError, match=message):
+        metrics.score(probabilities, targets)

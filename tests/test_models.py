@@ -1,0 +1,214 @@
+"""The contract that every system keeps; a system is found by being in `marn.available()`."""
+
+import pytest
+import torch
+from toys import SYSTEM_SIZES, padded
+
+from marn import Coder, MarnError, available, build
+from marn.losses import bce_loss
+
+TASKS = {"icd": 5, "ccs": 3}
+THREE = {"icd": 5, "ccs": 3, "chapter": 2}
+LENGTHS = [20, 11, 1]
+
+
+def small(name, tasks=TASKS, **options):
+    return build(
+        name, vocabulary_size=40, tasks=tasks, embedding_size=12, **SYSTEM_SIZES[name], **options
+    )
+
+
+systems = pytest.mark.parametrize("name", available())
+paddings = pytest.mark.parametrize("padding", ["masked", "released"])
+
+
+@systems
+def test_is_documented(name):
+    text = Coder.systems[name].__doc__
+    assert "References:" in text
+    assert Coder.systems[name].recipe
+
+
+@systems
+@pytest.mark.parametrize("tasks", [{"icd": 5}, TASKS, THREE], ids=["one", "two", "three"])
+@paddings
+def test_shapes_and_gradients(name, tasks, padding):
+    model = small(name, tasks, padding=padding)
+    tokens, lengths = padded(LENGTHS)
+    logits = model(tokens, lengths)
+    assert {task: tuple(x.shape) for task, x in logits.items()} == {
+        task: (3, codes) for task, codes in tasks.items()
+    }
+    torch.stack([bce_loss(x, torch.ones_like(x)) for x in logits.values()]).sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+        assert parameter.grad.any(), key
+
+
+@systems
+@pytest.mark.parametrize("recalibrate", [None, "multiply", "add"])
+def test_a_note_does_not_depend_on_its_batch(name, recalibrate):
+    model = small(name, recalibrate=recalibrate).eval()
+    tokens, lengths = padded(LENGTHS)
+    wide = torch.cat([tokens, torch.zeros(3, 9, dtype=torch.int64)], dim=1)
+    together = model(wide, lengths)
+    for row, length in enumerate(LENGTHS):
+        alone = model(tokens[row : row + 1, :length], lengths[row : row + 1])
+        for task in TASKS:
+            assert torch.allclose(alone[task][0], together[task][row], atol=1e-5)
+
+
+@systems
+def test_released_padding_is_seen(name):
+    model = small(name, padding="released").eval()
+    tokens, lengths = padded([20, 11])
+    alone = model(tokens[1:, :11], lengths[1:])
+    assert not torch.allclose(alone["icd"][0], model(tokens, lengths)["icd"][1], atol=1e-6)
+
+
+@systems
+def test_attention_sums_to_one_over_real_tokens(name):
+    model = small(name).eval()
+    tokens, lengths = padded(LENGTHS)
+    weights = model.attention(tokens, lengths, "icd")
+    assert weights.shape == (3, 5, 20)
+    for row, length in enumerate(LENGTHS):
+        assert torch.allclose(weights[row, :, :length].sum(1), torch.ones(5), atol=1e-5)
+        assert not weights[row, :, length:].any()
+    with pytest.raises(MarnError, match=r"\['ccs', 'icd'\]"):
+        model.attention(tokens, lengths, "icd9")
+
+
+@systems
+def test_views_explain_the_logits(name):
+    model = small(name).eval()
+    tokens, lengths = padded(LENGTHS)
+    views, logits = model.code_features(tokens, lengths), model(tokens, lengths)
+    for task, view in views.items():
+        by_hand = (view * model.head.weight[task]).sum(2) + model.head.bias[task]
+        assert torch.allclose(by_hand, logits[task], atol=1e-6)
+
+
+@systems
+def test_same_seed_same_weights_and_a_round_trip(name):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one, same, other = small(name, seed=3), small(name, seed=3), small(name, seed=4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    weights, others = one.state_dict(), other.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in same.state_dict().items())
+    assert any(not torch.equal(weights[key], value) for key, value in others.items())
+    other.load_state_dict(weights)
+    tokens, lengths = padded(LENGTHS)
+    assert torch.equal(one.eval()(tokens, lengths)["icd"], other.eval()(tokens, lengths)["icd"])
+
+
+@systems
+@paddings
+def test_hard_notes(name, padding):
+    model = small(name, padding=padding, max_length=30)
+    for lengths in ([1], [1, 1], [30], [45]):
+        tokens, sizes = padded(lengths)
+        assert torch.isfinite(model(tokens, sizes)["icd"]).all()
+        only_unknown = torch.where(tokens > 0, 39, 0)
+        assert torch.isfinite(model(only_unknown, sizes)["icd"]).all()
+    tokens, sizes = padded([45])
+    model.eval()
+    cut = model(tokens[:, :30], torch.tensor([30]))
+    assert torch.equal(model(tokens, sizes)["icd"], cut["icd"])
+    assert model.attention(tokens, sizes, "icd").shape == (1, 5, 30)
+
+
+@systems
+def test_overfits_eight_notes(name):
+    model = small(name, tasks={"icd": 5}, embedding_dropout=0.0, ram_dropout=0.0, seed=1)
+    tokens, lengths = padded([12, 9, 15, 20, 7, 11, 18, 5], seed=1)
+    targets = (torch.rand(8, 5, generator=torch.Generator().manual_seed(2)) < 0.4).float()
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(150):
+        optimiser.zero_grad()
+        loss = bce_loss(model(tokens, lengths)["icd"], targets)
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < 0.02
+
+
+@systems
+def test_a_misspelt_option_is_an_error(name):
+    with pytest.raises(MarnError, match="did you mean 'padding'"):
+        small(name, paddding="masked")
+
+
+MIMIC = {"vocabulary_size": 51_919}
+FULL, TOP = {"icd": 8921, "ccs": 295}, {"icd": 50, "ccs": 38}
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks", "options", "count"),
+    [
+        # Beside the embedding, unused query bias counted (the specification's table, section 3).
+        ("caml", {"icd": 50}, {}, 55_150),
+        ("caml", {"icd": 50}, {"recalibrate": "multiply"}, 77_492),
+        ("caml", TOP, {"recalibrate": "multiply"}, 81_368),
+        ("caml", FULL, {}, 990_082),
+        ("bigru_la", {"icd": 50}, {}, 783_700),
+        ("bigru_la", TOP, {}, 829_376),
+        ("bigru_la", {"icd": 50}, {"recalibrate": "add"}, 3_962_200),
+        ("marn", TOP, {}, 4_007_876),
+        ("mt_ram", TOP, {}, 4_007_876),
+        ("marn", FULL, {}, 14_979_732),
+    ],
+)
+def test_parameter_counts(name, tasks, options, count):
+    model = build(name, tasks=tasks, **MIMIC, **options)
+    assert model.count_parameters(embeddings=False, unused=True) == count
+    assert model.count_parameters(unused=True) == count + 5_191_900
+    assert model.count_parameters(embeddings=False) == count - sum(tasks.values())
+
+
+def test_caml_is_the_published_6_2_million():
+    model = build("caml", tasks={"icd": 8921}, **MIMIC)
+    assert model.count_parameters(unused=True) == 6_151_892
+    assert model.count_parameters() == 6_142_971
+
+
+def test_a_model_of_a_notebook_cell_joins_in():
+    cell = """
+class Bag(Coder):
+    name = "bag_of_a_cell"
+    def __init__(self, **shared):
+        super().__init__(feature_size=12, **shared)
+    def encode(self, x, mask):
+        return x
+"""
+    try:
+        for _ in range(2):  # running the cell again is harmless
+            exec(cell, {"Coder": Coder, "__name__": "__main__"})
+        model = build("bag_of_a_cell", vocabulary_size=40, tasks=TASKS, embedding_size=12)
+        tokens, lengths = padded(LENGTHS)
+        assert model(tokens, lengths)["icd"].shape == (3, 5)
+        with pytest.raises(MarnError, match="exists already"):
+            exec(cell, {"Coder": Coder, "__name__": "elsewhere"})
+    finally:
+        Coder.systems.pop("bag_of_a_cell", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "mran"}, "did you mean 'marn'"),
+        ({"tasks": {}}, "at least one code"),
+        ({"tasks": {"icd": 0}}, "at least one code"),
+        ({"vocabulary_size": 2}, "vocabulary_size"),
+        ({"padding": "none"}, "padding must be one of"),
+        ({"recalibrate": "mul"}, "fusion must be one of"),
+        ({"max_length": 0}, "max_length"),
+        ({"vectors": torch.zeros(3, 4)}, "3 rows"),
+        ({"tasks": None}, "needs a corpus"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"name": "caml", "vocabulary_size": 40, "tasks": TASKS} | change
+    with pytest.raises(MarnError, match=message):
+        build(**arguments)

@@ -1,0 +1,126 @@
+import pytest
+import torch
+from torch import nn
+
+from marn.errors import MarnError
+from marn.layers import length_mask
+from marn.ram import RecalibratedAggregation, TokenNorm, _Convolution
+
+
+def parameters(size):
+    return sum(p.numel() for p in RecalibratedAggregation(size).parameters())
+
+
+@pytest.mark.parametrize(("size", "count"), [(600, 3_178_500), (300, 796_125), (50, 22_342)])
+def test_published_sizes(size, count):
+    assert parameters(size) == count
+
+
+@pytest.mark.parametrize("size", [4, 5, 6, 7, 50])
+@pytest.mark.parametrize("fusion", ["multiply", "add"])
+def test_keeps_length_and_width(size, fusion):
+    ram = RecalibratedAggregation(size, fusion=fusion)
+    for width in (1, 2, 9):
+        assert ram(torch.randn(3, width, size)).shape == (3, width, size)
+
+
+def test_convolution_is_shift_and_add():
+    # MT-RAM writes it as a "dislocation addition": three products, shifted by one token and added.
+    torch.manual_seed(0)
+    layer = _Convolution(2, 3)
+    layer.norm = nn.Identity()
+    layer.norm.forward = lambda x, mask: x
+    x = torch.randn(1, 4, 2)
+    w = layer.weight  # (3, 2, 3)
+    expected = torch.zeros(1, 4, 3)
+    for t in range(4):
+        for k in range(3):
+            if 0 <= t + k - 1 < 4:
+                expected[0, t] += w[:, :, k] @ x[0, t + k - 1]
+    assert torch.allclose(layer(x, None), expected, atol=1e-6)
+
+
+def test_deconvolution_is_torchs():
+    torch.manual_seed(0)
+    layer = _Convolution(2, 4, transposed=True)
+    layer.norm = nn.Identity()
+    layer.norm.forward = lambda x, mask: x
+    x = torch.randn(2, 5, 2)
+    reference = nn.functional.conv_transpose1d(x.transpose(1, 2), layer.weight, padding=1)
+    assert torch.allclose(layer(x, None), reference.transpose(1, 2), atol=1e-6)
+
+
+def reference_ram(ram, h):
+    """The equations with torch's own layers over (1, D, T)."""
+
+    def block(part, x):
+        for conv, last in ((part.first, False), (part.second, True)):
+            op = nn.functional.conv_transpose1d if conv.transposed else nn.functional.conv1d
+            x = op(x, conv.weight, padding=1)
+            n = conv.norm
+            x = nn.functional.batch_norm(
+                x, n.running_mean.clone(), n.running_var.clone(), n.weight, n.bias, ram.training
+            )
+            x = x if last else torch.tanh(x)
+        return x
+
+    x = h.transpose(1, 2)
+    d1 = block(ram.down1, x)
+    l1 = block(ram.lateral, block(ram.down2, d1))
+    u1 = block(ram.up1, l1) + d1
+    u2 = block(ram.up2, u1)
+    return torch.tanh(u2 * x if ram.fusion == "multiply" else u2 + x).transpose(1, 2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fusion", ["multiply", "add"])
+def test_equals_the_equations(training, fusion):
+    torch.manual_seed(1)
+    ram = RecalibratedAggregation(8, fusion=fusion, dropout=0.0).double().train(training)
+    h = torch.randn(2, 6, 8, dtype=torch.float64)
+    expected = reference_ram(ram, h)
+    assert torch.allclose(ram(h), expected, atol=1e-10)
+    whole = torch.ones(2, 6, dtype=torch.bool)
+    assert torch.allclose(ram(h, whole), expected, atol=1e-10)
+
+
+def test_norm_over_real_tokens_only():
+    norm = TokenNorm(1)
+    x = torch.tensor([[[1.0], [3.0]], [[5.0], [100.0]]])
+    mask = torch.tensor([[True, True], [True, False]])
+    # Mean 3, variance 8/3 over 1, 3 and 5.
+    scale = (8 / 3 + norm.eps) ** 0.5
+    found = norm(x, mask).flatten().tolist()
+    assert found == pytest.approx([-2 / scale, 0, 2 / scale, 0], abs=1e-5)
+    assert float(norm.running_mean) == pytest.approx(0.3)  # momentum 0.1 of 3
+    assert float(norm.running_var) == pytest.approx(0.9 + 0.1 * 4)  # unbiased variance 4
+
+
+def test_padding_changes_nothing_with_a_mask_and_something_without():
+    torch.manual_seed(0)
+    ram = RecalibratedAggregation(8, dropout=0.0)
+    for _ in range(3):
+        ram(torch.randn(4, 9, 8))
+    for training in (True, False):
+        ram.train(training)
+        h = torch.randn(1, 5, 8)
+        mask = length_mask(torch.tensor([5]), 8)
+        longer = torch.cat([h, torch.zeros(1, 3, 8)], dim=1)
+        alone = ram(h, torch.ones(1, 5, dtype=torch.bool))
+        assert torch.allclose(ram(longer, mask)[:, :5], alone, atol=1e-6)
+        assert not ram(longer, mask)[:, 5:].any()
+    ram.train()
+    assert not torch.allclose(ram(longer)[:, :5], ram(h), atol=1e-3)
+
+
+def test_a_single_token_can_be_trained_on():
+    ram = RecalibratedAggregation(8)
+    out = ram(torch.randn(1, 1, 8), torch.ones(1, 1, dtype=torch.bool))
+    assert torch.isfinite(out).all()
+
+
+def test_bad_arguments():
+    with pytest.raises(MarnError, match="fusion"):
+        RecalibratedAggregation(8, fusion="mul")
+    with pytest.raises(MarnError, match="at least 4"):
+        RecalibratedAggregation(3)

@@ -1,0 +1,190 @@
+import dataclasses
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from toys import SYSTEM_SIZES, toy_corpus
+
+from marn import MarnError, TrainConfig, build, evaluate, fit, load_model
+from marn import training as module
+
+CONFIG = TrainConfig(epochs=4, batch_size=8, learning_rate=0.01, seed=3)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return toy_corpus(tmp_path_factory.mktemp("toy") / "corpus")
+
+
+def small(corpus, name="marn", **options):
+    return build(name, corpus, embedding_size=12, **SYSTEM_SIZES[name], **options)
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.values(), other.values(), strict=True))
+
+
+def test_learns_and_keeps_the_best(corpus):
+    model = small(corpus)
+    config = dataclasses.replace(CONFIG, epochs=25)
+    run = fit(model, corpus, config, quiet=True)
+    assert run.history.loss.iloc[-1] < run.history.loss.iloc[0] / 3
+    watched = run.history["dev/icd/mean_average_precision"]
+    assert run.best_epoch == int(watched.idxmax()) + 1  # the first of equals
+    assert evaluate(model, corpus, "dev")["icd"]["mean_average_precision"] == pytest.approx(
+        watched.max(), abs=1e-6
+    )
+    assert watched.max() > 0.8
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(corpus):
+    weights = [
+        fit(small(corpus), corpus, dataclasses.replace(CONFIG, seed=s), quiet=True).model
+        for s in (3, 3, 4)
+    ]
+    one, same_seed, other = (m.state_dict() for m in weights)
+    assert same(one, same_seed)
+    assert not same(one, other)
+
+
+def test_the_callers_random_state_is_left_alone(corpus):
+    torch.manual_seed(9)
+    before = torch.random.get_rng_state()
+    fit(small(corpus), corpus, dataclasses.replace(CONFIG, epochs=1), quiet=True)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(corpus, tmp_path, monkeypatch):
+    whole = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "whole", quiet=True)
+    real, steps = module.collate, []
+
+    def interrupting(*arguments):
+        steps.append(1)
+        if len(steps) == 8:  # in the third epoch of three steps each
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "collate", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "parts", quiet=True)
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    again = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "parts", quiet=True)
+    assert len(steps) == 8 + 2 * 3  # the first two epochs are not repeated
+    assert same(whole.model.state_dict(), again.model.state_dict())
+    drop = ["seconds"]
+    pd.testing.assert_frame_equal(
+        whole.history.drop(columns=drop), again.history.drop(columns=drop)
+    )
+    # Asked once more, the finished run answers at once.
+    finished = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "parts", quiet=True)
+    assert len(steps) == 8 + 2 * 3
+    assert same(whole.model.state_dict(), finished.model.state_dict())
+
+
+def test_a_run_directory_can_be_read_and_used(corpus, tmp_path, capsys):
+    run = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == CONFIG.epochs
+    assert "epoch  1/4" in lines[0]
+    assert "left" in lines[0]
+    saved = load_model(tmp_path / "run")
+    assert same(saved.model.state_dict(), run.model.state_dict())
+    assert [code.code for code in saved.codes["icd"]] == [c.code for c in corpus.codes["icd"]]
+    assert saved.vocabulary.words == corpus.vocabulary.words
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    assert history.epoch.tolist() == [1, 2, 3, 4]
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert scores["best_epoch"] == run.best_epoch
+    written = (tmp_path / "run" / "run.json").read_text() + (
+        tmp_path / "run/model.json"
+    ).read_text()
+    assert str(tmp_path) not in written
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_another_run_is_refused(corpus, tmp_path):
+    fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
+    with pytest.raises(MarnError, match="training.seed was 3, now 4"):
+        fit(small(corpus), corpus, dataclasses.replace(CONFIG, seed=4), run_dir=tmp_path / "run")
+    with pytest.raises(MarnError, match="model.name was 'marn', now 'caml'"):
+        fit(small(corpus, "caml"), corpus, CONFIG, run_dir=tmp_path / "run")
+    shutil.copy(tmp_path / "run" / "run.json", tmp_path / "file")
+    with pytest.raises(MarnError, match="is a file"):
+        fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "file")
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half a file")
+    with pytest.raises(MarnError, match=r"checkpoint\.pt is damaged"):
+        fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run")
+
+
+def test_patience_stops_early(corpus):
+    config = dataclasses.replace(CONFIG, epochs=30, patience=2, learning_rate=1e-12)
+    run = fit(small(corpus), corpus, config, quiet=True)
+    assert run.best_epoch + 2 == len(run.history) < 30
+
+
+def test_an_infinite_loss_stops_and_keeps_the_checkpoint(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_LOSS_CHECK", 1)
+    real, steps = module.focal_loss, []
+
+    def exploding(*arguments, **named):
+        steps.append(1)
+        return real(*arguments, **named) * (math.inf if len(steps) > 6 else 1)
+
+    monkeypatch.setattr(module, "focal_loss", exploding)  # twice a step: ICD and CCS
+    with pytest.raises(MarnError, match="in epoch 2, by step 1 of 3.*learning_rate"):
+        fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
+    monkeypatch.setattr(module, "focal_loss", real)
+    run = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
+    assert np.isfinite(run.history.loss).all()
+
+
+def test_recipes_and_task_weights(corpus):
+    config = TrainConfig.of(small(corpus, "mt_ram"), epochs=2)
+    assert (config.loss, config.learning_rate, config.epochs) == ("bce", 8e-3, 2)
+    logits = {"icd": torch.zeros(2, 4), "ccs": torch.zeros(2, 2)}
+    targets = {task: torch.zeros_like(x) for task, x in logits.items()}
+    assert float(config.loss_of(logits, targets)) == pytest.approx(math.log(2))
+    only = {"icd": logits["icd"]}
+    assert float(config.loss_of(only, targets)) == pytest.approx(math.log(2))
+    double = dataclasses.replace(config, task_weights={"icd": 2.0})
+    assert float(double.loss_of(logits, targets)) == pytest.approx(3 * math.log(2))
+
+
+def test_one_task_and_any_device_name(corpus):
+    run = fit(small(corpus.only("ccs")), corpus.only("ccs"), CONFIG, quiet=True)
+    assert "dev/ccs/micro_f1" in run.history
+    with pytest.raises(MarnError, match="tasks are"):
+        fit(small(corpus), corpus.only("icd"), CONFIG)
+    with pytest.raises(MarnError, match="device"):
+        fit(small(corpus), corpus, dataclasses.replace(CONFIG, device="gpu"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, but got 0"),
+        ({"epochs": "10"}, "epochs must be a whole number, but got '10'"),
+        ({"batch_size": 1.5}, "whole number"),
+        ({"learning_rate": 0}, "above 0"),
+        ({"learning_rate": "fast"}, "a number"),
+        ({"loss": "mse"}, "'focal' or 'bce'"),
+        ({"reading": "eq16"}, "'released' or 'paper'"),
+        ({"monitor": "f1"}, "monitor must be one of"),
+        ({"clip_norm": 0}, "above 0, or None"),
+        ({"seed": -1}, "at least 0"),
+    ],
+)
+def test_bad_settings(change, message):
+    with pytest.raises(MarnError, match=message):
+        TrainConfig(**change)
+
+
+def test_an_unknown_setting_and_an_unknown_task_weight(corpus):
+    with pytest.raises(MarnError, match="no setting 'epoch'"):
+        TrainConfig.of(small(corpus), epoch=3)
+    with pytest.raises(MarnError, match=r"\['cc'\]"):
+        fit(small(corpus), corpus, dataclasses.replace(CONFIG, task_weights={"cc": 1.0}))

@@ -1,0 +1,75 @@
+"""Small corpora and batches that tests make up on the spot."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from marn.corpus import CodeEntry, Corpus, CorpusWriter, replacing
+from marn.text import Vocabulary
+
+SYSTEM_SIZES = {
+    # Options that make each system small enough for a test.
+    "bigru_la": {"hidden_size": 8},
+    "caml": {"filters": 8, "kernel_size": 4},
+    "marn": {"hidden_size": 8},
+    "mt_ram": {"hidden_size": 8},
+}
+
+
+def padded(lengths, vocabulary_size=40, seed=0):
+    """Random tokens of these lengths: (B, T) int64 and (B,) int64."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(1, vocabulary_size, (len(lengths), max(lengths)), generator=generator)
+    sizes = torch.tensor(lengths)
+    tokens[torch.arange(max(lengths)) >= sizes[:, None]] = 0
+    return tokens, sizes
+
+
+def toy_corpus(path, notes=(24, 8, 8), codes=4, seed=0, tasks=("icd", "ccs")):
+    """A corpus whose word k means ICD code k; CCS code 0 stands for codes 0 and 1, and so on."""
+    rng = np.random.default_rng(seed)
+    words = sorted([f"code{k}" for k in range(codes)] + [f"word{k}" for k in range(20)])
+    vocabulary = Vocabulary(words)
+    entries = {
+        "icd": [CodeEntry(f"{401 + k}.0", "dx", f"Disease {k}") for k in range(codes)],
+        "ccs": [CodeEntry(f"dx:{k}", "dx", f"Group {k}") for k in range((codes + 1) // 2)],
+    }
+    entries = {task: entries[task] for task in tasks}
+    parent = [k // 2 for k in range(codes)] if "ccs" in tasks else []
+    with replacing(Path(path)) as folder:
+        writer = CorpusWriter(folder, vocabulary, entries, parent)
+        for split, count in zip(("train", "dev", "test"), notes, strict=True):
+            present = [
+                sorted(rng.choice(codes, rng.integers(1, 3), replace=False)) for _ in range(count)
+            ]
+            texts = []
+            for mine in present:
+                filler = [f"word{k}" for k in rng.integers(0, 20, rng.integers(3, 20))]
+                texts.append(" ".join(rng.permutation(filler + [f"code{k}" for k in mine])))
+            encoded = [vocabulary.encode(text.split()) for text in texts]
+            columns = {
+                "icd": [[int(k) for k in mine] for mine in present],
+                "ccs": [sorted({int(k) // 2 for k in mine}) for mine in present],
+            }
+            writer.split(
+                split,
+                ids=[f"{split}{i}" for i in range(count)],
+                subjects=[f"p-{split}{i}" for i in range(count)],
+                lengths=np.array([len(x) for x in encoded]),
+                text_bytes=np.array([len(text) for text in texts]),
+                notes=[(x, text.encode()) for x, text in zip(encoded, texts, strict=True)],
+                columns={task: columns[task] for task in tasks},
+            )
+        writer.finish(
+            name="toy",
+            source="made up by a test",
+            text="open",
+            language="en",
+            command="toy_corpus()",
+            seed=seed,
+            ccs_key="kind:number",
+            settings={},
+            dropped={},
+        )
+    return Corpus.load(path)
