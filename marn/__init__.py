@@ -1,15 +1,21 @@
-"""MARN and the systems it is compared with: understand, run, check and extend them."""
+"""MARN and the systems it is compared with: understand, run, check and extend them.
 
+The public names load on first use, so that preparing data does not wait for torch.
+"""
+
+from importlib import import_module
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
-from marn import losses, metrics
-from marn.corpus import Corpus
-from marn.errors import MarnError
-from marn.evaluation import Predictions, evaluate, predict
-from marn.losses import bce_loss, focal_loss
-from marn.models import Coder, available, build
-from marn.saving import load_model
-from marn.training import Run, TrainConfig, fit
+if TYPE_CHECKING:
+    from marn import losses, metrics
+    from marn.corpus import Corpus
+    from marn.errors import MarnError
+    from marn.evaluation import Predictions, evaluate, predict
+    from marn.losses import bce_loss, focal_loss
+    from marn.models import Coder, available, build
+    from marn.saving import load_model
+    from marn.training import Run, TrainConfig, fit
 
 __version__ = _version("marn")
 
@@ -31,3 +37,36 @@ __all__ = [
     "metrics",
     "predict",
 ]
+
+_HOMES = {
+    "Coder": "models",
+    "Corpus": "corpus",
+    "MarnError": "errors",
+    "Predictions": "evaluation",
+    "Run": "training",
+    "TrainConfig": "training",
+    "available": "models",
+    "bce_loss": "losses",
+    "build": "models",
+    "evaluate": "evaluation",
+    "fit": "training",
+    "focal_loss": "losses",
+    "load_model": "saving",
+    "predict": "evaluation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"marn.{_HOMES[name]}"), name)
+    if not name.startswith("_"):
+        try:
+            return import_module(f"marn.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"marn.{name}":
+                raise
+    raise AttributeError(f"module 'marn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

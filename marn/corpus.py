@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -579,10 +578,13 @@ class CorpusWriter:
     def written_notes(self, splits: Sequence[str]) -> Iterator[np.ndarray]:
         """Yield the (T,) int32 tokens of each note of the splits just written, one by one."""
         for name in splits:
-            offsets = np.load(self.folder / name / "token_offsets.npy")
-            tokens = np.load(self.folder / name / "tokens.npy", mmap_mode="r")
-            for begin, end in pairwise(offsets):
-                yield tokens[begin:end]
+            lengths = np.diff(np.load(self.folder / name / "token_offsets.npy"))
+            # Read, not mapped: pages of a mapped file count as memory of the process.
+            with (self.folder / name / "tokens.npy").open("rb") as file:
+                np.lib.format.read_magic(file)
+                np.lib.format.read_array_header_1_0(file)
+                for length in lengths:
+                    yield np.frombuffer(file.read(4 * length), dtype=np.int32)
 
     def vectors(self, vectors: np.ndarray, settings: Mapping[str, Any]) -> None:
         """Write the (V + 2, E) float32 word vectors and how they were made."""

@@ -108,9 +108,9 @@ def test_a_run_directory_can_be_read_and_used(corpus, tmp_path, capsys):
 
 def test_another_run_is_refused(corpus, tmp_path):
     fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
-    with pytest.raises(MarnError, match="training.seed was 3, now 4"):
+    with pytest.raises(MarnError, match=r"training\.seed was 3, now 4"):
         fit(small(corpus), corpus, dataclasses.replace(CONFIG, seed=4), run_dir=tmp_path / "run")
-    with pytest.raises(MarnError, match="model.name was 'marn', now 'caml'"):
+    with pytest.raises(MarnError, match=r"model\.name was 'marn', now 'caml'"):
         fit(small(corpus, "caml"), corpus, CONFIG, run_dir=tmp_path / "run")
     shutil.copy(tmp_path / "run" / "run.json", tmp_path / "file")
     with pytest.raises(MarnError, match="is a file"):
@@ -135,7 +135,7 @@ def test_an_infinite_loss_stops_and_keeps_the_checkpoint(corpus, tmp_path, monke
         return real(*arguments, **named) * (math.inf if len(steps) > 6 else 1)
 
     monkeypatch.setattr(module, "focal_loss", exploding)  # twice a step: ICD and CCS
-    with pytest.raises(MarnError, match="in epoch 2, by step 1 of 3.*learning_rate"):
+    with pytest.raises(MarnError, match=r"in epoch 2, by step 1 of 3.*learning_rate"):
         fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
     monkeypatch.setattr(module, "focal_loss", real)
     run = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)

@@ -1,0 +1,85 @@
+"""The command line: `python -m data_prep SOURCE ...` makes a corpus.
+
+Every module of this package that has a `COMMAND` is a source (see `data_prep.prepare`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+import time
+from collections.abc import Sequence
+from types import ModuleType
+
+import data_prep
+from marn.corpus import Corpus
+from marn.errors import MarnError
+
+
+def sources() -> dict[str, ModuleType]:
+    """Return the sources of this package by their names on the command line."""
+    modules = [
+        importlib.import_module(f"data_prep.{found.name}")
+        for found in pkgutil.iter_modules(data_prep.__path__)
+        if found.name != "__main__"
+    ]
+    return {module.COMMAND: module for module in modules if hasattr(module, "COMMAND")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep", description="Make a corpus that marn can read."
+    )
+    commands = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
+    found = sources()
+    for name, module in sorted(found.items()):
+        summary = (module.__doc__ or "").partition("\n")[0]
+        module.add_arguments(
+            commands.add_parser(
+                name,
+                help=summary,
+                description=summary,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
+    args = parser.parse_args(arguments)
+    begin = time.perf_counter()
+    try:
+        out = found[args.source].run(args, lambda line: print(line, file=sys.stderr, flush=True))
+        print(summary_of(Corpus.load(out), time.perf_counter() - begin))
+    except MarnError as error:
+        print(f"{parser.prog} {args.source}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; nothing was kept.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def summary_of(corpus: Corpus, seconds: float) -> str:
+    """Say what a command has made.
+
+    Args:
+        corpus: the corpus.
+        seconds: how long it took.
+    """
+    card = corpus.card
+    tasks = ", ".join(f"{count} {task} codes" for task, count in corpus.tasks.items())
+    lines = [f"{corpus.path}: {card['source']}; text {card['text']}; {tasks}"]
+    for name, counts in card["splits"].items():
+        codes = ", ".join(f"{corpus[name].frequency(task).sum():,} {task}" for task in corpus.tasks)
+        lines.append(
+            f"  {name:<5} {counts['notes']:>7,} notes of {counts['subjects']:,} patients, "
+            f"{counts['tokens']:,} words, codes: {codes}"
+        )
+    lines.append(f"  vocabulary: {len(corpus.vocabulary.words):,} words")
+    lines += [f"  left out: {count:,} {reason}" for reason, count in card["dropped"].items()]
+    lines.append(f"  hash {corpus.hash[:12]}, {seconds:.1f} s")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,545 @@
+"""Notes and codes in, a corpus on disk out: the way that every source takes.
+
+A source (`mimic3`, `codiesp`, ...) reads its own files and hands over notes, codings and, where
+it has them, marked passages; everything after that happens here once. Notes pass through one by
+one: what stays in memory is an index of them, the codes and the table of words.
+
+A source module is found by the command line if it has `COMMAND` (its name there), a first
+docstring line, `add_arguments(parser)` and `run(args, progress) -> Path`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from marn.corpus import EVIDENCE, SPLITS, CodeEntry, CorpusWriter
+from marn.embeddings import word2vec
+from marn.errors import MarnError
+from marn.text import Vocabulary, split_words
+
+Progress = Callable[[str], None]
+"""Takes one line about how far the work is."""
+
+Pair = tuple[str, str]
+"""A code with its kind: ("dx", "427.31")."""
+
+
+def quiet(line: str) -> None:
+    """Take a line of progress and keep it to oneself."""
+
+
+class Note(NamedTuple):
+    """One note as a source hands it over."""
+
+    admission: str
+    """Id of the admission; the notes of one admission become one."""
+    subject: str
+    """Id of the patient, who never stands in two splits."""
+    text: str
+    """The text as it was written."""
+    order: tuple[str, int] = ("", 0)
+    """Where the note stands among those of its admission (date, then row)."""
+    key: str = ""
+    """Name by which passages refer to the note; "" if none do."""
+
+
+class Coding(NamedTuple):
+    """One code of one admission."""
+
+    admission: str
+    kind: str
+    """"dx" or "pr"."""
+    code: str
+    """Dotted."""
+
+
+class Passage(NamedTuple):
+    """A marked passage of one note."""
+
+    key: str
+    """`Note.key` of the note."""
+    kind: str
+    code: str
+    """Dotted."""
+    begin: int
+    """First character in `Note.text`."""
+    end: int
+    """The character after the last."""
+    role: str
+    """Such as "evidence" or "negated"."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user chooses, the same for every source."""
+
+    codes: str = "50"
+    """How many of the most frequent codes to keep, or "full"."""
+    min_count: int = 3
+    """A word needs so many training notes to enter the vocabulary (systems.md: 3)."""
+    vectors: str = "train"
+    """Notes that word2vec learns from: "train", "all" (the papers' reading) or "none"."""
+    seed: int = 0
+    """Of the split by patient and of the word vectors."""
+
+    def __post_init__(self) -> None:
+        if self.codes != "full" and not (self.codes.isdecimal() and int(self.codes) > 0):
+            raise MarnError(f"Expected codes to be a number or full, but got {self.codes!r}.")
+        if self.min_count < 1:
+            raise MarnError(f"Expected min_count to be >= 1, but got {self.min_count}.")
+        if self.vectors not in ("train", "all", "none"):
+            raise MarnError(f"Expected vectors train, all or none, but got {self.vectors!r}.")
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Offer the choices on a command line."""
+        default = Choices()
+        parser.add_argument(
+            "--codes",
+            default=default.codes,
+            help='how many of the most frequent codes to keep, or "full" (default: %(default)s)',
+        )
+        parser.add_argument(
+            "--min-count",
+            type=int,
+            default=default.min_count,
+            help="training notes a word must occur in (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--vectors",
+            choices=("train", "all", "none"),
+            default=default.vectors,
+            help="notes that word2vec learns from (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--seed",
+            type=int,
+            default=default.seed,
+            help="of the split by patient and of word2vec (default: %(default)s)",
+        )
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Self:
+        """Return the choices made on a command line."""
+        return cls(args.codes, args.min_count, args.vectors, args.seed)
+
+    def options(self) -> str:
+        """Write the choices as options of a command line."""
+        return (
+            f"--codes {self.codes} --min-count {self.min_count} --vectors {self.vectors} "
+            f"--seed {self.seed}"
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the card says about the source."""
+
+    name: str
+    """Name of the corpus: that of its folder."""
+    source: str
+    """Where notes and codes come from, in a sentence."""
+    text: str
+    """"open" or "credentialed"."""
+    command: str
+    """The command line that makes this corpus again, without paths of one's own machine."""
+    language: str = "en"
+    ccs_key: str | None = None
+    """How `category` names the categories ("kind:number", "number", ...)."""
+
+
+def prepare(
+    folder: Path,
+    *,
+    notes: Iterable[Note],
+    codings: Iterable[Coding],
+    split: Callable[[Mapping[str, str]], Mapping[str, str]],
+    title: Callable[[str, str], str],
+    category: Callable[[str, str], CodeEntry | None],
+    origin: Origin,
+    choices: Choices,
+    passages: Iterable[Passage] | None = None,
+    dropped: Counter[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress = quiet,
+) -> dict[str, Any]:
+    """Write a corpus with the tasks "icd" and "ccs".
+
+    `notes`, then `codings`, then `passages` are gone through once each. Kept are admissions that
+    have a note and at least one kept code, and of these the ones that `split` places.
+
+    Args:
+        folder: a fresh folder, as `marn.corpus.replacing` yields it.
+        notes: all notes of the source that count.
+        codings: all codes of the source; repetitions within an admission count once.
+        split: given {admission: subject} of all admissions that could be kept, in order, returns
+            {admission: "train", "dev" or "test"}; admissions it does not name are left out. A
+            split that no admission falls into is not written.
+        title: the English title of a code, from its kind and dotted form.
+        category: the coarse code (task "ccs") of a code, or None if it has none.
+        origin: what the card says about the source.
+        choices: what the user chose.
+        passages: marked passages, or None where the source marks none.
+        dropped: what the source has left out while it was read, by reason; what is left out
+            here is added to it, and the sum goes into the card.
+        settings: further choices of the source that the card records.
+        progress: takes lines about how far the work is.
+
+    Returns:
+        The card of the corpus.
+
+    Raises:
+        MarnError: if nothing is left, or the parts contradict each other.
+    """
+    dropped = Counter() if dropped is None else dropped
+    with _Store(folder / "scratch") as store:
+        store.read(notes, dropped, progress)
+        assigned = _assign(codings, store.admissions, dropped)
+        kept = _most_frequent(assigned, choices.codes, dropped)
+        members = _members(store.admissions, assigned, split)
+        icd, ccs, parent = _columns(
+            {pair for ids in members.values() for id_ in ids for pair in assigned[id_]},
+            title,
+            category,
+        )
+        dropped["codes kept without a category"] += parent.count(-1)
+        progress(f"codes: {len(icd)} of {kept}, in {len(ccs)} categories")
+        vocabulary, renumber = store.vocabulary(members["train"], choices.min_count)
+        progress(f"vocabulary: {len(vocabulary.words):,} of {len(store.words):,} words")
+
+        column = {(entry.kind, entry.code): place for place, entry in enumerate(icd)}
+        marked = _Marked(store.admissions, members, column)
+        if passages is not None:
+            marked.read(passages, dropped)
+        writer = CorpusWriter(
+            folder, vocabulary, {"icd": icd, "ccs": ccs}, parent, sorted(marked.roles)
+        )
+        for name, ids in members.items():
+            rows = [sorted(column[pair] for pair in assigned[id_]) for id_ in ids]
+            parts = [store.admissions[id_] for id_ in ids]
+            writer.split(
+                name,
+                ids=ids,
+                subjects=[part.subject for part in parts],
+                lengths=np.array([part.tokens for part in parts], dtype=np.int64),
+                text_bytes=np.array([part.bytes for part in parts], dtype=np.int64),
+                notes=((renumber[store.tokens(part)], store.text(part)) for part in parts),
+                columns={
+                    "icd": rows,
+                    "ccs": [sorted({parent[place] for place in row} - {-1}) for row in rows],
+                },
+                evidence=None if passages is None else marked.rows(name),
+            )
+            progress(f"{name}: {len(ids):,} notes written")
+    if choices.vectors != "none":
+        learn_from = ["train"] if choices.vectors == "train" else list(members)
+        vectors = word2vec(
+            lambda: writer.written_notes(learn_from),
+            vocabulary,
+            seed=choices.seed,
+            progress=progress,
+        )
+        writer.vectors(vectors, {"notes": choices.vectors, "seed": choices.seed})
+    return writer.finish(
+        name=origin.name,
+        source=origin.source,
+        text=origin.text,
+        language=origin.language,
+        command=origin.command,
+        seed=choices.seed,
+        ccs_key=origin.ccs_key,
+        settings={"codes": choices.codes, "min_count": choices.min_count, **(settings or {})},
+        dropped={reason: count for reason, count in sorted(dropped.items()) if count},
+    )
+
+
+class _Piece(NamedTuple):
+    """One note of an admission: where its words and its text lie in the scratch files."""
+
+    order: tuple[str, int]
+    key: str
+    first_token: int
+    tokens: int
+    first_byte: int
+    bytes: int
+    chars: int
+
+
+@dataclass
+class _Admission:
+    """The notes of one admission, which become one note of the corpus."""
+
+    subject: str
+    pieces: list[_Piece]
+
+    @property
+    def tokens(self) -> int:
+        return sum(piece.tokens for piece in self.pieces)
+
+    @property
+    def bytes(self) -> int:
+        return sum(piece.bytes for piece in self.pieces) + len(self.pieces) - 1
+
+
+class _Numbers(dict[str, int]):
+    """Numbers for words in order of first sight, -1 for those that are numeric."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def __missing__(self, word: str) -> int:
+        number = -1
+        if not word.isnumeric():
+            number = len(self.words)
+            self.words.append(word)
+        self[word] = number
+        return number
+
+
+class _Store:
+    """All notes, on disk: words as provisional numbers and text, with an index in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.admissions: dict[str, _Admission] = {}
+        self.words: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir()
+        self._tokens = (self._folder / "tokens").open("w+b")
+        self._text = (self._folder / "text").open("w+b")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tokens.close()
+        self._text.close()
+        shutil.rmtree(self._folder)
+
+    def read(self, notes: Iterable[Note], dropped: Counter[str], progress: Progress) -> None:
+        """Take all notes in."""
+        numbers = _Numbers()
+        first_token = first_byte = count = 0
+        for note in notes:
+            words = split_words(note.text)
+            ids = np.fromiter(map(numbers.__getitem__, words), np.int32, len(words))
+            ids = ids[ids >= 0]
+            if not len(ids):
+                dropped["notes without a word"] += 1
+                continue
+            text = note.text.encode()
+            piece = _Piece(
+                note.order, note.key, first_token, len(ids), first_byte, len(text), len(note.text)
+            )
+            self._tokens.write(ids.data)
+            self._text.write(text)
+            first_token += len(ids)
+            first_byte += len(text)
+            admission = self.admissions.setdefault(note.admission, _Admission(note.subject, []))
+            if admission.subject != note.subject:
+                raise MarnError(
+                    f"Admission {note.admission} has notes of two patients, {admission.subject} "
+                    f"and {note.subject}. The table of notes is damaged; get a fresh copy."
+                )
+            admission.pieces.append(piece)
+            count += 1
+            if count % 10_000 == 0:
+                progress(f"notes: {count:,} read, {first_token:,} words")
+        self._tokens.flush()
+        self._text.flush()
+        self.words = numbers.words
+        for admission in self.admissions.values():
+            admission.pieces.sort(key=lambda piece: piece.order)
+        progress(f"notes: {count:,} of {len(self.admissions):,} admissions, {first_token:,} words")
+
+    def tokens(self, admission: _Admission) -> np.ndarray:
+        """Return the provisional numbers of an admission's words, (T,) int32."""
+        file = self._tokens.fileno()
+        return np.concatenate(
+            [
+                np.frombuffer(os.pread(file, 4 * piece.tokens, 4 * piece.first_token), np.int32)
+                for piece in admission.pieces
+            ]
+        )
+
+    def text(self, admission: _Admission) -> bytes:
+        """Return an admission's text in UTF-8, its notes parted by a line break."""
+        file = self._text.fileno()
+        return b"\n".join(
+            os.pread(file, piece.bytes, piece.first_byte) for piece in admission.pieces
+        )
+
+    def vocabulary(self, training: Sequence[str], min_count: int) -> tuple[Vocabulary, np.ndarray]:
+        """Return the words in so many training notes, and the final number of each provisional."""
+        notes_with = np.zeros(len(self.words), dtype=np.int64)
+        for id_ in training:
+            notes_with[np.unique(self.tokens(self.admissions[id_]))] += 1
+        numbers = np.flatnonzero(notes_with >= min_count).tolist()
+        if not numbers:
+            raise MarnError(
+                f"No word occurs in {min_count} training notes ({len(training)} there are). "
+                "Choose a smaller --min-count or give more notes."
+            )
+        numbers.sort(key=self.words.__getitem__)
+        vocabulary = Vocabulary([self.words[number] for number in numbers])
+        renumber = np.full(len(self.words), vocabulary.unknown, dtype=np.int32)
+        renumber[numbers] = np.arange(1, len(numbers) + 1)
+        return vocabulary, renumber
+
+
+def _assign(
+    codings: Iterable[Coding], admissions: Mapping[str, _Admission], dropped: Counter[str]
+) -> dict[str, set[Pair]]:
+    """Gather the codes of every admission that has a note; admissions without a code are out."""
+    pairs: dict[Pair, Pair] = {}  # one object for each code, not one for each row
+    assigned: dict[str, set[Pair]] = {}
+    for coding in codings:
+        if coding.admission not in admissions:
+            dropped["codes of admissions without a note"] += 1
+            continue
+        pair = (coding.kind, coding.code)
+        codes = assigned.setdefault(coding.admission, set())
+        if pair in codes:
+            dropped["codes repeated within an admission"] += 1
+        codes.add(pairs.setdefault(pair, pair))
+    dropped["admissions with a note and without a code"] += len(admissions) - len(assigned)
+    return assigned
+
+
+def _most_frequent(assigned: dict[str, set[Pair]], codes: str, dropped: Counter[str]) -> int:
+    """Cut the codes down to the most frequent ones; return how many different ones there were.
+
+    Frequency is the number of admissions with a note; among equals the smaller code wins.
+    """
+    counts = Counter(pair for pairs in assigned.values() for pair in pairs)
+    if codes == "full":
+        return len(counts)
+    order = sorted(counts, key=lambda pair: (-counts[pair], pair[1]))
+    keep = set(order[: int(codes)])
+    dropped["codes less frequent than the kept ones"] += sum(
+        counts[p] for p in order if p not in keep
+    )
+    for id_ in list(assigned):
+        assigned[id_] &= keep
+        if not assigned[id_]:
+            del assigned[id_]
+            dropped["admissions without a kept code"] += 1
+    return len(counts)
+
+
+def _members(
+    admissions: Mapping[str, _Admission],
+    assigned: Mapping[str, set[Pair]],
+    split: Callable[[Mapping[str, str]], Mapping[str, str]],
+) -> dict[str, list[str]]:
+    """Return the admissions of each split, in the order of their ids."""
+    if not assigned:
+        raise MarnError(
+            f"No admission has both a note and a code ({len(admissions):,} have a note). Check "
+            "that the tables belong together."
+        )
+    order = sorted(assigned, key=lambda id_: (len(id_), id_))  # numbers by value
+    places = split({id_: admissions[id_].subject for id_ in order})
+    used = [name for name in SPLITS if name in places.values()]
+    if "train" not in used:
+        raise MarnError(f"None of {len(order)} admissions falls into split train. Give more notes.")
+    members = {name: [id_ for id_ in order if places.get(id_) == name] for name in used}
+    home: dict[str, str] = {}
+    for name, ids in members.items():
+        for id_ in ids:
+            subject = admissions[id_].subject
+            if home.setdefault(subject, name) != name:
+                raise MarnError(
+                    f"Patient {subject} stands in the splits {home[subject]} and {name}. Give "
+                    "lists that keep the admissions of a patient together."
+                )
+    return members
+
+
+def _columns(
+    pairs: Iterable[Pair],
+    title: Callable[[str, str], str],
+    category: Callable[[str, str], CodeEntry | None],
+) -> tuple[list[CodeEntry], list[CodeEntry], list[int]]:
+    """Return the codes, their categories, and the place of each code's category (-1: none)."""
+    icd = [
+        CodeEntry(code, kind, title(kind, code))
+        for kind, code in sorted(pairs, key=lambda pair: pair[1])
+    ]
+    above = [category(entry.kind, entry.code) for entry in icd]
+    merged: dict[str, dict[str, str]] = {}  # category -> {kind: title}
+    for entry in above:
+        if entry is not None:
+            merged.setdefault(entry.code, {})[entry.kind] = entry.title
+    ccs = [
+        CodeEntry(
+            code,
+            "+".join(sorted(merged[code])),
+            " / ".join(merged[code][kind] for kind in sorted(merged[code])),
+        )
+        for code in sorted(merged)
+    ]
+    place = {entry.code: number for number, entry in enumerate(ccs)}
+    return icd, ccs, [-1 if entry is None else place[entry.code] for entry in above]
+
+
+class _Marked:
+    """Passages of single notes, turned into passages of the corpus's notes."""
+
+    def __init__(
+        self,
+        admissions: Mapping[str, _Admission],
+        members: Mapping[str, Sequence[str]],
+        column: Mapping[Pair, int],
+    ) -> None:
+        self._column = column
+        self.roles: list[str] = []
+        # key of a note -> split, place in it, characters before the note, characters of it
+        self._homes: dict[str, tuple[str, int, int, int]] = {}
+        for name, ids in members.items():
+            for place, id_ in enumerate(ids):
+                shift = 0
+                for piece in admissions[id_].pieces:
+                    self._homes[piece.key] = name, place, shift, piece.chars
+                    shift += piece.chars + 1
+        self._rows = {name: array("i") for name in members}
+
+    def read(self, passages: Iterable[Passage], dropped: Counter[str]) -> None:
+        """Take in the passages of codes and notes that are in the corpus."""
+        numbers: dict[str, int] = {}
+        for passage in passages:
+            home = self._homes.get(passage.key)
+            column = self._column.get((passage.kind, passage.code))
+            if home is None:
+                dropped["passages of notes left out"] += 1
+            elif column is None:
+                dropped["passages of codes left out"] += 1
+            elif not 0 <= passage.begin < passage.end <= home[3]:
+                dropped["passages outside their note"] += 1
+            else:
+                name, place, shift, _ = home
+                role = numbers.setdefault(passage.role, len(numbers))
+                self._rows[name].extend(
+                    (place, column, shift + passage.begin, shift + passage.end, role)
+                )
+        # Sorted, so that the numbers do not hang on which role came first.
+        self.roles = sorted(numbers)
+        self._final = np.array([self.roles.index(role) for role in numbers], dtype=np.uint8)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Return the passages of a split as rows of dtype `EVIDENCE`."""
+        table = np.frombuffer(self._rows[split], dtype=np.intc).reshape(-1, 5)
+        rows = np.empty(len(table), dtype=EVIDENCE)
+        for place, name in enumerate(("note", "code", "begin", "end")):
+            rows[name] = table[:, place]
+        rows["role"] = self._final[table[:, 4]]
+        return rows

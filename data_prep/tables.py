@@ -1,0 +1,229 @@
+"""Reader of the raw tables: the rows of a MIMIC CSV file, or one clear line on what is wrong.
+
+Columns are found by name in any case, files in any case and with or without `.gz`. What the rows
+mean is the matter of the sources.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import IO, cast
+
+from marn.errors import MarnError
+
+FIELD_LIMIT = 1 << 24
+"""Characters in one field at most. The longest note of MIMIC-III has under 2 ** 20; a quote that
+is never closed would otherwise draw the rest of a file of gigabytes into one field."""
+
+_NULLS = {"", "null", "nan", "none", "na", "\\n"}
+_WHOLE = re.compile(r"(\d+)(?:\.0+)?", re.ASCII)
+
+
+def folder(path: Path) -> Path:
+    """Return a folder of raw tables, or say why it is none.
+
+    Raises:
+        MarnError: if it does not exist or is a file.
+    """
+    if not path.exists():
+        raise MarnError(f"No folder {path}. Give the folder of the raw tables with --raw.")
+    if not path.is_dir():
+        raise MarnError(
+            f"{path} is a file. Give the folder that holds the raw tables (NOTEEVENTS.csv.gz, ...)."
+        )
+    return path
+
+
+def find(raw: Path, name: str) -> Path | None:
+    """Return the file of a table in a folder, whether plain or gzipped, or None.
+
+    Args:
+        raw: the folder.
+        name: of the table, such as "NOTEEVENTS".
+
+    Raises:
+        MarnError: if several files could be meant.
+    """
+    wanted = {f"{name}.csv".casefold(), f"{name}.csv.gz".casefold()}
+    found = sorted(entry for entry in folder(raw).iterdir() if entry.name.casefold() in wanted)
+    if len(found) > 1:
+        raise MarnError(
+            f"{raw} holds both {found[0].name} and {found[1].name}. Remove one of them."
+        )
+    return found[0] if found else None
+
+
+def require(raw: Path, name: str) -> Path:
+    """Return the file of a table that must be there.
+
+    Raises:
+        MarnError: if it is not.
+    """
+    path = find(raw, name)
+    if path is None:
+        raise MarnError(
+            f"{raw} has no {name}.csv or {name}.csv.gz. Put the table there, as PhysioNet gives "
+            "it, or write a synthetic one with: python -m data_prep teaching"
+        )
+    return path
+
+
+def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    r"""Go through the rows of a table.
+
+    The dialect is that of the MIMIC files: commas, fields quoted where need be, quotes within
+    doubled, line breaks within kept as they are. A byte order mark and CRLF are taken as well;
+    empty lines are passed over. Only one row is in memory.
+
+    Args:
+        path: a CSV file, gzipped if its name ends in `.gz`.
+        columns: names of the columns to return, two or more, in any case.
+
+    Yields:
+        The line a row begins on (counted from 1) and its fields in the order of `columns`.
+
+    Raises:
+        MarnError: naming file and line, if the file is empty, lacks a column, is not UTF-8, holds
+            a NUL, is cut, has a row of another width or a quote that is never closed.
+    """
+    # The csv module keeps one limit for the whole process; a smaller one would refuse long notes.
+    csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
+    before = 0
+    try:
+        with _open(path) as binary:
+            checked = cast("IO[bytes]", io.BufferedReader(_WithoutNul(binary), 1 << 20))
+            lines = io.TextIOWrapper(checked, encoding="utf-8-sig", newline="")
+            rows = csv.reader(lines, strict=True)
+            header = next(rows, None)
+            if not header:
+                raise MarnError(f"{path} is empty. Get a fresh copy of it.")
+            pick = itemgetter(*_places(path, header, columns))
+            width = len(header)
+            before = rows.line_num
+            for row in rows:
+                if len(row) != width:
+                    if row:
+                        raise fault(
+                            path,
+                            before + 1,
+                            f"{len(row)} fields instead of {width}. The file is cut or a quote is "
+                            "missing; get a fresh copy of it.",
+                        )
+                else:
+                    yield before + 1, pick(row)
+                before = rows.line_num
+    except csv.Error as error:
+        what = "a quote is opened and never closed"
+        if "field larger" not in str(error) and "unexpected end" not in str(error):
+            what = str(error)
+        raise fault(
+            path, before + 1, f"{what}. The file is cut or damaged; get a fresh copy of it."
+        ) from None
+    except UnicodeDecodeError:
+        raise _undecodable(path) from None
+    except _NulError:
+        line = next(number for number, line in _lines(path) if b"\0" in line)
+        raise fault(
+            path, line, "a NUL byte. The file is damaged; get a fresh copy of it."
+        ) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise MarnError(
+            f"{path} cannot be unpacked ({error}). Its download was cut or damaged; get it again."
+        ) from None
+    except OSError as error:
+        raise MarnError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def fault(path: Path, line: int, what: str) -> MarnError:
+    """Return the error that names a place in a table."""
+    return MarnError(f"{path}, row at line {line}: {what}")
+
+
+def identifier(path: Path, line: int, value: str) -> str | None:
+    """Read an id (ROW_ID, SUBJECT_ID, HADM_ID).
+
+    Args:
+        path: the table, for the error.
+        line: the row, for the error.
+        value: the field; "145834.0", as a data frame writes it, means 145834.
+
+    Returns:
+        The id without leading zeros, or None for an empty field.
+
+    Raises:
+        MarnError: if it is not a whole number.
+    """
+    value = value.strip()
+    match = _WHOLE.fullmatch(value)
+    if match:
+        return match[1].lstrip("0") or "0"
+    if value.casefold() in _NULLS:
+        return None
+    raise fault(path, line, f"{value!r} is no id. Expected a whole number.")
+
+
+def _places(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
+    names = [name.strip().upper() for name in header]
+    for column in columns:
+        if names.count(column.upper()) != 1:
+            has = "no" if column.upper() not in names else "more than one"
+            found = ", ".join(names[:20])
+            raise MarnError(
+                f"{path} has {has} column {column}. Its header is: {found}. "
+                "Expected a table of MIMIC-III v1.4, separated by commas."
+            )
+    return [names.index(column.upper()) for column in columns]
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.suffix.lower() == ".gz":
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    return path.open("rb", buffering=0)
+
+
+class _NulError(Exception):
+    """A NUL byte went by."""
+
+
+class _WithoutNul(io.RawIOBase):
+    """Passes bytes on and stops at a NUL, which the csv module would take for text."""
+
+    def __init__(self, inner: IO[bytes]) -> None:
+        self._inner = inner
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        chunk = self._inner.read(len(buffer))
+        if b"\0" in chunk:
+            raise _NulError
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with _open(path) as binary:
+        yield from enumerate(io.BufferedReader(cast("io.RawIOBase", binary)), start=1)
+
+
+def _undecodable(path: Path) -> MarnError:
+    for number, line in _lines(path):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            byte = line[error.start]
+            return fault(
+                path,
+                number,
+                f"byte 0x{byte:02x} is not UTF-8 (Latin-1, it seems). Convert the file with: "
+                f"iconv -f latin1 -t utf-8 {path.name}",
+            )
+    raise AssertionError("a file that failed to decode decodes")

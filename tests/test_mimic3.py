@@ -1,0 +1,310 @@
+"""MIMIC-III tables become a corpus: small tables by hand, and the real ones of the open demo."""
+
+import csv
+import gzip
+from collections import Counter
+
+import pytest
+
+from data_prep import mimic3
+from data_prep.__main__ import main
+from marn.corpus import Corpus
+from marn.errors import MarnError
+
+TEXT = 'Admission Date:  [**2151-7-16**]\n\nPt with "CHF", on lasix. Intubated.'
+LISTS = {"train": range(145_000, 145_006), "dev": [145_006], "test": [145_007]}
+
+
+def fill(raw_tables, *, notes=(), diagnoses=None, procedures=None, zipped=False, first=145_000):
+    """Write eight admissions, each with a summary, 428.0, and 03.31 in the first three."""
+    ids = range(first, first + 8)
+    subjects = 22_532 if first < 900_000 else 800_000
+    raw_tables.notes(
+        [(174 + n, subjects + n, id_, TEXT) for n, id_ in enumerate(ids)] + list(notes),
+        zipped=zipped,
+    )
+    raw_tables.codes(
+        {id_: ["4280"] for id_ in ids} | (diagnoses or {}),
+        {id_: ["0331"] for id_ in ids[:3]} | (procedures or {}),
+        zipped=zipped,
+    )
+
+
+@pytest.fixture
+def lists(tmp_path):
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    for name, ids in LISTS.items():
+        for which in ("50", "full"):
+            path = folder / f"{name}_{which}_hadm_ids.csv"
+            path.write_text("".join(f"{id_}\n" for id_ in ids))
+    return folder
+
+
+@pytest.fixture
+def prepare(raw_tables, tmp_path, lists):
+    """Return a function that runs the command line and gives status and corpus."""
+
+    def run(*options, by_lists=True):
+        arguments = ["mimic3", "--raw", str(raw_tables.folder), "--out", str(tmp_path / "out")]
+        arguments += ["--vectors", "none", "--min-count", "1", *options]
+        if by_lists:
+            arguments += ["--splits", str(lists)]
+        if main(arguments):
+            assert not (tmp_path / "out").exists()
+            assert not list(tmp_path.glob("*.partial"))
+            return None
+        return Corpus.load(tmp_path / "out")
+
+    return run
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_by_hand(raw_tables, prepare, capsys, zipped):
+    notes = [
+        (900, 22_532, 145_000, "Addendum: stable."),
+        (901, 22_532, 145_000, "Not for us", "Nursing/other"),
+        (907, 22_533, 145_001, "Second summary", "Discharge summary "),
+        (907, 22_533, 145_001, "Same ROW_ID", "DISCHARGE SUMMARY"),
+        (902, 22_532, "", "Nobody's"),
+        (903, 22_532, "145000.0", "As a data frame writes it."),
+        (904, 22_532, 145_001, " \n"),
+        (905, 22_533, 145_001, "12 34"),
+        (906, 5, 199_999, "No codes."),
+    ]
+    fill(
+        raw_tables,
+        notes=notes,
+        diagnoses={145_001: ["4280 ", "", "4280", "bogus"], 150_000: ["4019"]},
+        zipped=zipped,
+    )
+    corpus = prepare("--codes", "full")
+    assert corpus.card["text"] == "credentialed"
+    assert not corpus.is_open
+    assert corpus["train"].text(0) == f"{TEXT}\nAddendum: stable.\nAs a data frame writes it."
+    assert corpus["train"].text(1) == f"{TEXT}\nSecond summary"
+    assert corpus["train"].evidence(0) == []
+    assert [(entry.code, entry.kind) for entry in corpus.codes["icd"]] == [
+        ("03.31", "pr"),
+        ("428.0", "dx"),
+    ]
+    assert corpus.frequency("icd").tolist() == [3, 6]
+    assert [len(corpus[name]) for name in corpus.splits] == [6, 1, 1]
+    assert corpus.card["dropped"] == {
+        "DIAGNOSES_ICD rows whose code has no form of ICD-9-CM": 1,
+        "DIAGNOSES_ICD rows without a code": 1,
+        "admissions with a note and without a code": 1,
+        "codes of admissions without a note": 1,
+        "codes repeated within an admission": 1,
+        "notes of other categories": 1,
+        "notes that are empty": 1,
+        "notes with a ROW_ID seen before": 1,
+        "notes without HADM_ID": 1,
+        "notes without a word": 1,
+    }
+    said = capsys.readouterr().out
+    assert "train       6 notes of 6 patients" in said
+    assert "left out: 1 notes without HADM_ID" in said
+
+
+def test_zipped_and_plain_are_one_corpus(raw_tables, prepare):
+    fill(raw_tables)
+    plain = prepare().hash
+    for path in list(raw_tables.folder.iterdir()):
+        path.unlink()
+    fill(raw_tables, zipped=True)
+    assert prepare().hash == plain
+
+
+def test_categories_under_both_keys(raw_tables, prepare):
+    # 427.31 is category 106, 428.0 is 108 and 274.0 is 54 of the diagnoses; 03.31 is 4 and 38.93
+    # is 54 of the procedures.
+    ids = LISTS["train"]
+    fill(
+        raw_tables,
+        diagnoses={ids[0]: ["4280", "42731", "2740"]},
+        procedures={ids[1]: ["3893"], ids[2]: ["0331"]},
+    )
+    corpus = prepare("--codes", "full")
+    codes = [entry.code for entry in corpus.codes["ccs"]]
+    assert codes == ["dx:106", "dx:108", "dx:54", "pr:4", "pr:54"]
+    merged = prepare("--codes", "full", "--ccs-key", "number")
+    assert [(entry.code, entry.kind) for entry in merged.codes["ccs"]] == [
+        ("106", "dx"),
+        ("108", "dx"),
+        ("4", "pr"),
+        ("54", "dx+pr"),
+    ]
+    both = next(entry.title for entry in merged.codes["ccs"] if entry.code == "54")
+    assert "Gout" in both
+    assert "catheter" in both
+    assert merged.hash != corpus.hash
+
+
+def test_titles_and_unknown_codes(raw_tables, prepare):
+    # 999.99 stands neither in D_ICD_DIAGNOSES nor in CCS: unknown. V45.81 is missing in the
+    # table of titles alone: kept. Procedures are judged only with HCUP's complete file.
+    fill(
+        raw_tables,
+        diagnoses={145_000: ["4280", "99999", "V4581"]},
+        procedures={145_000: ["0331", "9899"]},
+    )
+    raw_tables.write("D_ICD_DIAGNOSES", [(1, "4280", "CHF NOS", "Congestive heart failure")])
+    raw_tables.write("D_ICD_PROCEDURES", [(1, "0331", "Spinal tap", "Spinal tap, long")])
+    corpus = prepare("--codes", "full")
+    titles = {entry.code: entry.title for entry in corpus.codes["icd"]}
+    assert list(titles) == ["03.31", "428.0", "98.99", "V45.81"]
+    assert titles["03.31"] == "Spinal tap, long"
+    assert titles["428.0"] == "Congestive heart failure"
+    assert titles["98.99"] == ""
+    assert titles["V45.81"] == "(one of: Coronary atherosclerosis and other heart disease)"
+    assert corpus.card["dropped"]["DIAGNOSES_ICD rows with an unknown code"] == 1
+    assert corpus.card["dropped"]["codes kept without a category"] == 1
+
+
+def test_lists_of_another_data_set(raw_tables, prepare, capsys):
+    fill(raw_tables, first=150_000)
+    assert prepare() is None
+    assert "None of the 8 admissions listed" in capsys.readouterr().err
+
+
+def test_lists_want_their_own_number_of_codes(raw_tables, prepare, capsys):
+    fill(raw_tables)
+    assert prepare("--codes", "7") is None
+    assert "--codes 50 and full, not 7" in capsys.readouterr().err
+
+
+def _mark(raw_tables, text="SYNTHETIC. Nobody ever lived."):
+    (raw_tables.folder / "README.txt").write_text(text)
+    raw_tables.write(
+        "EVIDENCE",
+        [(174, 900_000, "dx", "4280", TEXT.index("CHF"), TEXT.index("CHF") + 3, "evidence", "PMH")],
+    )
+
+
+def test_the_hospitals_tables_are_open(raw_tables, lists, tmp_path):
+    fill(raw_tables, first=900_000)
+    _mark(raw_tables)
+    assert mimic3.is_synthetic(raw_tables.folder)
+    for name, ids in LISTS.items():
+        moved = "".join(f"{id_ - 145_000 + 900_000}\n" for id_ in ids)
+        (lists / f"{name}_50_hadm_ids.csv").write_text(moved)
+    arguments = ["mimic3", "--raw", str(raw_tables.folder), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--splits", str(lists), "--vectors", "none"]) == 0
+    corpus = Corpus.load(tmp_path / "out")
+    assert corpus.is_open
+    (row,) = corpus["train"].evidence(0)
+    assert corpus.codes["icd"][row.code].code == "428.0"
+    assert corpus["train"].text(0)[row.begin : row.end] == 'CHF", on '[: row.end - row.begin]
+
+
+@pytest.mark.parametrize("missing", ["README.txt", "EVIDENCE.csv"])
+def test_in_doubt_tables_are_real(raw_tables, missing):
+    fill(raw_tables, first=900_000)
+    _mark(raw_tables)
+    (raw_tables.folder / missing).unlink()
+    assert not mimic3.is_synthetic(raw_tables.folder)
+
+
+def test_a_readme_of_another_hand_opens_nothing(raw_tables):
+    fill(raw_tables)
+    _mark(raw_tables, "My notes on MIMIC-III")
+    assert not mimic3.is_synthetic(raw_tables.folder)
+
+
+def test_the_mark_does_not_open_real_tables(raw_tables, prepare, capsys):
+    fill(raw_tables)
+    _mark(raw_tables)
+    assert prepare() is None
+    assert "admission 145000 is not the teaching hospital's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda raw: (raw / "PROCEDURES_ICD.csv").unlink(), "has no PROCEDURES_ICD.csv"),
+        (lambda raw: _append(raw / "NOTEEVENTS.csv", '99,1,2,x,,,"Disch'), "never closed"),
+        (lambda raw: _append(raw / "DIAGNOSES_ICD.csv", "99,1,2\n"), "line 10: 3 fields"),
+        (lambda raw: _append(raw / "DIAGNOSES_ICD.csv", '99,1,x,1,"4280"\n'), "'x' is no id"),
+        (lambda raw: _no_summaries(raw / "NOTEEVENTS.csv"), "no note of category Discharge"),
+        (lambda raw: (raw / "NOTEEVENTS.csv").write_text(""), "is empty"),
+    ],
+)
+def test_damage_is_one_line_and_leaves_nothing(raw_tables, prepare, capsys, break_it, said):
+    fill(raw_tables)
+    break_it(raw_tables.folder)
+    assert prepare() is None
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("python -m data_prep mimic3: ")
+    assert said in error
+
+
+def _append(path, text):
+    path.write_text(path.read_text() + text)
+
+
+def _no_summaries(path):
+    path.write_text(path.read_text().replace("Discharge summary", "Nursing"))
+
+
+def test_note_without_patient(raw_tables, prepare, capsys):
+    fill(raw_tables, notes=[(999, "", 145_000, "x")])
+    assert prepare() is None
+    assert "no SUBJECT_ID" in capsys.readouterr().err
+
+
+def test_the_corpus_never_replaces_its_tables(raw_tables, capsys):
+    fill(raw_tables)
+    for out in (raw_tables.folder, raw_tables.folder.parent):
+        assert main(["mimic3", "--raw", str(raw_tables.folder), "--out", str(out)]) == 2
+        assert "holds the raw tables" in capsys.readouterr().err
+    assert main(["mimic3", "--raw", "/nowhere", "--out", "/nowhere/out"]) == 2
+    assert "No folder /nowhere" in capsys.readouterr().err
+
+
+def test_interruption_leaves_nothing(raw_tables, prepare, monkeypatch, capsys):
+    fill(raw_tables)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mimic3, "read_codings", interrupt)
+    assert prepare() is None
+    assert "nothing was kept" in capsys.readouterr().err
+
+
+def test_demo_codes_are_all_accounted_for(shared_data):
+    """The open MIMIC-III demo: 1,761 diagnosis rows, 506 procedure rows, 34 with a first zero."""
+    raw = shared_data / "mimic3-demo"
+    dropped = Counter()
+    found = list(mimic3.read_codings(raw, dropped))
+    kinds = Counter(coding.kind for coding in found)
+    assert kinds["dx"] + sum(n for why, n in dropped.items() if why.startswith("DIAG")) == 1761
+    assert kinds["pr"] + sum(n for why, n in dropped.items() if why.startswith("PROC")) == 506
+    assert not dropped
+    assert sum(coding.code.startswith("0") for coding in found if coding.kind == "pr") == 34
+    # Undotted again they are the fields of the file, in its order.
+    for kind, name in mimic3.CODE_TABLES.items():
+        with gzip.open(raw / f"{name}.csv.gz", "rt") as file:
+            fields = [row["icd9_code"] for row in csv.DictReader(file)]
+        assert [c.code.replace(".", "") for c in found if c.kind == kind] == fields
+    assert len({coding.admission for coding in found}) == 129
+
+
+def test_demo_has_no_notes(shared_data, tmp_path, capsys):
+    raw = str(shared_data / "mimic3-demo")
+    assert main(["mimic3", "--raw", raw, "--out", str(tmp_path / "out")]) == 2
+    assert "has no NOTEEVENTS.csv" in capsys.readouterr().err
+
+
+def test_titles_of_the_demo_kind(raw_tables):
+    raw_tables.write("D_ICD_PROCEDURES", [(1, "0331", "tap", " Spinal tap "), (2, "x", "", "")])
+    assert mimic3.read_titles(raw_tables.folder, "pr") == {"03.31": "Spinal tap"}
+    assert mimic3.read_titles(raw_tables.folder, "dx") == {}
+
+
+def test_reading_codes_stops_at_a_damaged_row(raw_tables):
+    fill(raw_tables)
+    _append(raw_tables.folder / "PROCEDURES_ICD.csv", "1\n")
+    with pytest.raises(MarnError, match=r"PROCEDURES_ICD\.csv, row at line 5: 1 fields"):
+        list(mimic3.read_codings(raw_tables.folder, Counter()))

@@ -1,0 +1,149 @@
+"""The reader of raw tables: what it accepts, and what it says of what it cannot accept."""
+
+import csv
+import gzip
+import io
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from data_prep import tables
+from marn.errors import MarnError
+
+COLUMNS = ("ROW_ID", "TEXT")
+_FIELDS = st.text(
+    alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40
+)
+
+
+def _read(path, columns=COLUMNS):
+    return list(tables.read(path, columns))
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(data: bytes | str, name: str = "T.csv"):
+        path = tmp_path / name
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+        return path
+
+    return write
+
+
+def test_columns_by_name_in_any_case_and_lines_counted(table):
+    path = table('"row_id","Other","text"\n1,,"one\ntwo ""quoted"", three"\n\n2,x,\n')
+    assert _read(path) == [(2, ("1", 'one\ntwo "quoted", three')), (5, ("2", ""))]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@given(rows=st.lists(st.tuples(_FIELDS, _FIELDS, _FIELDS), max_size=6))
+@example(rows=[("", '"', "\r"), ("\r\n", ",", '""')])
+def test_any_text_survives_the_dialect(tmp_path_factory, rows, zipped):
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerow(["A", "B", "TEXT"])
+    writer.writerows(rows)
+    data = text.getvalue().encode()
+    path = tmp_path_factory.mktemp("any") / ("T.csv.gz" if zipped else "T.csv")
+    path.write_bytes(gzip.compress(data) if zipped else data)
+    assert [fields for _, fields in _read(path, ("text", "A", "b"))] == [
+        (text, a, b) for a, b, text in rows
+    ]
+
+
+def test_byte_order_mark_and_crlf(table):
+    path = table(b'\xef\xbb\xbfROW_ID,TEXT\r\n1,"a\r\nb"\r\n2,c\r\n')
+    assert [fields for _, fields in _read(path)] == [("1", "a\r\nb"), ("2", "c")]
+
+
+def test_long_note(table):
+    note = "word " * 100_000  # 500,000 characters: over the csv module's own limit
+    assert _read(table(f'ROW_ID,TEXT\n1,"{note}"\n'))[0][1][1] == note
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("", "T.csv is empty"),
+        ("\n1,x\n", "T.csv is empty"),
+        ("ROW_ID,NOTE\n", "no column TEXT. Its header is: ROW_ID, NOTE"),
+        ("ROW_ID;TEXT\n", "separated by commas"),
+        ("ROW_ID,TEXT,text\n", "more than one column TEXT"),
+        ('ROW_ID,TEXT\n1,"a\nb"\n2\n', "row at line 4: 1 fields instead of 2"),
+        ("ROW_ID,TEXT\n1,a\n2,b,c\n", "row at line 3: 3 fields instead of 2"),
+        ('ROW_ID,TEXT\n1,a\n2,"b\nc\n', "row at line 3: a quote is opened and never closed"),
+        ('ROW_ID,TEXT\n1,"a"b\n', "row at line 2: "),
+        (b"ROW_ID,TEXT\n1,a\n2,b\n3,caf\xe9\n", "row at line 4: byte 0xe9 is not UTF-8"),
+        (b"\xff\xfeR\0O\0W\0", "line 1: "),
+        (b"ROW_ID,TEXT\n1,a\n2,b\0c\n", "row at line 3: a NUL byte"),
+    ],
+)
+def test_damage_is_named_with_its_line(table, data, said):
+    path = table(data)
+    with pytest.raises(MarnError) as caught:
+        _read(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_quote_never_closed_does_not_draw_the_file_into_memory(table, monkeypatch):
+    monkeypatch.setattr(tables, "FIELD_LIMIT", 1000)
+    old = csv.field_size_limit(1000)
+    try:
+        path = table('ROW_ID,TEXT\n1,a\n2,"b\n' + "3,c\n" * 1000 + '4,"d"\n')
+        with pytest.raises(MarnError, match="line 3: a quote is opened and never closed"):
+            _read(path)
+    finally:
+        csv.field_size_limit(old)
+
+
+@pytest.mark.parametrize("size", [5, 40, -3])
+def test_cut_download(table, size):
+    whole = gzip.compress(b"ROW_ID,TEXT\n" + b"".join(b"%d,abc\n" % i for i in range(999)))
+    with pytest.raises(MarnError, match=r"T\.csv\.gz cannot be unpacked .* get it again"):
+        _read(table(whole[:size], "T.csv.gz"))
+
+
+def test_not_gzip_at_all(table):
+    with pytest.raises(MarnError, match="cannot be unpacked"):
+        _read(table("ROW_ID,TEXT\n1,a\n", "T.csv.gz"))
+
+
+def test_damaged_bytes_within_gzip(table):
+    data = bytearray(gzip.compress(bytes(range(1, 256)) * 40))
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(MarnError):
+        _read(table(bytes(data), "T.csv.gz"))
+
+
+def test_finding_tables(tmp_path):
+    assert tables.find(tmp_path, "NOTEEVENTS") is None
+    with pytest.raises(MarnError, match=r"has no NOTEEVENTS\.csv or"):
+        tables.require(tmp_path, "NOTEEVENTS")
+    lower = tmp_path / "noteevents.csv.gz"
+    lower.touch()
+    assert tables.find(tmp_path, "NOTEEVENTS") == lower
+    (tmp_path / "NOTEEVENTS.csv").touch()
+    with pytest.raises(MarnError, match="Remove one"):
+        tables.find(tmp_path, "NOTEEVENTS")
+    with pytest.raises(MarnError, match="is a file"):
+        tables.folder(lower)
+    with pytest.raises(MarnError, match="No folder"):
+        tables.folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("145834", "145834"), (" 145834.0 ", "145834"), ("007", "7"), ("0", "0"), ("", None)]
+    + [(null, None) for null in (" ", "NULL", "nan", "\\N")],
+)
+def test_identifiers(tmp_path, written, read):
+    assert tables.identifier(tmp_path, 1, written) == read
+
+
+@pytest.mark.parametrize("written", ["145834.5", "-1", "1e5", "A7", "1 2", "٣"])
+def test_identifiers_that_are_none(tmp_path, written):
+    with pytest.raises(MarnError, match=r"line 12: .* is no id"):
+        tables.identifier(tmp_path, 12, written)

@@ -1,0 +1,99 @@
+"""The teaching corpus: written by the hospital, prepared as MIMIC-III is, the same every time."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data_prep.__main__ import main, sources
+from marn.corpus import Corpus
+from marn.text import tokenize
+
+
+def test_whole_and_open(tiny_corpus, tiny_raw):
+    corpus = Corpus.load(tiny_corpus)
+    corpus.verify()
+    assert corpus.is_open
+    assert corpus.splits == ("train", "dev", "test")
+    assert set(corpus.tasks) == {"icd", "ccs"}
+    assert (tiny_raw / "NOTEEVENTS.csv").is_file()
+    assert corpus.vectors.shape == (len(corpus.vocabulary), 100)
+
+
+def test_every_note_has_codes_words_and_its_own_patient(tiny_corpus):
+    corpus = Corpus.load(tiny_corpus)
+    homes = {}
+    for name in corpus.splits:
+        split = corpus[name]
+        assert split.lengths.min() > 0
+        assert split.targets("icd").any(1).all()
+        for note, subject in enumerate(split.subjects):
+            assert homes.setdefault(str(subject), name) == name
+            words = tokenize(split.text(note))
+            assert (split.note_tokens(note) == corpus.vocabulary.encode(words)).all()
+            above = corpus.parent[split.code_indices("icd", note)]
+            assert split.code_indices("ccs", note).tolist() == sorted(set(above) - {-1})
+    for task in corpus.tasks:
+        total = sum(corpus.frequency(task, name) for name in corpus.splits)
+        assert (total > 0).all()
+
+
+def test_evidence_lies_within_its_note(tiny_corpus):
+    corpus = Corpus.load(tiny_corpus)
+    asserted = 0
+    for name in corpus.splits:
+        for note in range(len(corpus[name])):
+            text = corpus[name].text(note)
+            coded = set(corpus[name].code_indices("icd", note).tolist())
+            for row in corpus[name].evidence(note):
+                passage = text[row.begin : row.end]
+                assert passage.strip()
+                asserted += row.role == "evidence" and row.code in coded
+    assert asserted > 100
+
+
+def test_same_seed_same_corpus(tiny_corpus, tmp_path):
+    options = ["--preset", "tiny", "--vectors", "none"]
+    assert main(["teaching", *options, "--out", str(tmp_path / "again"), "--gzip"]) == 0
+    assert Corpus.load(tmp_path / "again").hash == Corpus.load(tiny_corpus).hash
+    assert (tmp_path / "again" / "raw" / "NOTEEVENTS.csv.gz").is_file()
+    assert not (tmp_path / "again" / "raw" / "NOTEEVENTS.csv").exists()
+    assert main(["teaching", *options, "--out", str(tmp_path / "other"), "--seed", "1"]) == 0
+    assert Corpus.load(tmp_path / "other").hash != Corpus.load(tiny_corpus).hash
+
+
+def test_its_tables_are_prepared_by_mimic3_to_the_same_corpus(tiny_corpus, tiny_raw, tmp_path):
+    out = tmp_path / "out"
+    assert main(["mimic3", "--raw", str(tiny_raw), "--out", str(out), "--vectors", "none"]) == 0
+    assert Corpus.load(out).hash == Corpus.load(tiny_corpus).hash
+    assert Corpus.load(out).is_open
+
+
+def test_card_names_no_place_of_this_machine(tiny_corpus):
+    card = json.loads((tiny_corpus / "card.json").read_text())
+    assert str(tiny_corpus.parent) not in json.dumps(card)
+    assert card["created"]["command"].startswith("python -m data_prep teaching --preset tiny")
+    assert card["vectors"]["notes"] == "train"
+
+
+def test_vectors_are_of_length_one(tiny_corpus):
+    vectors = Corpus.load(tiny_corpus).vectors
+    assert not vectors[0].any()
+    assert np.linalg.norm(vectors[1:], axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_sources_are_found(capsys):
+    assert {"mimic3", "teaching"} <= set(sources())
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    for name in sources():
+        assert name in said
+
+
+def test_bad_choice_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["teaching", "--preset", "tiny", "--out", str(out), "--codes", "0"]) == 2
+    assert "Expected codes" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
