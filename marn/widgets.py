@@ -1,0 +1,157 @@
+"""Views for a live kernel: read a note through a model, and turn the knobs of the focal loss.
+
+They need `ipywidgets` and a running kernel; the rendered book shows the figures instead.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import Any
+
+import ipywidgets
+
+from marn import figures
+from marn.corpus import Corpus
+from marn.errors import MarnError
+from marn.explain import attention_html, check_may_show, explain_note
+from marn.models import Coder
+
+__all__ = ["focal_explorer", "note_explorer"]
+
+OWN = -1  # the choice "my own text" among the notes
+
+
+def note_explorer(
+    model: Coder,
+    corpus: Corpus,
+    *,
+    split: str = "test",
+    task: str = "icd",
+    k: int = 10,
+    notes: int = 100,
+    show_credentialed_text: bool = False,
+) -> ipywidgets.VBox:
+    """Show what a model makes of a note: its codes, and for each the words it looked at.
+
+    The reader picks a note of the corpus or types one, then a code. Codes that the note truly has
+    carry a tick; passages known to prove the code are underlined.
+
+    Args:
+        model: a system trained on `corpus`.
+        corpus: where notes, vocabulary and codes come from.
+        split: whose notes are offered.
+        task: "icd" or "ccs".
+        k: how many codes are listed.
+        notes: how many notes are offered, from the first.
+        show_credentialed_text: shows notes that are not open. A notebook saves what it shows:
+            clear its outputs before it leaves the machine.
+
+    Returns:
+        A box with, from the top: choice of note, text area, choice of code, view.
+
+    Raises:
+        MarnError: if the notes may not be shown.
+    """
+    check_may_show(corpus.is_open, show_credentialed_text)
+    source = corpus[split]
+    offered = [(f"note {source.ids[i]}", i) for i in range(min(notes, len(source)))]
+    note = ipywidgets.Dropdown(options=[*offered, ("my own text", OWN)], description="Note")
+    own = ipywidgets.Textarea(
+        placeholder="Type or paste a note, then leave the field.",
+        description="Text",
+        continuous_update=False,
+        layout={"width": "100%", "height": "8em"},
+    )
+    code = ipywidgets.Dropdown(description="Code", layout={"width": "100%"})
+    view = ipywidgets.HTML()
+    now: dict[str, Any] = {}
+
+    def read(_: object = None) -> None:
+        """Code the chosen note and list its codes."""
+        own.layout.display = None if note.value == OWN else "none"
+        now.clear()
+        true = set() if note.value == OWN else set(source.code_indices(task, note.value).tolist())
+        text = own.value if note.value == OWN else source.text(note.value)
+        try:
+            now["seen"] = explain_note(
+                model, corpus.vocabulary, corpus.codes[task], text, k=k, task=task
+            )
+        except MarnError as error:
+            code.options = []
+            view.value = f"<p>{html.escape(str(error))}</p>"
+            return
+        code.options = [
+            (f"{'✓' if c.column in true else '·'} {c.probability:.2f} {c.code} {c.title}", i)
+            for i, c in enumerate(now["seen"].codes)
+        ]
+        code.index = 0
+        show()  # the index may have been 0 before
+
+    def show(_: object = None) -> None:
+        """Draw the note for the chosen code."""
+        if code.value is None:  # the list is empty
+            return
+        seen, chosen = now["seen"], now["seen"].codes[code.value]
+        known = [] if note.value == OWN or task != "icd" else source.evidence(note.value)
+        view.value = attention_html(
+            seen.text,
+            seen.spans,
+            chosen.weights,
+            title=f"{chosen.code} {chosen.title}: {chosen.probability:.1%}",
+            open_text=corpus.is_open,
+            evidence=[
+                (e.begin, e.end) for e in known if e.code == chosen.column and e.role == "evidence"
+            ],
+            show_credentialed_text=show_credentialed_text,
+        )
+
+    note.observe(read, "value")
+    own.observe(read, "value")
+    code.observe(show, "value")
+    read()
+    return ipywidgets.VBox([note, own, code, view])
+
+
+def focal_explorer() -> ipywidgets.VBox:
+    """Show the best output under the focal loss for any alpha, gamma and reading.
+
+    Returns:
+        A box with, from the top: alpha, gamma, reading, a sentence, the figure.
+    """
+    alpha = ipywidgets.SelectionSlider(
+        options=[0.25, 0.5, 0.75, 0.9, 0.99, 0.999], value=0.999, description="α"
+    )
+    gamma = ipywidgets.FloatSlider(value=2, min=0, max=5, step=0.5, description="γ")
+    reading = ipywidgets.Dropdown(
+        options=[
+            ("both", ("paper", "released")),
+            ("Eq. 16 of the paper", ("paper",)),
+            ("released code", ("released",)),
+        ],
+        description="Reading",
+    )
+    sentence = ipywidgets.HTML()
+    output = ipywidgets.Output()
+
+    def draw(_: object = None) -> None:
+        crossing = {"paper": 1 - alpha.value, "released": 0.5}
+        said = " and ".join(
+            f"{crossing[name]:.3g} ({'Eq. 16' if name == 'paper' else 'released code'})"
+            for name in reading.value
+        )
+        sentence.value = f"<p>A code is predicted where its true probability exceeds {said}.</p>"
+        figure = figures.focal_optimum(alpha.value, (gamma.value,), reading.value)
+        # set as a whole: shown by any front end that knows plotly, and nothing is printed
+        output.outputs = (
+            {
+                "output_type": "display_data",
+                "data": {"application/vnd.plotly.v1+json": json.loads(figure.to_json())},
+                "metadata": {},
+            },
+        )
+
+    for control in (alpha, gamma, reading):
+        control.observe(draw, "value")
+    draw()
+    return ipywidgets.VBox([alpha, gamma, reading, sentence, output])

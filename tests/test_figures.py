@@ -1,0 +1,334 @@
+import json
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from marn import analysis, figures
+from marn.errors import MarnError
+
+HOSTILE = '<script>alert(1)</script><a href="javascript:x">'
+
+
+def points(n, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, 2))
+
+
+def history():
+    epochs = np.arange(1, 6)
+    return pd.DataFrame(
+        {
+            "epoch": epochs,
+            "loss": 1 / epochs / 3,
+            "dev/icd/micro_f1": epochs / 7,
+            "dev/icd/macro_f1": [np.nan, 0.1, 0.2, 0.3, 0.4],
+        }
+    )
+
+
+def losses(codes=12, seed=0):
+    generator = np.random.default_rng(seed)
+    targets = generator.random((30, codes)) < 0.4
+    return analysis.loss_per_code(
+        generator.normal(size=(30, codes)), targets, np.arange(codes, 0, -1)
+    )[0]
+
+
+def tree():
+    return pd.DataFrame(
+        {
+            "code": ["427.31", "427.89", "921.3"],
+            "title": ["Atrial fibrillation", "Other specified cardiac dysrhythmias", HOSTILE],
+            "ccs": ["106", "106", "239"],
+            "ccs_title": ["Cardiac dysrhythmias", "Cardiac dysrhythmias", "Superficial injury"],
+        }
+    )
+
+
+def scores():
+    return pd.DataFrame(
+        {
+            "name": ["CAML", "CAML", "MARN", HOSTILE],
+            "part": ["base", "+ RAM", "base", "+ RAM"],
+            "mean": [0.5, 0.55, 0.6123456, 0.58],
+            "low": [0.49, np.nan, 0.6, 0.57],
+            "high": [0.51, np.nan, 0.62, 0.59],
+            "published": [0.532, np.nan, np.nan, 0.6],
+        }
+    )
+
+
+MAKERS = {
+    "code_frequency": lambda: figures.code_frequency(np.arange(100) ** 2),
+    "code_frequency with names": lambda: figures.code_frequency([3, 9], names=[HOSTILE, "b"]),
+    "code_tree": lambda: figures.code_tree(tree()),
+    "note_lengths": lambda: figures.note_lengths({HOSTILE: [100, 600, 9000], "b": [700, 800]}),
+    "focal_curves": figures.focal_curves,
+    "focal_optimum": figures.focal_optimum,
+    "training_curves": lambda: figures.training_curves(history(), best_epoch=4),
+    "score_bars": lambda: figures.score_bars(scores()),
+    "loss_by_frequency": lambda: figures.loss_by_frequency({HOSTILE: losses(), "b": losses()}),
+    "f1_by_frequency": lambda: figures.f1_by_frequency(
+        np.arange(20), {HOSTILE: np.linspace(0, 1, 20) / 3}
+    ),
+    "code_clusters": lambda: figures.code_clusters(
+        points(30), points(9, 1), icd_names=[HOSTILE] * 30, explained=[1 / 3, 1 / 7]
+    ),
+    "ccs_neighbourhoods": lambda: figures.ccs_neighbourhoods(
+        points(30), points(3, 1), np.arange(30) % 3, {0: HOSTILE, 1: "b", 2: "c"}, 1 / 3
+    ),
+    "attention_heatmap": lambda: figures.attention_heatmap(
+        np.full((2, 3), 1 / 3), ["a", HOSTILE, "a"], [HOSTILE, "b"]
+    ),
+}
+
+# a drawing, a plane without a scale, and ticks that are words and codes
+UNTITLED = {"code_tree", "ccs_neighbourhoods", "attention_heatmap"}
+
+
+def numbers(value):
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from numbers(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from numbers(item)
+    elif isinstance(value, float):
+        yield value
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_figure_is_small_stable_and_plain(name):
+    figure = MAKERS[name]()
+    assert isinstance(figure, go.Figure)
+    text = figure.to_json()
+    assert text == MAKERS[name]().to_json()
+    assert len(text) < 20_000
+    data = json.loads(text)
+    assert "bdata" not in text  # lists, so that a changed number shows in a review
+    assert len(json.dumps(data["layout"]["template"])) < 100
+    for number in numbers([data["data"], data.get("frames", [])]):
+        assert number == float(f"{number:.4g}")
+    assert data["layout"]["title"]["text"]
+    assert max(map(len, data["layout"]["title"]["text"].split("<br>"))) <= 60
+    assert data["layout"]["height"] <= 700
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_no_figure_lets_a_name_become_markup(name):
+    text = json.dumps(json.loads(MAKERS[name]().to_json()))
+    assert "<script" not in text
+    assert "<a href" not in text
+
+
+@pytest.mark.parametrize("name", sorted(set(MAKERS) - UNTITLED))
+def test_axes_have_titles(name):
+    layout = MAKERS[name]().to_dict()["layout"]
+    titled = {
+        axis[0]
+        for axis in layout
+        if axis[1:5] == "axis" and layout[axis].get("title", {}).get("text")
+    }
+    assert titled == ({"x"} if name == "score_bars" else {"x", "y"})
+
+
+def test_only_the_theme_says_which_colours_text_and_ground_have():
+    for make in MAKERS.values():
+        layout = make().to_dict()["layout"]
+        assert "paper_bgcolor" not in layout
+        assert "plot_bgcolor" not in layout
+        assert "color" not in layout["title"]["font"]
+        assert "font" not in layout
+
+
+# -- each figure by hand --------------------------------------------------------------------------
+
+
+def test_code_frequency_keeps_the_corners_of_the_curve():
+    figure = figures.code_frequency([2, 7, 2, 2, 0, 2, 0])
+    # sorted 7 2 2 2 2 0 0: the runs are rank 1, ranks 2 to 5, ranks 6 to 7
+    assert figure.data[0].x == (1, 2, 5, 6, 7)
+    assert figure.data[0].y == (7, 2, 2, 0, 0)
+
+
+def test_code_frequency_draws_the_same_curve_with_and_without_names():
+    counts = np.random.default_rng(0).integers(0, 9, 200)
+    short = figures.code_frequency(counts).data[0]
+    full = figures.code_frequency(counts, names=[f"c{i}" for i in range(200)]).data[0]
+    assert len(short.x) < 25
+    np.testing.assert_array_equal(np.interp(full.x, short.x, short.y), full.y)
+    assert [counts[int(name[1:])] for name in full.text] == list(full.y)
+
+
+def test_code_frequency_refuses_the_wrong_number_of_names():
+    with pytest.raises(MarnError, match="2 for `frequency`, 1 for `names`"):
+        figures.code_frequency([1, 2], names=["a"])
+
+
+def test_code_tree_joins_every_code_to_its_parent():
+    figure = figures.code_tree(tree())
+    ends = np.array(figure.data[0].y, dtype=float).reshape(-1, 3)[:, :2]
+    # ICD codes at 0, -1, -2; CCS 106 half way between its two codes, 239 beside its one
+    np.testing.assert_allclose(ends, [[0, -0.5], [-1, -0.5], [-2, -2]])
+    texts = [note.text for note in figure.layout.annotations]
+    assert len(texts) == 5
+    assert texts[0] == "<b>427.31</b><br>Atrial fibrillation"
+    assert texts[3] == "<b>CCS 106</b><br>Cardiac dysrhythmias"
+    with pytest.raises(MarnError, match="ccs_title"):
+        figures.code_tree(tree().drop(columns="ccs_title"))
+    with pytest.raises(MarnError, match="at least one row"):
+        figures.code_tree(tree()[:0])
+
+
+def test_note_lengths_by_hand():
+    figure = figures.note_lengths({"a": [10, 512, 513, 5000]}, longest=4000)
+    bars = figure.data[0]
+    assert bars.name == "a: 50.0% over 512 tokens"  # 512 itself is not over
+    assert bars.y[0] == 0.25
+    assert bars.y[2] == 0.5  # 400 to 600
+    assert bars.y[-1] == 0.25  # from 4,000
+    assert sum(bars.y) == pytest.approx(1)
+    assert figure.layout.shapes[0].x0 == 512
+    with pytest.raises(MarnError, match="'a'"):
+        figures.note_lengths({"a": []})
+
+
+def test_focal_curves_are_the_analysis():
+    figure = figures.focal_curves((0, 2))
+    p = np.array(figure.data[1].x)
+    np.testing.assert_allclose(figure.data[0].y, -np.log(p), rtol=1e-3)
+    np.testing.assert_allclose(figure.data[1].y, (1 - p) ** 2 * -np.log(p), rtol=1e-3, atol=1e-9)
+
+
+def test_focal_optimum_has_one_frame_for_each_gamma_and_starts_at_two():
+    figure = figures.focal_optimum(0.9, gammas=(0, 1, 2))
+    assert [frame.name for frame in figure.frames] == ["0", "1", "2"]
+    assert figure.layout.sliders[0].active == 2
+    assert figure.frames[2].data[0].y == figure.data[0].y
+    assert figure.frames[0].data[0].x is None  # frames hold only what changes
+    truth = np.array(figure.data[0].x)
+    # without focus the released reading answers the truth
+    np.testing.assert_allclose(figure.frames[0].data[1].y, truth, atol=1e-3)
+    paper = np.interp(0.1, truth, figure.data[0].y)
+    assert paper == pytest.approx(0.5, abs=0.01)  # the marked point 1 - alpha
+    assert figure.layout.annotations[0].x == pytest.approx(-1)
+    assert not figures.focal_optimum(0.9, (2,), ("released",)).layout.sliders
+
+
+def test_training_curves_put_loss_above_and_scores_below():
+    figure = figures.training_curves(history(), best_epoch=4)
+    assert [trace.yaxis for trace in figure.data] == ["y", "y2", "y2"]
+    assert figure.data[2].y == (None, 0.1, 0.2, 0.3, 0.4)
+    assert figure.layout.title.text == "Training (best: epoch 4)"
+    assert {shape.x0 for shape in figure.layout.shapes} == {4}
+    with pytest.raises(MarnError, match="dev/icd/auc"):
+        figures.training_curves(history(), ["dev/icd/auc"])
+
+
+def test_score_bars_put_bar_interval_and_diamond_in_one_place():
+    figure = figures.score_bars(scores())
+    base, ram, halo, line, published = figure.data
+    assert [base.name, ram.name, published.name] == ["base", "+ RAM", "published"]
+    # three names at 0, 1, 2; two parts 0.4 apart around each
+    np.testing.assert_allclose(base.y, [-0.2, 0.8])
+    np.testing.assert_allclose(ram.y, [0.2, 2.2])
+    assert base.x == (0.5, 0.6123)
+    assert line.x == halo.x == (0.49, 0.51, None, 0.6, 0.62, None, 0.57, 0.59, None)
+    np.testing.assert_allclose(
+        [y for y in line.y if y is not None], [-0.2] * 2 + [0.8] * 2 + [2.2] * 2
+    )
+    np.testing.assert_allclose(published.y, [-0.2, 0.2, 0.8, 2.2])
+    assert published.x == (0.532, None, None, 0.6)
+    assert list(figure.layout.xaxis.range) == [0, 0.66]  # 5 % past the highest end, 0.62
+
+
+def test_score_bars_need_only_names_and_means():
+    figure = figures.score_bars(pd.DataFrame({"name": ["a", "b"], "mean": [0.99, 0.2]}), start=0.1)
+    assert len(figure.data) == 1
+    assert list(figure.layout.xaxis.range) == [0.1, 1]
+    with pytest.raises(MarnError, match="mean"):
+        figures.score_bars(pd.DataFrame({"name": ["a"]}))
+
+
+def test_loss_by_frequency_draws_codes_or_medians_of_runs():
+    frame = losses(12)
+    figure = figures.loss_by_frequency({"BCE": frame})
+    assert figure.data[0].x == tuple(range(1, 13))
+    np.testing.assert_allclose(figure.data[0].y, frame["loss"], rtol=1e-3)
+    few = figures.loss_by_frequency({"BCE": frame}, points=4)
+    expected = np.median(frame["loss"].to_numpy().reshape(4, 3), axis=1)
+    np.testing.assert_allclose(few.data[0].y, expected, rtol=1e-3)
+    assert few.data[0].x == (2, 5, 8, 11)
+    with pytest.raises(MarnError, match="'focal'"):
+        figures.loss_by_frequency({"BCE": frame, "focal": frame[::-1]})
+
+
+def test_f1_by_frequency_by_hand():
+    figure = figures.f1_by_frequency([0, 1, 100, 4, 4], {"a": [1, 0.1, 0.8, 0.2, 0.4]}, groups=2)
+    cloud, line = figure.data
+    assert cloud.x == (1, 4, 4, 100)
+    # two groups of two codes: 1 and 4 (geometric mean 2), 4 and 100 (20)
+    np.testing.assert_allclose(line.x, [2, 20])
+    np.testing.assert_allclose(line.y, [0.15, 0.6])
+    assert "1 unseen codes" in figure.layout.title.text.replace("<br>", " ")
+    many = figures.f1_by_frequency(np.arange(1, 2000), {"a": np.ones(1999)})
+    assert len(many.data) == 1
+    with pytest.raises(MarnError, match="occurs"):
+        figures.f1_by_frequency([0, 0], {"a": [1, 1]})
+    with pytest.raises(MarnError, match="1 for `a`"):
+        figures.f1_by_frequency([1, 2], {"a": [1]})
+
+
+def test_code_clusters_draws_every_code():
+    figure = figures.code_clusters(points(30), points(9, 1), explained=[0.31, 0.12])
+    np.testing.assert_allclose(
+        np.array([figure.data[0].x, figure.data[0].y]).T, points(30), rtol=0.01
+    )
+    assert [len(trace.x) for trace in figure.data] == [30, 9]
+    assert figure.layout.xaxis.title.text == "first component (31% of variance)"
+    assert {trace.type for trace in figure.data} == {"scatter"}
+    large = figures.code_clusters(points(4000), points(9, 1))
+    assert {trace.type for trace in large.data} == {"scattergl"}
+    with pytest.raises(MarnError, match="names"):
+        figures.code_clusters(points(30), points(9), icd_names=["a"])
+
+
+def test_ccs_neighbourhoods_by_hand():
+    icd = np.array([[0, 0], [1, 0], [9, 0], [0, 3]])
+    figure = figures.ccs_neighbourhoods(
+        icd, [[0, 1], [9, 9]], [0, 0, 1, -1], {1: "one", 0: "nought"}, 2, icd_names=list("abcd")
+    )
+    cloud, own, centre = figure.data[3:]  # the second panel shows row 0
+    assert len(cloud.x) == 4
+    assert own.x == (0, 1)
+    assert own.text == ("a", "b")
+    assert (centre.x, centre.y) == ((0,), (1,))
+    assert centre.text == ("2 of 2 inside the circle",)
+    circle = figure.layout.shapes[1]
+    assert (circle.x0, circle.y0, circle.x1, circle.y1) == (-2, -1, 2, 3)
+    assert figure.data[2].text == ("0 of 1 inside the circle",)  # (9, 0) is 9 away from (9, 9)
+    assert figure.layout.yaxis2.scaleanchor == "x2"  # a circle is round
+    with pytest.raises(MarnError, match="from 0 to 1"):
+        figures.ccs_neighbourhoods(icd, [[0, 1], [9, 9]], [0, 0, 1, -1], {2: "x"}, 2)
+    with pytest.raises(MarnError, match="parent"):
+        figures.ccs_neighbourhoods(icd, [[0, 1]], [0], {0: "x"}, 2)
+
+
+def test_ccs_neighbourhoods_thin_the_grey_cloud_but_stay_near_it():
+    icd = points(9000)
+    figure = figures.ccs_neighbourhoods(icd, points(2, 1), np.zeros(9000, int) - 1, {0: "a"}, 0.5)
+    cloud = np.array([figure.data[0].x, figure.data[0].y]).T
+    assert len(cloud) < 4500
+    cell = np.ptp(icd, axis=0).max() / 80
+    nearest = np.array([np.abs(cloud - point).max(axis=1).min() for point in icd[:200]])
+    assert nearest.max() <= 0.51 * cell + 0.01
+
+
+def test_attention_heatmap_keeps_repeated_words_apart():
+    figure = figures.attention_heatmap([[0.1, 0.2, 0.7]], ["a", "b", "a"], ["427.31"])
+    assert figure.data[0].z == ([0.1, 0.2, 0.7],)
+    assert figure.layout.xaxis.ticktext == ("a", "b", "a")
+    assert figure.layout.xaxis.tickvals == (0, 1, 2)
+    with pytest.raises(MarnError, match=r"\(1, 2\)"):
+        figures.attention_heatmap([[0.1, 0.2, 0.7]], ["a", "b"], ["427.31"])
