@@ -1,0 +1,448 @@
+"""The teaching hospital: same seed same bytes, spans that hold, codes that make sense."""
+
+import csv
+import hashlib
+import io
+import os
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep import hospital
+from data_prep.hospital import PRESETS, build
+from data_prep.hospital.dice import Dice, running_sums
+from data_prep.hospital.grammar import Author, Sheet, parse, rules
+from data_prep.hospital.lexicon import drugs, entry_of, name_of
+from data_prep.hospital.notes import wrap
+from data_prep.hospital.patients import Patient, patient
+from data_prep.hospital.tables import COLUMNS, Table
+from data_prep.hospital.world import every_code, procedures, titles, world
+from marn.errors import MarnError
+
+csv.field_size_limit(10**9)
+ROLES = {"evidence", "parent", "cue", "negated", "family", "historical", "ruled_out"}
+# CAML's top 50, from the specification of the project's data
+TOP_50 = {
+    "401.9", "38.93", "428.0", "427.31", "414.01", "96.04", "96.6", "584.9", "250.00", "96.71",
+    "272.4", "518.81", "99.04", "39.61", "599.0", "530.81", "96.72", "272.0", "285.9", "88.56",
+    "244.9", "486", "38.91", "285.1", "36.15", "276.2", "496", "99.15", "995.92", "V58.61",
+    "507.0", "038.9", "88.72", "585.9", "403.90", "311", "305.1", "37.22", "412", "33.24",
+    "39.95", "287.5", "410.71", "276.1", "V45.81", "424.0", "45.13", "V15.82", "511.9", "37.23",
+}  # fmt: skip
+
+
+def shared(*parts: str) -> Path:
+    root = os.environ.get("MARN_SHARED_DATA")
+    folder = Path(root) if root else Path(__file__).parents[2] / "shared" / "data"
+    path = folder.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path.name} is not here: set MARN_SHARED_DATA to the folder that has it")
+    return path
+
+
+def read(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hospital") / "tiny"
+    hospital.write(folder, "tiny", seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def persons() -> list[Patient]:
+    codes = world(PRESETS["teaching"])
+    return [patient(0, index, codes) for index in range(2500)]
+
+
+# -- the same hospital everywhere
+
+
+def test_same_seed_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
+    hospital.write(tmp_path / "again", "tiny", seed=0)
+    assert digests(tiny) == digests(tmp_path / "again")
+
+
+def test_another_seed_gives_other_people(tiny: Path, tmp_path: Path) -> None:
+    hospital.write(tmp_path / "other", "tiny", seed=1)
+    one, other = digests(tiny), digests(tmp_path / "other")
+    assert one["D_ICD_DIAGNOSES.csv"] == other["D_ICD_DIAGNOSES.csv"]
+    assert all(one[f"{name}.csv"] != other[f"{name}.csv"] for name in ("PATIENTS", "NOTEEVENTS"))
+
+
+def test_a_patient_depends_on_seed_and_index_only(persons: list[Patient]) -> None:
+    small, large = world(PRESETS["tiny"]), world(PRESETS["teaching"])
+    for index in (40, 7, 300):
+        assert patient(0, index, large) == persons[index]
+        here, there = patient(0, index, small), persons[index]
+        assert (here.sex, here.born, here.traits) == (there.sex, there.born, there.traits)
+        for a, b in zip(here.admissions, there.admissions, strict=True):
+            assert (a.admitted, a.discharged, a.service, a.died) == (
+                b.admitted, b.discharged, b.service, b.died,
+            )  # fmt: skip
+            few = [(f.code.key, f.written, f.coded is None) for f in a.facts]
+            many = [(f.code.key, f.written, f.coded is None) for f in b.facts]
+            assert set(few) <= set(many)
+            head = {code.key for code in small.head}
+            assert [row for row in few if row[0] in head] == [row for row in many if row[0] in head]
+
+
+def test_dice_are_the_promised_sequence() -> None:
+    assert Dice(3, "a", 7).random() == random.Random("3/a/7").random()
+
+
+@given(st.lists(st.integers(), max_size=30), st.integers(0, 40), st.integers(0, 99))
+def test_a_sample_is_distinct_and_from_the_items(items: list[int], count: int, seed: int) -> None:
+    drawn = Dice(seed).sample(items, count)
+    assert len(drawn) == min(count, len(items))
+    assert not Counter(drawn) - Counter(items)
+
+
+def test_weighted_draws_follow_the_weights() -> None:
+    dice, sums = Dice(0), running_sums([1.0, 0.0, 3.0])
+    drawn = Counter(dice.weighted("abc", sums) for _ in range(4000))
+    assert drawn["b"] == 0
+    assert drawn["c"] / 4000 == pytest.approx(0.75, abs=0.04)
+
+
+# -- the dialect
+
+
+def test_every_table_has_the_header_of_the_dialect(tiny: Path) -> None:
+    assert {path.stem for path in tiny.glob("*.csv")} == set(COLUMNS)
+    for name, columns in COLUMNS.items():
+        first = (tiny / f"{name}.csv").read_text("utf-8").split("\n", 1)[0]
+        assert first == ",".join(f'"{column}"' for column in columns.split())
+    assert "SYNTHETIC" in (tiny / "README.txt").read_text("utf-8")
+
+
+def test_rows_look_like_the_real_ones(tiny: Path) -> None:
+    text = (tiny / "NOTEEVENTS.csv").read_text("utf-8")
+    row = text.split("\n", 2)[1]
+    assert row.startswith("1,800000,900000,")
+    assert ' 00:00:00,,,"Discharge summary","Report",,,"Admission Date:  [**' in row
+    code = (tiny / "DIAGNOSES_ICD.csv").read_text("utf-8").split("\n", 2)[1].split(",")
+    assert code[:4] == ["1", "800000", "900000", "1"]
+    assert code[4].startswith('"')
+
+
+def test_a_row_by_hand() -> None:
+    file = io.StringIO()
+    table = Table("DIAGNOSES_ICD", file)
+    table.add(7, 800000, None, None, 'say "0331"\nnow')
+    assert table.rows == 1
+    assert file.getvalue().split("\n", 1)[1] == '7,800000,,,"say ""0331""\nnow"\n'
+    (row,) = csv.DictReader(io.StringIO(file.getvalue()))
+    assert row["ICD9_CODE"] == 'say "0331"\nnow'
+
+
+def test_notes_of_other_categories_and_addenda_exercise_the_filters(tiny: Path) -> None:
+    notes = read(tiny, "NOTEEVENTS")
+    summaries = [row for row in notes if row["CATEGORY"] == "Discharge summary"]
+    others = [row for row in notes if row["CATEGORY"] != "Discharge summary"]
+    reports = Counter(row["HADM_ID"] for row in summaries if row["DESCRIPTION"] == "Report")
+    assert 200 <= len(reports) <= 204
+    assert set(reports.values()) == {1}
+    assert any(row["DESCRIPTION"] == "Addendum" for row in summaries)
+    assert 0.04 < len(others) / len(notes) < 0.2
+    assert any(not row["HADM_ID"] for row in others)
+    assert all(row["HADM_ID"] and not row["CHARTTIME"] for row in summaries)
+
+
+def test_keys_of_the_tables_fit_together(tiny: Path) -> None:
+    stays = {row["HADM_ID"]: row["SUBJECT_ID"] for row in read(tiny, "ADMISSIONS")}
+    people = {row["SUBJECT_ID"] for row in read(tiny, "PATIENTS")}
+    assert set(stays.values()) == people
+    assert min(map(int, stays)) >= 900000 > max(map(int, people)) >= 800000
+    for kind, name in (("DIAGNOSES", "DIAGNOSES"), ("PROCEDURES", "PROCEDURES")):
+        known = {row["ICD9_CODE"] for row in read(tiny, f"D_ICD_{name}")}
+        rows = read(tiny, f"{kind}_ICD")
+        assert all(stays[row["HADM_ID"]] == row["SUBJECT_ID"] for row in rows)
+        assert {row["ICD9_CODE"] for row in rows} - {""} <= known
+
+
+def test_leading_zeros_are_kept(tiny: Path) -> None:
+    known = {row["ICD9_CODE"] for row in read(tiny, "D_ICD_PROCEDURES")}
+    zeros = [row["ICD9_CODE"] for row in read(tiny, "PROCEDURES_ICD")]
+    zeros = [code for code in zeros if code.startswith("0")]
+    assert zeros
+    assert set(zeros) <= known
+
+
+def test_some_admissions_have_no_codes(persons: list[Patient]) -> None:
+    bare = [stay for person in persons for stay in person.admissions if not stay.has_codes]
+    assert bare
+    assert all(stay.coded() == [] and stay.noise() == [] for stay in bare)
+
+
+# -- evidence
+
+
+def test_every_span_holds_a_mention(tiny: Path) -> None:
+    texts = {row["ROW_ID"]: row["TEXT"] for row in read(tiny, "NOTEEVENTS")}
+    rows = read(tiny, "EVIDENCE")
+    for row in rows:
+        begin, end = int(row["BEGIN"]), int(row["END"])
+        mention = texts[row["ROW_ID"]][begin:end]
+        assert 0 <= begin < end <= len(texts[row["ROW_ID"]])
+        assert mention.strip() == mention != ""
+        outside = texts[row["ROW_ID"]][begin - 1 : begin] + texts[row["ROW_ID"]][end : end + 1]
+        assert not (mention[0].isalnum() and outside[:1].isalnum())
+    assert {row["ROLE"] for row in rows} == ROLES
+
+
+def test_spans_of_a_known_code_read_like_it(tiny: Path) -> None:
+    texts = {row["ROW_ID"]: row["TEXT"] for row in read(tiny, "NOTEEVENTS")}
+    seen = [
+        texts[row["ROW_ID"]][int(row["BEGIN"]) : int(row["END"])].lower()
+        for row in read(tiny, "EVIDENCE")
+        if (row["KIND"], row["ICD9_CODE"]) == ("pr", "9604") and row["ROLE"] == "evidence"
+    ]
+    good = [words for words in seen if "intubat" in words or "tube" in words or "ett" in words]
+    assert len(good) >= 0.9 * len(seen) > 0  # the rest is misspelt
+
+
+def test_the_sheet_counts_characters() -> None:
+    author = Author(0, 0)
+    author.slips_per_letter = 1e-9
+    sheet = Sheet(Dice(0), {"He": "she"}, author)
+    sheet.about(("pr", "96.04"), "evidence")
+    sheet.sentence(parse("{He} was [intubated] <at|at> 7."))
+    assert sheet.text().rstrip() == "She was intubated at 7."
+    (span,) = sheet.spans
+    assert (span.begin, span.end) == (8, 17)
+    assert sheet.length == len(sheet.text())
+
+
+def test_slots_and_deidentified_words() -> None:
+    sheet = Sheet(Dice(1), {"year": "1999"}, Author(0, 0))
+    sheet.write(parse("[**{year}**] [**Hospital1 18**] {3-3}.{4.0-4.0} {a,a}"))
+    assert sheet.text() == "[**1999**] [**Hospital1 18**] 3.4.0 a"
+
+
+@settings(max_examples=60)
+@given(st.text(alphabet="ab \n", max_size=300), st.integers(5, 40))
+def test_wrapping_keeps_every_offset(text: str, width: int) -> None:
+    wrapped = wrap(text, width)
+    assert len(wrapped) == len(text)
+    assert wrapped.replace("\n", " ") == text.replace("\n", " ")
+
+
+def test_documents_and_codes_agree_but_for_the_recorded_noise(tiny: Path) -> None:
+    coded, evident, noise = defaultdict(set), defaultdict(set), defaultdict(set)
+    for kind, name in (("dx", "DIAGNOSES_ICD"), ("pr", "PROCEDURES_ICD")):
+        for row in read(tiny, name):
+            if row["ICD9_CODE"]:
+                coded[row["HADM_ID"]].add((kind, row["ICD9_CODE"]))
+    for row in read(tiny, "EVIDENCE"):
+        if row["ROLE"] == "evidence":
+            evident[row["HADM_ID"]].add((row["KIND"], row["ICD9_CODE"]))
+    for row in read(tiny, "CODING_NOISE"):
+        noise[row["WHAT"]].add((row["HADM_ID"], (row["KIND"], row["ICD9_CODE"])))
+    assert set(noise) == {"silent", "uncoded", "miscoded"}
+    noted = {row["HADM_ID"] for row in read(tiny, "NOTEEVENTS")}
+    stays = [row["HADM_ID"] for row in read(tiny, "ADMISSIONS") if row["HADM_ID"] in noted]
+    for stay in stays:
+        if not coded[stay]:
+            continue
+        extra = {key for key in coded[stay] if (stay, key) in noise["silent"]}
+        wrong = {key for key in coded[stay] if (stay, key) in noise["miscoded"]}
+        lost = {key for key in evident[stay] if (stay, key) in noise["uncoded"]}
+        assert not extra & evident[stay]
+        assert not (lost & coded[stay]) - wrong
+        if evident[stay]:
+            assert coded[stay] - extra - wrong == evident[stay] - lost - wrong
+
+
+def test_noise_comes_at_its_rates_and_stays_in_the_category(persons: list[Patient]) -> None:
+    codes = world(PRESETS["teaching"]).codes
+    facts = [fact for person in persons for stay in person.admissions for fact in stay.facts]
+    n = len(facts)
+    assert sum(not fact.written for fact in facts) / n == pytest.approx(0.10, abs=0.01)
+    assert sum(fact.coded is None for fact in facts) / n == pytest.approx(0.09, abs=0.01)
+    wrong = [fact for fact in facts if fact.coded not in (None, fact.code.key)]
+    assert len(wrong) / n == pytest.approx(0.026, abs=0.006)  # a few have no sibling
+    for fact in wrong:
+        other = codes[fact.coded]
+        assert (other.kind, other.ccs) == (fact.code.kind, fact.code.ccs)
+
+
+def test_the_dead_do_not_go_home(tiny: Path) -> None:
+    dead = {row["HADM_ID"] for row in read(tiny, "ADMISSIONS") if row["DEATHTIME"]}
+    assert dead
+    for row in read(tiny, "NOTEEVENTS"):
+        if row["DESCRIPTION"] == "Report" and row["CATEGORY"] == "Discharge summary":
+            assert ("Expired" in row["TEXT"]) == (row["HADM_ID"] in dead)
+
+
+# -- codes
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_tiny_has_the_top_50_on_top(seed: int) -> None:
+    codes = world(PRESETS["tiny"])
+    count: Counter = Counter()
+    notes = index = 0
+    while notes < PRESETS["tiny"].notes:
+        for stay in patient(seed, index, codes).admissions:
+            notes += stay.has_summary
+            if stay.has_summary:
+                count.update(stay.coded())
+        index += 1
+    top = count.most_common(51)
+    assert {code for (_, code), _ in top[:50]} == TOP_50
+    assert top[49][1] > top[50][1]
+
+
+def test_the_head_comes_as_often_as_published(persons: list[Patient]) -> None:
+    head, _ = every_code()
+    assert {code.code for code in head} == TOP_50
+    count: Counter = Counter()
+    stays = [stay for person in persons for stay in person.admissions]
+    for stay in stays:
+        count.update(stay.coded())
+    for code in head:
+        share = count[code.key] / len(stays)
+        error = 4 * (code.share * (1 - code.share) / len(stays)) ** 0.5
+        assert share == pytest.approx(code.share, abs=error + 0.005), code.code
+    rest = [n / len(stays) for key, n in count.items() if key[1] not in TOP_50]
+    assert max(rest) < 0.042
+    assert {code for (_, code), _ in count.most_common(50)} == TOP_50
+
+
+def test_the_tail_is_long(persons: list[Patient]) -> None:
+    count: Counter = Counter()
+    for person in persons:
+        for stay in person.admissions:
+            count.update(stay.coded())
+    assert len(count) > 400
+    assert sum(n < 10 for n in count.values()) > 0.2 * len(count)
+
+
+def test_head_has_38_categories() -> None:
+    head, _ = every_code()
+    pairs = {(code.kind, code.ccs) for code in head}
+    assert (len(pairs), sum(kind == "dx" for kind, _ in pairs)) == (38, 27)
+
+
+def test_age_and_sex_hold(persons: list[Patient]) -> None:
+    for person in persons:
+        for stay in person.admissions:
+            for fact in stay.facts:
+                if fact.code.rank >= 50:
+                    assert fact.code.suits(person.sex, stay.age), (fact.code, stay.age)
+                if fact.coded and fact.coded != fact.code.key:
+                    assert world(PRESETS["teaching"]).codes[fact.coded].suits(person.sex, stay.age)
+            held = {fact.code.code for fact in stay.facts}
+            born = {code for code in held if code.startswith(("V30", "765", "77", "V29"))}
+            assert not born or stay.age == 0
+            birth = {code for code in held if code.startswith(("64", "66", "74.", "V27"))}
+            assert not birth - {"64.0"} or (person.sex == "F" and 18 <= stay.age <= 45)
+
+
+def test_codes_that_exclude_each_other_do_not_meet(persons: list[Patient]) -> None:
+    for person in persons:
+        for stay in person.admissions:
+            held = {fact.code.code for fact in stay.facts}
+            for fact in stay.facts:
+                assert not fact.code.without & held, (fact.code.code, held)
+
+
+def test_what_follows_from_what(persons: list[Patient]) -> None:
+    stays = [
+        {fact.code.code for fact in stay.facts} for person in persons for stay in person.admissions
+    ]
+
+    def given_(a: str, b: str) -> float:
+        having = [held for held in stays if a in held]
+        return sum(b in held for held in having) / len(having)
+
+    assert given_("36.15", "39.61") == 1.0
+    assert given_("995.92", "518.81") > 2 * given_("401.9", "518.81")
+    assert given_("96.72", "96.04") > 0.5
+    assert given_("585.6", "39.95") > 0.5
+
+
+def test_traits_last_over_admissions(persons: list[Patient]) -> None:
+    again = [
+        "250.00" in {fact.code.code for fact in later.facts}
+        for person in persons
+        for first, later in zip(person.admissions, person.admissions[1:], strict=False)
+        if "250.00" in {fact.code.code for fact in first.facts}
+    ]
+    assert len(again) > 20
+    assert sum(again) / len(again) > 0.6
+    total = sum(len(person.admissions) for person in persons)
+    assert total / len(persons) == pytest.approx(1.25, abs=0.06)
+
+
+def test_procedure_categories_are_those_of_hcup() -> None:
+    with shared("hcup-ccs", "prref_2015.csv").open(encoding="latin-1") as file:
+        rows = list(csv.reader(file, quotechar="'"))[2:]
+    official = {row[0].strip(): row[1].strip() for row in rows}
+    for code, row in procedures().items():
+        assert official[code.replace(".", "")] == row["ccs"], code
+        assert code.replace(".", "") in titles("pr")
+
+
+def test_every_code_has_words_and_a_title() -> None:
+    head, tail = every_code()
+    for code in (*head, *tail):
+        assert entry_of(code).names, code
+        assert name_of(code, Dice(0), 0)
+        assert code.raw in titles(code.kind), code
+        entry = entry_of(code)
+        for parts in (*entry.say, *entry.pmh, *entry.social):
+            assert any(part[0] == "mention" for part in parts if isinstance(part, tuple)), parts
+        for parts in entry.cues.get("drug", ()):
+            assert parts[0] in drugs()
+    assert len({code.key for code in (*head, *tail)}) == len(head) + len(tail)
+    assert all(alternatives for alternatives in rules().values())
+
+
+# -- failures
+
+
+def test_a_failure_leaves_nothing_behind(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: object) -> None:
+        raise RuntimeError("no more paper")
+
+    kept = tmp_path / "kept"
+    hospital.write(kept, "tiny", seed=5)
+    before = digests(kept)
+    monkeypatch.setattr(build.Writer, "notes", stumble)
+    for folder in (tmp_path / "new", kept):
+        with pytest.raises(RuntimeError):
+            hospital.write(folder, "tiny")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert digests(kept) == before
+
+
+def test_unknown_sizes_and_foreign_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MarnError, match="teaching"):
+        hospital.write(tmp_path / "a", "huge")
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(MarnError, match="something else"):
+        hospital.write(tmp_path, "tiny")
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_progress_and_report_count_the_same(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    report = hospital.write(tmp_path / "x", "tiny", progress=lambda *now: calls.append(now))
+    assert calls[-1] == (report.summaries, 200)
+    assert len(calls) == report.patients
+    assert len(read(tmp_path / "x", "EVIDENCE")) == report.evidence
