@@ -1,4 +1,4 @@
-"""Building blocks shared by the systems: word embedding, exact BiGRU, label attention.
+"""Building blocks shared by the systems: embedding, exact GRU and LSTM, convolutions, heads.
 
 Shapes: B notes, T positions, E embedding width, D features, C codes. A mask is (B, T) bool, true
 at real positions; None means that every position counts, padding included.
@@ -6,11 +6,15 @@ at real positions; None means that every position counts, padding included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from marn.errors import MarnError
+from marn.recurrent import two_way_gru
 
 
 def length_mask(lengths: Tensor, width: int) -> Tensor:
@@ -62,38 +66,181 @@ class WordEmbedding(nn.Module):
         return self.dropout(self.table(tokens))
 
 
-class BiGRU(nn.Module):
-    """One-layer bidirectional GRU, Eqs. 1-3 of MARN, exact for padded batches.
+class _Bidirectional(nn.Module):
+    """One recurrent layer read both ways, exact for padded batches.
 
     The backward direction reads each note from its own last word: its input is reversed note by
     note with a gather, and its output gathered back. That equals a packed sequence, in time linear
     in T (packed sequences are quadratic in training on CPU). Without a mask the backward
-    direction starts in the padding, as the authors' code does.
+    direction starts in the padding.
+    """
+
+    cell: ClassVar[type[nn.GRU] | type[nn.LSTM]]
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.forwards = self.cell(input_size, hidden_size, batch_first=True)
+        self.backwards = self.cell(input_size, hidden_size, batch_first=True)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, E), (B, T) -> (B, T, 2 d_r), zero at padding if there is a mask."""
+        if mask is None:
+            there, back = self.run(x, x.flip(1))
+            return torch.cat([there, back.flip(1)], dim=2)
+        steps = torch.arange(x.shape[1], device=x.device)
+        reverse = torch.where(mask, mask.sum(1, keepdim=True) - 1 - steps, steps)  # (B, T)
+        there, back = self.run(x, x.gather(1, reverse[..., None].expand_as(x)))
+        back = back.gather(1, reverse[..., None].expand_as(back))
+        return torch.cat([there, back], dim=2) * mask[..., None]
+
+    def run(self, there: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+        """Run each direction on its input: (B, T, E), (B, T, E) -> (B, T, d_r), (B, T, d_r)."""
+        return self.forwards(there)[0], self.backwards(back)[0]
+
+
+class BiGRU(_Bidirectional):
+    """One-layer bidirectional GRU, Eqs. 1-3 of MARN, exact for padded batches.
+
+    It equals a packed sequence. Without a mask the backward direction starts in the padding, as
+    the authors' code does.
 
     Args:
         input_size: E.
         hidden_size: width of one direction, d_r; the output has D = 2 d_r features.
     """
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    cell = nn.GRU
+
+    def run(self, there: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+        """Run each direction on its input; on a CPU both in one loop, which is faster."""
+        if there.device.type != "cpu":
+            return super().run(there, back)
+        weights = [gru.all_weights[0] for gru in (self.forwards, self.backwards)]
+        out = two_way_gru(torch.stack([there, back]), weights)
+        return out[0], out[1]
+
+
+class BiLSTM(_Bidirectional):
+    """One-layer bidirectional LSTM, the encoder of LAAT; as `BiGRU` otherwise.
+
+    Args:
+        input_size: E.
+        hidden_size: width of one direction, u; the output has D = 2 u features.
+    """
+
+    cell = nn.LSTM
+
+
+class Convolution(nn.Conv1d):
+    """`nn.Conv1d` over the positions of (B, T, C), with its arguments, weights and start."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, channels_in) -> (B, T', channels_out)."""
+        # (B, T, C) seen as a channels-last image of height 1: no copy, and the faster kernel.
+        out = F.conv2d(
+            x.transpose(1, 2)[:, :, None],
+            self.weight[:, :, None],
+            self.bias,
+            padding=(0, int(self.padding[0])),
+            dilation=(1, self.dilation[0]),
+        )
+        return out[:, :, 0].transpose(1, 2)
+
+
+class ResidualConvolution(nn.Module):
+    r"""Residual block of MultiResCNN, which Fusion took over.
+
+    .. math:: \mathrm{dropout}(\tanh(N(C(\tanh(N(C(x))))) + N(S(x))))
+
+    with convolutions C of an odd kernel, a convolution S of kernel 1, none of them with a bias, and
+    normalisations N of their own.
+
+    Args:
+        channels_in: features of a position before.
+        channels_out: and after.
+        kernel_size: tokens that C spans; odd, so that the length is kept.
+        norm: makes a normalisation, given its channels: a module of (B, T, C) and a mask that
+            leaves padding zero, as `marn.ram.TokenNorm` does.
+        dropout: share dropped at the end.
+
+    Raises:
+        MarnError: `kernel_size` is even.
+
+    References:
+        Li and Yu 2020 (MultiResCNN) and its released code.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel_size: int,
+        *,
+        norm: Callable[[int], nn.Module],
+        dropout: float,
+    ) -> None:
         super().__init__()
-        self.forwards = nn.GRU(input_size, hidden_size, batch_first=True)
-        self.backwards = nn.GRU(input_size, hidden_size, batch_first=True)
+        if kernel_size % 2 == 0:
+            raise MarnError(f"a residual block keeps the length by odd kernels, not {kernel_size}")
+        same = kernel_size // 2
+        self.first = Convolution(channels_in, channels_out, kernel_size, padding=same, bias=False)
+        self.second = Convolution(channels_out, channels_out, kernel_size, padding=same, bias=False)
+        self.shortcut = Convolution(channels_in, channels_out, 1, bias=False)
+        self.norms = nn.ModuleList([norm(channels_out) for _ in range(3)])
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E), (B, T) -> (B, T, 2 d_r), zero at padding if there is a mask."""
-        there, _ = self.forwards(x)
-        if mask is None:
-            back, _ = self.backwards(x.flip(1))
-            return torch.cat([there, back.flip(1)], dim=2)
-        steps = torch.arange(x.shape[1], device=x.device)
-        reverse = torch.where(mask, mask.sum(1, keepdim=True) - 1 - steps, steps)  # (B, T)
-        back, _ = self.backwards(x.gather(1, reverse[..., None].expand_as(x)))
-        back = back.gather(1, reverse[..., None].expand_as(back))
-        return torch.cat([there, back], dim=2) * mask[..., None]
+        """(B, T, channels_in), zero at padding if there is a mask -> (B, T, channels_out), same."""
+        first, second, third = self.norms
+        main = second(self.second(torch.tanh(first(self.first(x), mask))), mask)
+        return self.dropout(torch.tanh(main + third(self.shortcut(x), mask)))
 
 
-class LabelAttention(nn.Module):
+class Head(nn.Module):
+    """From features to logits; code l has a view v of the note, a classifier w and a bias b.
+
+    A subclass makes `weight` and `bias` of each task and says what the view is.
+
+    Args:
+        tasks: number of codes of each task.
+    """
+
+    def __init__(self, tasks: Mapping[str, int]) -> None:
+        super().__init__()
+        self.tasks = dict(tasks)
+        self.weight = nn.ParameterDict()
+        self.bias = nn.ParameterDict()
+
+    @property
+    def declared_unused(self) -> int:
+        """Parameters that the released code declares here and never uses."""
+        return 0
+
+    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Give each code its view of the note.
+
+        Args:
+            features: (B, T, D).
+            mask: (B, T) bool or None.
+
+        Returns:
+            {task: (B, C, D)}.
+        """
+        raise NotImplementedError
+
+    def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
+        """Tell what each code looks at: (B, T, D) -> (B, C, T), each row summing to 1."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """(B, T, D) -> logits {task: (B, C)}, the product of view and classifier plus the bias."""
+        return {
+            task: (view * self.weight[task]).sum(dim=2) + self.bias[task]
+            for task, view in self.attended(features, mask).items()
+        }
+
+
+class LabelAttention(Head):
     r"""One attention and one classifier for each code of each task, Eqs. 12-15 of MARN.
 
     For code l with query :math:`u_l`, classifier :math:`w_l` and bias :math:`b_l`:
@@ -115,11 +262,8 @@ class LabelAttention(nn.Module):
     """
 
     def __init__(self, size: int, tasks: Mapping[str, int]) -> None:
-        super().__init__()
-        self.tasks = dict(tasks)
+        super().__init__(tasks)
         self.query = nn.ParameterDict()
-        self.weight = nn.ParameterDict()
-        self.bias = nn.ParameterDict()
         bound = size**-0.5
         for task, codes in self.tasks.items():
             self.query[task] = nn.Parameter(nn.init.xavier_uniform_(torch.empty(codes, size)))
@@ -157,9 +301,90 @@ class LabelAttention(nn.Module):
             scores = scores.masked_fill(~mask[:, None], float("-inf"))
         return scores.softmax(dim=2)
 
+
+class TanhAttention(Head):
+    r"""Label attention of LAAT: each code weighs positions by a hidden layer of their features.
+
+    For code l of a task with projection P (D x A), query :math:`q_l`, classifier :math:`w_l` and
+    bias :math:`b_l`:
+
+    .. math::
+        z_t = \tanh(h_t P), \quad a_l = \mathrm{softmax}_t(q_l \cdot z_t), \quad
+        v_l = \sum_t a_{lt} h_t, \quad \mathrm{logit}_l = w_l \cdot v_l + b_l
+
+    Each task has a projection of its own, as each level of JointLAAT has.
+
+    Args:
+        size: D, features of a position.
+        tasks: number of codes of each task.
+        attention_size: A, d_a in the paper.
+
+    References:
+        Vu, Nguyen and Nguyen 2020 (LAAT); P, q and w start from a normal distribution of standard
+        deviation 0.03, as in the released code aehrc/LAAT.
+    """
+
+    def __init__(self, size: int, tasks: Mapping[str, int], *, attention_size: int) -> None:
+        super().__init__(tasks)
+        self.projection = nn.ParameterDict()
+        self.query = nn.ParameterDict()
+        bound = size**-0.5
+        for task, codes in self.tasks.items():
+            self.projection[task] = nn.Parameter(torch.randn(size, attention_size) * 0.03)
+            self.query[task] = nn.Parameter(torch.randn(codes, attention_size) * 0.03)
+            self.weight[task] = nn.Parameter(torch.randn(codes, size) * 0.03)
+            self.bias[task] = nn.Parameter(torch.empty(codes).uniform_(-bound, bound))
+
+    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Give each code its view of the note: (B, T, D) -> {task: (B, C, D)}."""
+        views = {}
+        for task in self.tasks:
+            keys = torch.tanh(features @ self.projection[task])  # (B, T, A)
+            views[task] = F.scaled_dot_product_attention(
+                self.query[task].to(keys.dtype).expand(len(keys), -1, -1),
+                keys,
+                features,
+                attn_mask=None if mask is None else mask[:, None],
+                scale=1.0,
+            )
+        return views
+
+    def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
+        """Tell what each code looks at: (B, T, D) -> (B, C, T), each row summing to 1."""
+        keys = torch.tanh(features @ self.projection[task])
+        scores = self.query[task] @ keys.transpose(1, 2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], float("-inf"))
+        return scores.softmax(dim=2)
+
+
+class PooledHead(Head):
+    """One vector of the note, the same for every code, and an affine layer for each task.
+
+    A subclass says how features are pooled. The affine layers start as `nn.Linear` does.
+
+    Args:
+        size: D, features of a position and of the pooled vector.
+        tasks: number of codes of each task.
+    """
+
+    def __init__(self, size: int, tasks: Mapping[str, int]) -> None:
+        super().__init__(tasks)
+        bound = size**-0.5
+        for task, codes in self.tasks.items():
+            self.weight[task] = nn.Parameter(torch.empty(codes, size).uniform_(-bound, bound))
+            self.bias[task] = nn.Parameter(torch.empty(codes).uniform_(-bound, bound))
+
+    def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, D), (B, T) -> (B, D)."""
+        raise NotImplementedError
+
+    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Give each code the pooled vector: (B, T, D) -> {task: (B, C, D)}."""
+        pooled = self.pool(features, mask)[:, None]
+        return {task: pooled.expand(-1, codes, -1) for task, codes in self.tasks.items()}
+
     def forward(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """(B, T, D) -> logits {task: (B, C)}."""
-        return {
-            task: (view * self.weight[task]).sum(dim=2) + self.bias[task]
-            for task, view in self.attended(features, mask).items()
-        }
+        pooled = self.pool(features, mask)
+        return {task: F.linear(pooled, self.weight[task], self.bias[task]) for task in self.tasks}

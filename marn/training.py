@@ -232,6 +232,7 @@ def _train_epoch(
     for step, notes in enumerate(order, start=1):
         batch: Batch = collate(train, notes, model.tasks, model.max_length).to(device)
         loss = config.loss_of(model(batch.tokens, batch.lengths), batch.targets)
+        loss = loss + model.penalty(batch.targets)
         optimiser.zero_grad()
         loss.backward()
         if config.clip_norm is not None:

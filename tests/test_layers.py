@@ -5,7 +5,19 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from marn.layers import BiGRU, LabelAttention, WordEmbedding, length_mask
+from marn.errors import MarnError
+from marn.layers import (
+    BiGRU,
+    BiLSTM,
+    Convolution,
+    LabelAttention,
+    PooledHead,
+    ResidualConvolution,
+    TanhAttention,
+    WordEmbedding,
+    length_mask,
+)
+from marn.ram import TokenNorm
 
 LENGTHS = torch.tensor([7, 3, 1])
 
@@ -20,16 +32,17 @@ def test_mask_by_hand():
     assert length_mask(torch.tensor([2, 0]), 3).tolist() == [[True, True, False], [False] * 3]
 
 
-def test_bigru_equals_a_packed_sequence():
+@pytest.mark.parametrize(("layer", "reference"), [(BiGRU, nn.GRU), (BiLSTM, nn.LSTM)])
+def test_both_directions_equal_a_packed_sequence(layer, reference):
     x, mask = masked_input()
-    ours = BiGRU(5, 4).double()
-    packed = nn.GRU(5, 4, batch_first=True, bidirectional=True).double()
+    ours = layer(5, 4).double()
+    packed = reference(5, 4, batch_first=True, bidirectional=True).double()
     state = dict(ours.forwards.state_dict().items())
     state |= {f"{k}_reverse": v for k, v in ours.backwards.state_dict().items()}
     packed.load_state_dict(state)
-    reference, _ = packed(pack_padded_sequence(x, LENGTHS, batch_first=True))
-    reference, _ = pad_packed_sequence(reference, batch_first=True)
-    assert torch.allclose(ours(x, mask), reference, atol=1e-12)
+    expected, _ = packed(pack_padded_sequence(x, LENGTHS, batch_first=True))
+    expected, _ = pad_packed_sequence(expected, batch_first=True)
+    assert torch.allclose(ours(x, mask), expected, atol=1e-12)
     # Without a mask it is the plain padded layer of the authors' code.
     assert torch.allclose(ours(x, None), packed(x)[0], atol=1e-12)
     assert not torch.allclose(ours(x, None)[1, :3], ours(x, mask)[1, :3], atol=1e-3)
@@ -100,3 +113,106 @@ def test_embedding_keeps_padding_zero_while_training():
     frozen = WordEmbedding(6, 3, vectors=before, tune=False)
     assert not frozen.table.weight.requires_grad
     assert torch.equal(frozen.table.weight, before)
+
+
+def test_convolution_by_hand():
+    layer = Convolution(1, 1, 2, padding=1, dilation=1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[[2.0, 1.0]]]))
+        layer.bias.fill_(0.5)
+    # Position i is 2 x[i - 1] + x[i] + 1/2; padding by one on both sides adds a position.
+    out = layer(torch.tensor([[[1.0], [3.0]]]))
+    assert out.flatten().tolist() == [1.5, 5.5, 6.5]
+
+
+@pytest.mark.parametrize(("size", "padding", "dilation"), [(4, 0, 1), (5, 2, 1), (2, 3, 3)])
+def test_convolution_equals_conv1d(size, padding, dilation):
+    x, _ = masked_input()
+    ours = Convolution(5, 4, size, padding=padding, dilation=dilation).double()
+    theirs = nn.Conv1d(5, 4, size, padding=padding, dilation=dilation).double()
+    theirs.load_state_dict(ours.state_dict())
+    expected = theirs(x.transpose(1, 2)).transpose(1, 2)
+    assert torch.allclose(ours(x), expected, atol=1e-12)
+
+
+def test_residual_block_by_hand():
+    block = ResidualConvolution(1, 1, 3, norm=lambda _: Plain(), dropout=0.0)
+    with torch.no_grad():
+        block.first.weight.copy_(torch.tensor([[[0.0, 1.0, 0.0]]]))
+        block.second.weight.copy_(torch.tensor([[[1.0, 0.0, 0.0]]]))  # what came before
+        block.shortcut.weight.fill_(3.0)
+    out = block(torch.tensor([[[0.2], [0.4]]]), None).flatten().tolist()
+    assert out == pytest.approx([math.tanh(0.6), math.tanh(math.tanh(0.2) + 1.2)])
+    with pytest.raises(MarnError, match="odd kernels, not 4"):
+        ResidualConvolution(1, 1, 4, norm=TokenNorm, dropout=0.0)
+
+
+class Plain(nn.Module):
+    def forward(self, x, mask):
+        return x
+
+
+def test_residual_block_equals_torch_layers_and_leaves_padding_out():
+    x, mask = masked_input()
+    block = ResidualConvolution(5, 4, 3, norm=TokenNorm, dropout=0.0).double()
+
+    copies = [nn.BatchNorm1d(4).double() for _ in range(3)]
+    convolve = nn.functional.conv1d
+    h = x.transpose(1, 2)
+    main = torch.tanh(copies[0](convolve(h, block.first.weight, padding=1)))
+    main = copies[1](convolve(main, block.second.weight, padding=1))
+    expected = torch.tanh(main + copies[2](convolve(h, block.shortcut.weight)))
+    assert torch.allclose(block(x, None), expected.transpose(1, 2), atol=1e-12)
+    wider = nn.functional.pad(x, (0, 0, 0, 4))
+    masked = block(wider, length_mask(LENGTHS, 11))
+    assert torch.allclose(masked[:, :7], block(x, mask), atol=1e-12)
+    assert not masked[~length_mask(LENGTHS, 11)].any()
+
+
+def test_tanh_attention_by_hand():
+    head = TanhAttention(2, {"icd": 1}, attention_size=1)
+    with torch.no_grad():
+        head.projection["icd"].copy_(torch.tensor([[1.0], [0.0]]))
+        head.query["icd"].fill_(math.log(3) / math.tanh(1))
+        head.weight["icd"].copy_(torch.tensor([[2.0, 4.0]]))
+        head.bias["icd"].fill_(0.5)
+    # tanh is 0 and tanh 1, scores 0 and log 3, weights 1/4 and 3/4; the view is (3/4, 1/4 * 8).
+    features = torch.tensor([[[0.0, 8.0], [1.0, 0.0], [9.0, 9.0]]])
+    mask = torch.tensor([[True, True, False]])
+    assert head.attention(features, mask, "icd")[0, 0].tolist() == pytest.approx([0.25, 0.75, 0])
+    assert head(features, mask)["icd"].item() == pytest.approx(2 * 0.75 + 4 * 2 + 0.5)
+
+
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_tanh_attention_equals_a_loop_and_its_own_weights(with_mask):
+    features, mask = masked_input(6)
+    head = TanhAttention(6, {"icd": 4, "ccs": 3}, attention_size=5).double()
+    seen = mask if with_mask else None
+    found = head(features, seen)
+    for task, codes in head.tasks.items():
+        weights = head.attention(features, seen, task)
+        assert torch.allclose(weights.sum(2), torch.ones(3, codes, dtype=torch.float64))
+        assert torch.allclose(weights @ features, head.attended(features, seen)[task], atol=1e-12)
+        for b in range(3):
+            positions = range(int(LENGTHS[b]) if with_mask else 7)
+            hidden = [torch.tanh(head.projection[task].T @ features[b, t]) for t in positions]
+            for c in range(codes):
+                scores = torch.stack([head.query[task][c] @ z for z in hidden]).exp()
+                parts = [s * features[b, t] for s, t in zip(scores, positions, strict=True)]
+                logit = head.weight[task][c] @ sum(parts) / scores.sum() + head.bias[task][c]
+                assert found[task][b, c].item() == pytest.approx(logit.item(), abs=1e-12)
+
+
+def test_pooled_head_gives_every_code_the_same_view():
+    class First(PooledHead):
+        def pool(self, features, mask):
+            return features[:, 0]
+
+    features, _ = masked_input(6)
+    head = First(6, {"icd": 4, "ccs": 3}).double()
+    for task, logits in head(features, None).items():
+        layer = nn.Linear(6, head.tasks[task]).double()
+        layer.load_state_dict({"weight": head.weight[task], "bias": head.bias[task]})
+        assert torch.allclose(logits, layer(features[:, 0]), atol=1e-12)
+        view = head.attended(features, None)[task]
+        assert torch.equal(view, features[:, :1].expand_as(view))

@@ -154,6 +154,24 @@ def test_recipes_and_task_weights(corpus):
     assert float(double.loss_of(logits, targets)) == pytest.approx(3 * math.log(2))
 
 
+def test_what_a_system_adds_to_the_loss_is_trained(corpus, tmp_path):
+    config = dataclasses.replace(CONFIG, loss="bce")
+    descriptions = {"icd": [[1], [2], [3], [4]]}  # words code0 to code3
+    distances, losses = [], []
+    for weight in (0.0, 1.0):
+        model = build(
+            "dr_caml", corpus, embedding_size=12, descriptions=descriptions, penalty_weight=weight
+        )
+        run = fit(model, corpus, config, run_dir=tmp_path / str(weight), quiet=True)
+        described = model.describe("icd", torch.arange(4))
+        distances.append(float((described - model.head.weight["icd"]).square().sum()))
+        losses.append(run.history.loss[0])
+    assert distances[1] < distances[0] / 2
+    assert losses[1] > losses[0] + 0.01  # it is part of the loss that is told
+    again = load_model(tmp_path / "1.0").model  # descriptions are in the card
+    assert torch.equal(again.describe("icd", torch.arange(4)), described)
+
+
 def test_one_task_and_any_device_name(corpus):
     run = fit(small(corpus.only("ccs")), corpus.only("ccs"), CONFIG, quiet=True)
     assert "dev/ccs/micro_f1" in run.history

@@ -10,10 +10,32 @@ from marn.text import Vocabulary
 
 SYSTEM_SIZES = {
     # Options that make each system small enough for a test.
+    "bigru": {"hidden_size": 16},
     "bigru_la": {"hidden_size": 8},
     "caml": {"filters": 8, "kernel_size": 4},
+    "cnn": {"filters": 16},
+    "dcan": {"filters": 12, "projected": 12, "dropout": 0.0},
+    "dr_caml": {
+        "filters": 8,
+        "kernel_size": 4,
+        "descriptions": {
+            # Of the tasks of test_models; the one without words is described by the unknown word.
+            "icd": [[3, 4], [5], [], [6, 7, 8, 9, 10, 11], [3, 12]],
+            "ccs": [[3], [4, 5], [6]],
+        },
+    },
+    "fusion": {
+        "kernel_sizes": (3, 5),
+        "widths": (8, 4),
+        "heads": 2,
+        "hidden_size": 12,
+        "dropout": 0.0,
+    },
+    "joint_laat": {"hidden_size": 8, "attention_size": 6, "coarse_size": 4},
+    "laat": {"hidden_size": 8, "attention_size": 6},
     "marn": {"hidden_size": 8},
     "mt_ram": {"hidden_size": 8},
+    "multirescnn": {"kernel_sizes": (3, 5), "widths": (8, 4), "dropout": 0.0},
 }
 
 

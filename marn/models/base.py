@@ -7,14 +7,14 @@ systems take; losses and thresholds are outside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Required, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
 
 from marn.errors import MarnError
-from marn.layers import LabelAttention, WordEmbedding, length_mask
+from marn.layers import Head, LabelAttention, WordEmbedding, length_mask
 from marn.ram import Fusion, RecalibratedAggregation
 
 Padding = Literal["masked", "released"]
@@ -43,6 +43,7 @@ class Coder(nn.Module):
 
     Args:
         feature_size: D, features that `encode` gives each position.
+        head: makes the layer from features to logits, given D and the tasks.
         vocabulary_size: rows of the embedding: words + padding + unknown word (51,919 for the
             51,917 words of MIMIC-III).
         tasks: number of codes of each task, as `{"icd": 50, "ccs": 38}`.
@@ -65,6 +66,10 @@ class Coder(nn.Module):
 
     name: ClassVar[str]
     recipe: ClassVar[Mapping[str, Any]] = {}
+    has_attention: ClassVar[bool] = True
+    """Whether the system can say what a code looks at; `attention` raises otherwise."""
+    packs: ClassVar[bool] = False
+    """Whether the released code hides padding from the encoder: `encode` always gets a mask."""
     systems: ClassVar[dict[str, type[Coder]]] = {}
     options: dict[str, Any]
     """What `build` was asked for, beyond the corpus; written into the card of a saved model."""
@@ -84,6 +89,7 @@ class Coder(nn.Module):
         self,
         *,
         feature_size: int,
+        head: Callable[[int, Mapping[str, int]], Head] = LabelAttention,
         vocabulary_size: int,
         tasks: Mapping[str, int],
         vectors: Tensor | None = None,
@@ -126,16 +132,12 @@ class Coder(nn.Module):
             if recalibrate
             else None
         )
-        self.head = self.make_head(feature_size)
+        self.head = head(feature_size, self.tasks)
 
     @property
     def embedding_size(self) -> int:
         """E, the width of a word vector."""
         return self.embedding.table.embedding_dim
-
-    def make_head(self, feature_size: int) -> LabelAttention:
-        """Make the layer from features (B, T, D) to logits; label attention unless overridden."""
-        return LabelAttention(feature_size, self.tasks)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Give each position its features.
@@ -145,14 +147,35 @@ class Coder(nn.Module):
             mask: (B, T) bool, or None where padding takes part.
 
         Returns:
-            (B, T', D), zero at padding if there is a mask. T' is T unless the system's convolution
-            lengthens the note; `positions` says by how much.
+            (B, T', D), zero at padding if there is a mask. T' is T unless the system lengthens or
+            shortens the note; `positions` says by how much, `over_tokens` which tokens those are.
         """
         raise NotImplementedError
 
     def positions(self, lengths: Tensor) -> Tensor:
         """Count the encoded positions of notes of these lengths: (B,) -> (B,)."""
         return lengths
+
+    def over_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
+        """Lay weights of positions over the tokens that the positions stand for.
+
+        Unless overridden, position i stands for token i, and the last token gets the surplus where
+        there are more positions than tokens.
+
+        Args:
+            weights: (B, C, T'), zero at positions beyond those of `lengths`.
+            lengths: (B,) tokens of each note that may get weight, >= 1.
+            width: T, the tokens of a row.
+
+        Returns:
+            (B, C, T) with the sums of `weights`.
+        """
+        if weights.shape[2] == width:
+            return weights
+        steps = torch.arange(weights.shape[2], device=weights.device)
+        target = torch.minimum(steps, lengths[:, None] - 1)  # (B, T')
+        folded = weights.new_zeros(*weights.shape[:2], width)
+        return folded.scatter_add_(2, target[:, None].expand_as(weights), weights)
 
     def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
         """Encode notes and recalibrate them: what the heads see.
@@ -167,8 +190,8 @@ class Coder(nn.Module):
         tokens = tokens[:, : self.max_length]
         lengths = lengths.clamp(max=self.max_length).to(tokens.device)
         masked = self.padding == "masked"
-        x = self.embedding(tokens)
-        h = self.encode(x, length_mask(lengths, tokens.shape[1]) if masked else None)
+        seen = length_mask(lengths, tokens.shape[1]) if masked or self.packs else None
+        h = self.encode(self.embedding(tokens), seen)
         mask = length_mask(self.positions(lengths), h.shape[1]) if masked else None
         return (h if self.ram is None else self.ram(h, mask)), mask
 
@@ -194,30 +217,41 @@ class Coder(nn.Module):
 
         Returns:
             (B, C, T') float with T' = min(T, max_length). With `padding="masked"` the weights over
-            a note's real tokens sum to 1; with `"released"` padding has a share. Where the
-            encoder makes more positions than tokens, the last token gets the surplus.
+            a note's real tokens sum to 1; with `"released"` padding has a share.
 
         Raises:
-            MarnError: the model has no such task.
+            MarnError: the model has no such task, or its system has no attention.
         """
+        if not self.has_attention:
+            having = sorted(name for name, system in self.systems.items() if system.has_attention)
+            raise MarnError(f"{self.name} has no attention; of the systems, {having} have one")
         if task not in self.tasks:
             raise MarnError(f"task must be one of {sorted(self.tasks)}, but got {task!r}")
         features, mask = self.features(tokens, lengths)
         weights = self.head.attention(features, mask, task)
         width = min(tokens.shape[1], self.max_length)
-        if weights.shape[2] == width:
-            return weights
-        last = (lengths.clamp(max=self.max_length) - 1).to(weights.device)
-        target = torch.arange(weights.shape[2], device=weights.device)[None].expand(len(last), -1)
-        target = torch.minimum(
-            target, last[:, None] if mask is not None else last.new_tensor(width - 1)
-        )
-        folded = weights.new_zeros(*weights.shape[:2], width)
-        return folded.scatter_add_(2, target[:, None].expand_as(weights), weights)
+        lengths = lengths.clamp(max=width) if mask is not None else torch.full_like(lengths, width)
+        return self.over_tokens(weights, lengths.to(weights.device), width)
 
     def code_features(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         """Give each code's view of each note, V of Eq. 13: {task: (B, C, D)}."""
         return self.head.attended(*self.features(tokens, lengths))
+
+    def penalty(self, targets: Mapping[str, Tensor]) -> Tensor:
+        """Give what training adds to the loss of a batch; 0 unless a system has such a term.
+
+        Args:
+            targets: {task: (B, C)} float, 0 or 1.
+
+        Returns:
+            A scalar, in the units of the loss.
+        """
+        return self.embedding.table.weight.new_zeros(())
+
+    @property
+    def declared_unused(self) -> int:
+        """Parameters that the released code declares and that have no effect in it."""
+        return self.head.declared_unused
 
     def count_parameters(self, *, embeddings: bool = True, unused: bool = False) -> int:
         """Count parameters, frozen ones included.
@@ -230,4 +264,4 @@ class Coder(nn.Module):
         count = sum(parameter.numel() for parameter in self.parameters())
         if not embeddings:
             count -= self.embedding.table.weight.numel()
-        return count + (self.head.declared_unused if unused else 0)
+        return count + (self.declared_unused if unused else 0)

@@ -1,0 +1,144 @@
+"""Make the book: `python -m marn.site data | chapters | book | site`; the Makefile calls it."""
+
+import argparse
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from marn.site import chapters
+from marn.site.chapters import BOOK, CARD, ROOT
+
+log = logging.getLogger("marn.site")
+
+BUILD = ROOT / "_build"
+EXECUTED = BUILD / "book"
+INDEX = BUILD / "html" / "index.html"
+DATA_STAMP = CARD.parents[1] / "teaching.key"
+DATA_MODULES = ("corpus", "codes", "text", "errors", "embeddings")  # what data_prep sees of marn
+
+
+class PartError(Exception):
+    """A part that did not come out; the message says which."""
+
+
+def _run(*command: str | Path, quietly: bool = False) -> None:
+    result = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, text=True, capture_output=quietly, check=False
+    )
+    if result.returncode:
+        log.error("%s", (result.stdout or "") + (result.stderr or ""))
+        raise PartError(
+            f"exit status {result.returncode}: {' '.join(str(part) for part in command)}"
+        )
+
+
+def data() -> bool:
+    """Make the teaching hospital and its corpus, unless what makes them is as it was.
+
+    Returns:
+        True if there was something to do.
+    """
+    modules = [ROOT / "marn" / f"{module}.py" for module in DATA_MODULES]
+    makers = [
+        *chapters.files_below("data_prep"),
+        *(module for module in modules if module.exists()),
+    ]
+    key = chapters.digest(makers)
+    if CARD.exists() and DATA_STAMP.exists() and DATA_STAMP.read_text() == key:
+        return False
+    _run(sys.executable, "-m", "data_prep", "teaching", "--out", CARD.parent.relative_to(ROOT))
+    DATA_STAMP.write_text(key)
+    return True
+
+
+def execute(names: list[str]) -> bool:
+    """Execute on this machine the chapters that changed, into `_build/book`."""
+    done = chapters.execute(chapters.texts(names), EXECUTED)
+    if failed := [name for name, seconds in done.items() if seconds is None]:
+        raise PartError(f"failed: {', '.join(failed)}")
+    return bool(done)
+
+
+def twins(names: list[str]) -> None:
+    """Execute the chapters that changed and bring the outputs into `book/`, to be committed."""
+    execute(names)
+    for text in chapters.texts(names):
+        executed = EXECUTED / f"{text.stem}.ipynb"
+        twin = text.with_suffix(".ipynb")
+        if not twin.exists() or twin.read_bytes() != executed.read_bytes():
+            shutil.copyfile(executed, twin)
+            log.info("updated %s", twin.relative_to(ROOT))
+
+
+def render(source: Path, out: Path = ROOT) -> bool:
+    """Render a folder of pages and executed notebooks; a warning is an error."""
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    strict = ("-W", "-n", "--keep-going")
+    where = ("--config", ROOT / "_config.yml", "--path-output", out)
+    _run(jupyter_book, "build", source, *where, *strict, quietly=True)
+    return True
+
+
+def book(environment: float) -> None:
+    """Make everything that a reader's machine can make, and say how long each part took."""
+    parts: list[tuple[str, float, bool]] = [("environment", environment, environment >= 1)]
+
+    def part(name: str, action: Callable[[], bool]) -> None:
+        log.info("%s ...", name)
+        began = time.perf_counter()
+        done = action()
+        parts.append((name, time.perf_counter() - began, done))
+
+    def rendered() -> bool:
+        chapters.mirror(EXECUTED)
+        return render(EXECUTED)
+
+    part("teaching hospital and corpus", data)
+    part("chapters, with the training in them", lambda: execute([]))
+    part("rendering", rendered)
+    log.info("")
+    for name, seconds, done in parts:
+        log.info("%-38s %6.0f s%s", name, seconds, "" if done else "   (nothing changed)")
+    log.info("%-38s %6.0f s", "together", sum(seconds for _, seconds, _ in parts))
+    log.info("\nOpen %s", INDEX.as_uri())
+
+
+def main() -> int:
+    """Read the command line and do one thing."""
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("marn.site").setLevel(logging.INFO)
+    parser = argparse.ArgumentParser(prog="python -m marn.site", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("data", help="make data/teaching, if what makes it changed")
+    one = commands.add_parser("chapters", help="execute chapters and update the committed outputs")
+    one.add_argument("names", nargs="*", help="names or numbers of chapters (all of them)")
+    whole = commands.add_parser("book", help="data, execution on this machine, rendering")
+    whole.add_argument("--environment", type=float, default=0.0, help="seconds its set-up took")
+    commands.add_parser("site", help="render from the outputs that are stored")
+    options = parser.parse_args()
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # chapters run side by side
+    try:
+        if options.command == "data":
+            data()
+        elif options.command == "chapters":
+            data()
+            twins(options.names)
+        elif options.command == "book":
+            book(options.environment)
+        else:
+            render(BOOK)
+            log.info("Open %s", INDEX.as_uri())
+    except (PartError, FileNotFoundError) as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
