@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
 CELL_SECONDS = 600  # a cell that takes longer has hung
 PARALLEL = 2  # chapters executed at once
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of tracebacks, which also go to files
 LIBRARY = ("marn", "data_prep")
 CARD = ROOT / "data" / "teaching" / "card.json"
 
@@ -119,7 +120,7 @@ async def _execute(text: Path, folder: Path, turn: asyncio.Semaphore) -> float |
         try:
             await client.async_execute()
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            log.error("%s failed:\n%s", text.name, error)
+            log.error("%s failed:\n%s", text.name, COLOUR.sub("", str(error)))
             return None
         book.metadata.language_info = NotebookNode(name="python")
         for cell in book.cells:

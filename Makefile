@@ -1,0 +1,84 @@
+# From a clone with nothing installed: `make book` or `make test`. Needs Python 3.11 to 3.13, make and git.
+
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := 2.13.0  # the release that every platform of the project has
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+CHAPTER ?=
+
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help environment data book site lab chapters test lint unit nbval other-cpu browser lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+environment:  ## the virtual environment .venv, from requirements.lock
+	@wanted=$$(git hash-object requirements.lock pyproject.toml | tr '\n' ' '); \
+	if [ -x $(BIN)/python ] && [ "$$(cat $(VENV)/made-from 2>/dev/null)" = "$$wanted" ]; then exit 0; fi; \
+	if [ ! -x $(BIN)/python ]; then \
+	  for python in python3.11 python3.12 python3.13 python3 python; do \
+	    $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break; \
+	    python=; \
+	  done; \
+	  [ -n "$$python" ] || { echo "No Python 3.11, 3.12 or 3.13 with venv found; install one, e.g. apt-get install python3.11-venv." >&2; exit 1; }; \
+	  $$python -m venv $(VENV) || exit 1; \
+	fi; \
+	echo "environment: $$($(BIN)/python --version) in $(VENV), packages of requirements.lock (some minutes) ..."; \
+	$(PIP) -r requirements.lock && $(PIP) --no-deps --no-build-isolation --editable . && \
+	echo "$$wanted" > $(VENV)/made-from
+
+data: environment  ## the teaching hospital and its corpus, in data/teaching
+	@$(BIN)/python -m marn.site data
+
+book:  ## everything: environment, data, every chapter executed here, pages in _build/html
+	@began=$$(date +%s); $(MAKE) --no-print-directory environment && \
+	$(BIN)/python -m marn.site book --environment $$(( $$(date +%s) - began ))
+
+site: environment  ## the pages from the stored outputs, in seconds
+	@$(BIN)/python -m marn.site site
+
+lab: data  ## the chapters in JupyterLab
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book
+
+chapters: environment  ## execute what changed and update the committed notebooks (CHAPTER="03 04" for some)
+	@$(BIN)/python -m marn.site chapters $(CHAPTER)
+
+test: lint data browser unit nbval  ## all that CI runs: lint, tests, the chapters' stored outputs, the pages in a browser
+
+lint: environment  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: data  ## unit, property, contract, pipeline, papermill and browser tests
+	$(BIN)/pytest -n 2 --dist loadgroup --durations 10 tests
+
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider
+NOTEBOOKS = $(if $(CHAPTER),$(foreach number,$(CHAPTER),$(wildcard book/$(number)*.ipynb)),book)
+nbval: data  ## every chapter executed and compared with its stored outputs (CHAPTER="03" for one)
+	$(BIN)/pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
+
+other-cpu:  ## the same in the guise of an older CPU, with two threads
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem \
+	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4" OMP_NUM_THREADS=2 $(MAKE) nbval CHAPTER="$(CHAPTER)"
+
+# One that is there, else Playwright's own, else none, and the tests say so.
+browser: environment
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+	  command -v $$name >/dev/null && exit 0; \
+	done; \
+	[ -d "/Applications/Google Chrome.app" ] || $(BIN)/playwright install chromium >/dev/null 2>&1 || \
+	echo "No Chromium or Chrome here, none could be fetched: the pages will not be opened (apt-get install chromium)."
+
+lock:  ## requirements.lock anew, from pyproject.toml
+	python3.11 -m venv --clear _build/lock
+	_build/lock/bin/pip install --quiet torch==$(TORCH) '.[book,test]'
+	{ grep '^#' requirements.lock; _build/lock/bin/pip freeze --all --exclude pip --exclude marn \
+	  | sed -E 's/\+[a-z0-9.]+$$//' | grep -vE '^(nvidia|cuda|triton)'; } > _build/requirements.lock
+	mv _build/requirements.lock requirements.lock
+
+clean:  ## remove what was made, but for .venv and data
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis

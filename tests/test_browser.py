@@ -1,0 +1,174 @@
+"""The rendered book as a reader sees it: every page in a real headless browser, with no network."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from marn.site.__main__ import render
+from marn.site.chapters import BOOK
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+# No word to the browser's maker, whose hosts may not be reachable.
+QUIET = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-quic",
+    "--disable-sync",
+    "--no-first-run",
+]
+DESKTOP = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+DRAW_SECONDS = 60
+MATHS = "[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))"
+
+
+def pages() -> list[str]:
+    """Names of the pages in the table of contents."""
+    contents = yaml.safe_load((BOOK / "_toc.yml").read_text())
+
+    def walk(node: Any) -> Iterator[str]:
+        if isinstance(node, list):
+            for entry in node:
+                yield from walk(entry)
+        elif isinstance(node, dict):
+            yield from (node[key] for key in ("root", "file") if key in node)
+            for key in ("parts", "chapters", "sections"):
+                yield from walk(node.get(key, []))
+
+    return list(walk(contents))
+
+
+def executable(playwright: Any) -> str | None:
+    """Find a browser: on the path, the Mac's, or the one that the set-up installed."""
+    candidates = [os.environ.get("MARN_BROWSER"), *map(shutil.which, NAMES)]
+    candidates += [str(MAC), playwright.chromium.executable_path]
+    return next((path for path in candidates if path and Path(path).exists()), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        if (path := executable(playwright)) is None:
+            pytest.skip("no Chromium or Chrome here: apt-get install chromium")
+        root = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's sandbox refuses root
+        arguments = [*QUIET, *(["--no-sandbox"] if root else [])]
+        opened = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def site(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("site")
+    render(BOOK, out)
+    return out / "_build" / "html"
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
+    """Open a page off line and look at all of it; gives the page and what is wrong with it."""
+    contexts = []
+
+    def look(path: Path, theme: str, viewport: dict[str, int]) -> tuple[Any, list[str]]:
+        context = browser.new_context(viewport=viewport, color_scheme=theme, offline=True)
+        contexts.append(context)
+        page = context.new_page()
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on(
+            "console",
+            lambda message: message.type == "error" and wrong.append(f"console: {message.text}"),
+        )
+        page.on("requestfailed", lambda request: wrong.append(f"not loaded: {request.url}"))
+        page.on(
+            "request",
+            lambda request: (
+                request.url.startswith(("file:", "data:", "blob:"))
+                or wrong.append(f"asks elsewhere: {request.url}")
+            ),
+        )
+        page.goto(path.as_uri(), wait_until="load")
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        for number, figure in enumerate(page.query_selector_all(".marn-fig"), 1):
+            figure.evaluate("figure => figure.scrollIntoView()")
+            try:
+                # The canvas can be drawn on, and has the page's width at most.
+                page.wait_for_function(
+                    "figure => figure.dataset.state === 'drawn'"
+                    " && figure.querySelector('svg.main-svg').getBoundingClientRect().width > 100",
+                    arg=figure,
+                    timeout=1000 * DRAW_SECONDS,
+                )
+            except sync_api.TimeoutError:
+                wrong.append(f"figure {number} is not drawn")
+        try:
+            page.wait_for_function(MATHS, timeout=1000 * DRAW_SECONDS)
+        except sync_api.TimeoutError:
+            wrong.append("an equation is not set")
+        if (width := page.evaluate("document.documentElement.scrollWidth")) > viewport["width"]:
+            wrong.append(f"{width} pixels wide in a window of {viewport['width']}")
+        return page, wrong
+
+    yield look
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("name", [*pages(), "genindex", "search"])
+@pytest.mark.parametrize(
+    ("theme", "viewport"),
+    [("light", DESKTOP), ("dark", PHONE)],
+    ids=["light-desktop", "dark-phone"],
+)
+def test_page_is_whole(
+    site: Path, visit: Callable[..., Any], name: str, theme: str, viewport: dict[str, int]
+) -> None:
+    page, wrong = visit(site / f"{name}.html", theme, viewport)
+    assert not wrong
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+
+
+def test_figures_follow_the_theme(site: Path, visit: Callable[..., Any]) -> None:
+    with_figure = (path for path in sorted(site.glob("*.html")) if "marn-fig" in path.read_text())
+    page, _ = visit(next(with_figure), "light", DESKTOP)
+    colour = "() => document.querySelector('.marn-fig .js-plotly-plot')._fullLayout.font.color"
+    before = page.evaluate(colour)
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    page.wait_for_function(f"before => ({colour})() !== before", arg=before, timeout=10_000)
+    luminance = sum(int(page.evaluate(colour)[i : i + 2], 16) for i in (1, 3, 5)) / 3
+    assert luminance > 150  # light letters on the dark page
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("<script>console.error('a')</script>", "console: a"),
+        ("<script>throw Error('b')</script>", "error: b"),
+        ("<img src='gone.png'>", "not loaded"),
+        ("<script src='http://127.0.0.1:9/c.js'></script>", "asks elsewhere"),
+        ("<div style='width: 2000px'>d</div>", "2000 pixels wide"),
+        ("<div class='marn-fig'>e</div>", "figure 1 is not drawn"),
+        ("<span class='math'>f</span>", "an equation is not set"),
+    ],
+)
+def test_a_broken_page_is_noticed(
+    tmp_path: Path,
+    visit: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    body: str,
+    complaint: str,
+) -> None:
+    monkeypatch.setitem(globals(), "DRAW_SECONDS", 1)
+    page = tmp_path / "broken.html"
+    page.write_text(f"<!doctype html><body style='margin: 0'>{body}")
+    assert complaint in " | ".join(visit(page, "light", DESKTOP)[1])
