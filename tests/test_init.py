@@ -1,8 +1,9 @@
 import subprocess
 import sys
 
-import marn
 import pytest
+
+import marn
 
 
 def test_every_public_name_is_there():

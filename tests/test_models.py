@@ -63,6 +63,18 @@ def test_a_note_does_not_depend_on_its_batch(name, recalibrate):
 
 
 @systems
+def test_a_note_does_not_depend_on_the_vector_of_padding(name):
+    vectors = torch.randn(40, 12, generator=torch.Generator().manual_seed(4))  # row 0 as well
+    sizes = {"vocabulary_size": 40, "tasks": TASKS, "vectors": vectors}
+    model = build(name, **sizes, **SYSTEM_SIZES[name]).eval()
+    tokens, lengths = padded(LENGTHS)
+    together = model(tokens, lengths)["icd"]
+    for row, length in enumerate(LENGTHS):
+        alone = model(tokens[row : row + 1, :length], lengths[row : row + 1])["icd"]
+        assert torch.allclose(alone[0], together[row], atol=1e-5)
+
+
+@systems
 def test_released_padding_is_seen(name):
     model = small(name, padding="released").eval()
     tokens, lengths = padded([20, 11])
@@ -97,6 +109,9 @@ def test_attention_sums_to_one_over_real_tokens(name):
     for row, length in enumerate(LENGTHS):
         assert torch.allclose(weights[row, :, :length].sum(1), torch.ones(5), atol=1e-5)
         assert not weights[row, :, length:].any()
+    released = small(name, padding="released").eval().attention(tokens, lengths, "icd")
+    assert torch.allclose(released.sum(2), torch.ones(3, 5), atol=1e-5)
+    assert released[2, :, 1:].any()
     with pytest.raises(MarnError, match=r"\['ccs', 'icd'\]"):
         model.attention(tokens, lengths, "icd9")
 

@@ -1,6 +1,8 @@
 """Chapters as programs: papermill runs them with other parameters."""
 
+import ast
 from pathlib import Path
+from typing import Any
 
 import papermill
 import pytest
@@ -9,7 +11,16 @@ from marn.site import chapters
 from marn.site.chapters import BOOK
 
 TEXTS = chapters.texts()
-RUNS = {"03_marn": {"hidden_size": 20, "seed": 1}}  # quick ones, other than what is stored
+RUNS: dict[str, dict[str, Any]] = {  # quick ones, other than what is stored
+    "03_marn": {"hidden_size": 20, "seed": 1},
+    "05_training": {
+        "model": "caml",
+        "model_args": {"filters": 20, "max_length": 100},
+        "train_args": {"epochs": 2, "batch_size": 32},
+        "seed": 1,
+        "train_notes": 100,
+    },
+}
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.stem)
@@ -22,8 +33,10 @@ def test_parameters_are_understood(text: Path) -> None:
 
 @pytest.mark.parametrize(("name", "parameters"), RUNS.items())
 def test_a_chapter_runs_with_other_parameters(
-    name: str, parameters: dict[str, int], tmp_path: Path
+    name: str, parameters: dict[str, Any], tmp_path: Path
 ) -> None:
+    if name == "05_training":
+        parameters = parameters | {"run_dir": str(tmp_path / "run")}
     run = papermill.execute_notebook(
         BOOK / f"{name}.ipynb",
         tmp_path / "run.ipynb",
@@ -35,7 +48,8 @@ def test_a_chapter_runs_with_other_parameters(
     injected = [cell for cell in run.cells if "injected-parameters" in cell.metadata.tags]
     assert len(injected) == 1
     assigned = injected[0].source.splitlines()[1:]  # below papermill's comment
-    assert assigned == [f"{key} = {value}" for key, value in parameters.items()]
+    values = dict(line.split(" = ", 1) for line in assigned)
+    assert {key: ast.literal_eval(value) for key, value in values.items()} == parameters
     stored = papermill.inspect_notebook(BOOK / f"{name}.ipynb")
     for key, value in parameters.items():
         assert stored[key]["default"] != str(value), f"{key} is what the chapter has anyway"

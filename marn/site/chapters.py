@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import logging
 import re
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -106,6 +107,9 @@ def key(text: Path) -> str:
 async def _execute(text: Path, folder: Path, turn: asyncio.Semaphore) -> float | None:
     async with turn:
         began = time.perf_counter()
+        for run in ROOT.glob(f"runs/{text.stem}*"):
+            # The run of an earlier version would be taken up instead of trained anew.
+            shutil.rmtree(run, ignore_errors=True)
         book = notebook(text)
         client = NotebookClient(
             book,
