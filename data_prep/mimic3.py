@@ -46,7 +46,8 @@ def add_ccs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ccs-procedures",
         type=Path,
-        help="HCUP's prref 2015 file (default: the procedures that the project states itself)",
+        help="HCUP's prref 2015 file, or hcup to fetch it (default: the procedures that the "
+        "project states itself)",
     )
     parser.add_argument(
         "--ccs-key",

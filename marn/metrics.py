@@ -73,7 +73,8 @@ def auc_per_code(probabilities: ArrayLike, targets: ArrayLike) -> Array:
     scores, truth = _checked(probabilities, targets)
     areas = np.full(scores.shape[1], np.nan)
     for start in range(0, scores.shape[1], _BLOCK):
-        columns = np.ascontiguousarray(scores[:, start : start + _BLOCK].T)
+        # A copy in any case, for it is sorted in place: a column-major array is contiguous already.
+        columns = np.array(scores[:, start : start + _BLOCK].T, order="C", copy=True)
         present = truth[:, start : start + _BLOCK].T
         for i, (column, code) in enumerate(zip(columns, present, strict=True)):
             if code.any():

@@ -85,6 +85,14 @@ def test_agrees_with_scikit_learn_with_ties(seed, dtype):
     assert found["macro_auc"] == pytest.approx(areas.mean(), abs=1e-12)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_scores_given_are_left_alone(order):
+    probabilities, targets = random_case(2)
+    given = np.array(probabilities, order=order)
+    assert metrics.score(given, targets) == metrics.score(probabilities.copy(), targets)
+    assert np.array_equal(given, probabilities)
+
+
 def test_average_precision_agrees_with_scikit_learn_without_ties():
     probabilities, targets = random_case(3, decimals=9)
     targets[4] = False  # a note without codes is left out

@@ -99,7 +99,7 @@ def key(text: Path) -> str:
 
     By content, not by date: a clone has fresh dates, and a branch switched back has old ones.
     """
-    beside = [f for f in files_below("book") if f.suffix in {".csv", ".json", ".yaml"}]
+    beside = [f for f in files_below("book") if f.suffix in {".csv", ".json", ".yaml", ".svg"}]
     library = files_below(*LIBRARY, without="site")
     return digest([text, *library, *beside, CARD, ROOT / "requirements.lock"])
 
