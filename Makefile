@@ -79,7 +79,7 @@ browser: environment
 
 lock:  ## requirements.lock anew, from pyproject.toml
 	python3.11 -m venv --clear _build/lock
-	_build/lock/bin/pip install --quiet torch==$(TORCH) '.[book,test]'
+	_build/lock/bin/pip install --quiet torch==$(TORCH) '.[book,test,transformers]'
 	{ grep '^#' requirements.lock; _build/lock/bin/pip freeze --all --exclude pip --exclude marn \
 	  | sed -E 's/\+[a-z0-9.]+$$//' | grep -vE '^(nvidia|cuda|triton)'; } > _build/requirements.lock
 	mv _build/requirements.lock requirements.lock

@@ -22,12 +22,13 @@ EXTRAS = PROJECT["optional-dependencies"]
 # From the ground up; a module imports from floors below its own. Every module has its place here.
 FLOORS = [
     {"errors", "recurrent"},
-    {"codes", "layers", "losses", "metrics", "progress", "text"},
-    {"analysis", "corpus", "ram", "readings", "results"},
+    {"codes", "layers", "losses", "metrics", "privacy", "progress", "text"},
+    {"analysis", "corpus", "published", "ram"},
     {"batches", "embeddings", "figures", "models"},
     {"evaluation", "saving"},
     {"explain", "training"},
-    {"widgets"},
+    {"budget", "presets", "widgets"},
+    {"bench"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 DATA_PREP_SEES = {"codes", "corpus", "embeddings", "errors", "text"}

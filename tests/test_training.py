@@ -11,6 +11,7 @@ from toys import SYSTEM_SIZES, toy_corpus
 
 from marn import MarnError, TrainConfig, build, evaluate, fit, load_model
 from marn import training as module
+from marn.saving import save_model
 
 CONFIG = TrainConfig(epochs=4, batch_size=8, learning_rate=0.01, seed=3)
 
@@ -170,6 +171,18 @@ def test_what_a_system_adds_to_the_loss_is_trained(corpus, tmp_path):
     assert losses[1] > losses[0] + 0.01  # it is part of the loss that is told
     again = load_model(tmp_path / "1.0").model  # descriptions are in the card
     assert torch.equal(again.describe("icd", torch.arange(4)), described)
+
+
+def test_what_a_system_takes_from_a_corpus_is_in_the_card(corpus, tmp_path):
+    model = build("dr_caml", corpus)
+    unknown = corpus.vocabulary.unknown
+    assert model.options["descriptions"]["icd"] == [[unknown]] * 4  # "Disease 0" to "Disease 3"
+    own = build("dr_caml", corpus, descriptions={"ccs": [[1], [2]]})
+    assert own.described == ["ccs"]
+    save_model(tmp_path, model, corpus)
+    again = load_model(tmp_path).model
+    both = torch.arange(4)
+    assert torch.equal(again.describe("icd", both), model.describe("icd", both))
 
 
 def test_one_task_and_any_device_name(corpus):

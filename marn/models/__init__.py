@@ -86,12 +86,13 @@ def build(
         tasks = tasks or corpus.tasks
         if corpus.vectors is not None and not {"vectors", "embedding_size"} & set(options):
             arguments["vectors"] = torch.from_numpy(np.array(corpus.vectors, np.float32))
+        arguments = system.knowledge(corpus) | arguments
     if vocabulary_size is None or tasks is None:
         raise MarnError("build needs a corpus, or both vocabulary_size and tasks")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = system(vocabulary_size=vocabulary_size, tasks=tasks, **arguments)
-    model.options = {key: value for key, value in options.items() if key != "vectors"} | {
+    model.options = {key: value for key, value in arguments.items() if key != "vectors"} | {
         "seed": seed
     }
     return model

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from marn.errors import MarnError
 from marn.layers import Head, LabelAttention, WordEmbedding, length_mask
 from marn.ram import Fusion, RecalibratedAggregation
+from marn.text import tokenize
 
 Padding = Literal["masked", "released"]
 
@@ -33,6 +34,21 @@ class SharedOptions(TypedDict, total=False):
     recalibrate: Fusion | None
     ram_dropout: float
     padding: Padding
+
+
+def descriptions(corpus: Any) -> dict[str, list[list[int]]]:
+    """Give the titles of a corpus's codes as word ids.
+
+    Args:
+        corpus: has `vocabulary` and `codes`, as `marn.Corpus`.
+
+    Returns:
+        {task: for each code, in the order of the logits, its words}.
+    """
+    return {
+        task: [corpus.vocabulary.encode(tokenize(code.title)).tolist() for code in codes]
+        for task, codes in corpus.codes.items()
+    }
 
 
 class Coder(nn.Module):
@@ -138,6 +154,18 @@ class Coder(nn.Module):
     def embedding_size(self) -> int:
         """E, the width of a word vector."""
         return self.embedding.table.embedding_dim
+
+    @classmethod
+    def knowledge(cls, corpus: Any) -> dict[str, Any]:
+        """Give the options that this system takes from a corpus, beyond vocabulary and tasks.
+
+        `build` asks for them and lets an option that was given win. They are written into the card
+        of a saved model, so they are made of lists, dictionaries, numbers and text.
+
+        Args:
+            corpus: has `vocabulary`, `codes`, `parent` and splits, as `marn.Corpus`.
+        """
+        return {}
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Give each position its features.

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from marn.errors import MarnError
 from marn.layers import Convolution, length_mask
-from marn.models.base import SharedOptions
+from marn.models.base import SharedOptions, descriptions
 from marn.models.caml import CAML
 
 Reading = Literal["released", "paper"]
@@ -34,10 +34,9 @@ class DRCAML(CAML):
 
     Args:
         descriptions: for each task its codes' descriptions as word ids, in the order of the
-            logits, as lists (they are written into the model's card): `{"icd":
-            [corpus.vocabulary.encode(tokenize(code.title)).tolist() for code in
-            corpus.codes["icd"]]}`. A task without is not regularised. Without words, a code is
-            described by the unknown word.
+            logits, as lists (they are written into the model's card). `build` takes the titles of a
+            corpus's codes. A task without is not regularised. Without words, a code is described
+            by the unknown word.
         penalty_weight: lambda; 10 for the 50 codes, 0.01 for all of them.
         penalty_as: `"released"` or `"paper"`.
         filters: D, channels of both convolutions; 50.
@@ -106,6 +105,11 @@ class DRCAML(CAML):
         self.description_projection = nn.Linear(filters, filters)
         nn.init.xavier_uniform_(self.description_convolution.weight)
         nn.init.xavier_uniform_(self.description_projection.weight)
+
+    @classmethod
+    def knowledge(cls, corpus: Any) -> dict[str, Any]:
+        """Take the titles of the codes as their descriptions."""
+        return {"descriptions": descriptions(corpus)}
 
     def describe(self, task: str, codes: Tensor) -> Tensor:
         """Encode the descriptions of some codes.
