@@ -149,6 +149,21 @@ def test_figures_follow_the_theme(site: Path, visit: Callable[..., Any]) -> None
     assert luminance > 150  # light letters on the dark page
 
 
+def test_buttons_of_figures_can_be_read(site: Path, visit: Callable[..., Any]) -> None:
+    with_button = (
+        path for path in sorted(site.glob("*.html")) if "updatemenus" in path.read_text()
+    )
+    page, _ = visit(next(with_button), "dark", DESKTOP)
+    colours = page.eval_on_selector_all(
+        ".marn-fig .updatemenu-button",
+        """buttons => buttons.map(button => ["rect", "text"].map(part =>
+            getComputedStyle(button.querySelector(part)).fill.match(/[0-9.]+/g).map(Number)))""",
+    )
+    assert len({tuple(box) for box, _ in colours}) > 1  # the chosen one stands out
+    for box, letters in colours:
+        assert sum(letters[:3]) - sum(box[:3]) > 250
+
+
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
