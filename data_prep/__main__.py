@@ -48,8 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     begin = time.perf_counter()
     try:
-        out = found[args.source].run(args, lambda line: print(line, file=sys.stderr, flush=True))
-        print(summary_of(Corpus.load(out), time.perf_counter() - begin))
+        made = found[args.source].run(args, lambda line: print(line, file=sys.stderr, flush=True))
+        # A source gives the folder of its corpus, the audit what it has to say.
+        said = made if isinstance(made, str) else None
+        print(said or summary_of(Corpus.load(made), time.perf_counter() - begin))
     except MarnError as error:
         print(f"{parser.prog} {args.source}: {error}", file=sys.stderr)
         return 2
