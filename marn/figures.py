@@ -741,7 +741,7 @@ def ccs_neighbourhoods(
         rows=rows,
         cols=2,
         horizontal_spacing=0.03,
-        vertical_spacing=0.16 / rows,
+        vertical_spacing=0.22 / rows,
         subplot_titles=["<br>".join(map(_escape, textwrap.wrap(t, 24))) for t in panels.values()],
     )
     _lay_out(figure, "ICD codes around their CCS code", 150 + 240 * rows)
