@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 
+from marn import privacy
 from marn.errors import MarnError
 from marn.text import Vocabulary
 
@@ -196,7 +197,8 @@ class Corpus:
         """Open a corpus.
 
         Cheap: the card is read, file sizes are compared with it, and the arrays are mapped.
-        `verify` compares the contents as well.
+        `verify` compares the contents as well. A corpus whose text is under a data use agreement
+        says so in the log (`marn.privacy.announce`).
 
         Args:
             path: the folder that `python -m data_prep` wrote.
@@ -205,8 +207,9 @@ class Corpus:
             The corpus.
 
         Raises:
-            MarnError: if there is no corpus, it was written by another version, or a file of it
-                is missing or has another size than when it was written.
+            MarnError: if there is no corpus, it was written by another version, a file of it is
+                missing or has another size than when it was written, or its text is credentialed
+                and papermill would write this notebook where it could be committed.
         """
         path = Path(path)
         card = _read_card(path)
@@ -225,7 +228,10 @@ class Corpus:
                     f"The corpus {path} is damaged: {name} has {size} bytes instead of "
                     f"{expected['bytes']}. {remedy}"
                 )
-        return cls(path, card, list(card["tasks"]), {})
+        corpus = cls(path, card, list(card["tasks"]), {})
+        if not corpus.is_open:
+            privacy.announce(corpus.name, corpus.hash)
+        return corpus
 
     def verify(self) -> None:
         """Compare the contents of every file with the card.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from scipy import stats
 from marn.errors import MarnError
 from marn.evaluation import evaluating
 from marn.models import Coder
+from marn.privacy import check_may_show
 from marn.text import Vocabulary, token_spans
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "Explanation",
     "TopWord",
     "attention_html",
-    "check_may_show",
     "evidence_overlap",
     "explain_note",
     "top_words",
@@ -70,13 +70,13 @@ class CodeExplanation:
     code: str
     title: str
     probability: float
-    weights: NDArray[np.float32]
-    top: list[TopWord]
+    weights: NDArray[np.float32] = field(repr=False)
+    top: list[TopWord] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model makes of one note.
+    """What a model makes of one note. Its `repr` names codes and shows nothing of the note.
 
     Attributes:
         text: the note.
@@ -85,9 +85,9 @@ class Explanation:
         codes: the most probable codes, first the most probable.
     """
 
-    text: str
-    words: list[str]
-    spans: NDArray[np.int64]
+    text: str = field(repr=False)
+    words: list[str] = field(repr=False)
+    spans: NDArray[np.int64] = field(repr=False)
     codes: list[CodeExplanation]
 
 
@@ -220,23 +220,6 @@ def evidence_overlap(
         "hit": float(proves[_largest(values, k)].any()),
         "hit_chance": float(stats.hypergeom.sf(0, total, good, drawn)),
     }
-
-
-def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
-    """Refuse to show text under a data use agreement unless that was asked for by name.
-
-    Args:
-        open_text: whether anyone may read the text, `corpus.is_open`.
-        show_credentialed_text: whether the caller insists.
-
-    Raises:
-        MarnError: if the text is not open and the caller does not insist.
-    """
-    if not (open_text or show_credentialed_text):
-        raise MarnError(
-            "This text is under a data use agreement and is not shown, since outputs get saved "
-            "and shared. If only credentialed readers will see it: show_credentialed_text=True."
-        )
 
 
 def attention_html(

@@ -20,6 +20,7 @@ from plotly.subplots import make_subplots
 
 from marn import analysis
 from marn.errors import MarnError
+from marn.privacy import check_may_show
 
 __all__ = [
     "attention_heatmap",
@@ -803,7 +804,13 @@ def ccs_neighbourhoods(
 
 
 def attention_heatmap(
-    weights: ArrayLike, words: Sequence[str], codes: Sequence[str], *, title: str = "Attention"
+    weights: ArrayLike,
+    words: Sequence[str],
+    codes: Sequence[str],
+    *,
+    open_text: bool,
+    title: str = "Attention",
+    show_credentialed_text: bool = False,
 ) -> go.Figure:
     """Draw where each code looks in a passage.
 
@@ -811,14 +818,17 @@ def attention_heatmap(
         weights: (C, T) float >= 0, attention of each code over the words of the passage.
         words: (T,) the words, a few dozen at most if they are to be read.
         codes: (C,) the codes.
+        open_text: whether anyone may read the words: `corpus.is_open`.
         title: of the figure.
+        show_credentialed_text: shows the words although they are not open.
 
     Raises:
-        MarnError: if the shapes do not fit.
+        MarnError: if the words may not be shown, or the shapes do not fit.
 
     References:
         Eq. 12.
     """
+    check_may_show(open_text, show_credentialed_text)
     values = np.asarray(weights, dtype=float)
     if values.shape != (len(codes), len(words)):
         raise MarnError(

@@ -14,8 +14,9 @@ import ipywidgets
 from marn import figures
 from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.explain import attention_html, check_may_show, explain_note
+from marn.explain import attention_html, explain_note
 from marn.models import Coder
+from marn.privacy import check_may_show
 
 __all__ = ["focal_explorer", "note_explorer"]
 

@@ -63,6 +63,12 @@ def test_explain_note_keeps_to_the_words_that_were_read():
     assert all(code.weights.shape == (2,) for code in seen.codes)
 
 
+def test_an_explanation_shows_nothing_of_the_note_by_itself():
+    seen = explain.explain_note(Stub(), VOCABULARY, CODES, "Fever 38, AFib and zebra")
+    assert "427.31" in repr(seen)
+    assert not re.search("fever|afib|zebra", repr(seen), re.IGNORECASE)
+
+
 def test_explain_note_leaves_the_model_in_its_mode():
     model = Stub()
     explain.explain_note(model, VOCABULARY, CODES, "fever")

@@ -79,7 +79,7 @@ MAKERS = {
         points(30), points(3, 1), np.arange(30) % 3, {0: HOSTILE, 1: "b", 2: "c"}, 1 / 3
     ),
     "attention_heatmap": lambda: figures.attention_heatmap(
-        np.full((2, 3), 1 / 3), ["a", HOSTILE, "a"], [HOSTILE, "b"]
+        np.full((2, 3), 1 / 3), ["a", HOSTILE, "a"], [HOSTILE, "b"], open_text=True
     ),
 }
 
@@ -326,9 +326,20 @@ def test_ccs_neighbourhoods_thin_the_grey_cloud_but_stay_near_it():
 
 
 def test_attention_heatmap_keeps_repeated_words_apart():
-    figure = figures.attention_heatmap([[0.1, 0.2, 0.7]], ["a", "b", "a"], ["427.31"])
+    arguments = ([[0.1, 0.2, 0.7]], ["a", "b", "a"], ["427.31"])
+    figure = figures.attention_heatmap(*arguments, open_text=True)
     assert figure.data[0].z == ([0.1, 0.2, 0.7],)
     assert figure.layout.xaxis.ticktext == ("a", "b", "a")
     assert figure.layout.xaxis.tickvals == (0, 1, 2)
     with pytest.raises(MarnError, match=r"\(1, 2\)"):
-        figures.attention_heatmap([[0.1, 0.2, 0.7]], ["a", "b"], ["427.31"])
+        figures.attention_heatmap([[0.1, 0.2, 0.7]], ["a", "b"], ["427.31"], open_text=True)
+
+
+def test_attention_heatmap_refuses_credentialed_text_unless_asked_by_name():
+    arguments = ([[1.0]], ["fever"], ["780.6"])
+    with pytest.raises(TypeError, match="open_text"):
+        figures.attention_heatmap(*arguments)
+    with pytest.raises(MarnError, match="show_credentialed_text=True"):
+        figures.attention_heatmap(*arguments, open_text=False)
+    shown = figures.attention_heatmap(*arguments, open_text=False, show_credentialed_text=True)
+    assert shown.layout.xaxis.ticktext == ("fever",)

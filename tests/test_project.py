@@ -25,15 +25,18 @@ FLOORS = [
     {"codes", "layers", "losses", "metrics", "privacy", "progress", "text"},
     {"analysis", "corpus", "published", "ram"},
     {"batches", "embeddings", "figures", "models"},
-    {"evaluation", "saving"},
+    {"config", "evaluation", "saving"},
     {"explain", "training"},
     {"budget", "presets", "widgets"},
     {"bench"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
-DATA_PREP_SEES = {"codes", "corpus", "embeddings", "errors", "text"}
+DATA_PREP_SEES = {"codes", "corpus", "embeddings", "errors", "privacy", "text"}
 MODELS_SEE = {"errors", "layers", "losses", "models", "ram", "text"}
-DRAWN_FROM_ARRAYS = {"analysis": {"errors", "metrics"}, "figures": {"analysis", "errors"}}
+DRAWN_FROM_ARRAYS = {
+    "analysis": {"errors", "metrics"},
+    "figures": {"analysis", "errors", "privacy"},
+}
 
 
 def lock() -> dict[str, Version]:
