@@ -36,12 +36,28 @@ def _reduce(loss: Tensor, reduction: Reduction) -> Tensor:
     raise MarnError(f"reduction must be one of {get_args(Reduction)}, but got {reduction!r}")
 
 
+def smooth(targets: Tensor, share: float) -> Tensor:
+    """Soften targets for cross-entropy: y (1 - s) + s / C.
+
+    Args:
+        targets: (B, C) float, 0 or 1.
+        share: s in [0, 1); 0 gives `targets` back as they are.
+
+    Returns:
+        (B, C) float in [0, 1].
+
+    References:
+        Ji et al. 2020 (DCAN), with s = 0.1.
+    """
+    return targets * (1 - share) + share / targets.shape[1] if share else targets
+
+
 def bce_loss(logits: Tensor, targets: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Binary cross-entropy, the loss of CAML, MultiResCNN and MT-RAM.
 
     Args:
         logits: (B, C) float, unbounded.
-        targets: (B, C) float, 0 or 1.
+        targets: (B, C) float, 0 or 1, or between where they were smoothed.
         reduction: `"mean"` over notes and codes (the released code of all three systems),
             `"sum_codes"` for the sum over codes and the mean over notes (MT-RAM Eqs. 12-13 as
             printed), `"none"` for the (B, C) losses.

@@ -122,5 +122,6 @@ def two_way_gru(x: Tensor, parameters: Sequence[Sequence[Tensor]]) -> Tensor:
     read = x.transpose(1, 2).reshape(ways, steps * notes, -1)
     inputs = torch.baddbmm(bias_ih[:, None], read, weight_ih.transpose(1, 2))
     inputs = inputs.view(ways, steps, notes, -1).transpose(0, 1).contiguous()
-    states = _TwoWays.apply(inputs, weight_hh, bias_hh)
+    # Under autocast the product above is in half precision; the recurrence is not.
+    states = _TwoWays.apply(inputs.to(weight_hh.dtype), weight_hh, bias_hh)
     return states.permute(1, 2, 0, 3)

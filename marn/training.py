@@ -6,135 +6,37 @@ Knows no system by name: a model that was defined in a notebook cell trains like
 from __future__ import annotations
 
 import json
+import resource
+import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from marn import metrics
-from marn.batches import Batch, collate, training_order
-from marn.corpus import Corpus
+from marn.batches import Order, collate, training_order
+from marn.config import TrainConfig
+from marn.corpus import Corpus, Split
 from marn.errors import MarnError
 from marn.evaluation import evaluate
-from marn.losses import Reading, bce_loss, focal_loss, multitask_loss
 from marn.models import Coder
 from marn.progress import Progress, duration, standard
 from marn.saving import provenance, save_model, write_json
 from marn.saving import replace as replace_file
 
-Loss = Literal["focal", "bce"]
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-CHECKPOINT, SETTINGS, HISTORY, SCORES = "checkpoint.pt", "run.json", "history.csv", "scores.json"
+CHECKPOINT, SETTINGS, SCORES = "checkpoint.pt", "run.json", "scores.json"
+HISTORY, STEPS = "history.csv", "steps.csv"
 
-_PROBE = metrics.score([[0.9, 0.1]], [[1, 0]], ks=(5, 8, 15))
-_LOSS_CHECK = 50  # steps between looks at the loss: reading it makes a GPU wait
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Settings of one training.
-
-    The defaults are MARN's. `TrainConfig.of(model, …)` starts from the recipe of a system.
-    """
-
-    epochs: int = 50
-    """Passes over the training notes, at most (released code)."""
-    batch_size: int = 16
-    """Notes a step (MARN Section 4.2, top-50 codes; 64 for the full set)."""
-    learning_rate: float = 1e-3
-    """Of AdamW (MARN Section 4.2; MT-RAM has 8e-3)."""
-    weight_decay: float = 0.0
-    """Of AdamW; 0 makes it Adam (released code)."""
-    loss: Loss = "focal"
-    """`"focal"` (MARN) or `"bce"` (MT-RAM, CAML)."""
-    alpha: float = 0.999
-    """Weight in the focal loss (MARN Section 4.2)."""
-    gamma: float = 2.0
-    """Focusing exponent of the focal loss (MARN Section 4.2)."""
-    reading: Reading = "released"
-    """Which focal loss: the authors' code or Eq. 16; see `marn.focal_loss`."""
-    task_weights: Mapping[str, float] = field(default_factory=lambda: {"icd": 0.7, "ccs": 0.3})
-    """Weight of each task's loss (Eq. 17; MARN Section 4.2). A single task weighs 1."""
-    clip_norm: float | None = 1.0
-    """Global norm that gradients are clipped to, None for no clipping (1.0 in released code)."""
-    patience: int = 10
-    """Epochs without a better dev score before training stops (MARN Section 4.2)."""
-    monitor: str = "mean_average_precision"
-    """Dev score that chooses the best epoch, of the model's first task: the sound reading, as it
-    needs no threshold. MARN prints precision at 5, its code watches `macro_f1_caml`."""
-    seed: int = 0
-    """Of the order of the notes and of dropout; initial weights are `marn.build`'s."""
-    device: str = "auto"
-    """`"auto"` takes a CUDA device where there is one, else the CPU; or a torch device name."""
-
-    @classmethod
-    def of(cls, model: Coder, **changes: Any) -> Self:
-        """Start from the recipe of a system, its paper's settings, and change some.
-
-        Args:
-            model: whose `recipe` is taken.
-            **changes: fields of this class.
-
-        Raises:
-            MarnError: a setting is unknown or out of range.
-        """
-        known = {item.name for item in fields(cls)}
-        unknown = sorted(set(changes) - known)
-        if unknown:
-            raise MarnError(f"TrainConfig has no setting {unknown[0]!r}; it has {sorted(known)}")
-        return cls(**{**model.recipe, **changes})
-
-    def __post_init__(self) -> None:
-        """Check every setting, so that a wrong one is met before hours of work."""
-
-        def need(name: str, holds: bool, rule: str) -> None:
-            if not holds:
-                raise MarnError(f"{name} must be {rule}, but got {getattr(self, name)!r}")
-
-        for name in ("epochs", "batch_size", "patience", "seed"):
-            value = getattr(self, name)
-            need(name, isinstance(value, int) and not isinstance(value, bool), "a whole number")
-            need(
-                name,
-                value >= (0 if name == "seed" else 1),
-                "at least 1" if name != "seed" else "at least 0",
-            )
-        for name in ("learning_rate", "weight_decay", "alpha", "gamma"):
-            value = getattr(self, name)
-            need(name, isinstance(value, (int, float)) and not isinstance(value, bool), "a number")
-            need(name, value >= 0, "at least 0")
-        need("learning_rate", self.learning_rate > 0, "above 0")
-        need("loss", self.loss in ("focal", "bce"), "'focal' or 'bce'")
-        need("reading", self.reading in ("released", "paper"), "'released' or 'paper'")
-        need("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or None")
-        need(
-            "monitor",
-            self.monitor in _PROBE or self.monitor.startswith(("precision_at_", "recall_at_")),
-            f"one of {sorted(_PROBE)}",
-        )
-        object.__setattr__(self, "task_weights", dict(self.task_weights))
-
-    def loss_of(self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        """Joint loss of a batch, Eq. 17: {task: (B, C)}, {task: (B, C)} -> scalar."""
-        losses = {
-            task: bce_loss(logits[task], targets[task])
-            if self.loss == "bce"
-            else focal_loss(
-                logits[task],
-                targets[task],
-                alpha=self.alpha,
-                gamma=self.gamma,
-                reading=self.reading,
-            )
-            for task in logits
-        }
-        return multitask_loss(losses, self.task_weights if len(losses) > 1 else {})
+_LOG_STEPS = 50  # steps between looks at the loss: reading it makes a GPU wait
+_PRECISIONS: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # Fabric's names
 
 
 @dataclass(frozen=True)
@@ -142,12 +44,14 @@ class Run:
     """One training that ended: by its last epoch or by patience."""
 
     model: Coder
-    """The model that was given, with its best weights, on the device that it was trained on."""
+    """The model that was given, with the weights that were kept, on the device of its training."""
     history: pd.DataFrame
     """One row an epoch: `epoch` (from 1), `loss` (mean over training notes, nats), `seconds`, and
     every dev score as `dev/<task>/<figure>`."""
     best_epoch: int
-    """The epoch, from 1, whose weights were kept."""
+    """The epoch, from 1, with the best dev score."""
+    kept_epoch: int
+    """The epoch whose weights were kept; another one than the best only with `keep="last"`."""
     config: TrainConfig
     folder: Path | None
     """Run directory; None where nothing was written."""
@@ -213,37 +117,146 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def _fabric(config: TrainConfig) -> Fabric:
+    """Start the engine, which knows about devices and precision."""
+    from lightning_fabric import Fabric  # takes two seconds, which only training should
+
+    device = _device(config.device)
+    if config.precision == "fp16" and device.type != "cuda":
+        raise MarnError("precision 'fp16' needs a CUDA device; take 'bf16' or 'fp32'")
+    return Fabric(
+        accelerator=device.type,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision=_PRECISIONS[config.precision],
+    )
+
+
+def _column(task: str, figure: str) -> str:
+    """Name the column of a dev score in the history."""
+    return f"dev/{task}/{figure}"
+
+
+def _scores(row: dict[str, float], task: str) -> dict[str, float]:
+    """Pick the dev scores of a task out of a row of the history."""
+    start = _column(task, "")
+    return {name.removeprefix(start): x for name, x in row.items() if name.startswith(start)}
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Most memory so far, in MB: of the CUDA device, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+class _Log:
+    """Appends a line to `steps.csv` every so often; a run that is killed keeps its lines.
+
+    Args:
+        folder: run directory; None writes nothing.
+        epochs: that are done; lines of later ones are of a run that was killed, and are dropped.
+    """
+
+    columns = ("epoch", "step", "loss", "learning_rate", "notes_per_second", "peak_memory_mb")
+
+    def __init__(self, folder: Path | None, epochs: int) -> None:
+        self.path = None if folder is None else folder / STEPS
+        if self.path is not None:
+            lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+            done = [
+                line
+                for line in lines[1:]
+                if line.endswith("\n") and int(line.split(",")[0]) <= epochs
+            ]
+            text = ",".join(self.columns) + "\n" + "".join(done)
+            replace_file(self.path, lambda aside: aside.write_text(text))
+
+    def line(self, *values: float) -> None:
+        """Append the values of the columns."""
+        if self.path is None:
+            return
+        try:
+            with self.path.open("a") as file:
+                file.write(",".join(f"{value:.6g}" for value in values) + "\n")
+        except OSError as error:
+            raise MarnError(
+                f"{self.path} could not be written ({error.strerror}); free space and start again"
+            ) from error
+
+
+def _order(lengths: Any, config: TrainConfig, epoch: int) -> Order:
+    pool = {} if config.batching == "bucketed" else {"pool": 1}
+    return training_order(lengths, config.batch_size, seed=config.seed, epoch=epoch, **pool)
+
+
+def _backward(
+    fabric: Fabric, model: Coder, train: Split, notes: np.ndarray, config: TrainConfig
+) -> Tensor:
+    """Add the gradients of a batch's mean loss to those of the weights; return the loss."""
+    parts = min(config.accumulate, len(notes))
+    total = torch.zeros((), device=fabric.device)
+    for part in np.array_split(notes, parts):
+        batch = collate(train, part, model.tasks, model.max_length).to(fabric.device)
+        with fabric.autocast():
+            logits = model(batch.tokens, batch.lengths)
+        loss = config.loss_of({t: x.float() for t, x in logits.items()}, batch.targets)
+        loss = (loss + model.penalty(batch.targets)) * (len(part) / len(notes))
+        fabric.backward(loss)
+        total += loss.detach()
+    return total
+
+
 def _train_epoch(
+    fabric: Fabric,
     model: Coder,
     corpus: Corpus,
     config: TrainConfig,
-    optimiser: torch.optim.Optimizer,
-    epoch: int,
+    optimiser: Any,
+    history: list[dict[str, float]],
+    log: _Log,
     tick: Any,
 ) -> float:
     """Train for one epoch and return the mean loss over notes, in nats."""
     train = corpus["train"]
-    device = next(model.parameters()).device
-    lengths = train.lengths.clip(max=model.max_length)
-    order = training_order(lengths, config.batch_size, seed=config.seed, epoch=epoch)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    epoch = len(history) + 1
+    order = _order(train.lengths.clip(max=model.max_length), config, epoch)
+    monitored = _column(next(iter(model.tasks)), config.monitor)
+    watched = [row[monitored] for row in history]
+    total = torch.zeros((), dtype=torch.float64, device=fabric.device)
+    logged = {"loss": 0.0, "notes": 0, "time": time.monotonic()}
+    notes = 0
     model.train()
-    for step, notes in enumerate(order, start=1):
-        batch: Batch = collate(train, notes, model.tasks, model.max_length).to(device)
-        loss = config.loss_of(model(batch.tokens, batch.lengths), batch.targets)
-        loss = loss + model.penalty(batch.targets)
+    for step, batch in enumerate(order, start=1):
+        rate = config.rate((epoch - 1) * len(order) + step, config.epochs * len(order), watched)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
         optimiser.zero_grad()
-        loss.backward()
+        loss = _backward(fabric, model, train, batch, config)
         if config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        optimiser.step()
-        total += loss.detach() * len(notes)
-        if (step % _LOSS_CHECK == 0 or step == len(order)) and not torch.isfinite(total):
-            raise MarnError(
-                f"the loss became {float(loss)} in epoch {epoch}, by step {step} of {len(order)}; "
-                "the last good checkpoint is kept. Try a lower learning_rate or a smaller clip_norm"
+            fabric.clip_gradients(
+                model, optimiser, max_norm=config.clip_norm, error_if_nonfinite=False
             )
+        optimiser.step()
+        total += loss * len(batch)
+        notes += len(batch)
+        if step % _LOG_STEPS == 0 or step == len(order):
+            if not torch.isfinite(total):
+                raise MarnError(
+                    f"the loss became {float(loss)} in epoch {epoch}, by step {step} of "
+                    f"{len(order)}; the last good checkpoint is kept. Try a lower learning_rate or "
+                    "a smaller clip_norm"
+                )
+            now, some = time.monotonic(), notes - logged["notes"]
+            log.line(
+                epoch,
+                step,
+                (float(total) - logged["loss"]) / some,
+                rate,
+                some / (now - logged["time"]),
+                _peak_memory(fabric.device),
+            )
+            logged = {"loss": float(total), "notes": notes, "time": now}
         tick(f"epoch {epoch}/{config.epochs}, step {step}/{len(order)}")
     return float(total) / len(train)
 
@@ -256,13 +269,15 @@ def fit(
     run_dir: str | Path | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Train a model, watch the dev split, and leave it with its best weights.
+    """Train a model, watch the dev split, and leave it with its best weights (see `keep`).
 
     With a run directory every epoch ends in a checkpoint. The same call on the same directory goes
     on from it after an interruption, with the same result as without one, and returns at once where
     the run had ended. The directory then holds `model.safetensors` and `model.json`
-    (`marn.load_model`), `history.csv`, `scores.json` (dev scores of the best epoch), `run.json`
-    (settings and provenance) and `checkpoint.pt`.
+    (`marn.load_model`), `scores.json` (dev scores of the epoch kept), `run.json` (settings and
+    provenance) and `checkpoint.pt`. `history.csv` gets its row with each epoch, and `steps.csv` one
+    every 50 steps: loss (mean over notes since the last row, nats), learning rate, notes per
+    second, and the most memory taken so far, in MB (of a CUDA device, else of the process).
 
     Args:
         model: made by `marn.build`, or of a class of one's own.
@@ -286,28 +301,29 @@ def fit(
         raise MarnError(f"corpus {corpus.name!r} has no notes in {missing}, which training needs")
     if {task: corpus.tasks.get(task) for task in model.tasks} != model.tasks:
         raise MarnError(f"the model's tasks are {model.tasks}, but the corpus has {corpus.tasks}")
-    device = _device(config.device)
     settings = _settings(model, corpus, config)
     folder = None if run_dir is None else Path(run_dir)
+    fabric = _fabric(config)
     if folder is not None:
         _claim(folder, settings)
-    model.to(device)
-    optimiser = torch.optim.AdamW(
+    raw = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
     )
+    _, optimiser = fabric.setup(model, raw)
     history: list[dict[str, float]] = []
-    best: dict[str, Any] = {"epoch": 0, "value": float("-inf"), "model": {}, "scores": {}}
+    best: dict[str, Any] = {"epoch": 0, "value": float("-inf"), "model": {}}
     if folder is not None and (folder / CHECKPOINT).exists():
         try:
-            state = torch.load(folder / CHECKPOINT, map_location=device, weights_only=True)
+            state = torch.load(folder / CHECKPOINT, map_location=fabric.device, weights_only=True)
         except Exception as error:  # torch raises whatever the damaged part raises
             raise MarnError(
                 f"{folder / CHECKPOINT} is damaged; delete {folder} and train again"
             ) from error
         model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        raw.load_state_dict(state["optimiser"])
+        fabric.strategy.precision.load_state_dict(state["scaler"])
         history, best = state["history"], state["best"]
     monitored = next(iter(model.tasks))
     steps = -(-len(corpus["train"]) // config.batch_size)
@@ -315,14 +331,18 @@ def fit(
     progress = Progress(steps * config.epochs, stream=out, done=steps * len(history))
     if history:
         progress.line(f"{folder}: {len(history)} epochs were done before")
+    log = _Log(folder, len(history))
     while len(history) < config.epochs and len(history) - best["epoch"] < config.patience:
         epoch = len(history) + 1
         began = time.monotonic()
         with torch.random.fork_rng():
             # Dropout depends on seed and epoch alone, so that a resumed run is the same run.
             torch.manual_seed(config.seed * 1_000_003 + epoch)
-            loss = _train_epoch(model, corpus, config, optimiser, epoch, progress.step)
-        scores = evaluate(model, corpus, "dev", batch_size=2 * config.batch_size)
+            loss = _train_epoch(
+                fabric, model, corpus, config, optimiser, history, log, progress.step
+            )
+        with fabric.autocast():
+            scores = evaluate(model, corpus, "dev", batch_size=2 * config.batch_size)
         value = scores[monitored].get(config.monitor)
         if value is None:
             raise MarnError(
@@ -330,31 +350,41 @@ def fit(
                 f"one of {sorted(scores[monitored])}"
             )
         row = {"epoch": epoch, "loss": loss, "seconds": time.monotonic() - began}
-        row |= {
-            f"dev/{t}/{name}": x for t, figures in scores.items() for name, x in figures.items()
-        }
+        row |= {_column(t, name): x for t, figures in scores.items() for name, x in figures.items()}
         history.append(row)
         if value > best["value"] or best["epoch"] == 0:
             weights = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
-            best = {"epoch": epoch, "value": value, "model": weights, "scores": scores}
+            best = {"epoch": epoch, "value": value, "model": weights}
         if folder is not None:
             state = {
                 "model": model.state_dict(),
-                "optimiser": optimiser.state_dict(),
+                "optimiser": raw.state_dict(),
+                "scaler": fabric.strategy.precision.state_dict(),
                 "history": history,
                 "best": best,
             }
             replace_file(folder / CHECKPOINT, partial(torch.save, state))
+            replace_file(folder / HISTORY, partial(pd.DataFrame(history).to_csv, index=False))
         progress.line(
             f"epoch {epoch:2d}/{config.epochs}  loss {loss:.4f}  "
             f"dev {monitored} {config.monitor} {value:.3f}"
             f"{' *' if best['epoch'] == epoch else '  '}  {duration(row['seconds'])}"
             + (f", at most {duration(progress.left())} left" if epoch < config.epochs else "")
         )
-    model.load_state_dict(best["model"])
-    table = pd.DataFrame(history).astype({"epoch": int})
+    # The released code tests the last weights where the epochs ran out before the patience did.
+    ran_out = len(history) - best["epoch"] < config.patience
+    kept = len(history) if config.keep == "last" and ran_out else best["epoch"]
+    if kept == best["epoch"]:
+        model.load_state_dict(best["model"])
     if folder is not None and (progress.done > progress.start or not (folder / SCORES).exists()):
         save_model(folder, model, corpus)
-        replace_file(folder / HISTORY, lambda aside: table.to_csv(aside, index=False))
-        write_json(folder / SCORES, {"best_epoch": best["epoch"], "dev": best["scores"]})
-    return Run(model, table, best["epoch"], replace(config), folder)
+        write_json(
+            folder / SCORES,
+            {
+                "best_epoch": best["epoch"],
+                "kept_epoch": kept,
+                "dev": {task: _scores(history[kept - 1], task) for task in model.tasks},
+            },
+        )
+    table = pd.DataFrame(history).astype({"epoch": int})
+    return Run(model, table, best["epoch"], kept, replace(config), folder)

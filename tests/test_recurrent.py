@@ -43,3 +43,15 @@ def test_ways_do_not_see_each_other():
     one, other = two_way_gru(x, cells), two_way_gru(changed, cells)
     assert torch.equal(one[0], other[0])
     assert not torch.allclose(one[1], other[1], atol=1e-3)
+
+
+def test_autocast_changes_little_and_gradients_stay_whole():
+    torch.manual_seed(0)
+    cells = [parameters(nn.GRU(3, 2, batch_first=True)) for _ in range(2)]
+    x = torch.randn(2, 2, 4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = two_way_gru(x, cells)
+    assert half.dtype == torch.float32
+    assert torch.allclose(half, two_way_gru(x, cells), atol=0.02)
+    half.sum().backward()
+    assert all(weight.grad.dtype == torch.float32 for cell in cells for weight in cell)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from toys import SYSTEM_SIZES, toy_corpus
 
+import marn
 from marn import MarnError, TrainConfig, build, evaluate, fit, load_model
 from marn import training as module
 from marn.saving import save_model
@@ -128,17 +129,17 @@ def test_patience_stops_early(corpus):
 
 
 def test_an_infinite_loss_stops_and_keeps_the_checkpoint(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_LOSS_CHECK", 1)
-    real, steps = module.focal_loss, []
+    monkeypatch.setattr(module, "_LOG_STEPS", 1)
+    real, steps = marn.config.focal_loss, []
 
     def exploding(*arguments, **named):
         steps.append(1)
         return real(*arguments, **named) * (math.inf if len(steps) > 6 else 1)
 
-    monkeypatch.setattr(module, "focal_loss", exploding)  # twice a step: ICD and CCS
+    monkeypatch.setattr(marn.config, "focal_loss", exploding)  # twice a step: ICD and CCS
     with pytest.raises(MarnError, match=r"in epoch 2, by step 1 of 3.*learning_rate"):
         fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
-    monkeypatch.setattr(module, "focal_loss", real)
+    monkeypatch.setattr(marn.config, "focal_loss", real)
     run = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
     assert np.isfinite(run.history.loss).all()
 
@@ -219,3 +220,98 @@ def test_an_unknown_setting_and_an_unknown_task_weight(corpus):
         TrainConfig.of(small(corpus), epoch=3)
     with pytest.raises(MarnError, match=r"\['cc'\]"):
         fit(small(corpus), corpus, dataclasses.replace(CONFIG, task_weights={"cc": 1.0}))
+
+
+def test_parts_of_a_batch_add_up_to_the_batch(corpus):
+    # No batch normalisation and no dropout: with them, a part is not the batch.
+    plain = {"embedding_dropout": 0.0}
+    config = dataclasses.replace(CONFIG, epochs=2, learning_rate=1e-3)
+    whole, parts = (
+        fit(
+            small(corpus, "bigru_la", **plain),
+            corpus,
+            dataclasses.replace(config, accumulate=accumulate),
+            quiet=True,
+        )
+        for accumulate in (1, 3)
+    )
+    assert parts.history.loss.tolist() == pytest.approx(whole.history.loss.tolist(), abs=1e-6)
+    for one, other in zip(
+        whole.model.state_dict().values(), parts.model.state_dict().values(), strict=True
+    ):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_schedules_reach_the_optimiser(corpus, tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=2, schedule="linear", warmup=0.5)
+    fit(small(corpus), corpus, config, run_dir=tmp_path, quiet=True)
+    steps = pd.read_csv(tmp_path / "steps.csv")
+    # Six steps: three of warm-up; the log has the last step of each epoch.
+    assert steps.learning_rate.tolist() == pytest.approx([0.01, 0.01 / 3], rel=1e-4)
+
+
+def test_the_last_weights_where_the_epochs_run_out(corpus, tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=3, learning_rate=1e-12, keep="last")
+    run = fit(small(corpus), corpus, config, run_dir=tmp_path / "a", quiet=True)
+    assert (run.best_epoch, run.kept_epoch) == (1, 3)
+    scores = json.loads((tmp_path / "a" / "scores.json").read_text())
+    assert scores["kept_epoch"] == 3
+    assert scores["dev"] == evaluate(run.model, corpus, "dev")
+    best = fit(small(corpus), corpus, dataclasses.replace(config, keep="best"), quiet=True)
+    moments = [run.model.ram.down1.first.norm.num_batches_tracked for run in (run, best)]
+    assert moments[0] == 3 * moments[1]  # the weights hardly move, the counter does
+    # Patience ends the training: then it is the best epoch in either case.
+    stopped = fit(small(corpus), corpus, dataclasses.replace(config, patience=2), quiet=True)
+    assert (stopped.best_epoch, stopped.kept_epoch) == (1, 1)
+
+
+def test_random_batches_are_another_training(corpus):
+    runs = [
+        fit(small(corpus), corpus, dataclasses.replace(CONFIG, epochs=1, batching=b), quiet=True)
+        for b in ("bucketed", "random")
+    ]
+    assert not same(runs[0].model.state_dict(), runs[1].model.state_dict())
+
+
+def test_a_log_that_a_killed_run_keeps(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_LOG_STEPS", 1)
+    real, steps = module.collate, []
+
+    def interrupting(*arguments):
+        steps.append(1)
+        if len(steps) == 6:  # in the second epoch of three steps each
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "collate", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small(corpus), corpus, CONFIG, run_dir=tmp_path, quiet=True)
+    before = pd.read_csv(tmp_path / "steps.csv")
+    assert before[["epoch", "step"]].values.tolist() == [[1, 1], [1, 2], [1, 3], [2, 1], [2, 2]]
+    assert (before[["loss", "notes_per_second", "peak_memory_mb"]] > 0).all(axis=None)
+    assert len(pd.read_csv(tmp_path / "history.csv")) == 1
+    with (tmp_path / "steps.csv").open("a") as file:
+        file.write("2,3,0.")  # killed while writing
+    run = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path, quiet=True)
+    after = pd.read_csv(tmp_path / "steps.csv")
+    assert after.step.tolist() == [1, 2, 3] * 4
+    assert after.epoch.tolist() == [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3
+    assert after.loss[:3].mean() == pytest.approx(run.history.loss[0], rel=1e-4)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), run.history)
+
+
+def test_precision(corpus, tmp_path):
+    runs = {
+        precision: fit(
+            small(corpus), corpus, dataclasses.replace(CONFIG, precision=precision), quiet=True
+        )
+        for precision in ("fp32", "bf16")
+    }
+    assert runs["bf16"].history.loss.tolist() == pytest.approx(
+        runs["fp32"].history.loss.tolist(), rel=0.05
+    )
+    assert runs["bf16"].history.loss[0] != runs["fp32"].history.loss[0]
+    assert {x.dtype for x in runs["bf16"].model.parameters()} == {torch.float32}
+    if not torch.cuda.is_available():
+        with pytest.raises(MarnError, match="needs a CUDA device"):
+            fit(small(corpus), corpus, dataclasses.replace(CONFIG, precision="fp16"))
