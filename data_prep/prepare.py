@@ -11,8 +11,6 @@ docstring line, `add_arguments(parser)` and `run(args, progress) -> Path`.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,13 +20,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from data_prep.store import Admission, Note, Progress, Store, usual_workers
 from marn.corpus import EVIDENCE, SPLITS, CodeEntry, CorpusWriter
 from marn.embeddings import word2vec
 from marn.errors import MarnError
-from marn.text import Vocabulary, split_words
-
-Progress = Callable[[str], None]
-"""Takes one line about how far the work is."""
 
 Pair = tuple[str, str]
 """A code with its kind: ("dx", "427.31")."""
@@ -36,21 +31,6 @@ Pair = tuple[str, str]
 
 def quiet(line: str) -> None:
     """Take a line of progress and keep it to oneself."""
-
-
-class Note(NamedTuple):
-    """One note as a source hands it over."""
-
-    admission: str
-    """Id of the admission; the notes of one admission become one."""
-    subject: str
-    """Id of the patient, who never stands in two splits."""
-    text: str
-    """The text as it was written."""
-    order: tuple[str, int] = ("", 0)
-    """Where the note stands among those of its admission (date, then row)."""
-    key: str = ""
-    """Name by which passages refer to the note; "" if none do."""
 
 
 class Coding(NamedTuple):
@@ -91,6 +71,8 @@ class Choices:
     """Notes that word2vec learns from: "train", "all" (the papers' reading) or "none"."""
     seed: int = 0
     """Of the split by patient and of the word vectors."""
+    workers: int = 1
+    """Processes that split notes into words. The corpus is the same with any number."""
 
     def __post_init__(self) -> None:
         if self.codes != "full" and not (self.codes.isdecimal() and int(self.codes) > 0):
@@ -99,6 +81,8 @@ class Choices:
             raise MarnError(f"Expected min_count to be >= 1, but got {self.min_count}.")
         if self.vectors not in ("train", "all", "none"):
             raise MarnError(f"Expected vectors train, all or none, but got {self.vectors!r}.")
+        if self.workers < 1:
+            raise MarnError(f"Expected workers to be >= 1, but got {self.workers}.")
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,14 +111,23 @@ class Choices:
             default=default.seed,
             help="of the split by patient and of word2vec (default: %(default)s)",
         )
+        # A source whose own work is shared out too offers it in its own words.
+        if parser.get_default("workers") is None:
+            parser.add_argument(
+                "--workers",
+                type=int,
+                default=usual_workers(),
+                help="processes; the corpus is the same with any number (default: the cores of "
+                "this machine, 4 at most: %(default)s)",
+            )
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Self:
         """Return the choices made on a command line."""
-        return cls(args.codes, args.min_count, args.vectors, args.seed)
+        return cls(args.codes, args.min_count, args.vectors, args.seed, args.workers)
 
     def options(self) -> str:
-        """Write the choices as options of a command line."""
+        """Write the choices that make the corpus what it is as options of a command line."""
         return (
             f"--codes {self.codes} --min-count {self.min_count} --vectors {self.vectors} "
             f"--seed {self.seed}"
@@ -202,7 +195,7 @@ def prepare(
         MarnError: if nothing is left, or the parts contradict each other.
     """
     dropped = Counter() if dropped is None else dropped
-    with _Store(folder / "scratch") as store:
+    with Store(folder / "scratch", choices.workers) as store:
         store.read(notes, dropped, progress)
         assigned = _assign(codings, store.admissions, dropped)
         kept = _most_frequent(assigned, choices.codes, dropped)
@@ -263,159 +256,28 @@ def prepare(
     )
 
 
-class _Piece(NamedTuple):
-    """One note of an admission: where its words and its text lie in the scratch files."""
-
-    order: tuple[str, int]
-    key: str
-    first_token: int
-    tokens: int
-    first_byte: int
-    bytes: int
-    chars: int
-
-
-@dataclass
-class _Admission:
-    """The notes of one admission, which become one note of the corpus."""
-
-    subject: str
-    pieces: list[_Piece]
-
-    @property
-    def tokens(self) -> int:
-        return sum(piece.tokens for piece in self.pieces)
-
-    @property
-    def bytes(self) -> int:
-        return sum(piece.bytes for piece in self.pieces) + len(self.pieces) - 1
-
-
-class _Numbers(dict[str, int]):
-    """Numbers for words in order of first sight, -1 for those that are numeric."""
-
-    def __init__(self) -> None:
-        self.words: list[str] = []
-
-    def __missing__(self, word: str) -> int:
-        number = -1
-        if not word.isnumeric():
-            number = len(self.words)
-            self.words.append(word)
-        self[word] = number
-        return number
-
-
-class _Store:
-    """All notes, on disk: words as provisional numbers and text, with an index in memory."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.admissions: dict[str, _Admission] = {}
-        self.words: list[str] = []
-
-    def __enter__(self) -> Self:
-        self._folder.mkdir()
-        self._tokens = (self._folder / "tokens").open("w+b")
-        self._text = (self._folder / "text").open("w+b")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._tokens.close()
-        self._text.close()
-        shutil.rmtree(self._folder)
-
-    def read(self, notes: Iterable[Note], dropped: Counter[str], progress: Progress) -> None:
-        """Take all notes in."""
-        numbers = _Numbers()
-        first_token = first_byte = count = 0
-        for note in notes:
-            words = split_words(note.text)
-            ids = np.fromiter(map(numbers.__getitem__, words), np.int32, len(words))
-            ids = ids[ids >= 0]
-            if not len(ids):
-                dropped["notes without a word"] += 1
-                continue
-            text = note.text.encode()
-            piece = _Piece(
-                note.order, note.key, first_token, len(ids), first_byte, len(text), len(note.text)
-            )
-            self._tokens.write(ids.data)
-            self._text.write(text)
-            first_token += len(ids)
-            first_byte += len(text)
-            admission = self.admissions.setdefault(note.admission, _Admission(note.subject, []))
-            if admission.subject != note.subject:
-                raise MarnError(
-                    f"Admission {note.admission} has notes of two patients, {admission.subject} "
-                    f"and {note.subject}. The table of notes is damaged; get a fresh copy."
-                )
-            admission.pieces.append(piece)
-            count += 1
-            if count % 10_000 == 0:
-                progress(f"notes: {count:,} read, {first_token:,} words")
-        self._tokens.flush()
-        self._text.flush()
-        self.words = numbers.words
-        for admission in self.admissions.values():
-            admission.pieces.sort(key=lambda piece: piece.order)
-        progress(f"notes: {count:,} of {len(self.admissions):,} admissions, {first_token:,} words")
-
-    def tokens(self, admission: _Admission) -> np.ndarray:
-        """Return the provisional numbers of an admission's words, (T,) int32."""
-        file = self._tokens.fileno()
-        return np.concatenate(
-            [
-                np.frombuffer(os.pread(file, 4 * piece.tokens, 4 * piece.first_token), np.int32)
-                for piece in admission.pieces
-            ]
-        )
-
-    def text(self, admission: _Admission) -> bytes:
-        """Return an admission's text in UTF-8, its notes parted by a line break."""
-        file = self._text.fileno()
-        return b"\n".join(
-            os.pread(file, piece.bytes, piece.first_byte) for piece in admission.pieces
-        )
-
-    def vocabulary(self, training: Sequence[str], min_count: int) -> tuple[Vocabulary, np.ndarray]:
-        """Return the words in so many training notes, and the final number of each provisional."""
-        notes_with = np.zeros(len(self.words), dtype=np.int64)
-        for id_ in training:
-            notes_with[np.unique(self.tokens(self.admissions[id_]))] += 1
-        numbers = np.flatnonzero(notes_with >= min_count).tolist()
-        if not numbers:
-            raise MarnError(
-                f"No word occurs in {min_count} training notes ({len(training)} there are). "
-                "Choose a smaller --min-count or give more notes."
-            )
-        numbers.sort(key=self.words.__getitem__)
-        vocabulary = Vocabulary([self.words[number] for number in numbers])
-        renumber = np.full(len(self.words), vocabulary.unknown, dtype=np.int32)
-        renumber[numbers] = np.arange(1, len(numbers) + 1)
-        return vocabulary, renumber
-
-
 def _assign(
-    codings: Iterable[Coding], admissions: Mapping[str, _Admission], dropped: Counter[str]
-) -> dict[str, set[Pair]]:
+    codings: Iterable[Coding], admissions: Mapping[str, Admission], dropped: Counter[str]
+) -> dict[str, list[Pair]]:
     """Gather the codes of every admission that has a note; admissions without a code are out."""
     pairs: dict[Pair, Pair] = {}  # one object for each code, not one for each row
-    assigned: dict[str, set[Pair]] = {}
+    # Lists, since a set of fifteen takes ten times the memory.
+    assigned: dict[str, list[Pair]] = {}
     for coding in codings:
         if coding.admission not in admissions:
             dropped["codes of admissions without a note"] += 1
             continue
         pair = (coding.kind, coding.code)
-        codes = assigned.setdefault(coding.admission, set())
+        codes = assigned.setdefault(coding.admission, [])
         if pair in codes:
             dropped["codes repeated within an admission"] += 1
-        codes.add(pairs.setdefault(pair, pair))
+        else:
+            codes.append(pairs.setdefault(pair, pair))
     dropped["admissions with a note and without a code"] += len(admissions) - len(assigned)
     return assigned
 
 
-def _most_frequent(assigned: dict[str, set[Pair]], codes: str, dropped: Counter[str]) -> int:
+def _most_frequent(assigned: dict[str, list[Pair]], codes: str, dropped: Counter[str]) -> int:
     """Cut the codes down to the most frequent ones; return how many different ones there were.
 
     Frequency is the number of admissions with a note; among equals the smaller code wins.
@@ -429,7 +291,7 @@ def _most_frequent(assigned: dict[str, set[Pair]], codes: str, dropped: Counter[
         counts[p] for p in order if p not in keep
     )
     for id_ in list(assigned):
-        assigned[id_] &= keep
+        assigned[id_] = [pair for pair in assigned[id_] if pair in keep]
         if not assigned[id_]:
             del assigned[id_]
             dropped["admissions without a kept code"] += 1
@@ -437,8 +299,8 @@ def _most_frequent(assigned: dict[str, set[Pair]], codes: str, dropped: Counter[
 
 
 def _members(
-    admissions: Mapping[str, _Admission],
-    assigned: Mapping[str, set[Pair]],
+    admissions: Mapping[str, Admission],
+    assigned: Mapping[str, list[Pair]],
     split: Callable[[Mapping[str, str]], Mapping[str, str]],
 ) -> dict[str, list[str]]:
     """Return the admissions of each split, in the order of their ids."""
@@ -497,7 +359,7 @@ class _Marked:
 
     def __init__(
         self,
-        admissions: Mapping[str, _Admission],
+        admissions: Mapping[str, Admission],
         members: Mapping[str, Sequence[str]],
         column: Mapping[Pair, int],
     ) -> None:
