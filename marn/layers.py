@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from marn.errors import MarnError
 from marn.recurrent import two_way_gru
@@ -196,6 +197,53 @@ class ResidualConvolution(nn.Module):
         return self.dropout(torch.tanh(main + third(self.shortcut(x), mask)))
 
 
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, at_once: int
+) -> Tensor:
+    """Average values under each query's softmax over the positions, unscaled, in bounded memory.
+
+    On a CPU torch's fused kernel never holds the scores where keys and values are equally wide.
+    Elsewhere it has none for values as wide as these, so some queries are done at a time, and the
+    backward pass computes their scores anew.
+
+    Args:
+        queries: (C, A).
+        keys: (B, T, A).
+        values: (B, T, D).
+        mask: (B, T) bool, or None.
+        at_once: scores held at a time, at most, where the fused kernel cannot be used; one query
+            of each note is the least.
+
+    Returns:
+        (B, C, D).
+    """
+    queries = queries.to(keys.dtype)
+    size = max(1, at_once // (keys.shape[0] * keys.shape[1]))
+    on_cpu = keys.device.type == "cpu"
+    if on_cpu and (keys.shape[2] == values.shape[2] or size >= len(queries)):
+        return F.scaled_dot_product_attention(
+            queries.expand(len(keys), 1, -1, -1),
+            keys[:, None],
+            values[:, None],
+            attn_mask=None if mask is None else mask[:, None, None],
+            scale=1.0,
+        )[:, 0]
+    if size >= len(queries):
+        return _attend(queries, keys, values, mask)
+    parts = [
+        checkpoint(_attend, q, keys, values, mask, use_reentrant=False) for q in queries.split(size)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """`attend` with all scores held at once."""
+    scores = queries @ keys.transpose(1, 2)  # (B, C, T)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None], float("-inf"))
+    return scores.softmax(dim=2) @ values
+
+
 class Head(nn.Module):
     """From features to logits; code l has a view v of the note, a classifier w and a bias b.
 
@@ -204,6 +252,10 @@ class Head(nn.Module):
     Args:
         tasks: number of codes of each task.
     """
+
+    at_once: int = 2**28
+    """Attention scores held at a time where they are held at all: 1 GiB in fp32; see `attend`.
+    Fewer cost time and no exactness."""
 
     def __init__(self, tasks: Mapping[str, int]) -> None:
         super().__init__()
@@ -286,12 +338,8 @@ class LabelAttention(Head):
             {task: (B, C, D)}.
         """
         queries = torch.cat([self.query[task] for task in self.tasks])  # (sum of C, D)
-        queries = queries.to(features.dtype).expand(len(features), 1, -1, -1)
-        keys = features[:, None]  # (B, 1, T, D)
-        view = F.scaled_dot_product_attention(
-            queries, keys, keys, attn_mask=None if mask is None else mask[:, None, None], scale=1.0
-        )
-        parts = view[:, 0].split(list(self.tasks.values()), dim=1)
+        view = attend(queries, features, features, mask, at_once=self.at_once)
+        parts = view.split(list(self.tasks.values()), dim=1)
         return dict(zip(self.tasks, parts, strict=True))
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
@@ -340,13 +388,7 @@ class TanhAttention(Head):
         views = {}
         for task in self.tasks:
             keys = torch.tanh(features @ self.projection[task])  # (B, T, A)
-            views[task] = F.scaled_dot_product_attention(
-                self.query[task].to(keys.dtype).expand(len(keys), -1, -1),
-                keys,
-                features,
-                attn_mask=None if mask is None else mask[:, None],
-                scale=1.0,
-            )
+            views[task] = attend(self.query[task], keys, features, mask, at_once=self.at_once)
         return views
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:

@@ -15,6 +15,7 @@ from marn.layers import (
     ResidualConvolution,
     TanhAttention,
     WordEmbedding,
+    attend,
     length_mask,
 )
 from marn.ram import TokenNorm
@@ -216,3 +217,24 @@ def test_pooled_head_gives_every_code_the_same_view():
         assert torch.allclose(logits, layer(features[:, 0]), atol=1e-12)
         view = head.attended(features, None)[task]
         assert torch.equal(view, features[:, :1].expand_as(view))
+
+
+@pytest.mark.parametrize("width", [6, 4])  # with 4 the fused kernel cannot be used
+@pytest.mark.parametrize("at_once", [2**28, 30, 1])
+def test_attention_in_parts_is_attention(width, at_once):
+    torch.manual_seed(0)
+    values = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
+    keys = torch.randn(2, 5, width, dtype=torch.float64, requires_grad=True)
+    queries = torch.randn(7, width, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    found = attend(queries, keys, values, mask, at_once=at_once)
+    scores = torch.einsum("cd,btd->bct", queries, keys).masked_fill(~mask[:, None], -torch.inf)
+    expected = torch.einsum("bct,btd->bcd", scores.softmax(2), values)
+    assert torch.allclose(found, expected, atol=1e-12)
+    weight = torch.randn_like(found)
+    for one, other in zip(
+        torch.autograd.grad((found * weight).sum(), [queries, keys, values]),
+        torch.autograd.grad((expected * weight).sum(), [queries, keys, values]),
+        strict=True,
+    ):
+        assert torch.allclose(one, other, atol=1e-12)
