@@ -197,8 +197,11 @@ class ResidualConvolution(nn.Module):
         return self.dropout(torch.tanh(main + third(self.shortcut(x), mask)))
 
 
+_SCORES = 2**28  # 1 GiB in fp32
+
+
 def attend(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, at_once: int
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, at_once: int | None
 ) -> Tensor:
     """Average values under each query's softmax over the positions, unscaled, in bounded memory.
 
@@ -212,13 +215,13 @@ def attend(
         values: (B, T, D).
         mask: (B, T) bool, or None.
         at_once: scores held at a time, at most, where the fused kernel cannot be used; one query
-            of each note is the least.
+            of each note is the least. None for all.
 
     Returns:
         (B, C, D).
     """
     queries = queries.to(keys.dtype)
-    size = max(1, at_once // (keys.shape[0] * keys.shape[1]))
+    size = len(queries) if at_once is None else max(1, at_once // keys[..., 0].numel())
     on_cpu = keys.device.type == "cpu"
     if on_cpu and (keys.shape[2] == values.shape[2] or size >= len(queries)):
         return F.scaled_dot_product_attention(
@@ -253,9 +256,9 @@ class Head(nn.Module):
         tasks: number of codes of each task.
     """
 
-    at_once: int = 2**28
-    """Attention scores held at a time where they are held at all: 1 GiB in fp32; see `attend`.
-    Fewer cost time and no exactness."""
+    at_once: int | None = None
+    """Attention scores held at a time, at most, where a head uses `attend`; None elsewhere. Fewer
+    cost time and no exactness."""
 
     def __init__(self, tasks: Mapping[str, int]) -> None:
         super().__init__()
@@ -312,6 +315,8 @@ class LabelAttention(Head):
         size: D, features of a position.
         tasks: number of codes of each task.
     """
+
+    at_once = _SCORES
 
     def __init__(self, size: int, tasks: Mapping[str, int]) -> None:
         super().__init__(tasks)
@@ -371,6 +376,8 @@ class TanhAttention(Head):
         Vu, Nguyen and Nguyen 2020 (LAAT); P, q and w start from a normal distribution of standard
         deviation 0.03, as in the released code aehrc/LAAT.
     """
+
+    at_once = _SCORES
 
     def __init__(self, size: int, tasks: Mapping[str, int], *, attention_size: int) -> None:
         super().__init__(tasks)

@@ -28,14 +28,23 @@ WEIGHTS, CARD = "model.safetensors", "model.json"
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file aside and rename it, so that it is whole or as it was before."""
+    """Write a file aside and rename it, so that it is whole or as it was before.
+
+    Raises:
+        MarnError: the disk is full, or the folder cannot be written.
+    """
     aside = path.with_name(f".{path.name}.partial")
     try:
         write(aside)
         os.replace(aside, path)
-    except OSError as error:
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # torch says RuntimeError of a full disk
+        reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
         raise MarnError(
-            f"{path} could not be written ({error.strerror}); free space or choose another folder"
+            f"{path} could not be written ({reason}); free space or choose another folder"
         ) from error
     finally:
         aside.unlink(missing_ok=True)

@@ -9,6 +9,8 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from marn.batches import Order, collate, training_order
 from marn.config import TrainConfig
@@ -191,12 +193,11 @@ def _order(lengths: Any, config: TrainConfig, epoch: int) -> Order:
 
 
 def _backward(
-    fabric: Fabric, model: Coder, train: Split, notes: np.ndarray, config: TrainConfig
+    fabric: Fabric, model: Coder, train: Split, notes: np.ndarray, config: TrainConfig, parts: int
 ) -> Tensor:
     """Add the gradients of a batch's mean loss to those of the weights; return the loss."""
-    parts = min(config.accumulate, len(notes))
     total = torch.zeros((), device=fabric.device)
-    for part in np.array_split(notes, parts):
+    for part in np.array_split(notes, min(parts, len(notes))):
         batch = collate(train, part, model.tasks, model.max_length).to(fabric.device)
         with fabric.autocast():
             logits = model(batch.tokens, batch.lengths)
@@ -205,6 +206,78 @@ def _backward(
         fabric.backward(loss)
         total += loss.detach()
     return total
+
+
+class _Lean:
+    """Computes the gradients of a batch, in less memory from where the device ran out of it.
+
+    First fewer attention scores are held at a time, which changes nothing. When that does not help
+    the batch is computed in more parts, which a system with batch normalisation would notice: it
+    stops instead.
+    """
+
+    def __init__(self, fabric: Fabric, model: Coder, train: Split, config: TrainConfig) -> None:
+        self.fabric, self.model, self.train, self.config = fabric, model, train, config
+        self.parts = config.accumulate
+
+    def __call__(self, notes: np.ndarray, optimiser: Any) -> Tensor:
+        """Return the loss of a batch, its gradients in the weights."""
+        longest = int(self.train.lengths[notes].clip(max=self.model.max_length).max())
+        while True:
+            optimiser.zero_grad()
+            # What the forward pass changes, besides gradients: running statistics and dropout.
+            buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+            state = _random_state()
+            try:
+                return _backward(
+                    self.fabric, self.model, self.train, notes, self.config, self.parts
+                )
+            except torch.cuda.OutOfMemoryError as error:
+                self._shrink(len(notes), longest, error)
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(buffers[name])
+            _random_state(state)
+
+    def _shrink(self, notes: int, longest: int, error: RuntimeError) -> None:
+        head, row = self.model.head, -(-notes // self.parts) * longest
+        held = min(head.at_once or 0, row * sum(self.model.tasks.values()))
+        if held > row:
+            head.at_once = held // 2
+        elif self.parts < notes and not any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules()
+        ):
+            self.parts *= 2
+        else:
+            raise MarnError(
+                f"{self.fabric.device} has no memory for {notes} notes of {longest} tokens; the "
+                f"last good checkpoint is kept. Train with a smaller batch_size, or accumulate="
+                f"{2 * self.parts}, or a shorter max_length; marn.budget tells what fits"
+            ) from error
+
+
+def _random_state(state: tuple[Tensor, list[Tensor]] | None = None) -> Any:
+    """Read the state of torch's generators, of CPU and CUDA; or set it to one that was read."""
+    if state is None:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        return torch.get_rng_state(), cuda
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
+    return None
+
+
+@contextmanager
+def _explained(device: torch.device) -> Iterator[None]:
+    """Turn the loss of a device into a message."""
+    try:
+        yield
+    except RuntimeError as error:  # torch's own error for it is younger than torch 2.4
+        if "CUDA error" not in str(error):
+            raise
+        raise MarnError(
+            f"{device} failed ({str(error).splitlines()[0]}); the last good checkpoint is kept. "
+            "Start again by the same command when the device is back"
+        ) from error
 
 
 def _train_epoch(
@@ -226,13 +299,13 @@ def _train_epoch(
     total = torch.zeros((), dtype=torch.float64, device=fabric.device)
     logged = {"loss": 0.0, "notes": 0, "time": time.monotonic()}
     notes = 0
+    gradients = _Lean(fabric, model, train, config)
     model.train()
     for step, batch in enumerate(order, start=1):
         rate = config.rate((epoch - 1) * len(order) + step, config.epochs * len(order), watched)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        optimiser.zero_grad()
-        loss = _backward(fabric, model, train, batch, config)
+        loss = gradients(batch, optimiser)
         if config.clip_norm is not None:
             fabric.clip_gradients(
                 model, optimiser, max_norm=config.clip_norm, error_if_nonfinite=False
@@ -292,7 +365,8 @@ def fit(
 
     Raises:
         MarnError: the corpus does not fit the model, the run directory belongs to another run, the
-            loss is not finite, or the disk is full. The last checkpoint stays as it was.
+            loss is not finite, the disk or the memory of the device is full, or the device is lost.
+            The last checkpoint stays as it was.
         KeyboardInterrupt: as pressed; the last checkpoint is kept.
     """
     config = config or TrainConfig.of(model)
@@ -338,10 +412,11 @@ def fit(
         with torch.random.fork_rng():
             # Dropout depends on seed and epoch alone, so that a resumed run is the same run.
             torch.manual_seed(config.seed * 1_000_003 + epoch)
-            loss = _train_epoch(
-                fabric, model, corpus, config, optimiser, history, log, progress.step
-            )
-        with fabric.autocast():
+            with _explained(fabric.device):
+                loss = _train_epoch(
+                    fabric, model, corpus, config, optimiser, history, log, progress.step
+                )
+        with _explained(fabric.device), fabric.autocast():
             scores = evaluate(model, corpus, "dev", batch_size=2 * config.batch_size)
         value = scores[monitored].get(config.monitor)
         if value is None:
