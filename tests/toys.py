@@ -8,11 +8,20 @@ import torch
 from marn.corpus import CodeEntry, Corpus, CorpusWriter, replacing
 from marn.text import Vocabulary
 
+TINY_BERT = {
+    "layers": 1,
+    "hidden_size": 16,
+    "heads": 2,
+    "intermediate_size": 20,
+    "dropout": 0.0,
+}
+
 SYSTEM_SIZES = {
     # Options that make each system small enough for a test.
     "bigru": {"hidden_size": 16},
     "bigru_la": {"hidden_size": 8},
     "caml": {"filters": 8, "kernel_size": 4},
+    "clinicalbert": {**TINY_BERT, "window": 9},
     "cnn": {"filters": 16},
     "dcan": {"filters": 12, "projected": 12, "dropout": 0.0},
     "dr_caml": {
@@ -34,8 +43,10 @@ SYSTEM_SIZES = {
     "joint_laat": {"hidden_size": 8, "attention_size": 6, "coarse_size": 4},
     "laat": {"hidden_size": 8, "attention_size": 6},
     "marn": {"hidden_size": 8},
+    "mdbert": {**TINY_BERT, "segment": 4, "document_layers": 1},
     "mt_ram": {"hidden_size": 8},
     "multirescnn": {"kernel_sizes": (3, 5), "widths": (8, 4), "dropout": 0.0},
+    "plm_icd": {**TINY_BERT, "window": 6},
 }
 
 

@@ -92,7 +92,6 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = system(vocabulary_size=vocabulary_size, tasks=tasks, **arguments)
-    model.options = {key: value for key, value in arguments.items() if key != "vectors"} | {
-        "seed": seed
-    }
+    asked = {key: value for key, value in arguments.items() if key != "vectors"}
+    model.options = model.recorded(asked | {"seed": seed})
     return model

@@ -167,6 +167,17 @@ class Coder(nn.Module):
         """
         return {}
 
+    def recorded(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Give the options that make this model anew without what it was made from.
+
+        Args:
+            options: what `build` was asked for, beyond vocabulary, tasks and word vectors.
+
+        Returns:
+            What goes into the card of a saved model: the same, unless overridden.
+        """
+        return options
+
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Give each position its features.
 
@@ -205,6 +216,32 @@ class Coder(nn.Module):
         folded = weights.new_zeros(*weights.shape[:2], width)
         return folded.scatter_add_(2, target[:, None].expand_as(weights), weights)
 
+    def units(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut notes into what is embedded: the first `max_length` words, unless overridden.
+
+        Args:
+            tokens: (B, T) int64, padded with 0.
+            lengths: (B,) int, real tokens of each note, >= 1.
+
+        Returns:
+            Rows of the embedding (B, U), padded with 0, and how many each note has (B,).
+        """
+        tokens = tokens[:, : self.max_length]
+        return tokens, lengths.clamp(max=self.max_length).to(tokens.device)
+
+    def of_words(self, weights: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Give each word the weights of its units.
+
+        Args:
+            weights: (B, C, U).
+            tokens: (B, T) int64, cut to `max_length`.
+            lengths: (B,) int.
+
+        Returns:
+            (B, C, T) with the sums of `weights`.
+        """
+        return weights
+
     def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
         """Encode notes and recalibrate them: what the heads see.
 
@@ -215,8 +252,7 @@ class Coder(nn.Module):
         Returns:
             Features (B, T', D) and their mask (B, T'), None with `padding="released"`.
         """
-        tokens = tokens[:, : self.max_length]
-        lengths = lengths.clamp(max=self.max_length).to(tokens.device)
+        tokens, lengths = self.units(tokens, lengths)
         masked = self.padding == "masked"
         seen = length_mask(lengths, tokens.shape[1]) if masked or self.packs else None
         h = self.encode(self.embedding(tokens), seen)
@@ -257,9 +293,11 @@ class Coder(nn.Module):
             raise MarnError(f"task must be one of {sorted(self.tasks)}, but got {task!r}")
         features, mask = self.features(tokens, lengths)
         weights = self.head.attention(features, mask, task)
-        width = min(tokens.shape[1], self.max_length)
-        lengths = lengths.clamp(max=width) if mask is not None else torch.full_like(lengths, width)
-        return self.over_tokens(weights, lengths.to(weights.device), width)
+        units, sizes = self.units(tokens, lengths)
+        width = units.shape[1]
+        sizes = sizes.clamp(max=width) if mask is not None else torch.full_like(sizes, width)
+        over_units = self.over_tokens(weights, sizes, width)
+        return self.of_words(over_units, tokens[:, : self.max_length], lengths)
 
     def code_features(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         """Give each code's view of each note, V of Eq. 13: {task: (B, C, D)}."""
