@@ -14,6 +14,9 @@ from marn.corpus import Split
 
 Order = list[NDArray[np.int64]]
 
+POOL = 20
+"""Batches in a pool of notes that are sorted together; see `training_order`."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -67,7 +70,7 @@ def _cut(order: NDArray[np.int64], batch_size: int) -> Order:
 
 
 def training_order(
-    lengths: Iterable[int], batch_size: int, *, seed: int, epoch: int, pool: int = 20
+    lengths: Iterable[int], batch_size: int, *, seed: int, epoch: int, pool: int = POOL
 ) -> Order:
     """Shuffle notes into batches of like length.
 

@@ -6,10 +6,9 @@ Knows no system by name: a model that was defined in a notebook cell trains like
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from marn.batches import Order, collate, training_order
+from marn.batches import POOL, Order, collate, training_order
 from marn.config import TrainConfig
 from marn.corpus import Corpus, Split
 from marn.errors import MarnError
@@ -144,10 +143,14 @@ def _scores(row: dict[str, float], task: str) -> dict[str, float]:
     return {name.removeprefix(start): x for name, x in row.items() if name.startswith(start)}
 
 
-def _peak_memory(device: torch.device) -> float:
-    """Most memory so far, in MB: of the CUDA device, else of the process."""
+def peak_memory(device: torch.device) -> float:
+    """Most memory so far, in MB: of a CUDA device, else of the process (nan on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
@@ -187,9 +190,15 @@ class _Log:
             ) from error
 
 
-def _order(lengths: Any, config: TrainConfig, epoch: int) -> Order:
-    pool = {} if config.batching == "bucketed" else {"pool": 1}
-    return training_order(lengths, config.batch_size, seed=config.seed, epoch=epoch, **pool)
+def batches_of(train: Split, model: Coder, config: TrainConfig, epoch: int) -> Order:
+    """Deal the training notes of an epoch, from 1, into batches."""
+    return training_order(
+        train.lengths.clip(max=model.max_length),
+        config.batch_size,
+        seed=config.seed,
+        epoch=epoch,
+        pool=POOL if config.batching == "bucketed" else 1,
+    )
 
 
 def _backward(
@@ -208,23 +217,77 @@ def _backward(
     return total
 
 
-class _Lean:
-    """Computes the gradients of a batch, in less memory from where the device ran out of it.
+class Steps:
+    """The steps of a training, one call each; the engine, the optimiser and the way to less memory.
 
-    First fewer attention scores are held at a time, which changes nothing. When that does not help
-    the batch is computed in more parts, which a system with batch normalisation would notice: it
-    stops instead.
+    Where the device runs out of memory the step is done again: first with fewer attention scores
+    held at a time, which changes nothing. When that does not help the batch is computed in more
+    parts, which a system with batch normalisation would notice: it stops instead.
+
+    Args:
+        model: is moved to the device.
+        train: the notes.
+        config: the settings.
+
+    Raises:
+        MarnError: the device is unknown or not there, or cannot do the precision.
     """
 
-    def __init__(self, fabric: Fabric, model: Coder, train: Split, config: TrainConfig) -> None:
-        self.fabric, self.model, self.train, self.config = fabric, model, train, config
+    def __init__(self, model: Coder, train: Split, config: TrainConfig) -> None:
+        self.model, self.train, self.config = model, train, config
         self.parts = config.accumulate
+        self.fabric = _fabric(config)
+        self.optimiser = torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
+        _, self._stepping = self.fabric.setup(model, self.optimiser)
 
-    def __call__(self, notes: np.ndarray, optimiser: Any) -> Tensor:
-        """Return the loss of a batch, its gradients in the weights."""
+    def __call__(self, notes: np.ndarray, rate: float) -> Tensor:
+        """Change the weights by the gradient of a batch.
+
+        Args:
+            notes: (B,) places in the split.
+            rate: learning rate.
+
+        Returns:
+            Scalar: the mean loss of the batch before the step, in nats.
+
+        Raises:
+            MarnError: the memory of the device is full, and nothing helps.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        loss = self._gradients(notes)
+        if self.config.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self.model,
+                self._stepping,
+                max_norm=self.config.clip_norm,
+                error_if_nonfinite=False,
+            )
+        self._stepping.step()
+        return loss
+
+    def state(self) -> dict[str, Any]:
+        """Tell what a checkpoint needs: of weights, optimiser and the scaling of fp16."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+
+    def _gradients(self, notes: np.ndarray) -> Tensor:
         longest = int(self.train.lengths[notes].clip(max=self.model.max_length).max())
         while True:
-            optimiser.zero_grad()
+            self._stepping.zero_grad()
             # What the forward pass changes, besides gradients: running statistics and dropout.
             buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
             state = _random_state()
@@ -281,56 +344,42 @@ def _explained(device: torch.device) -> Iterator[None]:
 
 
 def _train_epoch(
-    fabric: Fabric,
-    model: Coder,
-    corpus: Corpus,
-    config: TrainConfig,
-    optimiser: Any,
-    history: list[dict[str, float]],
-    log: _Log,
-    tick: Any,
+    step: Steps, corpus: Corpus, history: list[dict[str, float]], log: _Log, tick: Any
 ) -> float:
     """Train for one epoch and return the mean loss over notes, in nats."""
+    model, config, device = step.model, step.config, step.fabric.device
     train = corpus["train"]
     epoch = len(history) + 1
-    order = _order(train.lengths.clip(max=model.max_length), config, epoch)
+    order = batches_of(train, model, config, epoch)
     monitored = _column(next(iter(model.tasks)), config.monitor)
     watched = [row[monitored] for row in history]
-    total = torch.zeros((), dtype=torch.float64, device=fabric.device)
+    total = torch.zeros((), dtype=torch.float64, device=device)
     logged = {"loss": 0.0, "notes": 0, "time": time.monotonic()}
     notes = 0
-    gradients = _Lean(fabric, model, train, config)
     model.train()
-    for step, batch in enumerate(order, start=1):
-        rate = config.rate((epoch - 1) * len(order) + step, config.epochs * len(order), watched)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        loss = gradients(batch, optimiser)
-        if config.clip_norm is not None:
-            fabric.clip_gradients(
-                model, optimiser, max_norm=config.clip_norm, error_if_nonfinite=False
-            )
-        optimiser.step()
+    for number, batch in enumerate(order, start=1):
+        rate = config.rate((epoch - 1) * len(order) + number, config.epochs * len(order), watched)
+        loss = step(batch, rate)
         total += loss * len(batch)
         notes += len(batch)
-        if step % _LOG_STEPS == 0 or step == len(order):
+        if number % _LOG_STEPS == 0 or number == len(order):
             if not torch.isfinite(total):
                 raise MarnError(
-                    f"the loss became {float(loss)} in epoch {epoch}, by step {step} of "
+                    f"the loss became {float(loss)} in epoch {epoch}, by step {number} of "
                     f"{len(order)}; the last good checkpoint is kept. Try a lower learning_rate or "
                     "a smaller clip_norm"
                 )
             now, some = time.monotonic(), notes - logged["notes"]
             log.line(
                 epoch,
-                step,
+                number,
                 (float(total) - logged["loss"]) / some,
                 rate,
                 some / (now - logged["time"]),
-                _peak_memory(fabric.device),
+                peak_memory(device),
             )
             logged = {"loss": float(total), "notes": notes, "time": now}
-        tick(f"epoch {epoch}/{config.epochs}, step {step}/{len(order)}")
+        tick(f"epoch {epoch}/{config.epochs}, step {number}/{len(order)}")
     return float(total) / len(train)
 
 
@@ -377,27 +426,20 @@ def fit(
         raise MarnError(f"the model's tasks are {model.tasks}, but the corpus has {corpus.tasks}")
     settings = _settings(model, corpus, config)
     folder = None if run_dir is None else Path(run_dir)
-    fabric = _fabric(config)
+    step = Steps(model, corpus["train"], config)
+    device = step.fabric.device
     if folder is not None:
         _claim(folder, settings)
-    raw = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-    )
-    _, optimiser = fabric.setup(model, raw)
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {"epoch": 0, "value": float("-inf"), "model": {}}
     if folder is not None and (folder / CHECKPOINT).exists():
         try:
-            state = torch.load(folder / CHECKPOINT, map_location=fabric.device, weights_only=True)
+            state = torch.load(folder / CHECKPOINT, map_location=device, weights_only=True)
         except Exception as error:  # torch raises whatever the damaged part raises
             raise MarnError(
                 f"{folder / CHECKPOINT} is damaged; delete {folder} and train again"
             ) from error
-        model.load_state_dict(state["model"])
-        raw.load_state_dict(state["optimiser"])
-        fabric.strategy.precision.load_state_dict(state["scaler"])
+        step.load(state)
         history, best = state["history"], state["best"]
     monitored = next(iter(model.tasks))
     steps = -(-len(corpus["train"]) // config.batch_size)
@@ -412,11 +454,9 @@ def fit(
         with torch.random.fork_rng():
             # Dropout depends on seed and epoch alone, so that a resumed run is the same run.
             torch.manual_seed(config.seed * 1_000_003 + epoch)
-            with _explained(fabric.device):
-                loss = _train_epoch(
-                    fabric, model, corpus, config, optimiser, history, log, progress.step
-                )
-        with _explained(fabric.device), fabric.autocast():
+            with _explained(device):
+                loss = _train_epoch(step, corpus, history, log, progress.step)
+        with _explained(device), step.fabric.autocast():
             scores = evaluate(model, corpus, "dev", batch_size=2 * config.batch_size)
         value = scores[monitored].get(config.monitor)
         if value is None:
@@ -431,13 +471,7 @@ def fit(
             weights = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
             best = {"epoch": epoch, "value": value, "model": weights}
         if folder is not None:
-            state = {
-                "model": model.state_dict(),
-                "optimiser": raw.state_dict(),
-                "scaler": fabric.strategy.precision.state_dict(),
-                "history": history,
-                "best": best,
-            }
+            state = step.state() | {"history": history, "best": best}
             replace_file(folder / CHECKPOINT, partial(torch.save, state))
             replace_file(folder / HISTORY, partial(pd.DataFrame(history).to_csv, index=False))
         progress.line(
