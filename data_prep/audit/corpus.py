@@ -1,0 +1,203 @@
+"""The audit of a prepared corpus."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.audit.findings import Codes, Finding, collisions, finding, form, known
+from data_prep.audit.repeats import NEAR, SHINGLE, repeats
+from data_prep.ccs import KEY_STYLES
+from marn.codes import undotted
+from marn.corpus import SPLITS, Corpus
+from marn.errors import MarnError
+
+
+def audit(corpus: Corpus, split_ids: Path | None = None) -> list[Finding]:
+    """Look through a prepared corpus.
+
+    Args:
+        corpus: with task "icd"; what depends on other tasks, or on ICD-9-CM, is left out where
+            the corpus has not these.
+        split_ids: folder of CAML's lists of admissions, to compare the splits with.
+
+    Raises:
+        MarnError: if a list is missing.
+    """
+    total = np.sum([corpus[split].frequency("icd") for split in corpus.splits], axis=0)
+    pairs = [(entry.kind, entry.code) for entry in corpus.codes["icd"]]
+    codes = Codes(dict(zip(pairs, total.tolist(), strict=True)), corpus.is_open)
+    found = [*_shapes(codes), codes.top50()] if codes.is_icd9 else []
+    found += _categories(corpus, codes) if "ccs" in corpus.tasks else []
+    found += [*_splits(corpus, codes), *_people(corpus), *_notes(corpus), *_one_off(corpus)]
+    return found if split_ids is None else [*found, *_lists(corpus, split_ids)]
+
+
+def _shapes(codes: Codes) -> list[Finding]:
+    """How the codes are written."""
+    pairs = list(codes.frequency)
+    procedures = [pair for pair in pairs if pair[0] == "pr"]
+    begin = [pair for pair in procedures if pair[1].startswith("0")]
+    lost = [
+        (kind, code)
+        for kind, code in pairs
+        if code not in known(kind)
+        and any(form(kind, zeros + undotted(code)) in known(kind) for zeros in ("0", "00"))
+    ]
+    stubs = [pair for pair in pairs if not pair[1] or pair[1].endswith(".")]
+    written = Counter(undotted(code) for _, code in pairs)
+    alike = [pair for pair in pairs if written[undotted(pair[1])] > 1]
+    return [
+        finding(name, len(chosen), len(of), codes.examples(chosen))
+        for name, chosen, of in (
+            ("procedure codes that begin with 0", begin, procedures),
+            ("lost leading zeros", lost, pairs),
+            ("stub codes", stubs, pairs),
+            ("codes that another of these is written like", alike, pairs),
+        )
+    ] + [codes.both_kinds(), codes.unknown()]
+
+
+def _categories(corpus: Corpus, codes: Codes) -> list[Finding]:
+    pairs = list(codes.frequency)
+    without = [pair for pair, above in zip(pairs, corpus.parent, strict=True) if above < 0]
+    found = [
+        finding(
+            "unmapped codes",
+            len(without),
+            len(pairs),
+            codes.examples(without),
+            codings=codes.codings(without),
+            asked="",
+        )
+    ]
+    if corpus.card["ccs_key"] in KEY_STYLES:  # CCS numbers; CCSR has none
+        numbers: dict[str, list[int]] = {"dx": [], "pr": []}
+        for entry in corpus.codes["ccs"]:
+            for kind in entry.kind.split("+"):
+                numbers[kind].append(int(entry.code.split(":")[-1]))
+        found.append(collisions(numbers))
+    return found
+
+
+def _splits(corpus: Corpus, codes: Codes) -> list[Finding]:
+    pairs = list(codes.frequency)
+    present = {split: corpus[split].frequency("icd") for split in corpus.splits}
+    found = []
+    for split, counts in present.items():
+        absent = [pair for pair, count in zip(pairs, counts, strict=True) if count == 0]
+        found.append(
+            finding(
+                "codes absent from {split}",
+                len(absent),
+                len(pairs),
+                codes.examples(absent),
+                split=split,
+                consequence="A system cannot learn them."
+                if split == "train"
+                else "They have no recall here, and a macro-F1 over all codes counts them as 0.",
+            )
+        )
+    unseen = present["train"] == 0
+    for split, counts in present.items():
+        if split != "train":
+            mine = [pair for pair, here in zip(pairs, unseen & (counts > 0), strict=True) if here]
+            here_only = Codes(dict(zip(pairs, counts.tolist(), strict=True)), codes.is_open)
+            found.append(
+                finding(
+                    "codes of {split} unseen in train",
+                    len(mine),
+                    int((counts > 0).sum()),
+                    codes.examples(mine),
+                    split=split,
+                    codings=here_only.codings(mine),
+                    all=here_only.codings(pairs),
+                )
+            )
+    return found
+
+
+def _people(corpus: Corpus) -> list[Finding]:
+    patients = Counter(
+        subject for split in corpus.splits for subject in set(corpus[split].subjects.tolist())
+    )
+    admissions = [id_ for split in corpus.splits for id_ in corpus[split].ids.tolist()]
+    shared = sum(splits > 1 for splits in patients.values())
+    twice = len(admissions) - len(set(admissions))
+    return [
+        finding("patients in several splits", shared, len(patients)),
+        finding("admissions that stand there twice", twice, len(admissions)),
+    ]
+
+
+def _notes(corpus: Corpus) -> list[Finding]:
+    notes = [
+        corpus[split].note_tokens(note)
+        for split in corpus.splits
+        for note in range(len(corpus[split]))
+    ]
+    total, trained = len(notes), len(corpus["train"])  # train comes first
+    copies, near = repeats(notes)
+    learned = [(first[trained:] >= 0) & (first[trained:] < trained) for first in (copies, near)]
+    coded = sum(int(corpus[split].targets("icd").any(axis=1).sum()) for split in corpus.splits)
+    uncoded = int(corpus.card["dropped"].get("admissions with a note and without a code", 0))
+    return [
+        finding(name, int(count), of, near=f"{NEAR:.0%}", shingle=SHINGLE)
+        for name, count, of in (
+            ("empty notes", sum(len(note) == 0 for note in notes), total),
+            ("notes that repeat an earlier one word for word", (copies >= 0).sum(), total),
+            (
+                "dev and test notes that repeat a training note word for word",
+                learned[0].sum(),
+                total - trained,
+            ),
+            ("near duplicates of an earlier note", (near >= 0).sum(), total),
+            (
+                "dev and test notes that nearly repeat a training note",
+                learned[1].sum(),
+                total - trained,
+            ),
+            ("notes without codes", total - coded, total),
+            ("admissions left out because they have no code", uncoded, total + uncoded),
+        )
+    ]
+
+
+def _one_off(corpus: Corpus) -> list[Finding]:
+    """Both conventions of counts that are in print one apart."""
+    sizes = {split: len(corpus[split]) for split in corpus.splits}
+    total, codes = sum(sizes.values()), corpus.tasks["icd"]
+    shown = [f"{split} {size:,} or {size + 1:,}" for split, size in sizes.items()]
+    return [
+        finding("notes, and lines of their lists with a header", total, total + len(sizes), shown),
+        finding("codes, and labels with an empty one", codes, codes + 1),
+    ]
+
+
+def _lists(corpus: Corpus, folder: Path) -> list[Finding]:
+    """The splits beside CAML's lists of admissions."""
+    which = "50" if corpus.tasks["icd"] == 50 else "full"
+    places: dict[str, str] = {}
+    lines = twice = 0
+    for split in SPLITS:
+        path = folder / f"{split}_{which}_hadm_ids.csv"
+        if not path.is_file():
+            raise MarnError(f"No {path}. Give with --split-ids the folder of CAML's lists.")
+        for line in path.read_text(encoding="utf-8-sig").splitlines():
+            admission = line.strip().strip('"')
+            lines += bool(admission)
+            if admission.isdecimal():
+                twice += admission in places
+                places.setdefault(admission, split)
+    mine = {id_: split for split in corpus.splits for id_ in corpus[split].ids.tolist()}
+    listed = len(places) + twice
+    moved = sum(places.get(id_, split) != split for id_, split in mine.items())
+    return [
+        finding("lines of the lists that are admissions", listed, lines),
+        finding("listed admissions that stand in several places", twice, listed),
+        finding("listed admissions that the corpus lacks", len(places.keys() - mine), len(places)),
+        finding("notes that the lists do not name", len(mine.keys() - places), len(mine)),
+        finding("notes in another split than listed", moved, len(mine)),
+    ]

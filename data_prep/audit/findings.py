@@ -1,0 +1,221 @@
+"""Findings: what they are, how they are written, and the codes that they name."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from data_prep.ccs import Ccs, titles
+from data_prep.prepare import Pair
+from marn.codes import KINDS, dotted, undotted
+from marn.errors import MarnError
+from marn.privacy import MINIMUM_CELL
+
+EXAMPLES: Final = 8
+"""Codes named in a finding, at most."""
+
+_FOLDER: Final = Path(__file__).parent
+_NO_PEOPLE: Final = ("codes", "categories")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was counted.
+
+    Attributes:
+        name: such as "unmapped codes"; no two findings of an audit share one.
+        count: how many there are.
+        of: among how many.
+        unit: what is counted: "codes", "categories", "notes", "patients", "admissions" or "rows".
+        examples: a few codes, the most frequent first; never text, never an id.
+        meaning: why it matters.
+        remedy: what to do about it.
+    """
+
+    name: str
+    count: int
+    of: int
+    unit: str
+    examples: tuple[str, ...]
+    meaning: str
+    remedy: str
+
+
+def finding(
+    name: str, count: int, of: int, examples: Iterable[str] = (), **parts: object
+) -> Finding:
+    """Make a finding with the texts of `findings.csv`.
+
+    Args:
+        name: as in the table, with its gaps ("codes absent from {split}").
+        count: how many there are.
+        of: among how many.
+        examples: codes.
+        **parts: what fills the gaps of the texts.
+    """
+    unit, meaning, remedy = _texts()[name]
+    filled = [text.format(**parts) for text in (name, meaning, remedy)]
+    return Finding(filled[0], count, of, unit, tuple(examples), *filled[1:])
+
+
+@cache
+def _texts() -> dict[str, tuple[str, str, str]]:
+    with (_FOLDER / "findings.csv").open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        return {row["name"]: (row["unit"], row["meaning"], row["remedy"]) for row in rows}
+
+
+def report(findings: Sequence[Finding]) -> str:
+    """Write findings for people: count and name, examples, what it means, and what to do."""
+    lines = []
+    for found in findings:
+        counted = f"{found.count:,} of {found.of:,} {found.unit}"
+        lines.append(f"{counted:>30}  {found.name}")
+        below = [", ".join(found.examples)] if found.examples else []
+        below.append(found.meaning + (f" {found.remedy}" if found.count else ""))
+        lines += [f"{'':32}{line}" for text in below for line in textwrap.wrap(text, 86)]
+    return "\n".join(lines)
+
+
+def to_json(findings: Sequence[Finding], *, is_open: bool) -> list[dict[str, Any]]:
+    """Write findings for JSON; without `is_open`, small counts of people are blurred."""
+    written = []
+    for found in findings:
+        row = asdict(found) | {"examples": list(found.examples)}
+        if found.unit not in _NO_PEOPLE:
+            row |= {key: blurred(row[key], is_open=is_open) for key in ("count", "of")}
+        written.append(row)
+    return written
+
+
+def blurred(count: int, *, is_open: bool) -> int | str:
+    """Return a count, or "1 to 10" for a small one of credentialed data."""
+    small = 0 < count < MINIMUM_CELL
+    return f"1 to {MINIMUM_CELL - 1}" if small and not is_open else count
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The codes under audit.
+
+    Attributes:
+        frequency: how many notes, or rows of raw tables, have each (kind, dotted code).
+        is_open: whether examples may be of codes that few have.
+    """
+
+    frequency: Mapping[Pair, int]
+    is_open: bool
+
+    @property
+    def is_icd9(self) -> bool:
+        """Whether most diagnoses begin with a digit, as none of ICD-10-CM does."""
+        first = [code[:1] for kind, code in self.frequency if kind == "dx"]
+        return 2 * sum(letter.isdecimal() for letter in first) >= len(first)
+
+    def examples(
+        self, pairs: Iterable[Pair], write: Callable[[Pair], str] = lambda pair: pair[1]
+    ) -> tuple[str, ...]:
+        """Name some of these codes, the most frequent first."""
+        least = 0 if self.is_open else MINIMUM_CELL
+        shown = [pair for pair in pairs if self.frequency[pair] >= least]
+        shown.sort(key=lambda pair: (-self.frequency[pair], pair))
+        return tuple(write(pair) for pair in shown[:EXAMPLES])
+
+    def codings(self, pairs: Iterable[Pair]) -> str:
+        """Write how often these codes occur in all."""
+        count = blurred(sum(self.frequency[pair] for pair in pairs), is_open=self.is_open)
+        return count if isinstance(count, str) else f"{count:,}"
+
+    def both_kinds(self) -> Finding:
+        """Count the codes that are written like one of the other kind."""
+        both = [pair for pair in self.frequency if other_kind(pair)]
+        shown = self.examples(both, lambda pair: f"{pair[1]} ({other_kind(pair)})")
+        return finding("codes of both kinds", len(both), len(self.frequency), shown)
+
+    def unknown(self) -> Finding:
+        """Count the codes that no table lists."""
+        missing = [pair for pair in self.frequency if pair[1] not in known(pair[0])]
+        shown = self.examples(missing)
+        return finding("codes in no table of codes", len(missing), len(self.frequency), shown)
+
+    def top50(self) -> Finding:
+        """Compare the most frequent codes, chosen as preparation does, with CAML's list."""
+        order = sorted(self.frequency, key=lambda pair: (-self.frequency[pair], pair[1]))
+        mine, reference = order[:50], caml_top50()
+        extra = [pair for pair in mine if pair not in reference]
+        lacking = [code for kind, code in reference if (kind, code) not in mine]
+        missing = f"it lacks {', '.join(lacking[:EXAMPLES])}" if lacking else "the same codes"
+        if len(lacking) > EXAMPLES:
+            missing += f" and {len(lacking) - EXAMPLES} more"
+        hashes = [codes_hash(code for _, code in pairs)[:12] for pairs in (mine, reference)]
+        return finding(
+            "top 50 that are not CAML's",
+            len(extra),
+            len(mine),
+            self.examples(extra),
+            mine=hashes[0],
+            reference=hashes[1],
+            missing=missing,
+        )
+
+
+def caml_top50() -> list[Pair]:
+    """Return the 50 codes of CAML's preparation of MIMIC-III, the most frequent first.
+
+    References:
+        Mullenbach et al., Explainable Prediction of Medical Codes from Clinical Text, 2018, and
+        the list that their public preparation makes.
+    """
+    with (_FOLDER / "caml_top50.csv").open(encoding="utf-8", newline="") as file:
+        return [(row["kind"], row["code"]) for row in csv.DictReader(file)]
+
+
+def codes_hash(codes: Iterable[str]) -> str:
+    """Name a list of dotted codes: the SHA-256 of its codes, sorted, each on a line."""
+    return hashlib.sha256("".join(f"{code}\n" for code in sorted(codes)).encode()).hexdigest()
+
+
+@cache
+def known(kind: str) -> frozenset[str]:
+    """Codes that CMS (2014) or CCS (2015) lists: together they have the retired diagnoses too."""
+    return frozenset(titles(kind)) | frozenset(Ccs.load().numbers[kind])
+
+
+def form(kind: str, raw: str) -> str | None:
+    """Write a code with its dot, or return None where it has no form of that kind."""
+    try:
+        return dotted(kind, raw)
+    except MarnError:
+        return None
+
+
+def other_kind(pair: Pair) -> str | None:
+    """Return the known code of the other kind that is written alike without its dot, or None."""
+    other = KINDS[1 - KINDS.index(pair[0])]
+    found = form(other, undotted(pair[1]))
+    return found if found in known(other) else None
+
+
+def collisions(numbers: Mapping[str, Iterable[int]]) -> Finding:
+    """Count the category numbers that both kinds use.
+
+    Args:
+        numbers: for each kind, the categories in use.
+    """
+    used = Counter(number for kind in KINDS for number in set(numbers[kind]))
+    merged = sorted(number for number, kinds in used.items() if kinds > 1)
+    return finding(
+        "CCS collisions under the merged key",
+        len(merged),
+        len(used),
+        map(str, merged[:EXAMPLES]),
+        apart=used.total(),
+        union=len(used),
+    )

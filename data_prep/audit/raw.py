@@ -1,0 +1,270 @@
+"""The audit of raw tables in the dialect of MIMIC-III, and what reading them as numbers does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_prep import mimic3, tables
+from data_prep.audit.findings import Codes, Finding, collisions, finding, form, known
+from data_prep.ccs import Ccs
+from data_prep.prepare import Pair, Progress, quiet
+from marn.codes import KINDS, dotted, undotted
+
+
+def as_number(raw: str) -> str:
+    """Write a procedure code as a reader does that took the column for numbers.
+
+    `"0331"` is read as 331 and gets its dot behind two digits: `"33.1"`. `"0045"` becomes `"45."`.
+
+    Args:
+        raw: as the table has it, digits without a dot.
+    """
+    digits = str(int(raw))
+    return f"{digits[:2]}.{digits[2:]}"
+
+
+def audit_raw(
+    raw: Path,
+    ccs_procedures: Path | None = None,
+    progress: Progress = quiet,
+    *,
+    is_open: bool | None = None,
+) -> list[Finding]:
+    """Look through raw tables.
+
+    Args:
+        raw: folder with DIAGNOSES_ICD and PROCEDURES_ICD; ADMISSIONS and NOTEEVENTS are looked at
+            where they are there (the demo of MIMIC-III has no notes).
+        ccs_procedures: HCUP's file of procedure categories, or "hcup"; without it, only diagnoses
+            are asked for their category.
+        progress: takes lines about how far the work is.
+        is_open: whether rare codes may be named; by default only those of the teaching hospital.
+
+    Raises:
+        MarnError: naming file and line, if a table is missing or a row cannot be read.
+    """
+    rows = _Rows.read(tables.folder(raw))
+    progress(f"codes: {rows.count:,} rows")
+    codes = Codes(rows.frequency, mimic3.is_synthetic(raw) if is_open is None else is_open)
+    found = [*_faults(rows), *_numbers(rows, codes), *_kinds(rows, codes)]
+    found += _categories(codes, ccs_procedures)
+    found += _admissions(raw, rows)
+    if tables.find(raw, "NOTEEVENTS") is not None:
+        found += _notes(raw, rows, progress)
+    return found
+
+
+@dataclass
+class _Rows:
+    """The rows of both code tables, counted."""
+
+    frequency: Counter[Pair] = field(default_factory=Counter)
+    """Rows of each kind and dotted code."""
+    written: dict[str, Counter[str]] = field(default_factory=lambda: {k: Counter() for k in KINDS})
+    """For each kind, rows of each code as written, without its dot."""
+    count: int = 0
+    homeless: int = 0
+    empty: int = 0
+    shapeless: int = 0
+    repeated: int = 0
+    admissions: set[str] = field(default_factory=set)
+    """Those with a code."""
+
+    @classmethod
+    def read(cls, raw: Path) -> _Rows:
+        rows = cls()
+        for kind, name in mimic3.CODE_TABLES.items():
+            path = tables.require(raw, name)
+            seen: set[tuple[str, str]] = set()
+            for line, (admission, code) in tables.read(path, ("HADM_ID", "ICD9_CODE")):
+                rows.count += 1
+                id_, code = tables.identifier(path, line, admission), code.strip().upper()
+                if id_ is None:
+                    rows.homeless += 1
+                elif not code:
+                    rows.empty += 1
+                elif (found := form(kind, code)) is None:
+                    rows.shapeless += 1
+                else:
+                    rows.repeated += (id_, code) in seen
+                    seen.add((id_, code))
+                    rows.admissions.add(id_)
+                    rows.written[kind][code] += 1
+                    rows.frequency[kind, found] += 1
+        return rows
+
+
+def _faults(rows: _Rows) -> list[Finding]:
+    return [
+        finding("rows without HADM_ID", rows.homeless, rows.count),
+        finding("rows without a code", rows.empty, rows.count),
+        finding("rows whose code has no form of ICD-9-CM", rows.shapeless, rows.count),
+        finding("codes repeated within an admission", rows.repeated, rows.count),
+        finding(
+            "codes, and labels with an empty one",
+            len(rows.frequency),
+            len(rows.frequency) + bool(rows.empty),
+        ),
+    ]
+
+
+def _numbers(rows: _Rows, codes: Codes) -> list[Finding]:
+    """What reading codes as numbers does to these very rows."""
+    read = {("pr", dotted("pr", raw)): as_number(raw) for raw in rows.written["pr"]}
+    changed = [pair for pair, label in read.items() if undotted(pair[1]) != undotted(label)]
+    stubs = [pair for pair in changed if read[pair].endswith(".")]
+    disguised = [pair for pair in changed if read[pair] in known("pr")]
+    holders = Counter(undotted(label) for label in read.values())
+    merged = [pair for pair, label in read.items() if holders[undotted(label)] > 1]
+    # 93.90 is 93.9 as a decimal number, 428.0 is 428
+    short = {
+        pair: pair[1].rstrip("0").rstrip(".")
+        for pair in codes.frequency
+        if "." in pair[1] and pair[1].endswith("0")
+    }
+    swallowed = [pair for pair, label in short.items() if (pair[0], label) in codes.frequency]
+    diagnoses = [("dx", dotted("dx", raw)) for raw in rows.written["dx"] if raw.startswith("0")]
+
+    def arrows(pairs: Iterable[Pair]) -> tuple[str, ...]:
+        return codes.examples(pairs, lambda pair: f"{pair[1]} -> {read[pair]}")
+
+    def count_rows(pairs: Iterable[Pair]) -> int:
+        return sum(codes.frequency[pair] for pair in pairs)
+
+    return [
+        finding(
+            "procedure rows that change when codes are read as numbers",
+            count_rows(changed),
+            rows.written["pr"].total(),
+            arrows(changed),
+        ),
+        finding(
+            "procedure codes that change when codes are read as numbers",
+            len(changed),
+            len(read),
+            before=f"{len(read):,}",
+            after=f"{len(holders):,}",
+        ),
+        finding(
+            "of these, turned into another valid code",
+            len(disguised),
+            len(changed),
+            arrows(disguised),
+        ),
+        finding("of these, turned into stub codes", len(stubs), len(changed), arrows(stubs)),
+        finding(
+            "procedure codes that share a label when read as numbers",
+            len(merged),
+            len(read),
+            arrows(merged),
+        ),
+        finding(
+            "codes that lose a zero at the end when a dotted list is read as numbers",
+            len(short),
+            len(codes.frequency),
+            codes.examples(short, lambda pair: f"{pair[1]} -> {short[pair]}"),
+        ),
+        finding(
+            "of these, shortened to another code of the tables",
+            len(swallowed),
+            len(short),
+            codes.examples(swallowed, lambda pair: f"{pair[1]} -> {short[pair]}"),
+        ),
+        finding(
+            "diagnosis rows that begin with 0",
+            count_rows(diagnoses),
+            rows.written["dx"].total(),
+            codes.examples(diagnoses),
+        ),
+    ]
+
+
+def _kinds(rows: _Rows, codes: Codes) -> list[Finding]:
+    shared = rows.written["dx"].keys() & rows.written["pr"].keys()
+    shown = codes.examples(
+        [("pr", dotted("pr", raw)) for raw in shared],
+        lambda pair: f"{pair[1]} and {dotted('dx', undotted(pair[1]))}",
+    )
+    count = sum(rows.written[kind][raw] for kind in KINDS for raw in shared)
+    return [
+        finding(
+            "rows whose string stands in both tables", count, sum(codes.frequency.values()), shown
+        ),
+        codes.both_kinds(),
+        codes.unknown(),
+        codes.top50(),
+    ]
+
+
+def _categories(codes: Codes, ccs_procedures: Path | None) -> list[Finding]:
+    ccs = Ccs.load(ccs_procedures)
+    whole = ccs_procedures is not None
+    pairs = [pair for pair in codes.frequency if whole or pair[0] == "dx"]
+    without = [pair for pair in pairs if ccs.number(*pair) is None]
+    found = [
+        finding(
+            "unmapped codes",
+            len(without),
+            len(pairs),
+            codes.examples(without),
+            codings=codes.codings(without),
+            asked="" if whole else "; only diagnoses were asked",
+        )
+    ]
+    if whole:
+        numbers = {kind: [ccs.number(*pair) for pair in pairs if pair[0] == kind] for kind in KINDS}
+        found.append(collisions({k: [n for n in ns if n is not None] for k, ns in numbers.items()}))
+    return found
+
+
+def _admissions(raw: Path, rows: _Rows) -> list[Finding]:
+    path = tables.find(raw, "ADMISSIONS")
+    if path is None:
+        return []
+    stays: dict[str, str] = {}
+    for line, (subject, admission) in tables.read(path, ("SUBJECT_ID", "HADM_ID")):
+        who, stay = (tables.identifier(path, line, value) for value in (subject, admission))
+        if who is not None and stay is not None:
+            stays[stay] = who
+    patients = Counter(stays.values())
+    coded = rows.admissions
+    several = sum(count > 1 for count in patients.values())
+    return [
+        finding("admissions without codes", len(stays.keys() - coded), len(stays)),
+        finding(
+            "admissions with codes that ADMISSIONS lacks", len(coded - stays.keys()), len(coded)
+        ),
+        finding("patients with several admissions", several, len(patients)),
+    ]
+
+
+def _notes(raw: Path, rows: _Rows, progress: Progress) -> list[Finding]:
+    path = tables.require(raw, "NOTEEVENTS")
+    pieces: Counter[str] = Counter()
+    count = summaries = empty = homeless = 0
+    for line, (admission, kind, text) in tables.read(path, ("HADM_ID", "CATEGORY", "TEXT")):
+        count += 1
+        if count % 500_000 == 0:
+            progress(f"notes: {count:,} rows")
+        if kind.strip().casefold() != "discharge summary":
+            continue
+        summaries += 1
+        if (id_ := tables.identifier(path, line, admission)) is None:
+            homeless += 1
+        elif not text.strip():
+            empty += 1
+        else:
+            pieces[id_] += 1
+    coded, noted = rows.admissions, pieces.keys()
+    several = sum(parts > 1 for parts in pieces.values())
+    return [
+        finding("notes that are discharge summaries or addenda", summaries, count),
+        finding("discharge summaries without HADM_ID", homeless, summaries),
+        finding("discharge summaries that are empty", empty, summaries),
+        finding("admissions with several summaries", several, len(noted)),
+        finding("admissions with a summary and without a code", len(noted - coded), len(noted)),
+        finding("admissions with codes and without a summary", len(coded - noted), len(coded)),
+    ]
