@@ -95,7 +95,7 @@ class ClinicalBERT(TransformerCoder):
         pooled = read_as == "pooled"
         head = partial(FirstPosition, bottleneck=bottleneck if pooled else None, dropout=0.1)
         super().__init__(head, pooled, **shared)
-        self.check_window(window + 2)
+        self.check_window(window, marks=2)
         self.window = window
         self.pooled = pooled
         self.padding = "masked"  # what the release does

@@ -72,7 +72,7 @@ class MDBERT(TransformerCoder):
             raise MarnError(f"document_layers must be at least 1, but got {document_layers}")
         shared.setdefault("max_length", 2500)
         super().__init__(LabelAttention, **shared)
-        self.check_window(segment + 2)
+        self.check_window(segment, marks=2)
         self.segment = segment
         self.segment_as = segment_as
         config = self.transformer.config
@@ -80,8 +80,8 @@ class MDBERT(TransformerCoder):
             nn.TransformerEncoderLayer(
                 config.hidden_size,
                 config.num_attention_heads,
-                config.intermediate_size,
-                dropout=config.hidden_dropout_prob,
+                getattr(config, "intermediate_size", 4 * config.hidden_size),
+                dropout=getattr(config, "hidden_dropout_prob", 0.1),
                 activation="gelu",
                 batch_first=True,
             )

@@ -20,7 +20,7 @@ class PLMICD(TransformerCoder):
 
     The modern reference: it is in none of MARN's tables.
 
-    Parameters with BERT-base and the 28,996 pieces of its cased vocabulary: 122,020,313 with 8,921
+    Parameters with BERT-base and the 28,996 pieces of its cased vocabulary: 122,021,081 with 8,921
     codes, 108,386,354 with 50; the paper gives none.
 
     With `padding="released"` the transformer does not see padding, but the attention gives it a

@@ -21,6 +21,8 @@ from marn.models.base import Coder, SharedOptions
 
 DEVIATION = 0.02  # of random weights; BERT's
 _NOT_KEPT = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
+# What a configuration could have the library fetch and run.
+_CODE = ("auto_map", "implementation", "kernel", "quantization")
 
 
 class TransformerOptions(SharedOptions, total=False):
@@ -153,6 +155,16 @@ def _pretrained(source: str) -> tuple[Any, Any]:
     return tokenizer, model.float().train()
 
 
+def _names_code(configuration: Any) -> bool:
+    """Whether a configuration, at any depth, has a key of `_CODE`."""
+    if isinstance(configuration, Mapping):
+        return any(
+            any(word in key for word in _CODE) or _names_code(value)
+            for key, value in configuration.items()
+        )
+    return isinstance(configuration, list) and any(map(_names_code, configuration))
+
+
 def _random(
     configuration: Mapping[str, Any] | None,
     *,
@@ -164,6 +176,11 @@ def _random(
 ) -> Any:
     """Make a transformer with random weights: of a configuration, or BERT of these sizes."""
     library = _library()
+    for name, size in {"layers": layers, "hidden_size": hidden_size, "heads": heads}.items():
+        if size < 1:
+            raise MarnError(f"{name} must be at least 1, but got {size}")
+    if _names_code(configuration):
+        raise MarnError(f"a configuration may not have keys with {_CODE}: they can name code")
     try:
         if configuration is not None:
             config = library.AutoConfig.for_model(**configuration)
@@ -177,7 +194,7 @@ def _random(
                 hidden_dropout_prob=dropout,
                 attention_probs_dropout_prob=dropout,
             )
-        return library.AutoModel.from_config(config)
+        return library.AutoModel.from_config(config, trust_remote_code=False)
     except (TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MarnError(f"no transformer can be made of these sizes: {reason}") from error
@@ -328,7 +345,11 @@ class TransformerCoder(Coder):
         if self.source is None or self.pieces is None:
             return kept
         config = json.loads(self.transformer.config.to_json_string(use_diff=True))
-        config = {key: value for key, value in config.items() if key not in _NOT_KEPT}
+        config = {
+            key: value
+            for key, value in config.items()
+            if key not in _NOT_KEPT and not _names_code({key: value})
+        }
         # What it was made from, without the path of this machine.
         config["_name_or_path"] = self.source.name if self.source.is_dir() else str(self.source)
         return kept | {"configuration": config, "piece_count": len(self.pieces.ids)}
@@ -348,17 +369,21 @@ class TransformerCoder(Coder):
         word = word[:, None, : weights.shape[2]].expand_as(weights)
         return weights.new_zeros(*weights.shape[:2], tokens.shape[1]).scatter_add_(2, word, weights)
 
-    def check_window(self, size: int) -> None:
-        """Refuse windows, [CLS] and [SEP] included, that the transformer has no positions for.
+    def check_window(self, size: int, marks: int = 0) -> None:
+        """Refuse windows that the transformer has no positions for.
+
+        Args:
+            size: pieces of a window.
+            marks: what else stands in it: 2 with [CLS] and [SEP].
 
         Raises:
             MarnError: `size` is below 1, or too large.
         """
         table = getattr(getattr(self.transformer, "embeddings", None), "position_embeddings", None)
-        room = size
-        if table is not None:  # RoBERTa counts positions from one after the padding's
+        room = max(size, 1)
+        if table is not None:  # RoBERTa counts positions from the one after the padding's
             first = 0 if table.padding_idx is None else table.padding_idx + 1
-            room = table.num_embeddings - first
+            room = table.num_embeddings - first - marks
         if not 1 <= size <= room:
             raise MarnError(f"this transformer reads 1 to {room} pieces at once, but got {size}")
 
