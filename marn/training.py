@@ -472,8 +472,9 @@ def fit(
             best = {"epoch": epoch, "value": value, "model": weights}
         if folder is not None:
             state = step.state() | {"history": history, "best": best}
-            replace_file(folder / CHECKPOINT, partial(torch.save, state))
+            # The checkpoint last: what is killed before it is written is done again, all of it.
             replace_file(folder / HISTORY, partial(pd.DataFrame(history).to_csv, index=False))
+            replace_file(folder / CHECKPOINT, partial(torch.save, state))
         progress.line(
             f"epoch {epoch:2d}/{config.epochs}  loss {loss:.4f}  "
             f"dev {monitored} {config.monitor} {value:.3f}"
