@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys import SYSTEM_SIZES, padded
+from toys import SYSTEM_SIZES, padded, toy_corpus
 
 from marn import MarnError, build
 from marn.layers import length_mask
 from marn.models.bigru import FinalStates
 from marn.models.cnn import MaxPool
 from marn.models.fusion import NoteNorm, PairPooling, TransformerLayer, sinusoids
+from marn.saving import load_model, save_model
 
 TASKS = {"icd": 5, "ccs": 3}
 LENGTHS = torch.tensor([7, 4, 1])
@@ -384,19 +385,30 @@ def test_a_description_equals_torch_layers_and_ignores_its_neighbours():
 
 
 def test_codes_never_met_are_classified_by_their_description():
-    model = small("dr_caml")
-    before = model.head.weight["icd"].detach().clone()
-    bias = model.head.bias["icd"].detach().clone()
-    model.describe_unseen("icd", np.array([3, 0, 1, 0, 2]))
-    weight = model.head.weight["icd"]
-    assert torch.allclose(weight[[1, 3]], model.describe("icd", torch.tensor([1, 3])), atol=1e-6)
-    assert torch.equal(weight[[0, 2, 4]], before[[0, 2, 4]])
-    assert torch.equal(model.head.bias["icd"], bias * torch.tensor([1, 0, 1, 0, 1]))
-    assert weight.requires_grad
-    with pytest.raises(MarnError, match="5 codes, but has shape"):
-        model.describe_unseen("icd", [0, 1])
-    with pytest.raises(MarnError, match="task must be one of"):
-        model.describe_unseen("chapter", [0, 1])
+    model = small("dr_caml", unseen={"icd": [1, 3], "ccs": [], "chapter": [0]})
+    plain = small("dr_caml")
+    tokens, lengths = padded([9, 4])
+    found, without = model(tokens, lengths), plain(tokens, lengths)
+    views = model.code_features(tokens, lengths)["icd"][:, [1, 3]]
+    z = model.describe("icd", torch.tensor([1, 3]))
+    assert torch.allclose(found["icd"][:, [1, 3]], (views * z).sum(2), atol=1e-6)
+    assert torch.equal(found["icd"][:, [0, 2, 4]], without["icd"][:, [0, 2, 4]])
+    assert torch.equal(found["ccs"], without["ccs"])
+    model.train()
+    torch.manual_seed(0)
+    in_training = model(tokens, lengths)["icd"]
+    torch.manual_seed(0)
+    assert torch.equal(in_training, plain.train()(tokens, lengths)["icd"])
+
+
+def test_a_corpus_says_which_codes_training_never_meets(tmp_path):
+    corpus = toy_corpus(tmp_path / "corpus", notes=(3, 1, 1), codes=40)
+    model = build("dr_caml", corpus, embedding_size=12, filters=8, kernel_size=4)
+    frequency = corpus["train"].targets("icd").sum(axis=0)
+    assert 0 < len(model.unseen["icd"]) < 40
+    assert all((frequency[code] == 0) == (code in model.unseen["icd"]) for code in range(40))
+    save_model(tmp_path / "model", model, corpus)
+    assert load_model(tmp_path / "model").model.unseen == model.unseen
 
 
 @pytest.mark.parametrize(
@@ -408,6 +420,8 @@ def test_codes_never_met_are_classified_by_their_description():
         ({"descriptions": {"icd": [[40]] * 5}}, "word ids from 1 to 39"),
         ({"descriptions": {"icd": [np.array([3])] * 5}}, "tolist"),
         ({"penalty_as": "printed"}, "penalty_as must be one of"),
+        ({"unseen": {"icd": [5]}}, "from 0 to 4, but gives \\[5\\]"),
+        ({"unseen": {"icd": [1.0]}}, "whole numbers"),
     ],
 )
 def test_wrong_descriptions(change, message):

@@ -13,6 +13,7 @@ from marn.errors import MarnError
 from marn.layers import Convolution, length_mask
 from marn.models.base import SharedOptions, descriptions
 from marn.models.caml import CAML
+from marn.models.knowledge import Descriptions, check_descriptions
 
 Reading = Literal["released", "paper"]
 
@@ -37,6 +38,9 @@ class DRCAML(CAML):
             logits, as lists (they are written into the model's card). `build` takes the titles of a
             corpus's codes. A task without is not regularised. Without words, a code is described
             by the unknown word.
+        unseen: for each task the columns of codes that training never meets. Their classifiers
+            learn nothing but to stay silent, so that in evaluation z stands in for w, with bias 0.
+            `build` takes those that no training note of a corpus has.
         penalty_weight: lambda; 10 for the 50 codes, 0.01 for all of them.
         penalty_as: `"released"` or `"paper"`.
         filters: D, channels of both convolutions; 50.
@@ -45,7 +49,7 @@ class DRCAML(CAML):
 
     Raises:
         MarnError: descriptions are missing, not lists of word ids, or not one for each code;
-            `penalty_as` is unknown.
+            `unseen` names no column; `penalty_as` is unknown.
 
     References:
         Mullenbach et al. 2018; the released code of caml-mimic. There a description is padded to
@@ -59,7 +63,8 @@ class DRCAML(CAML):
     def __init__(
         self,
         *,
-        descriptions: Mapping[str, Sequence[Sequence[int]]] | None = None,
+        descriptions: Descriptions | None = None,
+        unseen: Mapping[str, Sequence[int]] | None = None,
         penalty_weight: float = 10.0,
         penalty_as: Reading = "released",
         filters: int = 50,
@@ -71,31 +76,26 @@ class DRCAML(CAML):
             raise MarnError(f"penalty_as must be one of {get_args(Reading)}, not {penalty_as!r}")
         self.penalty_weight = penalty_weight
         self.penalty_as = penalty_as
-        given = {task: texts for task, texts in (descriptions or {}).items() if task in self.tasks}
-        if not given:
-            raise MarnError(
-                f"dr_caml needs descriptions of the codes of one of its tasks, {list(self.tasks)}: "
-                "{task: a list of word ids for each code}"
-            )
-        rows = shared["vocabulary_size"]
-        self.described = list(given)
-        for task, texts in given.items():
-            if len(texts) != self.tasks[task]:
-                raise MarnError(
-                    f"task {task!r} has {self.tasks[task]} codes, but {len(texts)} descriptions"
-                )
-            words = [word for text in texts for word in text]
-            if not all(isinstance(word, int) and 0 < word < rows for word in words):
-                raise MarnError(
-                    f"descriptions of task {task!r} must be lists of word ids from 1 to {rows - 1};"
-                    " take .tolist() of an array"
-                )
-            ids = [torch.tensor(list(text) or [rows - 1]) for text in texts]
+        texts = check_descriptions(
+            self.name, descriptions, self.tasks, shared["vocabulary_size"], every=False
+        )
+        self.described = list(texts)
+        for task, words in texts.items():
             for key, value in {
-                "words": pad_sequence(ids, batch_first=True),  # (C, words)
-                "sizes": torch.tensor([len(text) for text in ids]),  # (C,)
-            }.items():
+                "words": pad_sequence([torch.tensor(text) for text in words], batch_first=True),
+                "sizes": torch.tensor([len(text) for text in words]),
+            }.items():  # (C, words) and (C,)
                 self.register_buffer(f"description_{key}_{task}", value, persistent=False)
+        self.unseen = {
+            task: list(codes) for task, codes in (unseen or {}).items() if task in texts and codes
+        }
+        for task, codes in self.unseen.items():
+            columns = range(self.tasks[task])
+            if not all(isinstance(code, int) and code in columns for code in codes):
+                raise MarnError(
+                    f"unseen must give columns of task {task!r} as whole numbers from 0 to "
+                    f"{columns[-1]}, but gives {list(codes)[:5]}"
+                )
         self.description_embedding = nn.Embedding.from_pretrained(
             self.embedding.table.weight.detach().clone(), freeze=False, padding_idx=0
         )
@@ -108,8 +108,34 @@ class DRCAML(CAML):
 
     @classmethod
     def knowledge(cls, corpus: Any) -> dict[str, Any]:
-        """Take the titles of the codes as their descriptions."""
-        return {"descriptions": descriptions(corpus)}
+        """Take the titles of the codes, and the codes that no training note has."""
+        return {
+            "descriptions": descriptions(corpus),
+            "unseen": {
+                task: (corpus.frequency(task) == 0).nonzero()[0].tolist() for task in corpus.tasks
+            },
+        }
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Score notes, in evaluation with the descriptions of unseen codes as classifiers.
+
+        Args:
+            tokens: (B, T) int64, padded with 0.
+            lengths: (B,) int, real tokens of each note, >= 1.
+
+        Returns:
+            Logits {task: (B, C)}.
+        """
+        features, mask = self.features(tokens, lengths)
+        logits = self.head(features, mask)
+        if self.training or not self.unseen:
+            return logits
+        views = self.head.attended(features, mask)
+        for task, columns in self.unseen.items():
+            codes = torch.tensor(columns, device=features.device)
+            described = (views[task][:, codes] * self.describe(task, codes)).sum(dim=2)
+            logits[task] = logits[task].index_copy(1, codes, described.to(logits[task].dtype))
+        return logits
 
     def describe(self, task: str, codes: Tensor) -> Tensor:
         """Encode the descriptions of some codes.
@@ -151,29 +177,3 @@ class DRCAML(CAML):
                 share = share / present.sum(dim=1, keepdim=True).clamp(min=1)
             total = total + self.penalty_weight * (share @ distance).mean()
         return total
-
-    @torch.no_grad()
-    def describe_unseen(self, task: str, frequency: Any) -> None:
-        """Classify codes that training never met by their descriptions, as the release tests.
-
-        Their classifiers become z, their biases 0, in place.
-
-        Args:
-            task: one that has descriptions.
-            frequency: (C,) training notes of each code: `corpus.frequency(task)`.
-
-        Raises:
-            MarnError: the task has no descriptions, or `frequency` is not one number a code.
-        """
-        if task not in self.described:
-            raise MarnError(f"task must be one of {self.described}, but got {task!r}")
-        counts = torch.as_tensor(frequency, device=self.head.bias[task].device)
-        if counts.shape != self.head.bias[task].shape:
-            raise MarnError(
-                f"frequency must have one number for each of {self.tasks[task]} codes, but has "
-                f"shape {tuple(counts.shape)}"
-            )
-        codes = (counts == 0).nonzero()[:, 0]
-        if len(codes):
-            self.head.weight[task][codes] = self.describe(task, codes)
-            self.head.bias[task][codes] = 0

@@ -1,0 +1,77 @@
+"""What systems know of a code beyond its number: the words of its description.
+
+Systems take it as the option `descriptions`, which `marn.models.base.descriptions` reads from a
+corpus; here it is checked and made ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from marn.errors import MarnError
+
+Descriptions = Mapping[str, Sequence[Sequence[int]]]
+"""{task: for each code, in the order of the logits, its words as ids}."""
+
+
+def check_descriptions(
+    system: str,
+    descriptions: Descriptions | None,
+    tasks: Mapping[str, int],
+    vocabulary_size: int,
+    *,
+    every: bool,
+) -> dict[str, list[list[int]]]:
+    """Check the descriptions of a model's codes.
+
+    Args:
+        system: who asks, for the error.
+        descriptions: for some tasks; those of tasks that the model has not are left out.
+        tasks: number of codes of each task of the model.
+        vocabulary_size: rows of the embedding; the last one is the unknown word.
+        every: whether all tasks must have descriptions, or one of them is enough.
+
+    Returns:
+        {task: the words of each code}. A code without words has the unknown word.
+
+    Raises:
+        MarnError: descriptions are missing, not lists of word ids, or not one for each code.
+    """
+    given = {task: texts for task, texts in (descriptions or {}).items() if task in tasks}
+    missing = [task for task in tasks if task not in given]
+    if not given or (every and missing):
+        which = "every one" if every else "one"
+        raise MarnError(
+            f"{system} needs descriptions of the codes of {which} of its tasks, but has none for "
+            f"{missing}; give a corpus, or descriptions={{task: a list of word ids for each code}}"
+        )
+    for task, texts in given.items():
+        if len(texts) != tasks[task]:
+            raise MarnError(f"task {task!r} has {tasks[task]} codes, but {len(texts)} descriptions")
+        words = [word for text in texts for word in text]
+        if not all(isinstance(word, int) and 0 < word < vocabulary_size for word in words):
+            raise MarnError(
+                f"descriptions of task {task!r} must be lists of word ids from 1 to "
+                f"{vocabulary_size - 1}; take .tolist() of an array"
+            )
+    return {
+        task: [list(text) or [vocabulary_size - 1] for text in texts]
+        for task, texts in given.items()
+    }
+
+
+def mean_vectors(texts: Sequence[Sequence[int]], table: Tensor) -> Tensor:
+    """Average the word vectors of each description.
+
+    Args:
+        texts: for each code its words, at least one.
+        table: (rows, E), the word vectors.
+
+    Returns:
+        (C, E), apart from the table: it does not change with it.
+    """
+    table = table.detach()
+    return torch.stack([table[torch.tensor(list(text))].mean(dim=0) for text in texts])
