@@ -16,22 +16,48 @@ TINY_BERT = {
     "dropout": 0.0,
 }
 
+TITLES = {
+    # Of the tasks of test_models; one without words, which is described by the unknown word.
+    "icd": [[3, 4], [5], [], [6, 7, 8, 9, 10, 11], [3, 12]],
+    "ccs": [[3], [4, 5], [6]],
+    "chapter": [[7, 8], [9]],
+}
+
 SYSTEM_SIZES = {
     # Options that make each system small enough for a test.
+    "attentive_lstm": {
+        "hidden_size": 10,
+        "letter_size": 4,
+        "segment_size": 4,
+        "descriptions": TITLES,
+        "spelling": [f"w{number}" for number in range(1, 39)],
+    },
     "bigru": {"hidden_size": 16},
     "bigru_la": {"hidden_size": 8},
+    "c_memnn": {"hidden_size": 12, "hops": 3, "descriptions": TITLES},
     "caml": {"filters": 8, "kernel_size": 4},
     "clinicalbert": {**TINY_BERT, "window": 9},
     "cnn": {"filters": 16},
     "dcan": {"filters": 12, "projected": 12, "dropout": 0.0},
+    "dlac": {"hidden_size": 8, "descriptions": TITLES},
     "dr_caml": {
         "filters": 8,
         "kernel_size": 4,
-        "descriptions": {
-            # Of the tasks of test_models; the one without words is described by the unknown word.
-            "icd": [[3, 4], [5], [], [6, 7, 8, 9, 10, 11], [3, 12]],
-            "ccs": [[3], [4, 5], [6]],
+        "descriptions": {"icd": TITLES["icd"], "ccs": TITLES["ccs"]},
+    },
+    "gatedcnn_nci": {"hidden_size": 12, "levels": 3, "dropout": 0.0},
+    "hypercore": {
+        "filters": 8,
+        "kernel_size": 4,
+        "ball_size": 3,
+        "tree_steps": 20,
+        "descriptions": TITLES,
+        "tree": {
+            "icd": [["1.1", "1", "dx"], ["1.2", "1", "dx"], ["2", "dx"], ["3", "dx"], ["4", "pr"]],
+            "ccs": [["1", "dx"], ["2", "dx"], ["3", "pr"]],
+            "chapter": [["1"], ["2"]],
         },
+        "edges": {"icd": [[0, 1, 0.5], [1, 4, 0.25]], "ccs": [[0, 2, 0.1]], "chapter": []},
     },
     "fusion": {
         "kernel_sizes": (3, 5),
