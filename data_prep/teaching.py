@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gzip
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,24 +25,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="size of the hospital (default: %(default)s)",
     )
     parser.add_argument("--gzip", action="store_true", help="gzip the raw tables")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that write notes; the result is the same (default: %(default)s)",
+    )
     mimic3.add_ccs_arguments(parser)
     Choices.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, progress: Progress) -> Path:
-    """Write the hospital's tables to `args.out`/raw and prepare them as MIMIC-III's are."""
+    """Write the hospital's tables to `args.out`/raw and prepare them as MIMIC-III's are.
+
+    A preset with lists of admissions is split by them where `--codes` is theirs, else by patient.
+    """
     name = args.out.resolve().name
     with replacing(args.out) as partial:
         raw = partial / "raw"
-        hospital.write(raw, args.preset, args.seed, _every_thousand(progress))
-        if args.gzip:
-            _zip(raw)
+        hospital.write(
+            raw,
+            args.preset,
+            args.seed,
+            _every_thousand(progress),
+            workers=args.workers,
+            zipped=args.gzip,
+        )
+        choices = Choices.of(args)
         mimic3.build(
             raw,
             partial,
             name=name,
             command=f"python -m data_prep teaching --preset {args.preset} --out data/{name}",
-            choices=Choices.of(args),
+            choices=choices,
+            lists=raw if choices.codes == hospital.PRESETS[args.preset].lists else None,
             ccs_procedures=args.ccs_procedures,
             ccs_key=args.ccs_key,
             progress=progress,
@@ -62,14 +76,3 @@ def _every_thousand(progress: Progress) -> Callable[[int, int], None]:
             progress(f"hospital: {min(done, total):,} of {total:,} notes")
 
     return report
-
-
-def _zip(raw: Path) -> None:
-    """Gzip the tables in place, with no date inside: the same tables give the same bytes."""
-    for path in sorted(raw.glob("*.csv")):
-        with (
-            path.open("rb") as plain,
-            gzip.GzipFile(f"{path}.gz", "wb", compresslevel=6, mtime=0) as zipped,
-        ):
-            shutil.copyfileobj(plain, zipped)
-        path.unlink()

@@ -131,6 +131,17 @@ def rules() -> dict[str, tuple[tuple[Part, ...], ...]]:
     return read
 
 
+@lru_cache(maxsize=1)
+def _habits() -> tuple[tuple[str, tuple[str, ...], bool], ...]:
+    """Usual words, what some authors write for them, and whether that is an abbreviation."""
+    found = []
+    for header, lines in blocks("habits.txt"):
+        for line in lines:
+            usual, _, own = line.partition(": ")
+            found.append((usual, tuple(own.split("; ")), header == "short"))
+    return tuple(found)
+
+
 Value = str | Callable[["Sheet"], None]
 """What a slot stands for: plain words, or a function that writes."""
 
@@ -149,6 +160,7 @@ class Sheet:
         self.code: tuple[str, str] | None = None
         self.role = "evidence"
         self.mention: tuple[Part, ...] = ()
+        self.verbatim = False
         self.until_slip = author.next_slip(dice)
 
     def text(self) -> str:
@@ -198,7 +210,8 @@ class Sheet:
             return
         value = self.values.get(name)
         if value is None:
-            self.write(self.dice.pick(self.author.rule(name)))
+            parts = self.dice.pick(self.author.rule(name))
+            self.write(parts if self.verbatim else self.author.words(parts))
         elif value.__class__ is str:
             self.put(value)
         else:
@@ -212,15 +225,16 @@ class Sheet:
             kind, code = self.code
             self.spans.append(Span(kind, code, begin, self.length, self.role, self.section))
 
-    def sentence(self, parts: tuple[Part, ...]) -> None:
-        """Writes parts beginning with a capital, then a space."""
+    def sentence(self, parts: tuple[Part, ...], end: str = "") -> None:
+        """Writes parts of a rule or the lexicon beginning with a capital, then a space."""
         first = len(self.pieces)
-        self.write(parts)
+        self.write(parts if self.verbatim else self.author.words(parts))
         for place in range(first, len(self.pieces)):
             piece = self.pieces[place]
             if piece:
                 self.pieces[place] = piece[0].upper() + piece[1:]
                 break
+        self.raw(end)
         self.raw("  " if self.author.two_spaces else " ")
 
     def say(self, rule: str) -> None:
@@ -233,6 +247,37 @@ class Sheet:
         """Sets whom the mentions of what follows are of."""
         self.code, self.role, self.mention = code, role, mention
 
+
+_TYPED = re.compile(r"(?<![\w(*])[a-z]{5,}")
+"""A word that somebody typed; not part of a capitalised one nor of a placeholder."""
+
+HEADERS = {
+    "History of Present Illness": ("HPI", "History of the Present Illness", "Present Illness",
+                                   "HPI/ED course", "Reason for admission and HPI"),
+    "Past Medical History": ("PMH", "PMHx", "Past Medical/Surgical History", "Medical History",
+                             "PMH/PSH", "Past History"),
+    "Social History": ("SH", "SHx", "Soc Hx", "Social/occupational"),
+    "Family History": ("FH", "FHx", "Fam Hx"),
+    "Physical Exam": ("PE", "Physical Examination", "Admission exam", "EXAM", "Exam on arrival",
+                      "PHYSICAL EXAM UPON ADMISSION"),
+    "Pertinent Results": ("Labs and studies", "Laboratory data", "DATA", "Results",
+                          "LABS/STUDIES", "Pertinent labs"),
+    "Brief Hospital Course": ("HOSPITAL COURSE", "Hospital Course by Problem", "Course",
+                              "Hospital course by system", "Summary of Hospital Course"),
+    "Medications on Admission": ("Home Medications", "MEDS ON ADMISSION", "Meds at home",
+                                 "Outpatient medications", "Admission meds"),
+    "Discharge Medications": ("MEDS ON DISCHARGE", "Medications at discharge", "D/C meds"),
+    "Discharge Disposition": ("DISPOSITION", "Dispo"),
+    "Discharge Diagnosis": ("FINAL DIAGNOSES", "Discharge Diagnoses", "Diagnoses at discharge",
+                            "PRIMARY AND SECONDARY DIAGNOSES"),
+    "Discharge Condition": ("CONDITION ON DISCHARGE", "Condition at discharge", "Condition"),
+    "Discharge Instructions": ("Instructions", "Patient instructions", "INSTRUCTIONS TO PATIENT"),
+    "Followup Instructions": ("FOLLOW-UP", "Follow up plans", "Appointments", "Follow-up"),
+    "Chief Complaint": ("CC", "Reason for admission", "Presenting complaint"),
+    "Major Surgical or Invasive Procedure": ("PROCEDURES", "Operations and procedures",
+                                             "Procedures performed", "OPERATIONS"),
+}  # fmt: skip
+"""Other headers of a section."""
 
 NEAR = {
     "a": "sq", "b": "vn", "c": "xv", "d": "sf", "e": "wr", "f": "dg", "g": "fh", "h": "gj",
@@ -261,9 +306,18 @@ class Author:
         self.mark = dice.pick(("# ", "#", "## ", "* ", "-", "")) if self.problem_list else ""
         self.bullet = dice.pick(("numbers", "dashes", "lines", "commas"))
         self.slips_per_letter = dice.lognormal(0.0004, 0.8)
-        self.drops = dice.random() * 0.5
+        self.glues = dice.chance(0.3)
         self.width = dice.integer(68, 78)
-        self._dice = Dice(seed, "habits", number)
+        habits = Dice(seed, "habits", number)
+        shortens = 0.0 if self.dictates else max(0.0, self.abbreviates - 0.25)
+        self.habits = {}
+        for usual, own, is_short in _habits():
+            if habits.chance(shortens if is_short else 0.04):
+                self.habits[usual] = habits.pick(own)
+        words = sorted(self.habits, key=len, reverse=True)
+        self._habit = re.compile(r"\b(?:" + "|".join(map(re.escape, words)) + r")(?!\w)")
+        self._headers: dict[str, str] = {}
+        self._rewritten: dict[int, tuple[tuple[Part, ...], tuple[Part, ...]]] = {}
         self._own: dict[str, tuple[tuple[Part, ...], ...]] = {}
 
     def rule(self, name: str) -> tuple[tuple[Part, ...], ...]:
@@ -278,13 +332,42 @@ class Author:
             self._own[name] = own
         return own
 
+    def words(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        """The parts with the words that this author writes in a way of their own."""
+        if not self.habits:
+            return parts
+        known = self._rewritten.get(id(parts))
+        if known is None:  # the parts are kept, so that their id stays theirs
+            known = self._rewritten[id(parts)] = parts, self._in_own_words(parts)
+        return known[1]
+
+    def _in_own_words(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        changed: list[Part] = []
+        for part in parts:
+            if isinstance(part, str):
+                changed.append(self._habit.sub(lambda found: self.habits[found[0]], part))
+            elif part[0] == "one":
+                changed.append(("one", tuple(map(self._in_own_words, part[1]))))
+            else:
+                changed.append(part)
+        return tuple(changed)
+
+    def header(self, name: str) -> str:
+        """What this author writes above a section."""
+        own = self._headers.get(name)
+        if own is None:
+            dice = Dice(self.number, "header", name)
+            own = dice.pick(HEADERS[name]) if name in HEADERS and dice.chance(0.4) else name
+            own = self._headers[name] = own.upper() if self.upper_headers else own
+        return own
+
     def next_slip(self, dice: Dice) -> float:
         """Letters until the next misspelling."""
         return dice.lognormal(1 / self.slips_per_letter, 0.7)
 
     def slip(self, text: str, dice: Dice) -> str:
         """The text with one word misspelt: a swap, a lost, doubled or neighbouring letter."""
-        words = list(re.finditer(r"[a-z]{5,}", text))
+        words = list(_TYPED.finditer(text.partition("[**")[0]))
         if not words:
             return text
         word = dice.pick(words)

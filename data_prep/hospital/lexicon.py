@@ -128,7 +128,7 @@ def name_of(code: Code, dice: Dice, author: int) -> Parts:
     """A full name of a code: for a sibling, the head noun with its qualifiers."""
     names = entry_of(code).names
     luck, habit = dice.random(), author * 7 + code.rank * 13
-    if code.rank >= 50 and luck > 0.9 and len(title_of(code)) < 60:
+    if code.rank >= 50 and luck > 0.95 and len(title_of(code)) < 60:
         return (title_of(code),)
     name = names[habit % len(names)] if luck < 0.4 else dice.pick(names)
     if not code.pre and not code.post:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from data_prep.hospital.dice import Dice
-from data_prep.hospital.grammar import Author, Sheet, Span, Value, parse
+from data_prep.hospital.grammar import Author, Sheet, Span, Value
 from data_prep.hospital.lexicon import Drug, Parts, drugs, entry_of, name_of
 from data_prep.hospital.patients import CHRONIC, Admission, Patient
 from data_prep.hospital.presets import Preset
 from data_prep.hospital.world import Code, World
 
-AUTHORS = 60
+AUTHORS = 100
 
 LABS = {
     "WBC": (4.5, 10.8, 1), "RBC": (3.9, 5.1, 2), "Hgb": (11.8, 15.5, 1), "Hct": (34.5, 45.0, 1),
@@ -51,6 +51,8 @@ PAST = (
     "453.40", "415.19", "578.9", "577.0", "682.6", "008.45", "540.0", "560.81",
 )  # fmt: skip
 PAST_PROCEDURES = ("96.04", "45.13", "37.22", "88.56", "99.04", "33.24", "88.72", "45.23", "38.93")
+COMMON_DRUGS = 151
+"""So many at the end of `drugs.csv` say little of what somebody has."""
 BY_MOUTH = ("daily", "bid", "tid", "qid", "hs", "prn")
 DAY = timedelta(days=1)
 MONTHS = (
@@ -126,7 +128,7 @@ class Writer:
         self.by_code = {code.code: code for code in every}
         self.pharmacy = list(drugs().values())
         self.home = [drug for drug in self.pharmacy if drug.at_home]
-        self.plain = self.home[-45:]
+        self.plain = self.home[-COMMON_DRUGS:]
 
     def notes(self, person: Patient, stay: Admission) -> Iterator[Note]:
         """The notes of one admission: the summary, addenda, and some of other categories."""
@@ -159,7 +161,11 @@ class _Summary:
         self.sites = self._plan()
         self.past_told = False
         self.form = "Tablet"
+        self.said: set[str] = set()
+        self.kin = ""
+        self.today = 0
         self.regimen = self._regimen()
+        self.reason = self._reason()
 
     # -- the story behind the slots
 
@@ -216,13 +222,21 @@ class _Summary:
             ),
             "drugname": lambda sheet: sheet.put(self._any_drug()),
             "complaint": self._complaint,
+            "symptom": self._symptom,
+            "relative": self._relative,
+            "hct": lambda sheet: sheet.raw(str(dice.integer(*self._hematocrit()))),
+            "pod": lambda sheet: sheet.raw(str(dice.integer(1, min(5, self.days)))),
+            "hd": lambda sheet: sheet.raw(str(dice.integer(min(2, self.days), self.days))),
+            "work": lambda sheet: sheet.slot("work_old" if stay.age > 63 else "work_young"),
             "pasthx": self._past,
             "form": lambda sheet: sheet.raw(self.form),
         }  # fmt: skip
 
     def _date(self, day: date | None = None) -> str:
-        if day is None:
-            day = self.stay.admitted.date() + timedelta(days=self.dice.integer(0, self.days))
+        if day is None:  # a section tells its days in order
+            far = min(self.days, self.today + 1 + self.days // 4)
+            self.today = self.dice.integer(self.today, far)
+            day = self.stay.admitted.date() + timedelta(days=self.today)
         if self.dice.chance(0.3):
             return f"[**{day.month}-{day.day}**]"
         return f"[**{day.year}-{day.month}-{day.day}**]"
@@ -235,13 +249,49 @@ class _Summary:
         pool = self.writer.plain if self.dice.chance(0.7) else self.writer.home
         return self._drug_word(self.dice.pick(pool))
 
-    def _complaint(self, sheet: Sheet) -> None:
+    def _reason(self) -> tuple[Code | None, Parts]:
+        """Why the patient came: a symptom of what they have, or any."""
         for code in self.present:
             phrases = entry_of(code).cues.get("sx")
             if phrases and self.dice.chance(0.5 if kind_of(code) == "acute" else 0.06):
-                self._mark(code, "cue", self.dice.pick(phrases))
-                return
-        sheet.slot("symptom")
+                return code, self.dice.pick(phrases)
+        return None, self.dice.pick(self.author.rule("symptom"))
+
+    def _complaint(self, sheet: Sheet) -> None:
+        code, phrase = self.reason
+        self.said.add(str(phrase[0]))
+        if code is None:
+            sheet.write(phrase)
+        else:
+            self._mark(code, "cue", phrase)
+
+    def _relative(self, sheet: Sheet) -> None:
+        """Mostly the same person through a note, and one that the patient can have."""
+        if self.kin and self.dice.chance(0.75):
+            sheet.put(self.kin)
+            return
+        while True:
+            kin = str(self.dice.pick(self.author.rule("relative"))[0])
+            first, _, last = KIN.get(kin, "0-200-").partition("-")
+            oldest, _, sex = last.partition("-")
+            if int(first) <= self.stay.age <= int(oldest) and sex in ("", self.person.sex):
+                break
+        self.kin = self.kin or kin
+        sheet.put(kin)
+
+    def _hematocrit(self) -> tuple[int, int]:
+        low = any(name == "Hct" for code in self.present for name, *_ in entry_of(code).labs)
+        return (24, 31) if low else (34, 41)
+
+    def _symptom(self, sheet: Sheet) -> None:
+        """A symptom that the note has neither reported nor denied so far."""
+        alternatives = self.author.rule("symptom")
+        for _ in range(6):
+            parts = self.dice.pick(alternatives)
+            if parts[0] not in self.said:
+                break
+        self.said.add(str(parts[0]))
+        sheet.write(parts)
 
     def _past(self, sheet: Sheet) -> None:
         chosen = self.sites["past"]
@@ -302,11 +352,10 @@ class _Summary:
     def _header(self, name: str, omit: float = 0.03) -> None:
         sheet = self.sheet
         sheet.section = name
+        self.today = 0
         if self.dice.chance(omit):
             return
-        text = name.upper() if self.author.upper_headers else name
-        if self.author.number % 5 == 3:
-            text = SHORT.get(name, text)
+        text = self.author.header(name)
         sheet.raw(text + ":" + ("  " if self.author.upper_headers else "\n"))
 
     def _end(self) -> None:
@@ -341,11 +390,11 @@ class _Summary:
 
     def _fill(self, rule: str, words: float, each: float) -> None:
         """Sentences of a rule that make up about so many words."""
-        count = int(words / each + self.dice.random())
+        count = max(1, int(words / each + self.dice.random()))
         alternatives = self.author.rule(rule)
         for parts in self.dice.sample(alternatives, count):
             self.sheet.sentence(parts)
-        if rule not in ("newborn", "course_new", "obs_fill"):
+        if rule not in ONCE:
             for _ in range(count - len(alternatives)):
                 self.sheet.say(rule)
 
@@ -444,13 +493,13 @@ class _Summary:
         moved: dict[str, tuple[Code, float, float]] = {}
         for code in self.present:
             for name, low, high in entry_of(code).labs:
-                if name not in moved and dice.chance(0.75):
-                    moved[name] = (code, low, high)
+                moved.setdefault(name, (code, low, high))
         panels = [*PANELS[: 2 + int(3 * min(1.0, self.detail) * dice.random() + 0.5)]]
         rest = tuple(name for name in moved if not any(name in panel for panel in panels))
         urine = tuple(name for name in rest if name in URINE)
         blood = tuple(name for name in rest if name not in URINE)
-        for panel in filter(None, [*panels, blood, urine]):
+        again = [panel for _ in range(int(self.detail - 0.7)) for panel in panels]
+        for panel in filter(None, [*panels, blood, urine, *again]):
             hour = f"{dice.integer(1, 12):02d}:{dice.integer(0, 59):02d}"
             source = "URINE" if panel is urine else "BLOOD"
             sheet.raw(f"{self._date()} {hour}{dice.pick(('AM', 'PM'))} {source} ")
@@ -477,24 +526,33 @@ class _Summary:
             sheet.slot("exam_new")
             return
         found: dict[str, tuple[Code, Parts]] = {}
+        unsaid: set[str] = set()  # neither the finding nor that all is well
         for code in self.present:
             for name, phrases in entry_of(code).cues.items():
-                if name.startswith("exam ") and name[5:] not in found and dice.chance(0.6):
-                    found[name[5:]] = (code, dice.pick(phrases))
+                if name.startswith("exam ") and name[5:] not in found:
+                    if dice.chance(0.6):
+                        found[name[5:]] = (code, dice.pick(phrases))
+                    else:
+                        unsaid.add(name[5:])
         temperature = 96.5 + 2.6 * dice.random()
         sheet.raw(f"VS: T {temperature:.1f}")
         moved = str(found["vitals"][1][0]) if "vitals" in found else ""
         if moved:
             sheet.raw(" ")
             self._mark(found["vitals"][0], "cue", found["vitals"][1])
+        if "vitals" in unsaid and not moved:
+            sheet.raw("\n")
+            moved = "BP RR O2"
         if not moved.startswith(("BP", "SBP", "MAP")):
             sheet.raw(f" BP {dice.integer(98, 146)}/{dice.integer(52, 88)}")
-        sheet.raw(f" HR {dice.integer(56, 104)}")
-        if not moved.startswith("RR"):
+        if moved != "BP RR O2":
+            sheet.raw(f" HR {dice.integer(56, 104)}")
+        if not moved.startswith(("RR", "BP RR")):
             sheet.raw(f" RR {dice.integer(12, 22)}")
-        if not moved.startswith("O2"):
+        if not moved.startswith(("O2", "BP RR")):
             sheet.raw(f" O2 {dice.integer(93, 100)}% {dice.pick(('RA', 'on RA', '2L NC', '3L'))}")
-        sheet.raw("\n")
+        if moved != "BP RR O2":
+            sheet.raw("\n")
         separator = " " if self.author.dictates else "\n"
         for name in (*SYSTEMS, "ecg"):
             if name in found:
@@ -502,6 +560,8 @@ class _Summary:
                 label = SPOKEN[name]
                 sheet.raw((label if self.author.number % 2 else label.capitalize()) + ": ")
                 self._mark(code, "cue", phrase)
+            elif name in unsaid:
+                continue
             elif name in ("chest", "ecg", "skin"):
                 if not dice.chance(0.25 * self.detail):
                     continue
@@ -558,7 +618,7 @@ class _Summary:
                 self._mark(code, "cue", (word,))
             words = drug.unit.split()
             unit = words[0] if short else drug.unit
-            sheet.raw(f" {dose} {unit} ")
+            sheet.raw(f" {dose}{'' if self.author.glues else ' '}{unit} ")
             if short:
                 sheet.raw(when)
                 sheet.raw(", " if place < len(listed) else ".")
@@ -577,6 +637,7 @@ class _Summary:
             sheet.say("course_open")
         problems = self.author.problem_list
         for code in dice.sample(told, len(told)):
+            self.today = 0
             if problems:
                 sheet.raw(("\n" if sheet.pieces[-1][-1:] != "\n" else "") + self.author.mark)
                 if dice.chance(0.5):
@@ -609,7 +670,12 @@ class _Summary:
         if newborn:
             self._fill("course_new", 0.2 * self.length, 11)
             return
-        self._fill("course_fill", 0.14 * self.length, 15)
+        self.today = 0
+        surgical = self.stay.service in SURGICAL
+        self._fill("course_once", 0.03 * self.length, 11)
+        if surgical:
+            self._fill("course_surg", 0.05 * self.length, 14)
+        self._fill("course_fill", (0.07 if surgical else 0.11) * self.length, 15)
         self._elsewhere(0.8 * self.detail)
         if self.stay.died:
             sheet.say("died")
@@ -634,7 +700,7 @@ class _Summary:
             sheet.raw(f"Attending:[**First Name{one} (LF) {two}**]\n\n")
         if not newborn and stay.service != "OBS" and dice.chance(0.8):
             self._header("Chief Complaint")
-            if dice.chance(0.6):
+            if dice.chance(0.85):
                 self._complaint(sheet)
             else:
                 sheet.slot("chief_fill")
@@ -655,12 +721,21 @@ class _Summary:
             delivers = stay.service == "OBS"
             sheet.say("obs_open" if delivers else "hpi_open")
             if self.sites["past"] and not self.past_told:
-                sheet.sentence((*parse("{he} is a <patient|{man}> "), ("slot", "pasthx"), "."))
+                sheet.say("past_also")
             for code in self.present:
                 if "sx" in entry_of(code).cues and dice.chance(0.25 * min(1.0, detail)):
                     phrase = dice.pick(entry_of(code).cues["sx"])
+                    if str(phrase[0]) in self.said:
+                        continue
+                    self.said.add(str(phrase[0]))
                     self._say(code, "cue", "cue_sx", phrase)
-            self._fill("obs_fill" if delivers else "hpi_fill", 0.17 * self.length, 15)
+            surgical = 0.03 * self.length if stay.service in SURGICAL and dice.chance(0.6) else 0.0
+            if surgical:
+                self._fill("hpi_surg", surgical, 14)
+            if any(word in str(self.reason[1][0]) for word in PAINFUL):
+                self._fill("hpi_pain", 0.02 * self.length, 12)
+            rule = "obs_fill" if delivers else "hpi_fill"
+            self._fill(rule, 0.17 * self.length - surgical, 16)
             self._elsewhere(0.5 * detail)
         self._end()
         extra = int(2 * dice.random() * min(2.0, detail) + 0.3)
@@ -676,7 +751,7 @@ class _Summary:
             for code in self.sites["social"]:
                 phrases = entry_of(code).social
                 sheet.about(code.key, "evidence")
-                sheet.sentence((*dice.pick(phrases), "."))
+                sheet.sentence(dice.pick(phrases), ".")
                 sheet.about(None, "")
             sheet.say("social")
             self._end()
@@ -700,6 +775,7 @@ class _Summary:
             for code in self.present:
                 if "img" in entry_of(code).cues and dice.chance(0.3 * min(1.0, detail)):
                     self._say(code, "cue", "cue_img", dice.pick(entry_of(code).cues["img"]))
+            sheet.verbatim = True  # others write these
             count = int(0.13 * self.length / 28 + dice.random())
             for parts in dice.sample(self.author.rule("study"), count):
                 sheet.raw("\n")
@@ -707,6 +783,7 @@ class _Summary:
             for _ in range(int(detail * 1.2 * dice.random())):
                 sheet.raw("\n")
                 sheet.slot("micro")
+            sheet.verbatim = False
             self._end()
         self._header("Brief Hospital Course")
         self._course()
@@ -740,8 +817,10 @@ class _Summary:
         self._end()
         if not stay.died and not newborn and dice.chance(0.3 + 0.5 * detail):
             self._header("Discharge Instructions")
+            sheet.verbatim = True  # patients are spared the abbreviations
             sheet.say("instr_open")
             self._fill("instr_fill", 0.09 * self.length, 16)
+            sheet.verbatim = False
             self._end()
             self._header("Followup Instructions")
             self._fill("followup", 0.05 * self.length, 14)
@@ -808,6 +887,23 @@ WAYS: dict[str, tuple[tuple[str, float], ...]] = {
 }
 """Sites of each kind of code with their probabilities; the first one when none is drawn."""
 
+ONCE = frozenset(("newborn", "course_new", "obs_fill", "course_once", "hpi_surg", "hpi_pain",
+                  "course_surg", "course_leave"))  # fmt: skip
+"""Rules whose sentences a note says once at most."""
+
+KIN = {
+    "wife": "18-200-M", "husband": "18-200-F", "ex-wife": "25-200-M", "mother": "0-62-",
+    "father": "0-60-", "aunt": "0-60-", "uncle": "0-60-", "granddaughter": "58-200-",
+    "daughter": "40-200-", "son": "40-200-", "fiance": "18-50-", "stepdaughter": "45-200-",
+    "niece": "40-200-", "nephew": "40-200-", "roommate": "18-60-", "caregiver": "60-200-",
+    "home health aide": "60-200-", "visiting nurse": "55-200-", "group home staff": "18-80-",
+}  # fmt: skip
+"""Whom a patient can have: lowest age, highest age, sex."""
+
+PAINFUL = ("pain", "ache", "discomfort", "tightness", "pressure", "cramping")
+
+SURGICAL = frozenset(("CSURG", "SURG", "NSURG", "TRAUM", "ORTHO"))
+
 CUE_RULES = {
     "drug": "cue_drug", "img": "cue_img", "sx": "cue_sx", "tx": "cue_tx", "dev": "cue_dev",
     "con": "cue_con", "find": "cue_find",
@@ -828,11 +924,4 @@ SERVICE_NAMES = {
     "MED": "medicine", "CMED": "cardiology", "CSURG": "cardiothoracic surgery",
     "SURG": "surgery", "NSURG": "neurosurgery", "NMED": "neurology", "TRAUM": "trauma",
     "OMED": "oncology", "NB": "neonatology", "OBS": "obstetrics", "ORTHO": "orthopaedics",
-}  # fmt: skip
-
-SHORT = {
-    "History of Present Illness": "HPI", "Past Medical History": "PMH", "Social History": "SH",
-    "Family History": "FH", "Physical Exam": "PE", "Brief Hospital Course": "HOSPITAL COURSE",
-    "Discharge Medications": "MEDS ON DISCHARGE", "Discharge Diagnosis": "FINAL DIAGNOSES",
-    "Major Surgical or Invasive Procedure": "PROCEDURES",
 }  # fmt: skip

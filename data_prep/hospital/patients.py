@@ -10,6 +10,12 @@ from data_prep.hospital.world import SERVICES, Code, Key, World
 SILENT, UNCODED, MISCODED = 0.10, 0.09, 0.03
 """Shares of facts that are coded but not written, written but not coded, coded as a sibling."""
 
+FIRST_ADMISSION, FIRST_SUBJECT = 900_000, 800_000
+"""Ids begin beyond those of MIMIC-III, whose admissions run from 100,000 to 199,999."""
+
+NO_SUMMARY = 0.106
+"""Share of admissions without a discharge summary: 1 − 52,726 / 58,976 (data.md 2.1)."""
+
 NEWBORN_HEAD = {"96.04", "96.71", "96.72", "99.15", "38.93", "38.91", "99.04"}
 """Codes of the head that a newborn can have."""
 
@@ -197,7 +203,7 @@ def true_codes(dice: Dice, world: World, patient: Patient, admission: Admission)
             found[code.code] = code
             features[code.code] = 1.0
     codes, weights = world.lottery[service]
-    draws = min(9, int(dice.lognormal(2.0, 0.75))) if codes else 0
+    draws = min(9, int(dice.lognormal(1.4, 0.8))) if codes else 0
     for _ in range(draws):
         code = dice.weighted(codes, weights)
         if (
@@ -251,9 +257,9 @@ def patient(seed: int, index: int, world: World) -> Patient:
     start = date(2101, 1, 1) + timedelta(days=dice.integer(0, 36000))
     traits = set() if newborn else traits_of(dice, age, sex)
     born = start - timedelta(days=0 if newborn else age * 365 + age // 4 + dice.integer(1, 364))
-    person = Patient(index, 800000 + index, sex, born, traits)
+    person = Patient(index, FIRST_SUBJECT + index, sex, born, traits)
     luck = dice.random()
-    count = 1 if newborn or luck < 0.83 else 2 if luck < 0.94 else 3 if luck < 0.98 else 5
+    count = 1 if newborn or luck < 0.815 else 2 if luck < 0.93 else 3 if luck < 0.975 else 5
     day = start
     for number in range(count):
         years = age + (day - start).days // 365
@@ -263,7 +269,7 @@ def patient(seed: int, index: int, world: World) -> Patient:
         left = datetime(day.year, day.month, day.day, dice.integer(10, 18), dice.integer(0, 59))
         admission = Admission(
             number=number,
-            hadm_id=900000 + 8 * index + number,
+            hadm_id=FIRST_ADMISSION + 8 * index + number,
             service=service,
             admitted=came,
             discharged=left + timedelta(days=stay),
@@ -290,7 +296,7 @@ def patient(seed: int, index: int, world: World) -> Patient:
         risk = 0.015 + 0.02 * max(0, years - 50) / 30
         risk += 0.13 * len(ill & {"995.92", "518.81", "785.52", "427.5", "431"})
         admission.died = dice.random() < (0.01 if newborn else risk)
-        admission.has_summary = not dice.chance(0.04)
+        admission.has_summary = not dice.chance(NO_SUMMARY)
         admission.has_codes = not dice.chance(0.006)
         person.admissions.append(admission)
         if admission.died:

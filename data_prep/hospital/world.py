@@ -6,7 +6,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from data_prep.hospital.dice import running_sums
+from data_prep.hospital.dice import Dice, running_sums
 from data_prep.hospital.presets import Preset
 
 Key = tuple[str, str]
@@ -17,6 +17,11 @@ SERVICES = {
     "TRAUM": 0.06, "OMED": 0.035, "NB": 0.02, "OBS": 0.01, "ORTHO": 0.015,
 }  # fmt: skip
 """Shares of the services before a patient's own leanings."""
+
+
+OFTEN = 0.35
+"""What a feature brings with a higher share belongs to it; what it brings with a lower one is
+common or rare by a fixed luck of its own, for a tail as long as that of real codes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +115,10 @@ def _diagnosis_ccs() -> dict[str, str]:
     return mapping
 
 
+def _luck(code: str) -> float:
+    return Dice("prior", code).lognormal(0.3, 1.7)
+
+
 def _pairs(cell: str) -> tuple[tuple[str, float], ...]:
     pairs = (item.rsplit(" ", 1) for item in cell.split(";") if item.strip())
     return tuple((name.strip(), float(number)) for name, number in pairs)
@@ -160,6 +169,9 @@ def every_code() -> tuple[tuple[Code, ...], tuple[Code, ...]]:
     for place, row in enumerate(_read("tail.csv")):
         given = _pairs(row["given"])
         brought = {name for name, _ in given}
+        rare = row["kind"] == "dx" and not brought & {"NB", "OBS"}
+        if rare and all(share <= OFTEN for _, share in given):
+            given = tuple((name, share * min(1.1, _luck(row["code"]))) for name, share in given)
         who = _who(row["who"])
         if "NB" in brought:
             who = {"ages": (0, 0), **who}
@@ -195,13 +207,15 @@ def build_world(tail_slice: tuple[int | None, int | None, int | None], kept: flo
             if code.given and not code.services:
                 continue
             place += 1
-            weight = 1 / (20 + place)  # Zipf with a flat top
+            weight = (200 + place) ** -6.6  # Zipf with a flat top
             if service in ("NB", "OBS"):
                 continue
             if code.services:
                 weight *= 3.0 if service in code.services else 0.06
+            else:
+                weight *= 0.75
             if code.given:
-                weight *= 0.3
+                weight *= 0.1
             codes.append(code)
             weights.append(weight)
         lottery[service] = (tuple(codes), running_sums(weights or [1.0]))
