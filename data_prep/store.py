@@ -16,14 +16,16 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 import numpy as np
 
+from data_prep.words import Words
 from marn.errors import MarnError
-from marn.text import Vocabulary, split_words
+from marn.text import Vocabulary
 
 CHUNK_BYTES = 1 << 22
 """Text handed to a process at once. A source with less than that is not worth a second process."""
@@ -93,27 +95,12 @@ class Admission:
         return sum(piece.bytes for piece in self.pieces) + len(self.pieces) - 1
 
 
-class _Numbers(dict[str, int]):
-    """Numbers for words in order of first sight, -1 for those that are numeric."""
-
-    def __init__(self) -> None:
-        self.words: list[str] = []
-
-    def __missing__(self, word: str) -> int:
-        number = -1
-        if not word.isnumeric():
-            number = len(self.words)
-            self.words.append(word)
-        self[word] = number
-        return number
-
-
 class _Splitter:
     """Turns text that lies in one file into numbers of words in another."""
 
     def __init__(self, text: Path, tokens: Path) -> None:
-        self._text, self._tokens = text.open("rb"), tokens.open("wb")
-        self._numbers = _Numbers()
+        self._text, self._tokens = text.open("rb"), tokens.open("wb", buffering=0)
+        self._words = Words()
         self._said = 0
         self._answers: deque[tuple[np.ndarray, list[str]]] = deque()
 
@@ -129,17 +116,10 @@ class _Splitter:
             numbers follow those of the words returned before.
         """
         data = os.pread(self._text.fileno(), int(sizes.sum()), first)
-        counts = np.zeros(len(sizes), dtype=np.int64)
-        begin = 0
-        for place, size in enumerate(sizes.tolist()):
-            words = split_words(data[begin : begin + size].decode())
-            ids = np.fromiter(map(self._numbers.__getitem__, words), np.int32, len(words))
-            ids = ids[ids >= 0]
-            self._tokens.write(ids.data)
-            counts[place] = len(ids)
-            begin += size
-        self._tokens.flush()
-        new = self._numbers.words[self._said :]
+        ends = np.cumsum(sizes).tolist()
+        ids, counts = self._words.number([data[begin:end] for begin, end in pairwise([0, *ends])])
+        _write(self._tokens, ids.data)
+        new = self._words.words[self._said :]
         self._said += len(new)
         return counts, new
 
@@ -330,8 +310,12 @@ class Store:
             MarnError: if no word is in so many.
         """
         notes_with = np.zeros(len(self.words), dtype=np.int64)
+        last = np.zeros(len(self.words), dtype=np.int32)
         for id_ in training:
-            notes_with[np.unique(self.tokens(self.admissions[id_]))] += 1
+            tokens = self.tokens(self.admissions[id_])
+            places = np.arange(len(tokens), dtype=np.int32)
+            last[tokens] = places
+            notes_with[tokens[last[tokens] == places]] += 1  # each word at its last place
         numbers = np.flatnonzero(notes_with >= min_count).tolist()
         if not numbers:
             raise MarnError(
@@ -447,8 +431,8 @@ def _chunks(notes: Iterable[Note]) -> Iterator[tuple[list[bytes], list[_Entry], 
         yield texts, entries, False
 
 
-def _write(file: BinaryIO, data: bytes) -> None:
+def _write(file: BinaryIO, data: bytes | memoryview) -> None:
     """Write all of it; an unbuffered file may take only a part at a time."""
-    view = memoryview(data)
+    view = memoryview(data).cast("B")
     while view:
         view = view[file.write(view) :]
