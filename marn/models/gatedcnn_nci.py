@@ -26,8 +26,7 @@ class GatedPropagation(nn.Module):
         c'_t &= \sigma(f_t)\, c_{t - 2^i} + \sigma(i_t) \tanh(g_t) \\
         z'_t &= \sigma(o_t) \tanh(c'_t)
 
-    A position sees itself and (kernel_size - 1) (2^levels - 1) tokens before it through the
-    convolutions; the cells add 2^i per level, which is no more where the kernel is 2.
+    With a kernel of 2 a position sees itself and the 2^levels - 1 tokens before it.
 
     Args:
         size: E, features of a word.
