@@ -7,7 +7,7 @@ at real positions; None means that every position counts, padding included.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -199,6 +199,8 @@ class ResidualConvolution(nn.Module):
 
 _SCORES = 2**28  # 1 GiB in fp32
 
+Pooling = Literal["sum", "max", "mixed_max"]
+
 
 def attend(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, at_once: int | None
@@ -314,18 +316,41 @@ class LabelAttention(Head):
     Args:
         size: D, features of a position.
         tasks: number of codes of each task.
+        pooling: from a view to a logit. `"sum"`: over the features of :math:`w_l \circ v_l` (MARN
+            Eq. 15 and both releases). `"max"`: the largest of them (the word in MT-RAM
+            Section 3.4). `"mixed_max"`: the largest feature of row l of W V with a C x C matrix W,
+            which mixes the codes (MT-RAM Eq. 11 to the letter; 79.6 million weights at 8,921
+            codes).
+
+    Raises:
+        MarnError: `pooling` is unknown.
     """
 
     at_once = _SCORES
 
-    def __init__(self, size: int, tasks: Mapping[str, int]) -> None:
+    def __init__(self, size: int, tasks: Mapping[str, int], *, pooling: Pooling = "sum") -> None:
         super().__init__(tasks)
+        if pooling not in get_args(Pooling):
+            raise MarnError(f"pooling must be one of {get_args(Pooling)}, but got {pooling!r}")
+        self.pooling = pooling
         self.query = nn.ParameterDict()
-        bound = size**-0.5
         for task, codes in self.tasks.items():
+            width = codes if pooling == "mixed_max" else size
             self.query[task] = nn.Parameter(nn.init.xavier_uniform_(torch.empty(codes, size)))
-            self.weight[task] = nn.Parameter(nn.init.xavier_uniform_(torch.empty(codes, size)))
+            self.weight[task] = nn.Parameter(nn.init.xavier_uniform_(torch.empty(codes, width)))
+            bound = width**-0.5
             self.bias[task] = nn.Parameter(torch.empty(codes).uniform_(-bound, bound))
+
+    def forward(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """(B, T, D) -> logits {task: (B, C)}, pooled from the views plus the bias."""
+        if self.pooling == "sum":
+            return super().forward(features, mask)
+        logits = {}
+        for task, view in self.attended(features, mask).items():
+            weight = self.weight[task]
+            scores = weight @ view if self.pooling == "mixed_max" else weight * view  # (B, C, D)
+            logits[task] = scores.amax(dim=2) + self.bias[task]
+        return logits
 
     @property
     def declared_unused(self) -> int:

@@ -240,3 +240,24 @@ def best_threshold(probabilities: ArrayLike, targets: ArrayLike) -> float:
     best = len(f1) - 1 - int(np.argmax(f1[::-1]))  # the last of equals: the lowest threshold
     below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
     return float((float(ranked[best]) + float(below)) / 2)
+
+
+def best_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> Array:
+    """Find each code's own threshold with the highest F1 (fidelity row 16).
+
+    Rare codes have few positives to choose by, so that one threshold for all codes
+    (`best_threshold`) is often the safer choice.
+
+    Args:
+        probabilities: (N, C) float.
+        targets: (N, C) bool or 0/1.
+
+    Returns:
+        (C,) float64, to be used with `>`; 0.5 for a code that no note has.
+
+    Raises:
+        MarnError: the shapes differ, or values are out of range.
+    """
+    scores, truth = _checked(probabilities, targets)
+    codes = range(scores.shape[1])
+    return np.array([best_threshold(scores[:, [c]], truth[:, [c]]) for c in codes])

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from marn.errors import MarnError
 
 Fusion = Literal["multiply", "add"]
+Up = Literal["deconv", "conv", "linear"]
 
 
 class TokenNorm(nn.BatchNorm1d):
@@ -69,49 +70,81 @@ class _Convolution(nn.Module):
 
 
 class _Block(nn.Module):
-    """Convolution, normalisation, tanh, convolution, normalisation (Eqs. 4, 5 and 6)."""
+    """Convolution, normalisation, tanh, convolution, normalisation (Eqs. 4, 5 and 6).
 
-    def __init__(self, channels_in: int, channels_out: int, *, transposed: bool = False) -> None:
+    `transposed` says of each of the two whether it is a deconvolution.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, *, transposed: tuple[bool, bool] = (False, False)
+    ) -> None:
         super().__init__()
-        self.first = _Convolution(channels_in, channels_out, transposed=transposed)
-        self.second = _Convolution(channels_out, channels_out, transposed=transposed)
+        self.first = _Convolution(channels_in, channels_out, transposed=transposed[0])
+        self.second = _Convolution(channels_out, channels_out, transposed=transposed[1])
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return self.second(torch.tanh(self.first(x, mask)), mask)
+
+
+class _Projection(nn.Linear):
+    """A position's features restored by one matrix; without a bias, so that padding stays zero."""
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # type: ignore[override]
+        return super().forward(x)
+
+
+def _up(kind: Up, channels_in: int, channels_out: int) -> nn.Module:
+    if kind == "linear":
+        return _Projection(channels_in, channels_out, bias=False)
+    return _Block(channels_in, channels_out, transposed=(True, kind == "deconv"))
 
 
 class RecalibratedAggregation(nn.Module):
     r"""RAM: :math:`O = \mathrm{dropout}(\tanh(F_{US}(F_{US}(L_1) + D_1) \odot H))`.
 
     :math:`D_1 = F_{DS}(H)` (Eq. 7), :math:`D_2 = F_{DS}(D_1)` (Eq. 8), :math:`L_1 = F_{LS}(D_2)`
-    (Eq. 9), :math:`U_1 = F_{US}(L_1) \oplus D_1` (Eq. 10), O by Eq. 11. The last tanh stands in
-    Eq. 11 of the journal version and in the released code; the preprint prints none. The second
-    operation of an up-sample block is a deconvolution as in the released code and in MT-RAM
-    Eqs. 5-7, where Eq. 6 of MARN prints a size-keeping convolution: the same functions at stride
-    1. Widths that do not divide by 4 are halved downwards and restored exactly.
+    (Eq. 9), :math:`U_1 = F_{US}(L_1) \oplus D_1` (Eq. 10), O by Eq. 11. Widths that do not divide
+    by 4 are halved downwards and restored exactly.
 
     Args:
         size: D, the features of a position; 600 in the papers.
         fusion: how the last result meets H: `"multiply"` (Eq. 11) or `"add"` (MT-RAM Table 4).
+        up: the up-sample blocks. `"deconv"`: two deconvolutions (the released code, MT-RAM
+            Eqs. 5-7). `"conv"`: the second one is a convolution that keeps the width (Eq. 6 of
+            MARN as printed); the same functions at stride 1, from another start. `"linear"`: one
+            matrix instead of the block (MARN Section 3.2, footnote 2, which finds it worse).
+        tanh: whether O is squashed, as Eq. 11 of the journal version and the released code have
+            it; the preprint's Eq. 11 prints none.
         dropout: share dropped at the end; 0.2 in the papers.
 
     Raises:
-        MarnError: `fusion` is unknown, or `size` < 4.
+        MarnError: `fusion` or `up` is unknown, or `size` < 4.
     """
 
-    def __init__(self, size: int, *, fusion: Fusion = "multiply", dropout: float = 0.2) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        fusion: Fusion = "multiply",
+        up: Up = "deconv",
+        tanh: bool = True,
+        dropout: float = 0.2,
+    ) -> None:
         super().__init__()
         if fusion not in get_args(Fusion):
             raise MarnError(f"fusion must be one of {get_args(Fusion)}, but got {fusion!r}")
+        if up not in get_args(Up):
+            raise MarnError(f"up must be one of {get_args(Up)}, but got {up!r}")
         if size < 4:
             raise MarnError(f"RAM needs at least 4 features to halve twice, but got {size}")
         half, quarter = size // 2, size // 4
         self.down1 = _Block(size, half)
         self.down2 = _Block(half, quarter)
         self.lateral = _Block(quarter, quarter)
-        self.up1 = _Block(quarter, half, transposed=True)
-        self.up2 = _Block(half, size, transposed=True)
+        self.up1 = _up(up, quarter, half)
+        self.up2 = _up(up, half, size)
         self.fusion = fusion
+        self.squash = torch.tanh if tanh else nn.Identity()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -128,4 +161,4 @@ class RecalibratedAggregation(nn.Module):
         d2 = self.down2(d1, mask)  # (B, T, D // 4)
         u1 = self.up1(self.lateral(d2, mask), mask) + d1  # (B, T, D // 2)
         u2 = self.up2(u1, mask)  # (B, T, D)
-        return self.dropout(torch.tanh(u2 * h if self.fusion == "multiply" else u2 + h))
+        return self.dropout(self.squash(u2 * h if self.fusion == "multiply" else u2 + h))

@@ -78,6 +78,38 @@ def test_label_attention_by_hand():
     assert head(features, mask)["icd"].item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_poolings_by_hand():
+    # One token, so that every code's view is its features (3, -1).
+    features = torch.tensor([[[3.0, -1.0]]])
+    expected = {"sum": [5 + 0.5, -9 + 0.5], "max": [6 + 0.5, -3 + 0.5]}
+    weights = torch.tensor([[2.0, 1.0], [-2.0, 3.0]])
+    for pooling, logits in expected.items():
+        head = LabelAttention(2, {"icd": 2}, pooling=pooling)
+        with torch.no_grad():
+            head.weight["icd"].copy_(weights)
+            head.bias["icd"].fill_(0.5)
+        assert head(features, None)["icd"][0].tolist() == pytest.approx(logits)
+    head = LabelAttention(2, {"icd": 2}, pooling="mixed_max")
+    with torch.no_grad():
+        head.weight["icd"].copy_(weights)
+        head.bias["icd"].fill_(0.5)
+    # Rows of W V, with V = (3, -1; 3, -1): (9, -3) and (3, -1).
+    assert head(features, None)["icd"][0].tolist() == pytest.approx([9 + 0.5, 3 + 0.5])
+    with pytest.raises(MarnError, match="pooling must be one of"):
+        LabelAttention(2, {"icd": 2}, pooling="mean")
+
+
+def test_mixed_max_has_the_weights_that_mt_ram_prints():
+    tasks = {"icd": 50, "ccs": 38}
+    head = LabelAttention(600, tasks, pooling="mixed_max")
+    classifiers = sum(head.weight[t].numel() + head.bias[t].numel() for t in tasks)
+    assert classifiers == (50 * 50 + 50) + (38 * 38 + 38)
+    features, mask = masked_input(600)
+    views = head.double().attended(features, mask)["ccs"]
+    expected = torch.stack([(head.weight["ccs"] @ view).max(1).values for view in views])
+    assert torch.allclose(head(features, mask)["ccs"], expected + head.bias["ccs"], atol=1e-12)
+
+
 @pytest.mark.parametrize("with_mask", [True, False])
 def test_label_attention_equals_a_loop(with_mask):
     features, mask = masked_input(6)

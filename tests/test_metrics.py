@@ -149,6 +149,19 @@ def test_best_threshold_by_hand():
     assert metrics.best_threshold([[0.8, 0.2]], [[0, 0]]) == 0.5
 
 
+def test_a_threshold_tuned_for_each_code():
+    # Code 0 is best taken above 0.3, between 0.2 and 0.4; code 1 above 0.7; code 2 is never there.
+    probabilities = [[0.4, 0.8, 0.9], [0.2, 0.6, 0.9], [0.9, 0.1, 0.9]]
+    targets = [[1, 1, 0], [0, 0, 0], [1, 0, 0]]
+    found = metrics.best_thresholds(probabilities, targets)
+    assert found.tolist() == pytest.approx([0.3, 0.7, 0.5])
+    probabilities, targets = random_case(7, decimals=2)
+    one = metrics.best_threshold(probabilities, targets)
+    own = metrics.best_thresholds(probabilities, targets)
+    scores = [metrics.score(probabilities, targets, threshold=t) for t in (one, own)]
+    assert scores[1]["macro_f1_all"] >= scores[0]["macro_f1_all"]
+
+
 def test_a_threshold_for_each_code():
     found = metrics.score([[0.3, 0.3]], [[1, 0]], threshold=[0.2, 0.4])
     assert found["micro_f1"] == 1

@@ -64,24 +64,57 @@ def reference_ram(ram, h):
             x = x if last else torch.tanh(x)
         return x
 
+    def up(part, x):
+        if isinstance(part, nn.Linear):
+            return torch.einsum("bct,dc->bdt", x, part.weight)
+        return block(part, x)
+
     x = h.transpose(1, 2)
     d1 = block(ram.down1, x)
     l1 = block(ram.lateral, block(ram.down2, d1))
-    u1 = block(ram.up1, l1) + d1
-    u2 = block(ram.up2, u1)
-    return torch.tanh(u2 * x if ram.fusion == "multiply" else u2 + x).transpose(1, 2)
+    u1 = up(ram.up1, l1) + d1
+    u2 = up(ram.up2, u1)
+    fused = u2 * x if ram.fusion == "multiply" else u2 + x
+    return (torch.tanh(fused) if ram.squash is torch.tanh else fused).transpose(1, 2)
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("fusion", ["multiply", "add"])
-def test_equals_the_equations(training, fusion):
+@pytest.mark.parametrize(
+    "reading",
+    [
+        {},
+        {"fusion": "add"},
+        {"up": "conv"},
+        {"up": "linear"},
+        {"tanh": False},
+        {"fusion": "add", "tanh": False, "up": "linear"},
+    ],
+    ids=str,
+)
+def test_equals_the_equations(training, reading):
     torch.manual_seed(1)
-    ram = RecalibratedAggregation(8, fusion=fusion, dropout=0.0).double().train(training)
+    ram = RecalibratedAggregation(8, dropout=0.0, **reading).double().train(training)
     h = torch.randn(2, 6, 8, dtype=torch.float64)
     expected = reference_ram(ram, h)
     assert torch.allclose(ram(h), expected, atol=1e-10)
     whole = torch.ones(2, 6, dtype=torch.bool)
     assert torch.allclose(ram(h, whole), expected, atol=1e-10)
+
+
+def test_readings_of_the_up_sample_block():
+    # Eq. 6 as printed has as many weights as two deconvolutions; the second one is none.
+    printed = RecalibratedAggregation(8, up="conv")
+    assert sum(p.numel() for p in printed.parameters()) == parameters(8)
+    assert printed.up2.first.transposed
+    assert not printed.up2.second.transposed
+    linear = RecalibratedAggregation(8, up="linear")
+    assert linear.up2.weight.shape == (8, 4)
+    mask = length_mask(torch.tensor([3]), 5)
+    assert not linear(torch.randn(1, 5, 8) * mask[..., None], mask)[:, 3:].any()
+    # Without the last tanh values may leave [-1, 1].
+    h = 10 * torch.randn(2, 6, 8)
+    assert RecalibratedAggregation(8, tanh=False, dropout=0.0)(h).abs().max() > 1
+    assert RecalibratedAggregation(8, dropout=0.0)(h).abs().max() <= 1
 
 
 def test_norm_over_real_tokens_only():
@@ -122,5 +155,7 @@ def test_a_single_token_can_be_trained_on():
 def test_bad_arguments():
     with pytest.raises(MarnError, match="fusion"):
         RecalibratedAggregation(8, fusion="mul")
+    with pytest.raises(MarnError, match="up must be one of"):
+        RecalibratedAggregation(8, up="upsample")
     with pytest.raises(MarnError, match="at least 4"):
         RecalibratedAggregation(3)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from marn.errors import MarnError
 from marn.layers import Head, LabelAttention, WordEmbedding, length_mask
-from marn.ram import Fusion, RecalibratedAggregation
+from marn.ram import Fusion, RecalibratedAggregation, Up
 from marn.text import tokenize
 
 Padding = Literal["masked", "released"]
@@ -33,6 +33,8 @@ class SharedOptions(TypedDict, total=False):
     max_length: int
     recalibrate: Fusion | None
     ram_dropout: float
+    ram_up: Up
+    ram_tanh: bool
     padding: Padding
 
 
@@ -73,6 +75,8 @@ class Coder(nn.Module):
         recalibrate: put a RAM on the encoder's features: `"multiply"` (MARN Eq. 11), `"add"`
             (MT-RAM Table 4) or None.
         ram_dropout: 0.2 in MARN.
+        ram_up: see `RecalibratedAggregation`, `up`.
+        ram_tanh: see `RecalibratedAggregation`, `tanh`.
         padding: `"masked"`: a note's logits do not depend on its batch. `"released"`: padding takes
             part in GRU, batch normalisation and label attention, as in the authors' code.
 
@@ -115,6 +119,8 @@ class Coder(nn.Module):
         max_length: int = 4000,
         recalibrate: Fusion | None = None,
         ram_dropout: float = 0.2,
+        ram_up: Up = "deconv",
+        ram_tanh: bool = True,
         padding: Padding = "masked",
     ) -> None:
         super().__init__()
@@ -144,7 +150,9 @@ class Coder(nn.Module):
             dropout=embedding_dropout,
         )
         self.ram = (
-            RecalibratedAggregation(feature_size, fusion=recalibrate, dropout=ram_dropout)
+            RecalibratedAggregation(
+                feature_size, fusion=recalibrate, up=ram_up, tanh=ram_tanh, dropout=ram_dropout
+            )
             if recalibrate
             else None
         )

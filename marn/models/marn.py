@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 
-from marn.layers import BiGRU
+from marn.layers import BiGRU, LabelAttention, Pooling
 from marn.models.base import Coder, SharedOptions
 
 
@@ -19,6 +20,7 @@ class BiGRULabelAttention(Coder):
 
     Args:
         hidden_size: d_r, width of one direction; 300 in MT-RAM (Section 4.3) and both releases.
+        pooling: see `LabelAttention`; `"sum"` in both releases.
         **shared: see `Coder`.
 
     References:
@@ -31,8 +33,12 @@ class BiGRULabelAttention(Coder):
         "learning_rate": 8e-3,  # MT-RAM Section 4.3, for all its base systems
     }
 
-    def __init__(self, *, hidden_size: int = 300, **shared: Unpack[SharedOptions]) -> None:
-        super().__init__(feature_size=2 * hidden_size, **shared)
+    def __init__(
+        self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Unpack[SharedOptions]
+    ) -> None:
+        super().__init__(
+            feature_size=2 * hidden_size, head=partial(LabelAttention, pooling=pooling), **shared
+        )
         self.encoder = BiGRU(self.embedding_size, hidden_size)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -51,6 +57,7 @@ class MARN(BiGRULabelAttention):
 
     Args:
         hidden_size: d_r, width of one direction; 300.
+        pooling: see `LabelAttention`; MT-RAM's paper writes of max pooling.
         **shared: see `Coder`; `recalibrate` is `"multiply"` here.
 
     References:
@@ -65,9 +72,11 @@ class MARN(BiGRULabelAttention):
         "task_weights": {"icd": 0.7, "ccs": 0.3},
     }
 
-    def __init__(self, *, hidden_size: int = 300, **shared: Unpack[SharedOptions]) -> None:
+    def __init__(
+        self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Unpack[SharedOptions]
+    ) -> None:
         shared.setdefault("recalibrate", "multiply")
-        super().__init__(hidden_size=hidden_size, **shared)
+        super().__init__(hidden_size=hidden_size, pooling=pooling, **shared)
 
 
 class MTRAM(MARN):
@@ -78,6 +87,7 @@ class MTRAM(MARN):
 
     Args:
         hidden_size: d_r, width of one direction; 300.
+        pooling: see `LabelAttention`; MT-RAM's paper writes of max pooling.
         **shared: see `Coder`; `max_length` is 2,500 here.
 
     References:
@@ -91,6 +101,8 @@ class MTRAM(MARN):
         "task_weights": {"icd": 0.7, "ccs": 0.3},
     }
 
-    def __init__(self, *, hidden_size: int = 300, **shared: Unpack[SharedOptions]) -> None:
+    def __init__(
+        self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Unpack[SharedOptions]
+    ) -> None:
         shared.setdefault("max_length", 2500)
-        super().__init__(hidden_size=hidden_size, **shared)
+        super().__init__(hidden_size=hidden_size, pooling=pooling, **shared)
