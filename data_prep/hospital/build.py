@@ -62,6 +62,9 @@ and diseases go together by rough rules for teaching machines: this is no source
 """
 
 
+SPARE = 12
+"""Admissions beyond the lists: the last patient of each list may have up to 4 too many."""
+
 CHUNK = 40
 """Patients that a worker makes at a time."""
 
@@ -173,13 +176,14 @@ def write(
     report = HospitalReport(preset, seed)
     listed: list[tuple[int, list[int]]] = []
     on_lists = 0
+    wanted = sum(size.sizes) + (SPARE if size.lists else 0)
     with aside(out) as folder:
         with tables(folder, list(COLUMNS), zipped) as files:
             for kind, name in (("dx", "D_ICD_DIAGNOSES"), ("pr", "D_ICD_PROCEDURES")):
                 for number, (raw, (short, long)) in enumerate(titles(kind).items(), 1):
                     files[name].add(number, raw, short, long)
             stream = _stream(preset, seed, workers)
-            while report.summaries < size.notes or on_lists < sum(size.sizes):
+            while report.summaries < size.notes or on_lists < wanted:
                 sheaf = next(stream)
                 for name, text in sheaf.texts.items():
                     files[name].paste(text, sheaf.rows[name])

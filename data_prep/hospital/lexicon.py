@@ -130,7 +130,10 @@ def name_of(code: Code, dice: Dice, author: int) -> Parts:
     luck, habit = dice.random(), author * 7 + code.rank * 13
     if code.rank >= 50 and luck > 0.95 and len(title_of(code)) < 60:
         return (title_of(code),)
-    name = names[habit % len(names)] if luck < 0.4 else dice.pick(names)
+    if luck < 0.3:
+        name = names[habit % len(names)]
+    else:  # people write the shorter of two names that come to mind
+        name = min(dice.pick(names), dice.pick(names), key=lambda parts: len(str(parts[0])))
     if not code.pre and not code.post:
         return name
     noun = str(name[0]).lower()

@@ -83,8 +83,12 @@ def kind_of(code: Code) -> str:
         return "event"
     if code.code in CHRONIC:
         return "chronic"
+    if code.code.startswith(("V27", "V29", "V3", "V05")):
+        return "acute"
     if code.code[0] == "V":
         return "status"
+    if code.lasting:
+        return "chronic"
     if code.rank >= 50 and code.given and not any(name[0].isdigit() for name, _ in code.given):
         arising = any(name in ("NB", "OBS", "gibleed") for name, _ in code.given)
         return "acute" if arising else "chronic"
@@ -222,6 +226,8 @@ class _Summary:
             ),
             "drugname": lambda sheet: sheet.put(self._any_drug()),
             "complaint": self._complaint,
+            "weeks": lambda sheet: sheet.raw(str(dice.integer(*self._born(WEEKS, (38, 40))))),
+            "grams": lambda sheet: sheet.raw(str(dice.integer(*self._born(GRAMS, (2700, 3900))))),
             "symptom": self._symptom,
             "relative": self._relative,
             "hct": lambda sheet: sheet.raw(str(dice.integer(*self._hematocrit()))),
@@ -234,8 +240,8 @@ class _Summary:
 
     def _date(self, day: date | None = None) -> str:
         if day is None:  # a section tells its days in order
-            far = min(self.days, self.today + 1 + self.days // 4)
-            self.today = self.dice.integer(self.today, far)
+            if self.dice.chance(0.4):
+                self.today = min(self.days, self.today + self.dice.integer(1, 1 + self.days // 6))
             day = self.stay.admitted.date() + timedelta(days=self.today)
         if self.dice.chance(0.3):
             return f"[**{day.month}-{day.day}**]"
@@ -278,6 +284,13 @@ class _Summary:
                 break
         self.kin = self.kin or kin
         sheet.put(kin)
+
+    def _born(self, known: dict[str, tuple[int, int]], usual: tuple[int, int]) -> tuple[int, int]:
+        """Bounds that the codes of prematurity set for weeks or grams at birth."""
+        preterm = (33, 36) if usual[1] < 100 else (1700, 2600)
+        early = any(code.code.startswith(("765", "769", "774.2", "776.6")) for code in self.present)
+        exact = [known[code.code] for code in self.present if code.code in known]
+        return exact[0] if exact else preterm if early else usual
 
     def _hematocrit(self) -> tuple[int, int]:
         low = any(name == "Hct" for code in self.present for name, *_ in entry_of(code).labs)
@@ -494,12 +507,16 @@ class _Summary:
         for code in self.present:
             for name, low, high in entry_of(code).labs:
                 moved.setdefault(name, (code, low, high))
-        panels = [*PANELS[: 2 + int(3 * min(1.0, self.detail) * dice.random() + 0.5)]]
+        panels: list[tuple[str, ...]] = [
+            *PANELS[: 2 + int(3 * min(1.0, self.detail) * dice.random() + 0.5)]
+        ]
         rest = tuple(name for name in moved if not any(name in panel for panel in panels))
         urine = tuple(name for name in rest if name in URINE)
         blood = tuple(name for name in rest if name not in URINE)
-        again = [panel for _ in range(int(self.detail - 0.7)) for panel in panels]
-        for panel in filter(None, [*panels, blood, urine, *again]):
+        rounds = [[*panels, blood, urine]] + [panels] * int(self.detail - 0.7)
+        order = [(number, panel) for number, group in enumerate(rounds) for panel in group if panel]
+        for number, panel in order:
+            self.today = max(self.today, self.days * number // len(rounds))
             hour = f"{dice.integer(1, 12):02d}:{dice.integer(0, 59):02d}"
             source = "URINE" if panel is urine else "BLOOD"
             sheet.raw(f"{self._date()} {hour}{dice.pick(('AM', 'PM'))} {source} ")
@@ -646,7 +663,7 @@ class _Summary:
                     piece = sheet.pieces[first]
                     sheet.pieces[first] = piece[:1].upper() + piece[1:]
                     sheet.raw(dice.pick((": ", " - ", ". ")))
-                    if dice.chance(0.6):
+                    if dice.chance(0.35):
                         self._about(code)
                     else:
                         sheet.say("terse")
@@ -776,7 +793,9 @@ class _Summary:
                 if "img" in entry_of(code).cues and dice.chance(0.3 * min(1.0, detail)):
                     self._say(code, "cue", "cue_img", dice.pick(entry_of(code).cues["img"]))
             sheet.verbatim = True  # others write these
-            count = int(0.13 * self.length / 28 + dice.random())
+            self.today = 0
+            share = 0.02 if stay.service == "OBS" else 0.13
+            count = int(share * self.length / 28 + dice.random())
             for parts in dice.sample(self.author.rule("study"), count):
                 sheet.raw("\n")
                 sheet.sentence(parts)
@@ -797,7 +816,7 @@ class _Summary:
             self._medicines(home=False)
             self._end()
         self._header("Discharge Disposition")
-        if stay.died or newborn:
+        if stay.died or newborn or stay.service == "OBS":
             sheet.raw("Expired" if stay.died else "Home")
         else:
             sheet.slot("disposition")
@@ -879,17 +898,21 @@ class _Summary:
 
 
 WAYS: dict[str, tuple[tuple[str, float], ...]] = {
-    "chronic": (("pmh", 0.62), ("past", 0.28), ("course", 0.2), ("list", 0.15)),
-    "acute": (("course", 0.62), ("list", 0.38), ("past", 0.05)),
+    "chronic": (("pmh", 0.62), ("past", 0.22), ("course", 0.15), ("list", 0.12)),
+    "acute": (("course", 0.62), ("list", 0.28), ("past", 0.04)),
     "status": (("pmh", 0.5), ("list", 0.2), ("past", 0.15), ("course", 0.1)),
     "event": (("course", 0.5), ("list", 0.2)),
-    "pr": (("course", 0.6), ("procedures", 0.45)),
+    "pr": (("course", 0.6), ("procedures", 0.38)),
 }
 """Sites of each kind of code with their probabilities; the first one when none is drawn."""
 
 ONCE = frozenset(("newborn", "course_new", "obs_fill", "course_once", "hpi_surg", "hpi_pain",
                   "course_surg", "course_leave"))  # fmt: skip
 """Rules whose sentences a note says once at most."""
+
+WEEKS = {"765.27": (33, 34), "765.28": (35, 36)}
+GRAMS = {"765.17": (1750, 1999), "765.18": (2000, 2499)}
+"""What codes say of gestation and weight."""
 
 KIN = {
     "wife": "18-200-M", "husband": "18-200-F", "ex-wife": "25-200-M", "mother": "0-62-",

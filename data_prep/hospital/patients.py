@@ -240,6 +240,36 @@ def _miscode(dice: Dice, world: World, code: Code, patient: Patient, age: int) -
     return dice.pick(others) if others else code.key
 
 
+RARE = (5.6, 0.75)
+"""Median and spread of the number of rare codes of an admission."""
+
+
+def _rare_facts(seed: int, world: World, person: Patient, stay: Admission) -> list[Fact]:
+    """What only large hospitals see, drawn apart so that all else stays as it is."""
+    dice = Dice(seed, "rare", person.index, stay.number)
+    codes, weights = world.rare[stay.service]
+    groups = {code.code.split(".")[0] for code in (fact.code for fact in stay.facts)}
+    found = []
+    for _ in range(min(30, int(dice.lognormal(*RARE) + dice.random()))):
+        code = dice.weighted(codes, weights)
+        group = code.code.split(".")[0]
+        if group in groups or not code.suits(person.sex, stay.age):
+            continue
+        if code.code[0] == "E" and any(other[0] == "E" for other in groups):
+            continue
+        groups.add(group)
+        fact = Fact(code, written=True, coded=code.key)
+        luck = dice.random()
+        if luck < SILENT:
+            fact.written = False
+        elif luck < SILENT + UNCODED:
+            fact.coded = None
+        elif luck < SILENT + UNCODED + MISCODED:
+            fact.coded = _miscode(dice, world, code, person, stay.age)
+        found.append(fact)
+    return found
+
+
 def patient(seed: int, index: int, world: World) -> Patient:
     """Makes one patient.
 
@@ -292,6 +322,8 @@ def patient(seed: int, index: int, world: World) -> Patient:
                 aside = Dice(seed, "sibling", index, number, code.code)
                 fact.coded = _miscode(aside, world, code, person, years)
             admission.facts.append(fact)
+        if world.rare:
+            admission.facts += _rare_facts(seed, world, person, admission)
         ill = {code.code for code in truth}
         risk = 0.015 + 0.02 * max(0, years - 50) / 30
         risk += 0.13 * len(ill & {"995.92", "518.81", "785.52", "427.5", "431"})

