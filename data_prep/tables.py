@@ -6,6 +6,7 @@ mean is the matter of the sources.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -50,7 +51,7 @@ def find(raw: Path, name: str) -> Path | None:
     """Return the file of a table in a folder, whether plain or gzipped, or None.
 
     Args:
-        raw: the folder.
+        raw: the folder of the tables.
         name: of the table, such as "NOTEEVENTS".
 
     Raises:
@@ -80,7 +81,9 @@ def require(raw: Path, name: str) -> Path:
     return path
 
 
-def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+def read(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[int, tuple[str, ...]]]:
     r"""Go through the rows of a table.
 
     The dialect is that of the MIMIC files: commas, fields quoted where need be, quotes within
@@ -90,9 +93,11 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
     Args:
         path: a CSV file, gzipped if its name ends in `.gz`.
         columns: names of the columns to return, two or more, in any case.
+        optional: names of columns that may be absent; then their fields are empty.
 
     Yields:
-        The line a row begins on (counted from 1) and its fields in the order of `columns`.
+        The line a row begins on (counted from 1) and its fields in the order of `columns`, then
+        of `optional`.
 
     Raises:
         MarnError: naming file and line, if the file is empty, lacks a column, is not UTF-8, holds
@@ -110,7 +115,9 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
             header = next(rows, None)
             if not header:
                 raise MarnError(f"{path} is empty. Get a fresh copy of it.")
-            pick = itemgetter(*_places(path, header, columns))
+            places = _places(path, header, columns, optional)
+            pick = itemgetter(*[len(header) if place is None else place for place in places])
+            absent = [""] if None in places else []
             width = len(header)
             before = rows.line_num
             for row in rows:
@@ -123,7 +130,7 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
                             "missing; get a fresh copy of it.",
                         )
                 else:
-                    yield before + 1, pick(row)
+                    yield before + 1, pick(row + absent if absent else row)
                 before = rows.line_num
     except csv.Error as error:
         what = "a quote is opened and never closed"
@@ -143,6 +150,23 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
         raise MarnError(
             f"{path} cannot be unpacked ({error}). Its download was cut or damaged; get it again."
         ) from None
+    except OSError as error:
+        raise MarnError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file to the character: its line ends stay.
+
+    Raises:
+        MarnError: naming the file, if it cannot be read, holds a NUL or is not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+        if b"\0" in data:
+            raise MarnError(f"{path} holds a NUL byte. It is no text, or damaged.")
+        return data.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError:
+        raise _undecodable(path) from None
     except OSError as error:
         raise MarnError(f"{path} cannot be read: {error.strerror or error}.") from None
 
@@ -181,17 +205,23 @@ def identifier(path: Path, line: int, value: str) -> str | None:
     )
 
 
-def _places(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
+def _places(
+    path: Path, header: Sequence[str], columns: Sequence[str], optional: Sequence[str]
+) -> list[int | None]:
+    """Return the place of each column in the header, None for an optional one that is absent."""
     names = [name.strip().upper() for name in header]
-    for column in columns:
-        if names.count(column.upper()) != 1:
-            has = "no" if column.upper() not in names else "more than one"
+    for column in (*columns, *optional):
+        count = names.count(column.upper())
+        if count > 1 or (count == 0 and column in columns):
             found = ", ".join(names[:20])
             raise MarnError(
-                f"{path} has {has} column {column}. Its header is: {found}. "
-                "Expected a table of MIMIC-III v1.4, separated by commas."
+                f"{path} has {'more than one' if count else 'no'} column {column}. Its header is: "
+                f"{found[:300]}. Expected a table whose columns are named so, separated by commas."
             )
-    return [names.index(column.upper()) for column in columns]
+    return [
+        names.index(column.upper()) if column.upper() in names else None
+        for column in (*columns, *optional)
+    ]
 
 
 def _open(path: Path) -> IO[bytes]:
