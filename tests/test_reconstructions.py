@@ -313,18 +313,25 @@ def test_one_step_into_the_ball_equals_numerical_gradients():
         assert place.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_relatives_are_near_in_the_ball():
+@pytest.mark.parametrize("at_once", [4096, 20])
+def test_relatives_are_near_in_the_ball(at_once):
+    codes = [f"{category}.{k}" for category in (250, 401, 427, 38) for k in range(4)]
     torch.manual_seed(0)
-    places = embed_tree(CHAINS, 5)
+    places = embed_tree([ancestry("dx", code) for code in codes], 5, at_once=at_once)
     assert float(places.norm(dim=1).max()) < 1
-    table = distance(places[:, None], places[None])
-    # 427.31 and 427.32 share 427.3; 038.9 and 401.9 share nothing with them but the kind.
-    assert float(table[0, 1]) < float(table[:2, 3:].min()) / 2
+    table = distance(places[:, None], places[None]) + 99 * torch.eye(16)
+    assert (table.argmin(dim=1) // 4).tolist() == [code // 4 for code in range(16)]
+    shared = torch.eye(4).repeat_interleave(4, 0).repeat_interleave(4, 1).bool()
+    near = table[shared & (table < 99)].mean()
+    assert float(near) < float(table[~shared].mean()) / 2
+
+
+def test_the_ball_is_laid_out_by_the_seed():
     torch.manual_seed(0)
-    assert torch.equal(embed_tree(CHAINS, 5), places)
+    places = embed_tree(CHAINS, 5, steps=3)
     torch.manual_seed(0)
-    few = embed_tree(CHAINS, 5, at_once=4)
-    assert distance(few[0], few[1]) < distance(few[0], few[3])
+    assert torch.equal(embed_tree(CHAINS, 5, steps=3), places)
+    assert not torch.equal(embed_tree(CHAINS, 5, steps=3), places)
 
 
 def test_a_tree_of_one_code_has_nothing_to_learn():

@@ -56,7 +56,7 @@ def embed_tree(
     size: int,
     *,
     steps: int = 200,
-    learning_rate: float = 0.3,
+    learning_rate: float = 0.1,
     negatives: int = 10,
     at_once: int = 4096,
 ) -> Tensor:
