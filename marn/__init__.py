@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from marn.evaluation import Predictions, evaluate, predict
     from marn.losses import bce_loss, focal_loss
     from marn.models import Coder, available, build
+    from marn.presets import preset
     from marn.saving import load_model
     from marn.training import Run, TrainConfig, fit
 
@@ -36,6 +37,7 @@ __all__ = [
     "losses",
     "metrics",
     "predict",
+    "preset",
 ]
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
     "focal_loss": "losses",
     "load_model": "saving",
     "predict": "evaluation",
+    "preset": "presets",
 }
 
 

@@ -67,6 +67,14 @@ class PlainBiGRU(Coder):
         "clip_norm": None,
         "epochs": 100,
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": "precision_at_8",
+        "max_length": 2500,
+        "embedding_dropout": 0.0,
+        "tune_embeddings": True,
+        "source": "released scripts of caml-mimic",
+    }
 
     def __init__(
         self,

@@ -79,6 +79,14 @@ class CNN(Coder):
         "clip_norm": None,
         "epochs": 100,
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": "precision_at_8",
+        "max_length": 2500,
+        "embedding_dropout": 0.2,
+        "tune_embeddings": True,
+        "source": "released scripts of caml-mimic",
+    }
 
     def __init__(
         self, *, filters: int = 500, kernel_size: int = 4, **shared: Unpack[SharedOptions]

@@ -76,7 +76,7 @@ class DCAN(Coder):
     References:
         Ji, Cambria and Marttinen 2020 (DCAN) and the released code shaoxiongji/DCAN. Its weight
         normalisation undoes its Xavier start of the convolutions, so that they start as torch's
-        do here. Its label smoothing is left out.
+        do here. Its label smoothing is `TrainConfig(label_smoothing=0.1)`.
     """
 
     name = "dcan"
@@ -84,6 +84,14 @@ class DCAN(Coder):
         "loss": "bce",
         "learning_rate": 1e-4,
         "clip_norm": None,
+    }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": "macro_f1_caml",
+        "max_length": 2500,
+        "embedding_dropout": 0.2,
+        "tune_embeddings": False,
+        "source": "released code shaoxiongji/DCAN; length and word vectors as AnEMIC sets them",
     }
 
     def __init__(

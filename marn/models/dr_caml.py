@@ -59,6 +59,7 @@ class DRCAML(CAML):
 
     name = "dr_caml"
     recipe: ClassVar[Mapping[str, Any]] = CAML.recipe
+    stated: ClassVar[Mapping[str, Any]] = CAML.stated
 
     def __init__(
         self,

@@ -172,6 +172,14 @@ class FusionCoder(Coder):
         "clip_norm": None,
         "epochs": 30,
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": "precision_at_5",
+        "max_length": 2500,
+        "embedding_dropout": 0.2,
+        "tune_embeddings": True,
+        "source": "commands of the released code",
+    }
 
     def __init__(
         self,

@@ -98,6 +98,7 @@ class JointLAAT(Coder):
         **LAAT.recipe,
         "task_weights": {},  # each level weighs 1, as the paper has it
     }
+    stated: ClassVar[Mapping[str, Any]] = LAAT.stated
 
     def __init__(
         self,

@@ -28,8 +28,7 @@ class LAAT(Coder):
 
     References:
         Vu, Nguyen and Nguyen 2020 (IJCAI); padding, initial weights and settings as in the
-        released code aehrc/LAAT. That lowers the learning rate by a tenth after five epochs
-        without gain, which `TrainConfig` does not.
+        released code aehrc/LAAT.
     """
 
     name = "laat"
@@ -41,6 +40,15 @@ class LAAT(Coder):
         "clip_norm": None,
         "epochs": 50,
         "patience": 6,  # "more than five epochs" in the release
+        "schedule": "plateau",  # by 0.9 after five epochs without gain
+    }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "AdamW",
+        "monitor": "micro_f1",
+        "max_length": 4000,
+        "embedding_dropout": 0.3,
+        "tune_embeddings": False,
+        "source": "released code aehrc/LAAT",
     }
 
     def __init__(

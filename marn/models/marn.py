@@ -32,6 +32,14 @@ class BiGRULabelAttention(Coder):
         "loss": "bce",
         "learning_rate": 8e-3,  # MT-RAM Section 4.3, for all its base systems
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": "macro_f1_caml",
+        "max_length": 2500,
+        "embedding_dropout": 0.2,
+        "tune_embeddings": False,
+        "source": "MT-RAM, Section 4.3; released code VRCMF/MT-RAM",
+    }
 
     def __init__(
         self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Unpack[SharedOptions]
@@ -71,6 +79,14 @@ class MARN(BiGRULabelAttention):
         "learning_rate": 1e-3,
         "task_weights": {"icd": 0.7, "ccs": 0.3},
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": "precision_at_5",
+        "max_length": 4000,
+        "embedding_dropout": 0.2,
+        "tune_embeddings": False,
+        "source": "Sun et al. 2022, Section 4.2; released code VRCMF/MARN",
+    }
 
     def __init__(
         self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Unpack[SharedOptions]
@@ -99,6 +115,14 @@ class MTRAM(MARN):
         "loss": "bce",
         "learning_rate": 8e-3,
         "task_weights": {"icd": 0.7, "ccs": 0.3},
+    }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": "macro_f1_caml",
+        "max_length": 2500,
+        "embedding_dropout": 0.2,
+        "tune_embeddings": False,
+        "source": "MT-RAM, Section 4.3; released code VRCMF/MT-RAM",
     }
 
     def __init__(

@@ -69,6 +69,14 @@ class MultiResCNN(Coder):
         "clip_norm": None,
         "epochs": 500,
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": "precision_at_5",
+        "max_length": 2500,
+        "embedding_dropout": 0.2,
+        "tune_embeddings": True,
+        "source": "the paper; released code",
+    }
 
     def __init__(
         self,

@@ -1,0 +1,169 @@
+"""Every reading is in the table, every option in it exists and takes its values."""
+
+import argparse
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+from toys import SYSTEM_SIZES, toy_corpus
+
+import marn
+from data_prep import mimic3
+from marn import MarnError, presets
+from marn.models import Coder
+
+NAMES = ["paper", "released", "sound"]
+ROWS = json.loads((Path(marn.__file__).parent / "presets.json").read_text())
+
+
+def test_every_reading_is_in_the_table_or_said_to_be_no_setting():
+    assert {row["row"] for row in ROWS} == set(range(1, 29))
+    for row in ROWS:
+        assert row["source"], row
+        if row["option"] is None:
+            assert row["note"], row
+            assert not set(NAMES) & set(row), row
+        else:
+            assert set(NAMES) <= set(row), row
+        assert set(row.get("cannot", {})) <= set(NAMES), row
+    # one value for an option, wherever it is named
+    for path in {row["option"] for row in ROWS if row["option"]}:
+        assert len({json.dumps([r[n] for n in NAMES]) for r in ROWS if r["option"] == path}) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_exists_and_takes_its_value(name):
+    chosen = marn.preset(name)
+    sizes = {"vocabulary_size": 9, "tasks": {"icd": 3, "ccs": 2}}
+    model = marn.build("marn", **sizes, **chosen.model)
+    assert model.options == chosen.model | {"seed": 0}
+    config = marn.TrainConfig.of(model, **chosen.training)
+    assert {key: getattr(config, key) for key in chosen.training} == chosen.training
+    inspect.signature(marn.evaluate).bind(None, None, **chosen.evaluation)
+    parser = argparse.ArgumentParser()
+    mimic3.add_arguments(parser)
+    line = ["--raw", "raw", "--out", "out"]
+    for key, value in chosen.data.items():
+        line += [f"--{key.replace('_', '-')}", value]
+    args = vars(parser.parse_args(line))
+    assert {key: args[key] for key in chosen.data} == chosen.data
+    assert set(chosen.report) == {"macro_f1", "seeds"}
+    everything = {*chosen.model, *chosen.training, *chosen.evaluation, *chosen.data}
+    assert len(everything) + len(chosen.report) == len(chosen.values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_trains(name, tmp_path):
+    corpus = toy_corpus(tmp_path / "toy", codes=10)
+    chosen = marn.preset(name).changed({"training.epochs": 2, **SMALL})
+    model = marn.build("marn", corpus, **chosen.model)
+    run = marn.fit(model, corpus, marn.TrainConfig.of(model, **chosen.training), quiet=True)
+    scores = marn.evaluate(model, corpus, **chosen.evaluation)
+    assert chosen.report["macro_f1"] in scores["icd"]
+    assert run.kept_epoch == (2 if name == "released" else run.best_epoch)
+
+
+SMALL = {f"model.{key}": value for key, value in SYSTEM_SIZES["marn"].items()}
+
+
+def test_the_defaults_are_sound_but_for_what_marns_recipe_says():
+    sound = marn.preset()
+    assert sound == marn.preset("sound")
+    model = marn.build("marn", vocabulary_size=9, tasks={"icd": 3})
+    assert marn.build("marn", vocabulary_size=9, tasks={"icd": 3}, **sound.model).padding == (
+        model.padding
+    )
+    recipe = marn.TrainConfig.of(model)
+    other = {k: v for k, v in sound.training.items() if getattr(recipe, k) != v}
+    # Settings of MARN's paper that the library keeps until a preset is taken.
+    assert other == {"alpha": 1.0, "weight_decay": 0.01, "warmup": 0.1, "schedule": "linear"}
+    parser = argparse.ArgumentParser()
+    mimic3.add_arguments(parser)
+    args = parser.parse_args(["--raw", "raw", "--out", "out"])
+    assert {key: getattr(args, key) for key in sound.data} == sound.data
+
+
+def test_what_the_papers_say_by_hand():
+    paper, released = marn.preset("paper"), marn.preset("released")
+    assert paper.training["monitor"] == "precision_at_5"
+    assert paper.training["clip_norm"] is None
+    assert (paper.training["alpha"], paper.training["reading"]) == (0.999, "paper")
+    assert released.model["padding"] == "released"
+    assert released.model["tune_embeddings"] is False
+    assert released.data == {"vectors": "all", "ccs_key": "number", "codes": "50"}
+    assert released.training["keep"] == "last"
+
+
+def test_a_preset_is_printed_and_compared():
+    table = marn.preset("released").table()
+    assert list(table) == ["row", "what", "option", "value", "source", "note"]
+    assert dict(zip(table.option, table.value, strict=True))["training.clip_norm"] == "1.0"
+    assert (table[table.option == ""].value == "").all()
+    assert len(presets.readings()) == len(ROWS)
+    found = presets.compare(NAMES)
+    assert list(found) == ["option", *NAMES]
+    lines = {line.option: (line.paper, line.released, line.sound) for line in found.itertuples()}
+    assert lines["training.clip_norm"] == ("None", "1.0", "1.0")
+    assert "model.hidden_size" not in lines
+    assert "model.hidden_size" in set(presets.compare(NAMES, all_rows=True).option)
+    assert presets.compare(["paper", marn.preset("paper").changed({}, "mine")]).empty
+    with pytest.raises(MarnError, match="names of their own"):
+        presets.compare(["paper", "paper"])
+
+
+def test_what_no_setting_brings_back_is_said():
+    found = marn.preset("released").irreproducible()
+    assert {15, 18, 20, 21, 24} <= set(found.row)
+    assert found.why.str.len().min() > 20
+    assert 3 in set(marn.preset("paper").irreproducible().row)
+    mine = marn.preset("released").changed({"model.padding": "masked"})
+    assert mine.irreproducible().equals(found)
+
+
+def test_a_preset_of_ones_own():
+    released = marn.preset("released")
+    mine = released.changed({"model.padding": "masked", "model.embedding_size": 50}, "mine")
+    assert mine.model == {**released.model, "padding": "masked", "embedding_size": 50}
+    assert released.model["padding"] == "released"
+    found = presets.compare([released, mine])
+    assert found.option.tolist() == ["model.padding", "model.embedding_size"]
+    assert found.released.tolist() == ["released", ""]
+    with pytest.raises(MarnError, match=r"did you mean 'data.ccs_key'"):
+        released.changed({"data.ccs_keys": "number"})
+    with pytest.raises(MarnError, match="known are"):
+        released.changed({"learning": 1})
+    with pytest.raises(MarnError, match=r"no preset is named 'code'; there are \['paper'"):
+        marn.preset("code")
+
+
+def test_recipes_are_settings_and_stated_ones_go_with_the_models():
+    table = presets.recipes().set_index("system")
+    assert set(table.index) == set(marn.available())
+    known = {field.name for field in dataclasses.fields(marn.TrainConfig)}
+    small = {"vocabulary_size": 40, "tasks": {"icd": 5, "ccs": 3}}
+    for name, system in Coder.systems.items():
+        if name not in SYSTEM_SIZES:
+            continue
+        assert set(system.recipe) <= known, name
+        stated = system.stated
+        if not stated:
+            continue
+        assert stated["source"]
+        assert stated["monitor"] in known or marn.TrainConfig(monitor=stated["monitor"])
+        model = marn.build(name, **small, **SYSTEM_SIZES[name])
+        assert model.embedding.dropout.p == stated["embedding_dropout"], name
+        if name != "bigru_la":  # MT-RAM read 2,500 words; as MARN's ablation it reads 4,000
+            assert model.max_length == stated["max_length"], name
+    assert table.loc["laat", ["schedule", "patience", "monitor"]].tolist() == [
+        "plateau",
+        6,
+        "micro_f1",
+    ]
+    assert table.loc["mt_ram", "learning_rate"] == 8e-3
+    assert table.loc["caml", ["learning_rate", "epochs"]].tolist() == [1e-4, 200]
+    for name in ("bigru", "bigru_la", "caml", "cnn", "dcan", "dr_caml", "fusion", "joint_laat"):
+        assert Coder.systems[name].stated, name
+    for name in ("laat", "marn", "mt_ram", "multirescnn"):
+        assert Coder.systems[name].stated, name
