@@ -25,9 +25,9 @@ class MDBERT(TransformerCoder):
     sentences, since a corpus has words without punctuation.
 
     No code was released. The number of document layers, their positions and the length of a
-    segment are choices made here. The paper has features of words meet the codes as well; here it
-    is those of segments alone. Padding is masked at both levels; with `padding="released"` the
-    label attention gives segments that are padding a share, as the code of kindred systems does.
+    segment are choices made here. MARN's account names features of words as well; here codes meet
+    segments alone. Padding is masked at both levels; with `padding="released"` the label attention
+    gives segments that are padding a share, as the code of kindred systems does.
 
     Parameters with BERT-base and the 28,996 pieces of its cased vocabulary: 107,719,680 in BERT
     (108,310,272 with its pooler, which has no part), 7,087,872 in each document layer, and 76,900

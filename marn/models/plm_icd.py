@@ -61,6 +61,7 @@ class PLMICD(TransformerCoder):
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, P, E) -> (B, P, D)."""
         assert mask is not None  # it packs
-        windows = cut_windows(x, self.window)  # (B, S, w, E)
-        states = self.read(windows.flatten(0, 1), cut_windows(mask, self.window).flatten(0, 1))
+        size = min(self.window, x.shape[1])
+        windows = cut_windows(x, size)  # (B, S, w, E)
+        states = self.read(windows.flatten(0, 1), cut_windows(mask, size).flatten(0, 1))
         return states.view(len(x), -1, states.shape[2])[:, : x.shape[1]]
