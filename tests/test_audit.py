@@ -95,7 +95,7 @@ CODES = [
     ("dx", "038.9", 0),
     ("pr", "12.3", -1),
     ("dx", "427.31", 1),
-    ("pr", "45.", -1),
+    ("pr", "17.", -1),
     ("pr", "96.04", 2),
     ("dx", "960.4", 3),
 ]
@@ -130,17 +130,17 @@ def test_planted_codes_by_hand(planted: Corpus) -> None:
         found, "procedure codes that begin with 0", "lost leading zeros", "stub codes"
     ) == [
         (0, 3, ()),
-        # 01.23 and 00.45 exist; 12.3 is a heading and 45. nothing at all
-        (2, 6, ("12.3", "45.")),
-        (1, 6, ("45.",)),
+        # 01.23 and 00.17 exist; 12.3 is a heading and 17. nothing at all
+        (2, 6, ("12.3", "17.")),
+        (1, 6, ("17.",)),
     ]
     # of 427.31, 96.04 and 960.4 only the last two are written alike, and both are here
     alike = found["codes that another of these is written like"]
     assert (alike.count, alike.examples) == (2, ("96.04", "960.4"))
     assert "96.04 (960.4)" in found["codes of both kinds"].examples
-    assert found["codes in no table of codes"].examples == ("12.3", "45.")
+    assert found["codes in no table of codes"].examples == ("12.3", "17.")
     unmapped = found["unmapped codes"]
-    assert (unmapped.count, unmapped.of, unmapped.examples) == (2, 6, ("12.3", "45."))
+    assert (unmapped.count, unmapped.of, unmapped.examples) == (2, 6, ("12.3", "17."))
     assert "2 codings" in unmapped.meaning
     merged = found["CCS collisions under the merged key"]
     assert (merged.count, merged.of, merged.examples) == (1, 3, ("106",))
@@ -150,12 +150,12 @@ def test_planted_codes_by_hand(planted: Corpus) -> None:
 def test_planted_splits_by_hand(planted: Corpus) -> None:
     found = by_name(audit(planted))
     assert counts(found, *(f"codes absent from {split}" for split in planted.splits)) == [
-        (3, 6, ("960.4", "12.3", "45.")),
+        (3, 6, ("960.4", "12.3", "17.")),
         (3, 6, ("038.9", "96.04", "960.4")),
-        (3, 6, ("427.31", "12.3", "45.")),
+        (3, 6, ("427.31", "12.3", "17.")),
     ]
     assert counts(found, "codes of dev unseen in train", "codes of test unseen in train") == [
-        (2, 3, ("12.3", "45.")),
+        (2, 3, ("12.3", "17.")),
         (1, 3, ("960.4",)),
     ]
     assert "2 of 3 codings of dev" in found["codes of dev unseen in train"].meaning
