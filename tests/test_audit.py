@@ -196,7 +196,7 @@ def test_a_corpus_with_merged_categories(tmp_path: Path) -> None:
 
 def test_a_corpus_of_icd_10_is_not_asked_about_icd_9(tmp_path: Path) -> None:
     splits = {"train": [("1", "1", "a", [0])], "dev": [("2", "2", "b", [0])]}
-    codes, above = [("dx", "I10", 0)], [("dx", "CIR007")]
+    codes, above = [("dx", "E10.9", 0), ("pr", "02100Z9", 0)], [("dx", "CIR007")]
     found = by_name(audit(corpus_of(tmp_path / "c", codes, above, splits, ccs_key="ccsr")))
     assert "unmapped codes" in found
     assert "codes of dev unseen in train" in found

@@ -1,5 +1,6 @@
 """Credentialed text: not shown, not written where it could be committed, found if it was."""
 
+import inspect
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from toys import toy_corpus
 
 import marn
-from marn import privacy
+from marn import explain, figures, privacy, widgets
 from marn.corpus import Corpus
 from marn.errors import MarnError
 from marn.metrics import score
@@ -67,6 +68,28 @@ def notebook(path: Path, *outputs: dict[str, str], corpus: str = "", **metadata:
             cell.outputs.append(nbformat.v4.new_output("display_data", data=data))
     book = nbformat.v4.new_notebook(cells=[parameters, cell], metadata=metadata)
     return written(path, nbformat.writes(book))
+
+
+# -- views ----------------------------------------------------------------------------------------
+
+
+def test_every_view_of_text_asks_by_the_same_name() -> None:
+    views = {}
+    for module in (explain, figures, widgets):
+        for name in module.__all__:
+            signature = inspect.signature(getattr(module, name))
+            shown = {"text", "words", "corpus"} & set(signature.parameters)
+            if shown and str(signature.return_annotation) in (
+                "str",
+                "go.Figure",
+                "ipywidgets.VBox",
+            ):
+                views[name] = signature.parameters
+    assert {"attention_html", "attention_heatmap", "note_explorer"} <= set(views)
+    for name, parameters in views.items():
+        assert parameters["show_credentialed_text"].default is False, name
+        if "corpus" not in parameters:  # which says itself whether it is open
+            assert parameters["open_text"].default is inspect.Parameter.empty, name
 
 
 # -- the whole repository -------------------------------------------------------------------------

@@ -141,7 +141,11 @@ def _notes(corpus: Corpus) -> list[Finding]:
     total, trained = len(notes), len(corpus["train"])  # train comes first
     copies, near = repeats(notes)
     learned = [(first[trained:] >= 0) & (first[trained:] < trained) for first in (copies, near)]
-    coded = sum(int(corpus[split].targets("icd").any(axis=1).sum()) for split in corpus.splits)
+    coded = sum(
+        len(corpus[split].code_indices("icd", note)) > 0
+        for split in corpus.splits
+        for note in range(len(corpus[split]))
+    )
     uncoded = int(corpus.card["dropped"].get("admissions with a note and without a code", 0))
     return [
         finding(name, int(count), of, near=f"{NEAR:.0%}", shingle=SHINGLE)

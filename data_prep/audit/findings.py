@@ -115,9 +115,12 @@ class Codes:
 
     @property
     def is_icd9(self) -> bool:
-        """Whether most diagnoses begin with a digit, as none of ICD-10-CM does."""
-        first = [code[:1] for kind, code in self.frequency if kind == "dx"]
-        return 2 * sum(letter.isdecimal() for letter in first) >= len(first)
+        """Whether most codes have a form of ICD-9-CM, stubs such as "45." included."""
+        fitting = [
+            pair for pair in self.frequency if form(pair[0], pair[1].rstrip(".")) is not None
+        ]
+        kinds = {kind for kind, _ in self.frequency}
+        return kinds <= set(KINDS) and 2 * len(fitting) >= len(self.frequency)
 
     def examples(
         self, pairs: Iterable[Pair], write: Callable[[Pair], str] = lambda pair: pair[1]
