@@ -12,13 +12,16 @@ from data_prep import splits, tables
 from data_prep.ccs import KEY_STYLES
 from data_prep.prepare import Choices, Coding, Note, Origin, Pair, Passage, Progress, prepare, quiet
 from data_prep.schemes import Icd9
-from marn.corpus import replacing
+from marn.corpus import CodeEntry, replacing
 from marn.errors import MarnError
 
 COMMAND = "mimic3"
 
 CODE_TABLES = {"dx": "DIAGNOSES_ICD", "pr": "PROCEDURES_ICD"}
 TITLE_TABLES = {"dx": "D_ICD_DIAGNOSES", "pr": "D_ICD_PROCEDURES"}
+
+LABELS = ("icd", "caml")
+"""How codes are named: as they are, or as CAML's scripts do."""
 
 _DISCHARGE = "discharge summary"
 _MARKER = "SYNTHETIC"
@@ -34,7 +37,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--splits",
         type=Path,
-        help="folder of CAML's {train,dev,test}_{50,full}_hadm_ids.csv (default: split by patient)",
+        help="folder of CAML's {train,dev,test}_{50,full}_hadm_ids.csv, or fetch, once, "
+        "(default: split by patient)",
+    )
+    parser.add_argument(
+        "--sha256",
+        nargs="+",
+        default=(),
+        metavar="SUM",
+        help="SHA-256 sums that the lists must have if they are fetched; without it they are taken "
+        "as they come, and their sums go into the card",
+    )
+    parser.add_argument(
+        "--labels",
+        choices=LABELS,
+        default=LABELS[0],
+        help="icd: codes as text; caml: the label space of CAML's scripts, which read the codes of "
+        "procedures as numbers, so that first zeros are lost (default: %(default)s)",
     )
     add_ccs_arguments(parser)
     Choices.add_arguments(parser)
@@ -58,9 +77,13 @@ def add_ccs_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, progress: Progress) -> Path:
     """Prepare the tables in `args.raw`."""
-    raw, out = tables.folder(args.raw), args.out
+    raw, out, lists = tables.folder(args.raw), args.out, args.splits
     if out.resolve() in [raw.resolve(), *raw.resolve().parents]:
         raise MarnError(f"{out} holds the raw tables. Choose another folder for --out.")
+    choices = Choices.of(args)
+    if str(lists) == "fetch":
+        _check_lists(choices)
+        lists = splits.fetch_lists(choices.codes, args.sha256)
     name = out.resolve().name
     with replacing(out) as partial:
         build(
@@ -68,8 +91,9 @@ def run(args: argparse.Namespace, progress: Progress) -> Path:
             partial,
             name=name,
             command=f"python -m data_prep mimic3 --raw RAW --out data/{name}",
-            choices=Choices.of(args),
-            lists=args.splits,
+            choices=choices,
+            lists=lists,
+            labels=args.labels,
             ccs_procedures=args.ccs_procedures,
             ccs_key=args.ccs_key,
             progress=progress,
@@ -85,6 +109,7 @@ def build(
     command: str,
     choices: Choices,
     lists: Path | None = None,
+    labels: str = "icd",
     ccs_procedures: Path | None = None,
     ccs_key: str = KEY_STYLES[0],
     progress: Progress = quiet,
@@ -101,6 +126,7 @@ def build(
         command: the command line for the card, to which the choices are added.
         choices: what the user chose.
         lists: folder of CAML's lists of admissions; None splits by patient.
+        labels: "icd", or "caml" for the label space of CAML's scripts (`caml_label`).
         ccs_procedures: HCUP's file of procedure categories; None for those the project states.
         ccs_key: "kind:number" or "number".
         progress: takes lines about how far the work is.
@@ -111,8 +137,8 @@ def build(
     Raises:
         MarnError: if a table is missing or damaged, or nothing is left.
     """
-    if lists is not None and choices.codes not in ("50", "full"):
-        raise MarnError(f"CAML's lists exist for --codes 50 and full, not {choices.codes}.")
+    if lists is not None:
+        _check_lists(choices)
     for table in ("NOTEEVENTS", *CODE_TABLES.values()):
         tables.require(raw, table)  # rather than after an hour of reading notes
     scheme = Icd9(ccs_procedures, ccs_key)
@@ -129,21 +155,31 @@ def build(
             or scheme.ccs.number(kind, code) is not None
         )
 
+    settings: dict[str, Any] = {"ccs_procedures": scheme.procedures}
     if lists is None:
-        split, rule = splits.by_patient(choices.seed), "by patient, 8066:1573:1729"
+        split = splits.by_patient(choices.seed)
+        settings["split"] = "by patient, 8066:1573:1729"
     else:
-        split, rule = splits.listed(lists, choices.codes, dropped), "CAML's lists"
+        split = splits.listed(lists, choices.codes, dropped)
+        settings["split"] = "CAML's lists"
+        settings["lists_sha256"] = splits.sums_of_lists(lists, choices.codes)
         command += " --splits LISTS"
+    label = _Labels(labels)
+    if labels != LABELS[0]:
+        settings["labels"] = labels
+        command += f" --labels {labels}"
     if ccs_procedures is not None:
         command += " --ccs-procedures PRREF"
     return prepare(
         folder,
         notes=read_notes(raw, dropped, synthetic=synthetic),
-        codings=read_codings(raw, dropped, is_known),
-        passages=_read_passages(tables.require(raw, "EVIDENCE")) if synthetic else None,
+        codings=map(label.coding, read_codings(raw, dropped, is_known)),
+        passages=map(label.passage, _read_passages(tables.require(raw, "EVIDENCE")))
+        if synthetic
+        else None,
         split=split,
-        title=lambda kind, code: titles[kind].get(code) or scheme.title(kind, code),
-        category=scheme.category,
+        title=label.title(lambda kind, code: titles[kind].get(code) or scheme.title(kind, code)),
+        category=label.category(scheme.category),
         origin=Origin(
             name=name,
             source=(
@@ -157,9 +193,70 @@ def build(
         ),
         choices=choices,
         dropped=dropped,
-        settings={"split": rule, "ccs_procedures": scheme.procedures},
+        settings=settings,
         progress=progress,
     )
+
+
+def _check_lists(choices: Choices) -> None:
+    if choices.codes not in ("50", "full"):
+        raise MarnError(f"CAML's lists exist for --codes 50 and full, not {choices.codes}.")
+
+
+def caml_label(kind: str, code: str) -> str:
+    """Write a code as CAML's scripts do.
+
+    They read the column of procedure codes as numbers, so that first zeros are lost, and then
+    place the dot after the second digit, also where nothing follows: 03.31 becomes "33.1", 45
+    becomes "45.". Codes of diagnoses, among which there are letters, stay text.
+
+    Args:
+        kind: "dx" or "pr".
+        code: dotted.
+
+    References:
+        fidelity.md, row 24: of CAML's 2,003 procedure codes none begins with 0, and 21 are stubs
+        such as "45.". Rows without a code, which make one empty label there, are left out here.
+    """
+    if kind == "dx":
+        return code
+    number = str(int(code.replace(".", "")))
+    return f"{number[:2]}.{number[2:]}"
+
+
+class _Labels:
+    """Names codes by one of `LABELS`; where a label stands for several codes, it says so."""
+
+    def __init__(self, style: str) -> None:
+        self._name = caml_label if style == "caml" else lambda kind, code: code
+        self._meant: dict[Pair, Counter[str]] = {}
+
+    def coding(self, coding: Coding) -> Coding:
+        """Name the code of a coding, and remember which code that was."""
+        name = self._name(coding.kind, coding.code)
+        self._meant.setdefault((coding.kind, name), Counter())[coding.code] += 1
+        return coding._replace(code=name)
+
+    def passage(self, passage: Passage) -> Passage:
+        """Name the code of a passage."""
+        return passage._replace(code=self._name(passage.kind, passage.code))
+
+    def title(self, title: Callable[[str, str], str]) -> Callable[[str, str], str]:
+        """Return the titles of labels: those of all codes that each stands for."""
+        return lambda kind, name: " / ".join(
+            title(kind, code) for code in sorted(self._meant[kind, name])
+        )
+
+    def category(
+        self, category: Callable[[str, str], CodeEntry | None]
+    ) -> Callable[[str, str], CodeEntry | None]:
+        """Return the categories of labels: that of the code each stands for most often."""
+
+        def of_label(kind: str, name: str) -> CodeEntry | None:
+            meant = self._meant[kind, name]
+            return category(kind, min(meant, key=lambda code: (-meant[code], code)))
+
+        return of_label
 
 
 def is_synthetic(raw: Path) -> bool:

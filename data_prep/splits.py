@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from data_prep import tables
+from data_prep.fetch import fetch
 from marn.corpus import SPLITS
 from marn.errors import MarnError
 
 PROPORTIONS = {"train": 8066, "dev": 1573, "test": 1729}
 """Notes in the splits of CAML's top 50, the split that most of the papers' tables stand on."""
+
+LISTS_URL = "https://raw.githubusercontent.com/jamesmullenbach/caml-mimic/master/mimicdata/mimic3/"
+"""Where CAML's authors keep their lists."""
+
+_NAME = "{name}_{which}_hadm_ids.csv"
 
 Splitter = Callable[[Mapping[str, str]], Mapping[str, str]]
 """Takes {admission: subject}, gives {admission: split} for those it places."""
@@ -66,8 +73,8 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
     Args:
         folder: holds `train_50_hadm_ids.csv` and so on, one id a line.
         which: "50" or "full".
-        dropped: gets the number of listed ids that the tables lack, and of admissions that the
-            lists lack.
+        dropped: gets the number of ids listed twice, of listed ids that the tables lack, and of
+            admissions that the lists lack.
 
     Returns:
         The splitter. It raises a `MarnError` if no listed admission is there.
@@ -76,21 +83,16 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
         MarnError: if a list is missing, is not a list of ids, or two lists share an id.
     """
     places: dict[str, str] = {}
-    for name in SPLITS:
-        path = folder / f"{name}_{which}_hadm_ids.csv"
-        if not path.is_file():
-            raise MarnError(
-                f"No {path}. Give with --splits the folder of CAML's lists "
-                f"(train_{which}_hadm_ids.csv, dev_..., test_...), or leave --splits out."
-            )
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-            admission = line.strip().strip('"')
-            if not admission:
+    for name, path in _paths(folder, which).items():
+        for number, line in enumerate(tables.read_text(path).splitlines(), start=1):
+            written = line.strip().strip('"')
+            if number == 1 and written.upper() == "HADM_ID":
+                continue  # a header, which CAML's lists lack
+            admission = tables.identifier(path, number, written)
+            if admission is None:
                 continue
-            if not admission.isdecimal():
-                if number == 1:
-                    continue  # a header, which CAML's lists lack
-                raise MarnError(f"{path}, line {number}: {admission!r} is no HADM_ID.")
+            if admission in places:
+                dropped["ids that a list names twice"] += 1
             if places.setdefault(admission, name) != name:
                 raise MarnError(
                     f"{path}, line {number}: admission {admission} is also in the list of "
@@ -109,3 +111,41 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
         return placed
 
     return split
+
+
+def fetch_lists(which: str, sums: Sequence[str] = ()) -> Path:
+    """Fetch CAML's lists once and return their folder.
+
+    Args:
+        which: "50" or "full".
+        sums: SHA-256 sums of which each list must have one; none compares nothing.
+
+    Raises:
+        MarnError: if a list cannot be fetched, or has another sum.
+    """
+    folder = Path()
+    for name in SPLITS:
+        file = _NAME.format(name=name, which=which)
+        remedy = f"download the three lists of {LISTS_URL} by hand and give their folder"
+        path, _ = fetch(LISTS_URL + file, file, f"{remedy} with --splits", sums)
+        folder = path.parent
+    return folder
+
+
+def sums_of_lists(folder: Path, which: str) -> dict[str, str]:
+    """Return the SHA-256 of each list by the name of its split, for the card."""
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in _paths(folder, which).items()
+    }
+
+
+def _paths(folder: Path, which: str) -> dict[str, Path]:
+    paths = {name: folder / _NAME.format(name=name, which=which) for name in SPLITS}
+    for path in paths.values():
+        if not path.is_file():
+            raise MarnError(
+                f"No {path}. Give with --splits the folder of CAML's lists "
+                f"(train_{which}_hadm_ids.csv, dev_..., test_...), or leave --splits out."
+            )
+    return paths

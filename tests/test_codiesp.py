@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import pytest
 
 from data_prep import codiesp
 from data_prep.ccs import Ccsr
 from data_prep.prepare import quiet
+from marn import metrics
 from marn.corpus import Corpus
 from marn.errors import MarnError
 
@@ -289,3 +295,176 @@ def test_the_real_codes_map_as_stated(make: Make) -> None:
     assert (len(codes), sum(listed)) == (2_194, 1_944)  # 89 % of the codes
     assert (uses.sum(), uses[listed].sum()) == (8_316, 7_987)  # 96 % of their uses
     assert all(entry.title for task in corpus.tasks for entry in corpus.codes[task])
+
+
+ARTICLES = [
+    {
+        "title": "Fiebre",
+        "pmid": "lil-1",
+        "abstractText": "Tos y fiebre é.",
+        "Mesh": [{"Code": "D1", "Word": "Tos", "CIE": ["R05", "r05", "I10"]}],
+    },
+    {"title": "Sin código", "pmid": 2, "abstractText": "Nada.", "Mesh": [{"Code": "D2"}]},
+    {
+        "title": None,
+        "pmid": "3",
+        "abstractText": "a\ud800",
+        "Mesh": [{"CIE": ["BW03ZZZ", "Z99.9"]}],
+    },
+    {"title": "Otra vez", "pmid": "lil-1", "abstractText": "", "Mesh": []},
+]
+
+
+@pytest.fixture
+def additional(tmp_path: Path) -> Path:
+    path = tmp_path / "abstracts.json"
+    path.write_text(json.dumps({"articles": ARTICLES}, indent=1))
+    return path
+
+
+@pytest.mark.parametrize("piece", [20, 21, 33, 1 << 20])
+def test_the_additional_abstracts_are_training_notes(
+    make: Make, additional: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(codiesp, "_PIECE", piece)
+    corpus = make("--language", "es", "--additional", str(additional))
+    assert codes_of(corpus, "train") == {
+        "c1": ["I10", "R05", "R50.9"],
+        "c2": ["R05", "R50.9"],
+        "c3": ["I10", "S71.101"],
+        "abstract-3": ["Z99.9"],
+        "abstract-lil-1": ["I10", "R05"],
+    }
+    train = corpus["train"]
+    texts = {str(case): train.text(note) for note, case in enumerate(train.ids)}
+    assert texts["abstract-lil-1"] == "Fiebre\nTos y fiebre é."
+    assert texts["abstract-3"] == "\na?"
+    assert corpus["dev"].ids.tolist() == ["c4"]
+    assert corpus.card["settings"]["additional_notes"] == 2
+    dropped = corpus.card["dropped"]
+    assert dropped["abstracts without a code"] == 1
+    assert dropped["abstracts with a pmid seen before"] == 1
+    assert dropped["codes of abstracts that are no ICD-10-CM"] == 1
+    plain = corpus.hash
+    with zipfile.ZipFile(tmp_path / "abstracts.zip", "w") as archive:
+        archive.write(additional, "abstracts/a.json")
+        archive.writestr("abstracts/text/1.txt", "x")
+    assert make("--language", "es", "--additional", str(tmp_path / "abstracts.zip")).hash == plain
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "does not begin with"),
+        (b"[]", "does not begin with"),
+        (b'{"articles": [{"pmid": "1"}', "cut or damaged"),
+        (b'{"articles": [{"pmid": "1"} {"pmid": "2"}]}', "cut or damaged"),
+        (b'{"articles": [' + b"[" * 100_000, "cut or damaged"),
+        (b'{"articles": [7]}', "no article"),
+        (b'{"articles": [{"title": "x"}]}', "without pmid"),
+        (b'{"articles": [{"pmid": "1", "Mesh": {"a": 1}}]}', "no list"),
+        (b'{"articles": [{"pmid": "1", "Mesh": ["a"]}]}', "no list"),
+        (b'{"articles": [{"pmid": "\xff"}]}', "not UTF-8"),
+    ],
+)
+def test_damaged_abstracts_are_named(
+    make: Make, tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "bad.json").write_bytes(content)
+    with pytest.raises(MarnError, match=message):
+        make("--language", "es", "--additional", str(tmp_path / "bad.json"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_abstracts_that_will_not_do(make: Make, additional: Path, tmp_path: Path) -> None:
+    with pytest.raises(MarnError, match="give --language es"):
+        make("--additional", str(additional))
+    with pytest.raises(MarnError, match="cannot be read"):
+        make("--language", "es", "--additional", str(tmp_path))
+    additional.rename(tmp_path / "abstracts.zip")
+    with pytest.raises(MarnError, match="cannot be unpacked"):
+        make("--language", "es", "--additional", str(tmp_path / "abstracts.zip"))
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+        pass
+    with pytest.raises(MarnError, match="holds 0 JSON files"):
+        make("--language", "es", "--additional", str(tmp_path / "empty.zip"))
+
+
+@pytest.fixture
+def network(
+    raw: Path, additional: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Stands for the network: the addresses that were asked for."""
+    asked: list[str] = []
+
+    def retrieve(url: str, *, known_hash: None, fname: str, path: Path) -> None:
+        asked.append(url)
+        path.mkdir(exist_ok=True)
+        with zipfile.ZipFile(path / fname, "w") as archive:
+            if fname == "codiesp.zip":
+                for file in sorted(raw.rglob("*.*")):
+                    archive.write(file, f"final_dataset_v4_to_publish/{file.relative_to(raw)}")
+            else:
+                archive.write(additional, "abstracts.json")
+
+    monkeypatch.setattr("pooch.retrieve", retrieve)
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache")
+    return asked
+
+
+def test_both_are_fetched_once_and_their_sums_recorded(
+    make: Make, network: list[str], tmp_path: Path
+) -> None:
+    here = make("--language", "es", "--additional", str(tmp_path / "abstracts.json"))
+    options = ("--language", "es", "--additional", "fetch")
+    fetched = make(*options, raw=Path("fetch"))
+    assert fetched.hash == here.hash
+    assert network == [codiesp.ARCHIVE_URL, codiesp.ADDITIONAL_URL]
+    settings = fetched.card["settings"]
+    for key, name in (("archive", "codiesp.zip"), ("additional", "abstractsWithCIE10_v2.zip")):
+        data = (tmp_path / "cache" / name).read_bytes()
+        assert settings[f"{key}_sha256"] == hashlib.sha256(data).hexdigest()
+    sums = [settings["archive_sha256"], settings["additional_sha256"].upper()]
+    assert make(*options, "--sha256", *sums, raw=Path("fetch")).hash == here.hash
+    assert len(network) == 2
+    with pytest.raises(MarnError, match="which --sha256 does not name"):
+        make(*options, "--sha256", sums[0], raw=Path("fetch"))
+
+
+def test_what_cannot_be_fetched_has_a_remedy(
+    make: Make, network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr("pooch.retrieve", refuse)
+    with pytest.raises(MarnError, match=r"codiesp\.zip cannot be fetched: download it by hand"):
+        make(raw=Path("fetch"))
+
+
+def test_the_official_measure_by_hand() -> None:
+    """Case a: hits at ranks 1 and 3 of three codes; b: at 2 of one; c has no gold, d no ranking."""
+    gold = {"a": {"R05", "I10", "Z99"}, "b": {"i10"}, "d": {"R05"}}
+    ranked = {"a": ["r05", "X1", "I10", "R05"], "b": ["R05", "R05", "I10"], "c": ["I10"]}
+    expected = ((1 + 2 / 3) / 3 + 1 / 2) / 2
+    assert codiesp.mean_average_precision(ranked, gold) == pytest.approx(expected)
+    assert codiesp.mean_average_precision(ranked, gold, depth=1) == pytest.approx(1 / 6)
+    with pytest.raises(MarnError, match="No case has both"):
+        codiesp.mean_average_precision({"c": ["I10"]}, gold)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_official_measure_is_that_of_the_library_where_nothing_is_left_out(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    scores, truth = generator.random((20, 12)), generator.random((20, 12)) < 0.2
+    names = [f"A{column:02}" for column in range(12)]
+    ranked = {str(n): [names[c] for c in np.argsort(-row)] for n, row in enumerate(scores)}
+    gold = {str(n): {names[c] for c in np.flatnonzero(row)} for n, row in enumerate(truth)}
+    ours = metrics.score(scores, truth)["mean_average_precision"]
+    assert codiesp.mean_average_precision(ranked, gold) == pytest.approx(ours)
+    gold["0"] |= {"left out of the corpus"}
+    assert codiesp.mean_average_precision(ranked, gold) < ours
+
+
+def test_gold_has_what_the_corpus_leaves_out(make: Make, raw: Path) -> None:
+    assert codiesp.gold(raw, "dev") == {"c4": {"R05", "R50.9", "R19.7"}, "c5": {"R19.7"}}

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import shutil
 from collections import Counter
 
 import pytest
@@ -172,6 +173,103 @@ def test_lists_want_their_own_number_of_codes(raw_tables, prepare, capsys):
     fill(raw_tables)
     assert prepare("--codes", "7") is None
     assert "--codes 50 and full, not 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "label"),
+    [
+        ("pr", "03.31", "33.1"),
+        ("pr", "00.93", "93."),
+        ("pr", "00.01", "1."),
+        ("pr", "45", "45."),
+        ("pr", "45.1", "45.1"),
+        ("pr", "93.90", "93.90"),
+        ("pr", "09.39", "93.9"),
+        ("pr", "96.04", "96.04"),
+        ("dx", "038.9", "038.9"),
+        ("dx", "486", "486"),
+        ("dx", "V45.81", "V45.81"),
+    ],
+)
+def test_labels_as_camls_scripts_write_them(kind, code, label):
+    assert mimic3.caml_label(kind, code) == label
+
+
+def test_the_label_space_of_caml(raw_tables, prepare):
+    # 03.31 and 33.1 become one label, which three admissions have and one: 4 is the category of
+    # the first, 37 that of the second. 93.9 and 93.90 stay two.
+    ids = LISTS["train"]
+    fill(raw_tables, procedures={ids[0]: ["0331", "0939"], ids[3]: ["331", "9390"]})
+    codes = [entry.code for entry in prepare("--codes", "full").codes["icd"]]
+    assert codes == ["03.31", "09.39", "33.1", "428.0", "93.90"]
+    corpus = prepare("--codes", "full", "--labels", "caml")
+    assert [entry.code for entry in corpus.codes["icd"]] == ["33.1", "428.0", "93.9", "93.90"]
+    assert corpus.card["settings"]["labels"] == "caml"
+    assert "--labels caml" in corpus.card["created"]["command"]
+    assert corpus.frequency("icd").tolist() == [4, 6, 1, 1]
+    merged = corpus.codes["icd"][0]
+    assert merged.kind == "pr"
+    assert merged.title.count(" / ") == 1
+    assert corpus.codes["ccs"][corpus.parent[0]].code == "pr:4"
+
+
+def test_marked_passages_follow_their_labels(tiny_raw, tmp_path):
+    found = {}
+    for style in mimic3.LABELS:
+        arguments = ["--raw", str(tiny_raw), "--out", str(tmp_path / style), "--labels", style]
+        assert main(["mimic3", *arguments, "--vectors", "none", "--codes", "full"]) == 0
+        corpus = Corpus.load(tmp_path / style)
+        found[style] = {
+            (mimic3.caml_label(entry.kind, entry.code) if style == "icd" else entry.code, one)
+            for split in map(corpus.__getitem__, corpus.splits)
+            for note in range(len(split))
+            for one, entry in (
+                ((str(split.ids[note]), mark.begin, mark.end), corpus.codes["icd"][mark.code])
+                for mark in split.evidence(note)
+            )
+        }
+    assert found["caml"] == found["icd"]
+    assert found["icd"]
+
+
+def test_lists_are_fetched_once_and_their_sums_recorded(
+    raw_tables, prepare, lists, tmp_path, monkeypatch, capsys
+):
+    asked = []
+
+    def retrieve(url, *, known_hash, fname, path):
+        asked.append(url)
+        path.mkdir(exist_ok=True)
+        (path / fname).write_bytes((lists / fname).read_bytes())
+
+    monkeypatch.setattr("pooch.retrieve", retrieve)
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache")
+    fill(raw_tables)
+    given = prepare()
+    fetched = prepare("--splits", "fetch", by_lists=False)
+    assert fetched.hash == given.hash
+    assert fetched.card["settings"] == given.card["settings"]
+    assert [url.rpartition("/")[2] for url in asked] == [
+        f"{name}_50_hadm_ids.csv" for name in LISTS
+    ]
+    sums = fetched.card["settings"]["lists_sha256"]
+    assert set(sums) == set(LISTS)
+    assert prepare("--splits", "fetch", "--sha256", *sums.values(), by_lists=False)
+    assert len(asked) == 3
+    shutil.rmtree(tmp_path / "out")
+    assert prepare("--splits", "fetch", "--sha256", "0" * 64, by_lists=False) is None
+    assert "which --sha256 does not name" in capsys.readouterr().err
+    assert prepare("--splits", "fetch", "--codes", "7", by_lists=False) is None
+    assert "--codes 50 and full, not 7" in capsys.readouterr().err
+
+
+def test_ids_that_lists_repeat_or_tables_lack_are_counted(raw_tables, prepare, lists):
+    path = lists / "train_50_hadm_ids.csv"
+    path.write_text("HADM_ID\n" + path.read_text() + '"145000"\n145000.0\n\n777777\n')
+    fill(raw_tables)
+    dropped = prepare().card["dropped"]
+    assert dropped["ids that a list names twice"] == 2
+    assert dropped["listed admissions without a note and a kept code"] == 1
 
 
 def _mark(raw_tables, text="SYNTHETIC. Nobody ever lived."):

@@ -288,7 +288,7 @@ def test_listed_splits(tmp_path):
 
 @pytest.mark.parametrize(
     ("dev", "said"),
-    [(["2"], "line 1: admission 2 is also in the list of train"), (["3", "x"], "'x' is no HADM")],
+    [(["2"], "line 1: admission 2 is also in the list of train"), (["3", "x"], "'x' is no id")],
 )
 def test_listed_splits_that_are_damaged(tmp_path, dev, said):
     folder = _write_lists(tmp_path / "a", {"train": ["1", "2"], "dev": dev, "test": ["4"]})

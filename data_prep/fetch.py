@@ -1,0 +1,54 @@
+"""Files that are public but not ours to ship: fetched once, kept, and known by their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from marn.errors import MarnError
+
+
+def fetch(url: str, name: str, remedy: str, sums: Sequence[str] = ()) -> tuple[Path, str]:
+    """Fetch a file once and return where it lies, with its SHA-256.
+
+    No publisher of these files states a SHA-256. So the first copy is taken as it comes and its
+    sum goes into the card of the corpus; whoever knows the sum that a file must have, from the
+    card of another corpus say, gives it and has it compared.
+
+    Args:
+        url: where the file is.
+        name: to keep it under in the user's cache folder (``pooch.os_cache("marn")``). A copy that
+            lies there is used without a network.
+        remedy: what to do where it cannot be fetched, for the error.
+        sums: SHA-256 sums of which the file must have one; none compares nothing.
+
+    Raises:
+        MarnError: if the file cannot be fetched, or has another sum.
+    """
+    import pooch
+
+    folder = Path(pooch.os_cache("marn"))
+    path = folder / name
+    try:
+        if not path.is_file():
+            pooch.retrieve(url, known_hash=None, fname=name, path=folder)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except Exception as error:  # requests and the file system each have their own
+        raise MarnError(f"{url} cannot be fetched: {remedy}.") from error
+    check(path, found, sums)
+    return path, found
+
+
+def check(path: Path, found: str, sums: Sequence[str]) -> None:
+    """Compare the SHA-256 of a file with those it may have.
+
+    Raises:
+        MarnError: if there are any, and it is none of them.
+    """
+    if sums and found not in {one.strip().lower() for one in sums}:
+        raise MarnError(
+            f"{path} has the SHA-256 {found}, which --sha256 does not name. Remove the file to "
+            "fetch it anew, or give its sum."
+        )
