@@ -164,6 +164,12 @@ def test_a_notebook_with_outputs_of_a_credentialed_corpus_is_refused(checkout: P
     assert privacy.examine(notebook(checkout / "book" / "06.ipynb", corpus="../data/secret")) == []
     fine = notebook(checkout / "book" / "07.ipynb", {"text/plain": NOTE}, corpus="../data/toy")
     assert privacy.examine(fine) == []
+    # papermill's cell comes behind the notebook's own and wins
+    both = nbformat.read(fine, as_version=4)
+    injected = nbformat.v4.new_code_cell('# Parameters\ncorpus = "../data/secret"')
+    injected.metadata.tags = ["injected-parameters"]
+    both.cells.insert(1, injected)
+    assert "credentialed corpus" in privacy.examine(written(fine, nbformat.writes(both)))[0]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +184,13 @@ def test_a_notebook_with_outputs_of_a_credentialed_corpus_is_refused(checkout: P
         ({"text/plain": str([str(145834 + i) for i in range(12)])}, "list of admissions"),
         ({"text/html": pd.DataFrame({"A": [1], "HADM_ID": [145834]}).to_html()}, "a HADM_ID of"),
         ({"text/html": pd.DataFrame({"hadm_id": ["20000019"]}).to_html()}, "a HADM_ID of"),
+        (
+            {
+                "text/html": pd.DataFrame({"HADM_ID": [900001], "A": [1]}).to_html()
+                + pd.DataFrame({"A": [1], "HADM_ID": [145834]}).to_html()
+            },
+            "a HADM_ID of",
+        ),
         ({"text/plain": str(pd.DataFrame({"HADM_ID": [145834.0], "B": [1]}))}, "a HADM_ID of"),
         ({"text/plain": str(pd.DataFrame({"X": [7], "SUBJECT_ID": [10006]}))}, "a SUBJECT_ID of"),
     ],
