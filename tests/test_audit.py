@@ -16,7 +16,6 @@ from data_prep import audit as package
 from data_prep.__main__ import main
 from data_prep.audit import (
     Finding,
-    as_number,
     audit,
     audit_raw,
     caml_top50,
@@ -321,14 +320,6 @@ def test_repeats_of_nothing() -> None:
 # -- raw tables -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("raw", "label"),
-    [("0331", "33.1"), ("331", "33.1"), ("0045", "45."), ("9390", "93.90"), ("0001", "1.")],
-)
-def test_as_number_by_hand(raw: str, label: str) -> None:
-    assert as_number(raw) == label
-
-
 def test_raw_tables_by_hand(raw_tables: Any) -> None:
     raw_tables.codes(
         {900001: ["0389", "4019", "4019", "5770"], 900002: ["V4581", "", "zz"], "": ["486"]},
@@ -384,6 +375,27 @@ def test_raw_tables_by_hand(raw_tables: Any) -> None:
         "7 labels become 6"
         in found["procedure codes that change when codes are read as numbers"].meaning
     )
+
+
+def test_camls_label_space_is_seen_through(raw_tables: Any, tmp_path: Path) -> None:
+    stays = range(900001, 900041)
+    raw_tables.codes(
+        {stay: ["4019"] for stay in stays},
+        {stay: ["0331", "0017", "0123", "9604"] for stay in stays},
+    )
+    raw_tables.notes([(i, i, stay, "Spinal tap.") for i, stay in enumerate(stays, start=1)])
+    raw_tables.write("EVIDENCE", [])
+    (raw_tables.folder / "README.txt").write_text("SYNTHETIC")  # open, as the hospital's
+    found = {}
+    for labels in ("icd", "caml"):
+        line = ["mimic3", "--raw", str(raw_tables.folder), "--out", str(tmp_path / labels)]
+        line += ["--labels", labels, "--codes", "full", "--vectors", "none", "--min-count", "1"]
+        assert main(line) == 0
+        found[labels] = by_name(audit(Corpus.load(tmp_path / labels)))
+    names = ("procedure codes that begin with 0", "stub codes", "lost leading zeros")
+    assert [found["icd"][name].count for name in names] == [3, 0, 0]
+    assert [found["caml"][name].count for name in names] == [0, 1, 2]
+    assert found["caml"]["lost leading zeros"].examples == ("12.3", "17.")  # 33.1 hides
 
 
 def test_the_demo_of_mimic_3_gives_the_stored_result(shared_data: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from data_prep import mimic3, tables
 from data_prep.audit.corpus import audit
 from data_prep.audit.findings import Finding, caml_top50, codes_hash, report, to_json
-from data_prep.audit.raw import as_number, audit_raw
+from data_prep.audit.raw import audit_raw
 from data_prep.audit.repeats import jaccard, repeats, shingles
 from data_prep.prepare import Progress
 from marn.corpus import Corpus
@@ -28,7 +28,6 @@ from marn.errors import MarnError
 
 __all__ = [
     "Finding",
-    "as_number",
     "audit",
     "audit_raw",
     "caml_top50",

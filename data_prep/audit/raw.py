@@ -14,18 +14,6 @@ from data_prep.prepare import Pair, Progress, quiet
 from marn.codes import KINDS, dotted, undotted
 
 
-def as_number(raw: str) -> str:
-    """Write a procedure code as a reader does that took the column for numbers.
-
-    `"0331"` is read as 331 and gets its dot behind two digits: `"33.1"`. `"0045"` becomes `"45."`.
-
-    Args:
-        raw: as the table has it, digits without a dot.
-    """
-    digits = str(int(raw))
-    return f"{digits[:2]}.{digits[2:]}"
-
-
 def audit_raw(
     raw: Path,
     ccs_procedures: Path | None = None,
@@ -113,7 +101,7 @@ def _faults(rows: _Rows) -> list[Finding]:
 
 def _numbers(rows: _Rows, codes: Codes) -> list[Finding]:
     """What reading codes as numbers does to these very rows."""
-    read = {("pr", dotted("pr", raw)): as_number(raw) for raw in rows.written["pr"]}
+    read = {pair: mimic3.caml_label(*pair) for pair in codes.frequency if pair[0] == "pr"}
     changed = [pair for pair, label in read.items() if undotted(pair[1]) != undotted(label)]
     stubs = [pair for pair in changed if read[pair].endswith(".")]
     disguised = [pair for pair in changed if read[pair] in known("pr")]
