@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from data_prep.hospital.dice import Dice
 from data_prep.hospital.grammar import Part, blocks, parse
-from data_prep.hospital.world import Code, titles
+from data_prep.hospital.world import RAREST, Code, titles
 
 Parts = tuple[Part, ...]
 
@@ -140,6 +140,8 @@ def name_of(code: Code, dice: Dice, author: int) -> Parts:
     pre = [words for words in code.pre if words.split()[0].lower() not in noun]
     before = bool(pre) and (not code.post or dice.chance(0.6))
     after = bool(code.post) and (not before or dice.chance(0.2))
+    if code.rank >= RAREST and after:  # titles are longer than what people say
+        after = dice.chance(0.4)
     parts: Parts = name
     if before:
         parts = (dice.pick(pre) + " ", *parts)

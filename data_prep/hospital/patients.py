@@ -240,7 +240,7 @@ def _miscode(dice: Dice, world: World, code: Code, patient: Patient, age: int) -
     return dice.pick(others) if others else code.key
 
 
-RARE = (5.6, 0.75)
+RARE = (8.5, 0.7)
 """Median and spread of the number of rare codes of an admission."""
 
 
