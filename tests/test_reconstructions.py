@@ -76,6 +76,19 @@ def test_half_precision_is_safe(name):
         assert torch.allclose(found[task].float(), expected[task], atol=0.1)
 
 
+@pytest.mark.parametrize("name", REBUILT)
+def test_frozen_vectors_stay_and_all_else_learns(name):
+    model = small(name, tune_embeddings=False)
+    tokens, lengths = padded([9, 4])
+    sum(logits.sum() for logits in model(tokens, lengths).values()).backward()
+    frozen = [key for key, parameter in model.named_parameters() if not parameter.requires_grad]
+    words = ["embedding.table.weight"]
+    assert sorted(frozen) == sorted(
+        words + ["head.words.table.weight"] * (name == "attentive_lstm")
+    )
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -393,6 +406,11 @@ def test_company_by_hand():
         [0, 1, pytest.approx(2 / math.sqrt(6), abs=1e-4)],
         [0, 2, pytest.approx(1 / math.sqrt(3), abs=1e-4)],
     ]
+
+
+def test_codes_without_company():
+    assert company(Company(np.zeros((0, 3))), "icd") == []
+    assert company(Company([[1, 0, 0], [0, 1, 0]]), "icd") == []
 
 
 def test_company_keeps_the_nearest_and_equals_a_loop(monkeypatch):

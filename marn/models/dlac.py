@@ -67,12 +67,11 @@ class DLAC(Coder):
     """Description-based label attention classifier, after Feucht et al. 2021.
 
     A reconstruction: of the paper the abstract was read, which says that queries come from the
-    codes' descriptions and that the encoder is a transformer, one of several. The head is
-    `DescriptionAttention`; the encoder is a slot, and a BiGRU is in it here, because it needs no
-    pretrained weights. A subclass with another `encode` has another encoder. Assumptions: a
-    description is the mean of its words' vectors (a GRU over them is another reading), as they are
-    when training starts; scores are divided by the root of the width; each code has a classifier
-    of its own.
+    codes' descriptions and that the encoder is a transformer, one of several. The encoder is a
+    slot: `DescriptionAttention` goes on any, as the `head` of a `Coder`, and here it is on a BiGRU,
+    which needs no pretrained weights. Assumptions: a description is the mean of its words' vectors
+    (a GRU over them is another reading), as they are when training starts; scores are divided by
+    the root of the width; each code has a classifier of its own.
 
     Parameters beside the embedding: 814,250 with 50 codes; the paper gives none.
 

@@ -397,7 +397,7 @@ def company(corpus: Any, task: str) -> list[list[float]]:
     train = corpus["train"]
     notes = [train.code_indices(task, note) for note in range(len(train))]
     rows = np.repeat(np.arange(len(notes)), [len(codes) for codes in notes])
-    columns = np.concatenate(notes)
+    columns = np.concatenate([np.zeros(0, np.int64), *notes])
     shape = (len(notes), corpus.tasks[task])
     present = sparse.csr_matrix((np.ones(len(columns)), (rows, columns)), shape=shape)
     together = (present.T @ present).tocoo()
