@@ -11,9 +11,12 @@ import pkgutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from types import ModuleType
 
 import data_prep
+from data_prep.sweeping import swept
 from marn.corpus import Corpus
 from marn.errors import MarnError
 
@@ -41,24 +44,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
             commands.add_parser(
                 name,
                 help=summary,
-                description=summary,
+                description=module.__doc__,
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
         )
     args = parser.parse_args(arguments)
     begin = time.perf_counter()
     try:
-        made = found[args.source].run(args, lambda line: print(line, file=sys.stderr, flush=True))
+        with (
+            swept(args.out, _report)
+            if isinstance(getattr(args, "out", None), Path)
+            else nullcontext()
+        ):
+            made = found[args.source].run(args, _report)
         # A source gives the folder of its corpus, the audit what it has to say.
         said = made if isinstance(made, str) else None
         print(said or summary_of(Corpus.load(made), time.perf_counter() - begin))
     except MarnError as error:
         print(f"{parser.prog} {args.source}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # what no source has foreseen, such as a folder that is not ours
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"{parser.prog} {args.source}: {said}. Nothing was kept.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("Interrupted; nothing was kept.", file=sys.stderr)
         return 130
     return 0
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def summary_of(corpus: Corpus, seconds: float) -> str:

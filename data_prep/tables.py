@@ -58,7 +58,10 @@ def find(raw: Path, name: str) -> Path | None:
         MarnError: if several files could be meant.
     """
     wanted = {f"{name}.csv".casefold(), f"{name}.csv.gz".casefold()}
-    found = sorted(entry for entry in folder(raw).iterdir() if entry.name.casefold() in wanted)
+    try:
+        found = sorted(entry for entry in folder(raw).iterdir() if entry.name.casefold() in wanted)
+    except OSError as error:
+        raise MarnError(f"{raw} cannot be read: {error.strerror or error}.") from None
     if len(found) > 1:
         raise MarnError(
             f"{raw} holds both {found[0].name} and {found[1].name}. Remove one of them."
@@ -133,9 +136,13 @@ def read(
                     yield before + 1, pick(row + absent if absent else row)
                 before = rows.line_num
     except csv.Error as error:
-        what = "a quote is opened and never closed"
-        if "field larger" not in str(error) and "unexpected end" not in str(error):
-            what = str(error)
+        what = str(error)
+        if "unexpected end" in what:
+            what = "a quote is opened and never closed"
+        elif "field larger" in what:
+            what = f"a quote is never closed, or a field of more than {FIELD_LIMIT:,} characters"
+        elif "new-line character" in what:
+            what = "a carriage return outside quotes"
         raise fault(
             path, before + 1, f"{what}. The file is cut or damaged; get a fresh copy of it."
         ) from None

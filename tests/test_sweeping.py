@@ -1,0 +1,148 @@
+"""Interrupted at any point, preparation leaves the corpus as it was, and no litter for long."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from data_prep import store
+from data_prep.__main__ import main
+from data_prep.sweeping import swept
+from marn.corpus import Corpus
+
+# Functions on the way from tables to corpus, in the order in which they are called.
+POINTS = [
+    "data_prep.mimic3.read_titles",
+    "data_prep.tables.identifier",
+    "data_prep.store._write",
+    "data_prep.words.Words.number",
+    "data_prep.store._Index.enter",
+    "data_prep.mimic3.read_codings",
+    "data_prep.prepare._members",
+    "data_prep.store.Store.vocabulary",
+    "marn.corpus.CorpusWriter.split",
+    "data_prep.prepare.word2vec",
+    "marn.corpus.CorpusWriter.finish",
+    "marn.corpus._sha256",
+]
+BETWEEN_RENAMINGS = "pathlib.Path.rename"
+
+
+def _arguments(raw, out, vectors="none"):
+    arguments = ["--raw", raw, "--out", out, "--workers", "1", "--vectors", vectors]
+    return ["mimic3", *map(str, arguments)]
+
+
+def _litter(out):
+    return [path.name for path in out.parent.iterdir() if path != out]
+
+
+@pytest.fixture(scope="module")
+def corpus(tiny_raw, tmp_path_factory):
+    out = tmp_path_factory.mktemp("before") / "out"
+    assert main(_arguments(tiny_raw, out)) == 0
+    return out
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_interrupted(tiny_raw, tmp_path, monkeypatch, capsys, point):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(point, interrupt)
+    out = tmp_path / "out"
+    vectors = "train" if point == "data_prep.prepare.word2vec" else "none"
+    assert main(_arguments(tiny_raw, out, vectors)) == 130
+    assert "nothing was kept" in capsys.readouterr().err
+    assert not out.exists()
+    assert not _litter(out)
+
+
+def _killed(raw, out, point, calls=1):
+    """Prepare in a process that kills itself when a function is called so many times."""
+    module, _, name = point.rpartition(".")
+    lines = [
+        "import importlib, os, signal, sys, pkgutil",
+        "from data_prep.__main__ import main",
+        f"owner, name, left = pkgutil.resolve_name({module!r}), {name!r}, [{calls}]",
+        "real = getattr(owner, name)",
+        "def die(*args, **named):",
+        "    left[0] -= 1",
+        "    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)",
+        "    return real(*args, **named)",
+        "setattr(owner, name, die)",
+        f"main({_arguments(raw, out)!r})",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+@pytest.mark.parametrize("point", [POINTS[3], POINTS[8], POINTS[11]])
+def test_killed(tiny_raw, tmp_path, capsys, corpus, point):
+    out = tmp_path / "out"
+    _killed(tiny_raw, out, point)
+    assert not out.exists()
+    assert len(_litter(out)) == 1
+    assert main(_arguments(tiny_raw, out)) == 0
+    assert "left by an interruption" in capsys.readouterr().err
+    assert not _litter(out)
+    assert Corpus.load(out).hash == Corpus.load(corpus).hash
+
+
+def test_killed_between_the_two_renamings(tiny_raw, tmp_path, capsys):
+    """The former corpus is aside already and the new one not yet in its place."""
+    out = tmp_path / "out"
+    assert main([*_arguments(tiny_raw, out), "--seed", "5"]) == 0
+    before = Corpus.load(out).hash
+    _killed(tiny_raw, out, BETWEEN_RENAMINGS, calls=2)
+    assert not out.exists()
+    assert len(_litter(out)) == 2
+    (tmp_path / "no").mkdir()
+    assert main(_arguments(tmp_path / "no", out)) == 2
+    assert "put back after an interruption" in capsys.readouterr().err
+    assert Corpus.load(out).hash == before
+    assert _litter(out) == ["no"]
+
+
+def test_nobody_at_work_is_disturbed(tmp_path):
+    out, lines = tmp_path / "out", []
+    at_work = tmp_path / "out.abcdefgh.partial"
+    others = [
+        tmp_path / name for name in ("out.partial", "other.abcdefgh.partial", "out.x.partial")
+    ]
+    for path in (at_work, *others):
+        path.mkdir()
+    with swept(tmp_path / "another", lines.append), swept(out, lines.append):
+        assert at_work.exists()
+    assert not lines
+    with swept(out, lines.append):
+        assert not at_work.exists()
+        handle = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(handle)
+    assert len(lines) == 1
+    assert all(path.exists() for path in others)
+    with swept(tmp_path / "nowhere" / "out", lines.append):
+        pass
+
+
+def test_a_full_disk_or_a_kill_in_a_process_leaves_nothing(tiny_raw, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(store, "CHUNK_NOTES", 20)
+    arguments = _arguments(tiny_raw, tmp_path / "out")
+    arguments[arguments.index("--workers") + 1] = "2"
+    given, real = [], store._Process.give
+
+    def give(self, *chunk):
+        given.append(chunk)
+        if len(given) == 5:
+            os.kill(self._process.pid, signal.SIGKILL)
+        real(self, *chunk)
+
+    monkeypatch.setattr(store._Process, "give", give)
+    assert main(arguments) == 2
+    assert "has died" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
