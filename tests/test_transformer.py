@@ -397,6 +397,21 @@ def test_pickled_weights_are_refused(pretrained, corpus, tmp_path):
         build("plm_icd", corpus, pretrained=folder)
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_damaged_files_are_an_error(file, pretrained, corpus, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(pretrained[0], folder)
+    (folder / file).write_text("{")
+    with pytest.raises(MarnError, match="damaged' cannot be read"):
+        build("plm_icd", corpus, pretrained=folder)
+
+
+def test_a_tokenizer_of_another_model_is_noticed(corpus, tmp_path):
+    write_pretrained(tmp_path / "few", vocab_size=9)
+    with pytest.raises(MarnError, match="few has 9 pieces, but its tokenizer has more"):
+        build("plm_icd", corpus, pretrained=tmp_path / "few")
+
+
 def test_code_beside_pretrained_weights_is_not_run(pretrained, corpus, tmp_path):
     folder = tmp_path / "with_code"
     shutil.copytree(pretrained[0], folder)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -145,7 +146,7 @@ def _pretrained(source: str) -> tuple[Any, Any]:
         model = library.AutoModel.from_pretrained(
             source, trust_remote_code=False, use_safetensors=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MarnError(
             f"pretrained {source!r} cannot be read ({reason}); give a folder with config.json, "
@@ -305,6 +306,8 @@ class TransformerCoder(Coder):
             padding = transformer.config.pad_token_id or 0
             moved[0], moved[padding] = padding, 0
             table = own.weight.detach()[moved]
+            if max(map(max, filter(None, rows))) >= len(moved):
+                raise MarnError(f"{pretrained} has {len(moved)} pieces, but its tokenizer has more")
             rows = [moved[row].tolist() for row in rows]
         else:
             if vectors is not None and len(vectors) != count:
