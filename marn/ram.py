@@ -33,8 +33,11 @@ class TokenNorm(nn.BatchNorm1d):
         if not self.training:
             return self._normalise(flat).view_as(x) * mask[..., None]
         rows = mask.flatten().nonzero()[:, 0]
-        normed = self._normalise(flat[rows]).to(flat.dtype)
-        return torch.zeros_like(flat).index_copy(0, rows, normed).view_as(x)
+        if len(rows) == len(flat):
+            return self._normalise(flat).view_as(x)
+        out = torch.zeros_like(flat)
+        out[rows] = self._normalise(flat[rows]).to(flat.dtype)  # keeps nothing for the gradient
+        return out.view_as(x)
 
     def _normalise(self, rows: Tensor) -> Tensor:
         if len(rows) > 1 or not self.training:
