@@ -24,6 +24,7 @@ NEAR: Final = 0.8
 """Jaccard index of the shingles from which two notes are near duplicates."""
 
 _BANDS, _ROWS = 16, 4
+_STEP: Final = np.uint64(0x9E3779B97F4A7C15)  # odd: 2**64 over the golden ratio
 
 
 def shingles(tokens: NDArray[np.integer]) -> NDArray[np.uint64]:
@@ -35,19 +36,22 @@ def shingles(tokens: NDArray[np.integer]) -> NDArray[np.uint64]:
     Returns:
         (n,) uint64, equal for equal runs and, but for 1 in 2**64, for no others.
     """
-    words = np.asarray(tokens).astype(np.uint64)
-    if len(words) == 0:
-        return words
+    return np.unique(_runs(tokens))
+
+
+def _runs(tokens: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """The shingles in the order of the text, repetitions included."""
+    words = _scrambled(np.asarray(tokens).astype(np.uint64))
     width = min(SHINGLE, len(words))
-    runs = np.zeros(len(words) - width + 1, dtype=np.uint64)
+    runs = np.zeros(len(words) - width + 1 if width else 0, dtype=np.uint64)
     for place in range(width):
-        runs = _scrambled(runs ^ words[place : place + len(runs)])
-    return np.unique(runs)
+        runs = runs * _STEP + words[place : place + len(runs)]
+    return _scrambled(runs)
 
 
 def _scrambled(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Turn each 64-bit number into another (the finaliser of SplitMix64)."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = values + _STEP
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
@@ -101,7 +105,7 @@ def _candidates(notes: Sequence[NDArray[np.integer]]) -> set[tuple[int, int]]:
     factors, shifts = generator.integers(0, 2**63, (2, _BANDS * _ROWS), dtype=np.uint64)
     factors = factors * np.uint64(2) + np.uint64(1)
     signatures = np.stack(  # (N, 64)
-        [(shingles(tokens)[:, None] * factors + shifts).min(axis=0) for tokens in notes]
+        [(_runs(tokens)[:, None] * factors + shifts).min(axis=0) for tokens in notes]
     )
     pairs: set[tuple[int, int]] = set()
     for band in np.split(signatures, _BANDS, axis=1):
