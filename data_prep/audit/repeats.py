@@ -24,6 +24,7 @@ NEAR: Final = 0.8
 """Jaccard index of the shingles from which two notes are near duplicates."""
 
 _BANDS, _ROWS = 16, 4
+_BLOCK: Final = 256  # shingles hashed at once
 _STEP: Final = np.uint64(0x9E3779B97F4A7C15)  # odd: 2**64 over the golden ratio
 
 
@@ -101,12 +102,7 @@ def _candidates(notes: Sequence[NDArray[np.integer]]) -> set[tuple[int, int]]:
     """Pairs (later, earlier) of different notes that agree in a band."""
     if not notes:
         return set()
-    generator = np.random.default_rng(0)
-    factors, shifts = generator.integers(0, 2**63, (2, _BANDS * _ROWS), dtype=np.uint64)
-    factors = factors * np.uint64(2) + np.uint64(1)
-    signatures = np.stack(  # (N, 64)
-        [(_runs(tokens)[:, None] * factors + shifts).min(axis=0) for tokens in notes]
-    )
+    signatures = _signatures(notes)
     pairs: set[tuple[int, int]] = set()
     for band in np.split(signatures, _BANDS, axis=1):
         _, leaders, group = np.unique(band, axis=0, return_index=True, return_inverse=True)
@@ -114,3 +110,22 @@ def _candidates(notes: Sequence[NDArray[np.integer]]) -> set[tuple[int, int]]:
         followers = np.flatnonzero(leader != np.arange(len(notes)))
         pairs.update(zip(followers.tolist(), leader[followers].tolist(), strict=True))
     return pairs
+
+
+def _signatures(notes: Sequence[NDArray[np.integer]]) -> NDArray[np.uint64]:
+    """The smallest value that each of 64 hash functions takes on a note's shingles, (N, 64)."""
+    generator = np.random.default_rng(0)
+    factors, shifts = generator.integers(0, 2**63, (2, _BANDS * _ROWS), dtype=np.uint64)
+    factors = factors * np.uint64(2) + np.uint64(1)
+    found = np.full((len(notes), len(factors)), np.iinfo(np.uint64).max, dtype=np.uint64)
+    # A block at a time, in one buffer: fresh memory for each note costs as much as the arithmetic.
+    buffer = np.empty((_BLOCK, len(factors)), dtype=np.uint64)
+    for least, tokens in zip(found, notes, strict=True):
+        runs = _runs(tokens)
+        for begin in range(0, len(runs), _BLOCK):
+            block = runs[begin : begin + _BLOCK, None]
+            values = buffer[: len(block)]
+            np.multiply(block, factors, out=values)
+            np.add(values, shifts, out=values)
+            np.minimum(least, values.min(axis=0), out=least)
+    return found
