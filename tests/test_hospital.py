@@ -11,12 +11,13 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import hospital
-from data_prep.hospital import PRESETS, build
+from data_prep.hospital import PRESETS, build, calibrate
 from data_prep.hospital.dice import Dice, running_sums
 from data_prep.hospital.grammar import Author, Sheet, parse, rules
 from data_prep.hospital.lexicon import drugs, entry_of, name_of
@@ -602,6 +603,70 @@ def test_rare_codes_are_new_named_and_for_the_right_people() -> None:
     births = [code for code in by_code.values() if code.kind == "dx" and code.code[:2] == "66"]
     assert births
     assert all((code.sex, code.ages) == ("F", (16, 45)) for code in births)
+
+
+# -- measuring and fitting
+
+
+def test_measures_of_a_hospital_by_hand(tmp_path: Path) -> None:
+    def table(name: str, *rows: tuple) -> None:
+        with (tmp_path / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            made = Table(name, file)
+            for row in rows:
+                made.add(*row)
+
+    kind = "Discharge summary"
+    note = (None, None, None)
+    table(
+        "NOTEEVENTS",
+        (1, 800000, 900000, *note, kind, "Report", None, None, "Fever 38 fever."),
+        (2, 800000, 900000, *note, kind, "Addendum", None, None, "No cough"),
+        (3, 800001, 900008, *note, kind, "Report", None, None, "fever and cough"),
+        (4, 800001, 900008, *note, "Nursing", "Report", None, None, "asleep"),
+    )
+    table(
+        "DIAGNOSES_ICD",
+        (1, 800000, 900000, 1, "4019"),
+        (2, 800000, 900001, 1, "4019"),
+        (3, 800001, 900008, None, None),
+    )
+    table("PROCEDURES_ICD", (1, 800000, 900000, 1, "9604"))
+    table(
+        "EVIDENCE",
+        (1, 900000, "dx", "4019", 0, 5, "evidence", ""),
+        (1, 900000, "dx", "4019", 9, 14, "evidence", ""),
+        (3, 900008, "dx", "4019", 0, 5, "negated", ""),
+        (3, 900008, "dx", "486", 0, 9, "evidence", ""),
+    )
+    found = calibrate.measure(tmp_path)
+    assert sorted(found.lengths) == [3, 4]
+    assert found.codes == [2]
+    assert found.frequency == {("dx", "4019"): 1, ("pr", "9604"): 1}
+    assert found.patients == {("dx", "4019"): 1, ("pr", "9604"): 1}
+    assert (found.types, found.kept) == (4, 0)
+    assert found.growth == [(7, 4)]
+    assert (found.median_span, found.mentioned) == (5, 2)
+    assert found.roles == {"evidence": 3, "negated": 1}
+
+
+def test_a_base_moves_towards_the_published_share() -> None:
+    rows = [
+        {"kind": "dx", "code": "401.9", "rate": "50.0", "base": "-1.00"},
+        {"kind": "dx", "code": "428.0", "rate": "25.0", "base": "2.00"},
+    ]
+    shares = {("dx", "401.9"): 0.25, ("dx", "428.0"): 0.25}
+    moved, worst = calibrate.corrected(rows, shares)
+    assert worst == pytest.approx(0.25)
+    assert float(moved[0]["base"]) == pytest.approx(-1 + 0.6 * np.log(3), abs=0.005)
+    assert moved[1]["base"] == "2.00"
+    assert rows[0]["base"] == "-1.00"
+
+
+def test_the_head_needs_no_refit(persons: list[Patient]) -> None:
+    with calibrate.HEAD.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    _, worst = calibrate.corrected(rows, calibrate.simulated_shares(1500, seed=77))
+    assert worst < 0.04
 
 
 # -- failures

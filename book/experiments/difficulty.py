@@ -6,8 +6,8 @@ Each seed is another hospital of preset `teaching`, split by patient with that s
 Nothing was chosen by these figures: neither the hospital nor the baseline.
 
 * Baseline: TF-IDF of the words (words in 3 training notes, logarithm of the counts, rows of length
-  one) and for each code a logistic regression (liblinear, dual, C = 10, no class weights); a code is
-  predicted above 0.5. A code with fewer than 2 training notes is never predicted. Nothing is tuned, so dev
+  one); for each code a logistic regression (liblinear, dual, C = 10, no class weights). A code is
+  predicted above 0.5, and never if it has fewer than 2 training notes. Nothing is tuned, so the dev
   notes are not used.
 * CCS: the same baseline, learning the categories.
 * Wrong under the right category: of all false positives, the share whose category the note has by
