@@ -94,7 +94,8 @@ class Split:
         """(N,) str: the patient of each note."""
 
     def _array(self, name: str) -> np.ndarray:
-        return np.load(self._folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        # The mapped array without its class, whose every slice would cost microseconds.
+        return np.asarray(np.load(self._folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
     def __len__(self) -> int:
         return self._size

@@ -51,6 +51,7 @@ def _auc(ascending: Array, positives: Array) -> float:
     n = len(ascending) - p
     if p == 0 or n == 0:
         return float("nan")
+    positives = np.sort(positives)  # neighbours are then looked up in memory that is at hand
     below = np.searchsorted(ascending, positives, side="left").astype(np.float64)
     upto = np.searchsorted(ascending, positives, side="right")
     ranks = (below + upto + 1) / 2
@@ -73,9 +74,11 @@ def auc_per_code(probabilities: ArrayLike, targets: ArrayLike) -> Array:
     scores, truth = _checked(probabilities, targets)
     areas = np.full(scores.shape[1], np.nan)
     for start in range(0, scores.shape[1], _BLOCK):
-        # A copy in any case, for it is sorted in place: a column-major array is contiguous already.
-        columns = np.array(scores[:, start : start + _BLOCK].T, order="C", copy=True)
-        present = truth[:, start : start + _BLOCK].T
+        columns, present = (
+            # Gathered first and then turned round: each in memory that is close together.
+            np.ascontiguousarray(array[:, start : start + _BLOCK]).T.copy()
+            for array in (scores, truth)
+        )
         for i, (column, code) in enumerate(zip(columns, present, strict=True)):
             if code.any():
                 positives = column[code]

@@ -24,7 +24,7 @@ def predictions(quick: bool) -> tuple[np.ndarray, np.ndarray]:
     truth = rng.random((notes, codes), np.float32) < share
     scores = rng.random((notes, codes), np.float32)
     scores[truth] = scores[truth] * 0.9 + 0.1
-    return scores.round(5), truth
+    return scores.round(6), truth
 
 
 def by_code(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
