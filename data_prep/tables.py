@@ -13,11 +13,11 @@ import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import IO, cast
 
+from data_prep.rows import Rows
 from marn.errors import MarnError
 
 FIELD_LIMIT = 1 << 24
@@ -108,33 +108,28 @@ def read(
     """
     # The csv module keeps one limit for the whole process; a smaller one would refuse long notes.
     csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
-    before = 0
     try:
         with _open(path) as binary:
             checked = cast("IO[bytes]", io.BufferedReader(_WithoutNul(binary), 1 << 20))
-            # A byte order mark is taken off by hand: the codec that does it is a slow one.
-            lines = io.TextIOWrapper(checked, encoding="utf-8", newline="")
-            rows = csv.reader(_without_mark(lines), strict=True)
-            header = next(rows, None)
+            reader = Rows(io.TextIOWrapper(checked, encoding="utf-8", newline=""), FIELD_LIMIT)
+            rows = iter(reader)
+            _, header = next(rows, (1, []))
             if not header:
                 raise MarnError(f"{path} is empty. Get a fresh copy of it.")
             places = _places(path, header, columns, optional)
             pick = itemgetter(*[len(header) if place is None else place for place in places])
             absent = [""] if None in places else []
             width = len(header)
-            before = rows.line_num
-            for row in rows:
-                if len(row) != width:
-                    if row:
-                        raise fault(
-                            path,
-                            before + 1,
-                            f"{len(row)} fields instead of {width}. The file is cut or a quote is "
-                            "missing; get a fresh copy of it.",
-                        )
-                else:
-                    yield before + 1, pick(row + absent if absent else row)
-                before = rows.line_num
+            for line, row in rows:
+                if len(row) == width:
+                    yield line, pick(row + absent if absent else row)
+                elif row:
+                    raise fault(
+                        path,
+                        line,
+                        f"{len(row)} fields instead of {width}. The file is cut or a quote is "
+                        "missing; get a fresh copy of it.",
+                    )
     except csv.Error as error:
         what = str(error)
         if "unexpected end" in what:
@@ -144,7 +139,7 @@ def read(
         elif "new-line character" in what:
             what = "a carriage return outside quotes"
         raise fault(
-            path, before + 1, f"{what}. The file is cut or damaged; get a fresh copy of it."
+            path, reader.line, f"{what}. The file is cut or damaged; get a fresh copy of it."
         ) from None
     except UnicodeDecodeError:
         raise _undecodable(path) from None
@@ -235,11 +230,6 @@ def _open(path: Path) -> IO[bytes]:
     if path.suffix.lower() == ".gz":
         return cast("IO[bytes]", gzip.open(path, "rb"))
     return path.open("rb", buffering=0)
-
-
-def _without_mark(lines: io.TextIOWrapper) -> Iterator[str]:
-    first = next(lines, "")
-    return chain([first.removeprefix("\ufeff")], lines)
 
 
 class _NulError(Exception):
