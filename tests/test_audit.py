@@ -435,6 +435,8 @@ def test_of_credentialed_data_nothing_private_is_said(
     found = {finding["name"]: finding for finding in result["corpus"]["findings"]}
     assert found["patients in several splits"]["count"] == "1 to 10"
     assert found["unmapped codes"]["examples"] == ["486", "960.4"]
+    # one dev note: not said in passing either
+    assert found["notes, and lines of their lists with a header"]["examples"] == ["train 21 or 22"]
     said = capsys.readouterr().out + out.read_text()
     assert "1458" not in said
     assert "fever" not in said

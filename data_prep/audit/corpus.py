@@ -13,6 +13,7 @@ from data_prep.ccs import KEY_STYLES
 from marn.codes import undotted
 from marn.corpus import SPLITS, Corpus
 from marn.errors import MarnError
+from marn.privacy import MINIMUM_CELL
 
 
 def audit(corpus: Corpus, split_ids: Path | None = None) -> list[Finding]:
@@ -173,7 +174,8 @@ def _one_off(corpus: Corpus) -> list[Finding]:
     """Both conventions of counts that are in print one apart."""
     sizes = {split: len(corpus[split]) for split in corpus.splits}
     total, codes = sum(sizes.values()), corpus.tasks["icd"]
-    shown = [f"{split} {size:,} or {size + 1:,}" for split, size in sizes.items()]
+    least = 0 if corpus.is_open else MINIMUM_CELL
+    shown = [f"{split} {n:,} or {n + 1:,}" for split, n in sizes.items() if n >= least]
     return [
         finding("notes, and lines of their lists with a header", total, total + len(sizes), shown),
         finding("codes, and labels with an empty one", codes, codes + 1),
