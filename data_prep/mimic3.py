@@ -164,8 +164,19 @@ def build(
         settings["split"] = "CAML's lists"
         settings["lists_sha256"] = splits.sums_of_lists(lists, choices.codes)
         command += " --splits LISTS"
-    label = _Labels(labels)
-    if labels != LABELS[0]:
+    codings: Iterator[Coding] = read_codings(raw, dropped, is_known)
+    passages = _read_passages(tables.require(raw, "EVIDENCE")) if synthetic else None
+    category: Callable[[str, str], CodeEntry | None] = scheme.category
+
+    def title(kind: str, code: str) -> str:
+        return titles[kind].get(code) or scheme.title(kind, code)
+
+    title_of: Callable[[str, str], str] = title
+    if labels == "caml":
+        named = _CamlLabels()
+        codings = map(named.coding, codings)
+        passages = None if passages is None else map(named.passage, passages)
+        title_of, category = named.title(title), named.category(category)
         settings["labels"] = labels
         command += f" --labels {labels}"
     if ccs_procedures is not None:
@@ -173,13 +184,11 @@ def build(
     return prepare(
         folder,
         notes=read_notes(raw, dropped, synthetic=synthetic),
-        codings=map(label.coding, read_codings(raw, dropped, is_known)),
-        passages=map(label.passage, _read_passages(tables.require(raw, "EVIDENCE")))
-        if synthetic
-        else None,
+        codings=codings,
+        passages=passages,
         split=split,
-        title=label.title(lambda kind, code: titles[kind].get(code) or scheme.title(kind, code)),
-        category=label.category(scheme.category),
+        title=title_of,
+        category=category,
         origin=Origin(
             name=name,
             source=(
@@ -224,22 +233,21 @@ def caml_label(kind: str, code: str) -> str:
     return f"{number[:2]}.{number[2:]}"
 
 
-class _Labels:
-    """Names codes by one of `LABELS`; where a label stands for several codes, it says so."""
+class _CamlLabels:
+    """Names codes as CAML's scripts do; where a label stands for several codes, it says so."""
 
-    def __init__(self, style: str) -> None:
-        self._name = caml_label if style == "caml" else lambda kind, code: code
+    def __init__(self) -> None:
         self._meant: dict[Pair, Counter[str]] = {}
 
     def coding(self, coding: Coding) -> Coding:
         """Name the code of a coding, and remember which code that was."""
-        name = self._name(coding.kind, coding.code)
+        name = caml_label(coding.kind, coding.code)
         self._meant.setdefault((coding.kind, name), Counter())[coding.code] += 1
         return coding._replace(code=name)
 
     def passage(self, passage: Passage) -> Passage:
         """Name the code of a passage."""
-        return passage._replace(code=self._name(passage.kind, passage.code))
+        return passage._replace(code=caml_label(passage.kind, passage.code))
 
     def title(self, title: Callable[[str, str], str]) -> Callable[[str, str], str]:
         """Return the titles of labels: those of all codes that each stands for."""
