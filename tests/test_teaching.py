@@ -1,11 +1,13 @@
 """The teaching corpus: written by the hospital, prepared as MIMIC-III is, the same every time."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from data_prep.__main__ import main, sources
+from data_prep.hospital import PRESETS, build
 from marn.corpus import Corpus
 from marn.text import tokenize
 
@@ -97,3 +99,17 @@ def test_bad_choice_is_one_line_and_leaves_nothing(tmp_path, capsys):
     assert main(["teaching", "--preset", "tiny", "--out", str(out), "--codes", "0"]) == 2
     assert "Expected codes" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_preset_with_lists_is_split_by_them(tmp_path, monkeypatch):
+    small = replace(PRESETS["mimic50"], notes=80, sizes=(55, 11, 12), words=80.0)
+    monkeypatch.setitem(PRESETS, "mimic50", small)
+    build._writer.cache_clear()
+    out = tmp_path / "lists"
+    line = ["teaching", "--preset", "mimic50", "--out", str(out), "--vectors", "none"]
+    assert main([*line, "--workers", "1", "--gzip"]) == 0
+    corpus = Corpus.load(out)
+    assert [len(corpus[name]) for name in corpus.splits] == [55, 11, 12]
+    assert main([*line, "--codes", "30"]) == 0  # no list is made for thirty: split by patient
+    assert [len(Corpus.load(out)[name]) for name in corpus.splits] != [55, 11, 12]
+    build._writer.cache_clear()
