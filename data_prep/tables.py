@@ -200,10 +200,10 @@ def identifier(path: Path, line: int, value: str) -> str | None:
         return match[1].lstrip("0") or "0"
     if value.casefold() in _NULLS:
         return None
+    # Where columns have slipped this may be a piece of a note, which an error must not show.
+    shown = repr(value[:40]) if re.fullmatch(r"\S{1,5000}", value) else "a text"
     raise fault(
-        path,
-        line,
-        f"{value[:40]!r} is no id. Expected a whole number of at most {ID_DIGITS} digits.",
+        path, line, f"{shown} is no id. Expected a whole number of at most {ID_DIGITS} digits."
     )
 
 
@@ -215,7 +215,11 @@ def _places(
     for column in (*columns, *optional):
         count = names.count(column.upper())
         if count > 1 or (count == 0 and column in columns):
-            found = ", ".join(names[:20])
+            # Where the header is missing this is a row, and may hold a note: only names are shown.
+            found = ", ".join(
+                name[:200] if re.fullmatch(r"[\w.;\t-]*", name) else "(a text)"
+                for name in names[:20]
+            )
             raise MarnError(
                 f"{path} has {'more than one' if count else 'no'} column {column}. Its header is: "
                 f"{found[:300]}. Expected a table whose columns are named so, separated by commas."

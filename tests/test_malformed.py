@@ -322,6 +322,19 @@ def test_taken_to_the_letter(raw, tmp_path, name):
     assert corpus.card["dropped"] == {}
 
 
+def test_no_error_shows_the_text_of_a_note(raw, tmp_path, capsys):
+    raw.change(HEADER, "")  # the first row stands where the header should
+    assert raw.run(tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "Its header is: 1, 1, 145000, 2151-08-04, (a text), (a text)." in error
+    assert "cough" not in error
+    raw.notes.write_text(HEADER + 'Fever and cough,1,145000,x,Discharge summary,"x"\n')
+    assert raw.run(tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "row at line 2: a text is no id" in error
+    assert "cough" not in error
+
+
 def test_there_are_twenty_kinds_and_more():
     assert len({*REFUSED, *COUNTED, *TAKEN, *TAKEN_AS_TEXT}) == len(REFUSED) + len(COUNTED) + len(
         TAKEN
