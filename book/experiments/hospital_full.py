@@ -5,13 +5,15 @@
 Each step runs in a process of its own. Its peak memory is the largest sum of the resident memory
 of that process and all its children, looked at five times a second (Linux, macOS); pages that
 processes share count once for each. Times are wall-clock times of a machine that did other work
-too where `load` says so. `--presets tiny` tries the script in seconds.
+too where `load` says so. `--presets tiny` tries the script in seconds. A size that the file holds
+already is replaced, others stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -163,20 +165,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the hospital (%(default)s)")
     parser.add_argument("--gzip", action="store_true", help="write .csv.gz")
     args = parser.parse_args()
-    result: dict[str, Any] = {
-        "command": "python book/experiments/hospital_full.py --presets "
-        + " ".join(args.presets)
-        + f" --seed {args.seed}"
-        + (" --gzip" if args.gzip else "")
-        + f" --out book/results/{args.out.name}",
-        "seed": args.seed,
-        "processors": os.cpu_count(),
-        "made_with": provenance(),
-        "presets": {},
-    }
+    result: dict[str, Any] = {"presets": {}}
+    if args.out.exists():  # other sizes, made by another command
+        result = json.loads(args.out.read_text())
     for preset in args.presets:
+        options = f"--presets {preset} --seed {args.seed}" + (" --gzip" if args.gzip else "")
+        about = {
+            "command": f"python book/experiments/hospital_full.py {options}"
+            f" --out book/results/{args.out.name}",
+            "seed": args.seed,
+            "processors": os.cpu_count(),
+            "made_with": provenance(),
+        }
         with tempfile.TemporaryDirectory() as work:
-            result["presets"][preset] = study(preset, args.seed, args.gzip, Path(work))
+            made = study(preset, args.seed, args.gzip, Path(work))
+        result["presets"][preset] = about | made
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.out, result)
 
