@@ -216,7 +216,7 @@ def prepare(
             dropped["codes kept without a category"] += parent.count(-1)
             said += f", in {len(codes['ccs'])} categories"
         progress(said)
-        vocabulary, renumber = store.vocabulary(members["train"], choices.min_count)
+        vocabulary = store.settle(members["train"], choices.min_count)
         progress(f"vocabulary: {len(vocabulary.words):,} of {len(store.words):,} words")
 
         column = {(entry.kind, entry.code): place for place, entry in enumerate(icd)}
@@ -233,7 +233,7 @@ def prepare(
                 subjects=[part.subject for part in parts],
                 lengths=np.array([part.tokens for part in parts], dtype=np.int64),
                 text_bytes=np.array([part.bytes for part in parts], dtype=np.int64),
-                notes=((renumber[store.tokens(part)], store.text(part)) for part in parts),
+                notes=((store.tokens(part), store.text(part)) for part in parts),
                 columns={
                     task: rows
                     if task == "icd"

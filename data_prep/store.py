@@ -275,7 +275,10 @@ class Store:
         )
 
     def tokens(self, admission: Admission) -> np.ndarray:
-        """Return the provisional numbers of an admission's words, (T,) int32."""
+        """Return the numbers of an admission's words, (T,) int32.
+
+        These are the provisional ones before `settle`, and those of the vocabulary after it.
+        """
         return np.concatenate(
             [
                 self._numbers[piece.file][
@@ -299,17 +302,20 @@ class Store:
             os.pread(file, piece.bytes, piece.first_byte) for piece in admission.pieces
         )
 
-    def vocabulary(self, training: Sequence[str], min_count: int) -> tuple[Vocabulary, np.ndarray]:
-        """Return the words in so many training notes, and the final number of each provisional.
+    def settle(self, training: Sequence[str], min_count: int) -> Vocabulary:
+        """Choose the words in so many training notes, and number all words by them from now on.
 
         Args:
             training: the admissions to count in.
             min_count: of these, so many must have a word.
 
+        Returns:
+            The vocabulary of the words chosen.
+
         Raises:
             MarnError: if no word is in so many.
         """
-        notes_with = np.zeros(len(self.words), dtype=np.int64)
+        notes_with = np.zeros(len(self.words), dtype=np.int32)
         last = np.zeros(len(self.words), dtype=np.int32)
         for id_ in training:
             tokens = self.tokens(self.admissions[id_])
@@ -326,7 +332,8 @@ class Store:
         vocabulary = Vocabulary([self.words[number] for number in numbers])
         renumber = np.full(len(self.words), vocabulary.unknown, dtype=np.int32)
         renumber[numbers] = np.arange(1, len(numbers) + 1)
-        return vocabulary, renumber
+        self._numbers = [renumber[known] for known in self._numbers]
+        return vocabulary
 
     def _tokens_path(self, file: int) -> Path:
         return self._folder / f"tokens.{file}"

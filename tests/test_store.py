@@ -41,9 +41,9 @@ def _taken(tmp_path, workers):
             )
             for id_, admission in made.admissions.items()
         }
-        vocabulary, renumber = made.vocabulary(list(found), 2)
-        assert [vocabulary.words[renumber[n] - 1] for n, w in enumerate(made.words)
-                if w in vocabulary] == [w for w in made.words if w in vocabulary]  # fmt: skip
+        vocabulary = made.settle(list(found), 2)
+        for id_, admission in made.admissions.items():
+            assert made.tokens(admission).tolist() == vocabulary.encode(found[id_][0]).tolist()
     assert not (tmp_path / "scratch").exists()
     assert lines[-1].startswith("notes: 40 of 20 admissions, ")
     return found, vocabulary.words, dropped

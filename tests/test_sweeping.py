@@ -22,7 +22,7 @@ POINTS = [
     "data_prep.store._Index.enter",
     "data_prep.mimic3.read_codings",
     "data_prep.prepare._members",
-    "data_prep.store.Store.vocabulary",
+    "data_prep.store.Store.settle",
     "marn.corpus.CorpusWriter.split",
     "data_prep.prepare.word2vec",
     "marn.corpus.CorpusWriter.finish",
