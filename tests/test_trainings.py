@@ -64,7 +64,7 @@ def test_the_presets_differ_by_their_rows_alone():
         assert plan.options["hidden_size"] == 48
         assert plan.training["learning_rate"] == 5e-3
     assert plans["released"].options["padding"] == "released"
-    assert plans["sound"].notes["threshold"] == "dev"
+    assert plans["sound"].notes["own_threshold"] == "dev"
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def plans(args: argparse.Namespace) -> list[Plan]:
             preset.training,
             notes={
                 "preset": name,
-                "threshold": preset.evaluation["threshold"],
+                "own_threshold": preset.evaluation["threshold"],
                 "macro_f1": preset.report["macro_f1"],
             },
         )
