@@ -4,8 +4,9 @@ A source (`mimic3`, `codiesp`, ...) reads its own files and hands over notes, co
 it has them, marked passages; everything after that happens here once. Notes pass through one by
 one: what stays in memory is an index of them, the codes and the table of words.
 
-A source module is found by the command line if it has `COMMAND` (its name there), a first
-docstring line, `add_arguments(parser)` and `run(args, progress) -> Path`.
+A source module is found by the command line if it has `COMMAND` (its name there), a docstring
+whose first line says what it is, `add_arguments(parser)` and `run(args, progress) -> Path`. It
+offers `--out` and the options of `Choices`; `tests/test_sources.py` holds every source to this.
 """
 
 from __future__ import annotations

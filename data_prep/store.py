@@ -32,8 +32,9 @@ CHUNK_BYTES = 1 << 22
 CHUNK_NOTES = 2_000
 """Notes handed to a process at once, so that what is said to it fits into a pipe (64 KiB)."""
 MOST_WORKERS = 4
-"""Processes by default, at most: one process reads the table, which is a quarter of the work
-that is left to the others, so that more than four of them would wait for it."""
+"""Processes by default, at most. One process reads the table, which takes about a quarter of the
+time that splitting takes (on 250 MB of notes, 1.0 s and 3.7 s of one core): with more than four to
+split, they would wait for it."""
 
 _AHEAD = 2  # chunks under way for each process: one at work, one waiting
 
