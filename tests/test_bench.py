@@ -1,0 +1,103 @@
+"""Benchmarks in their quick form: they run, both sides agree, and nothing is said about time."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from marn import MarnError, bench
+from marn.bench import preparation, scores
+
+
+@pytest.mark.parametrize("name", sorted(bench.available()))
+def test_runs_and_both_sides_agree(name):
+    module = bench.available()[name]
+    figures = module.measure(quick=True)
+    assert {bar.figure for bar in module.BARS} <= set(figures)
+    assert all(math.isfinite(value) for value in figures.values())
+    rows = bench.table(name, module, figures)
+    assert all(row["met"] for row in rows if row["unit"] == "apart")
+    assert module.__doc__.strip()
+
+
+def test_bars():
+    least, most = bench.Bar("a", "a", least=2.0), bench.Bar("b", "b", most=0.3, unit="ms")
+    assert (str(least), str(most)) == (">= 2 x", "<= 0.3 ms")
+    assert [least.met(x) for x in (1.9, 2.0, 2.1)] == [False, True, True]
+    assert [most.met(x) for x in (0.2, 0.3, 0.31)] == [True, True, False]
+    assert not most.met(math.nan)
+
+
+def test_sides_that_differ_are_refused():
+    bench.agree("x", [1.0, 2.0], np.array([1.0, 2.1]), 0.2)
+    for theirs in ([1.0, 2.1], [1.0, math.nan]):
+        with pytest.raises(MarnError, match=r"differ by .* in x"):
+            bench.agree("x", [1.0, 2.0], theirs, 0.05)
+
+
+def test_sides_take_turns():
+    turns = []
+    found = bench.interleaved({side: lambda s=side: turns.append(s) for side in "ab"}, repeats=3)
+    assert "".join(turns) == "ababab"
+    assert set(found) == {"a", "b"}
+
+
+def hold(megabytes):
+    """Work that holds some memory; its own input is as large."""
+    given = np.ones(int(megabytes * 1e6), np.uint8)
+    return lambda: given.copy()
+
+
+def test_memory_of_work_with_and_without_its_input():
+    assert bench.peak(hold, whole=False, megabytes=200) == pytest.approx(200, abs=20)
+    assert bench.peak(hold, whole=True, megabytes=200) == pytest.approx(400, abs=30)
+
+
+def test_the_reference_of_preparation_is_that_of_the_papers(tmp_path):
+    preparation.write_raw(tmp_path / "raw", 20, tmp_path / "lists")
+    preparation.three_passes(tmp_path / "raw", tmp_path / "lists", tmp_path / "out")
+    words = json.loads((tmp_path / "out" / "vocabulary.json").read_text())
+    assert words == sorted(words)
+    assert not any(word.isnumeric() or word != word.lower() for word in words)
+    first = (tmp_path / "out" / "2_train.csv").read_text().splitlines()[0].split(",")
+    tokens = np.load(tmp_path / "out" / "train.tokens.npy")[: len(first[1].split())]
+    decoded = [words[n - 1] if n <= len(words) else None for n in tokens]
+    assert all(d in (None, w) for d, w in zip(decoded, first[1].split(), strict=True))
+
+
+def test_scores_by_hand():
+    # Each code's positive is above its negatives; of all eight pairs one is a tie (0.6 and 0.6).
+    found = scores.by_code(
+        np.array([[0.9, 0.2], [0.4, 0.6], [0.6, 0.1]]), np.array([[1, 0], [0, 1], [0, 0]], bool)
+    )
+    assert (found["macro_auc"], found["micro_auc"]) == (1.0, 7.5 / 8)
+    assert found["micro_f1"] == pytest.approx(2 * 2 / (3 + 2))
+
+
+def test_command_line(tmp_path):
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "marn.bench", *arguments], capture_output=True, text=True
+        )
+
+    wrong = run("speed")
+    assert wrong.returncode == 2
+    assert "no benchmark is named 'speed'; there are attention" in wrong.stderr
+    made = run("gru", "--scale", "quick", "--json", str(tmp_path / "kept.json"))
+    assert made.returncode == 0, made.stderr
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    assert kept["scale"] == "quick"
+    assert kept["benchmarks"]["gru"]["provenance"]["threads"] == 1
+    assert "time at 800 words" in made.stdout
+
+
+def test_a_file_keeps_what_other_benchmarks_wrote(tmp_path):
+    path = tmp_path / "kept.json"
+    bench.keep(path, "full", {"b": {"figures": {"x": 1}}})
+    bench.keep(path, "full", {"a": {"figures": {"x": 2}}})
+    assert list(json.loads(path.read_text())["benchmarks"]) == ["a", "b"]
+    with pytest.raises(MarnError, match="of scale 'full'"):
+        bench.keep(path, "quick", {})
