@@ -198,5 +198,6 @@ def recipes(names: Iterable[str] | None = None) -> pd.DataFrame:
         kept = ("loss", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size")
         line = {"system": name} | {key: getattr(config, key) for key in kept}
         line |= {key: getattr(config, key) for key in ("clip_norm", "epochs", "patience")}
-        lines.append(line | dict(system.stated))
-    return pd.DataFrame(lines)
+        lines.append(line | dict(vars(system).get("stated", {})))  # not that of a system it extends
+    table = pd.DataFrame(lines)
+    return table.astype({"max_length": "Int64"}) if "max_length" in table else table

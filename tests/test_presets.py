@@ -163,6 +163,15 @@ def test_recipes_are_settings_and_stated_ones_go_with_the_models():
         "micro_f1",
     ]
     assert table.loc["mt_ram", "learning_rate"] == 8e-3
+    assert table.loc["mt_ram", "max_length"] == 2500
+
+    class Extended(Coder.systems["caml"]):
+        name = "extended caml"
+
+    try:
+        assert "source" not in presets.recipes(["extended caml"])
+    finally:
+        del Coder.systems["extended caml"]
     assert table.loc["caml", ["learning_rate", "epochs"]].tolist() == [1e-4, 200]
     for name in ("bigru", "bigru_la", "caml", "cnn", "dcan", "dr_caml", "fusion", "joint_laat"):
         assert Coder.systems[name].stated, name

@@ -18,7 +18,8 @@ worth of notes; they do not rank the systems as their papers do.
 
 Parameters are counted three times: as trained here, and at the papers' sizes with 50 and 8,921
 codes, 51,919 words and what the released code declares without using it, which is what published
-counts count. A system that takes descriptions of codes gets one unknown word for each there.
+counts count. A system that takes descriptions of codes gets one unknown word for each there, and
+JointLAAT, whose coarse codes only a corpus has, is counted without them.
 """
 
 from __future__ import annotations
@@ -61,8 +62,11 @@ SIZES: Final[dict[str, dict[str, Any]]] = {
 RATE: Final = 5e-3
 TRANSFORMER_RATE: Final = 1e-3
 
-_ROWS, _BERT_ROWS = 51_919, 28_996
+_ROWS = 51_919
+_BERT_ROWS = 28_994  # of BERT's 28,996 pieces, without [CLS] and [SEP], which the systems add
 _CODES: Final = {"50": {"icd": 50, "ccs": 38}, "full": {"icd": 8921, "ccs": 295}}
+_FOR_50: Final = {"laat": {"hidden_size": 256, "attention_size": 256}}
+"""Sizes that a paper has for 50 codes alone."""
 _TWO_TASKS: Final = ("marn", "mt_ram")
 """Systems whose papers train both tasks at once; JointLAAT's coarse level is not CCS."""
 
@@ -106,6 +110,8 @@ def counts() -> dict[str, dict[str, Any]]:
             }
             taken = inspect.signature(Coder.systems[name].__init__).parameters
             options = {key: value for key, value in known.items() if key in taken}
+            if size == "50":
+                options |= _FOR_50.get("laat" if name == "joint_laat" else name, {})
             model = marn.build(name, vocabulary_size=rows, tasks=tasks, **options)
             found[name][size] = model.count_parameters(unused=True)
             found[name][f"{size}, without embedding"] = model.count_parameters(
