@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import shlex
 import shutil
 import subprocess
@@ -46,9 +47,14 @@ def watched(command: list[str]) -> dict[str, float]:
         command: program and arguments.
 
     Returns:
-        Its wall-clock seconds, its peak memory in MB, and the load of the machine at its end.
+        Its wall-clock seconds, the seconds of all processors together, its peak memory in MB, and the load of the machine at its end.
     """
-    begin = time.perf_counter()
+
+    def used() -> float:
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return spent.ru_utime + spent.ru_stime
+
+    begin, before = time.perf_counter(), used()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peak = 0
     tree = psutil.Process(process.pid)
@@ -65,6 +71,7 @@ def watched(command: list[str]) -> dict[str, float]:
         raise SystemExit(f"{shlex.join(command[:4])} ... ended with {process.returncode}.")
     return {
         "seconds": round(time.perf_counter() - begin, 1),
+        "cpu_seconds": round(used() - before, 1),
         "peak_mb": round(peak / 1e6, 1),
         "load": round(os.getloadavg()[0], 1),
     }
