@@ -47,7 +47,8 @@ def watched(command: list[str]) -> dict[str, float]:
         command: program and arguments.
 
     Returns:
-        Its wall-clock seconds, the seconds of all processors together, its peak memory in MB, and the load of the machine at its end.
+        Its wall-clock seconds, the seconds of all processors together, its peak memory in MB, and
+        the load of the machine at its end.
     """
 
     def used() -> float:
