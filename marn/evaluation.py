@@ -100,6 +100,27 @@ def predict(
     return Predictions(logits, {task: notes.targets(task) for task in model.tasks}, notes.ids)
 
 
+def tune_thresholds(model: Coder, corpus: Corpus, *, batch_size: int = 32) -> dict[str, float]:
+    """Find the threshold of each task with the highest micro-F1 on the dev split.
+
+    Args:
+        model: on the device where it is to run.
+        corpus: must have the model's tasks.
+        batch_size: notes at a time.
+
+    Returns:
+        {task: threshold}, to be used with `>`; see `marn.metrics.best_threshold`.
+
+    Raises:
+        MarnError: see `predict`.
+    """
+    dev = predict(model, corpus, "dev", batch_size=batch_size)
+    return {
+        task: metrics.best_threshold(dev.probabilities(task), dev.targets[task])
+        for task in model.tasks
+    }
+
+
 def evaluate(
     model: Coder,
     corpus: Corpus,
@@ -130,11 +151,7 @@ def evaluate(
         raise MarnError(f"threshold must be a number, one a task, or 'dev', but got {threshold!r}")
     found = predict(model, corpus, split, batch_size=batch_size)
     if threshold == "dev":
-        dev = predict(model, corpus, "dev", batch_size=batch_size)
-        threshold = {
-            task: metrics.best_threshold(dev.probabilities(task), dev.targets[task])
-            for task in model.tasks
-        }
+        threshold = tune_thresholds(model, corpus, batch_size=batch_size)
     return {
         task: metrics.score(
             found.probabilities(task),

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from marn import privacy
 from marn.corpus import CodeEntry, Corpus
 from marn.errors import MarnError
 from marn.models import Coder, build
@@ -91,16 +92,25 @@ class SavedModel:
     vocabulary: Vocabulary
     codes: dict[str, list[CodeEntry]]
     """The codes of each task, in the order of the logits."""
+    thresholds: dict[str, float]
+    """{task: the probability above which a code is assigned}."""
     card: dict[str, Any]
 
 
-def save_model(folder: str | Path, model: Coder, corpus: Corpus) -> None:
-    """Write a model with its vocabulary, codes and provenance into a folder.
+def save_model(
+    folder: str | Path,
+    model: Coder,
+    corpus: Corpus,
+    thresholds: Mapping[str, float] | None = None,
+) -> None:
+    """Write a model with its vocabulary, codes, thresholds and provenance into a folder.
 
     Args:
         folder: made if missing; a model that lies there is replaced.
         model: made by `marn.build`, so that its name and options can be written down.
         corpus: the one that it was trained on.
+        thresholds: of each task, as `marn.evaluation.tune_thresholds` finds them; 0.5 otherwise,
+            as in the papers.
 
     Raises:
         MarnError: the folder cannot be written.
@@ -110,12 +120,13 @@ def save_model(folder: str | Path, model: Coder, corpus: Corpus) -> None:
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     replace(folder / WEIGHTS, lambda aside: save_file(weights, aside))
     card = {
-        "format": 1,
+        "format": 2,
         "name": model.name,
         "options": model.options,
         "embedding_size": model.embedding_size,
         "corpus": {"name": corpus.name, "hash": corpus.hash, "open": corpus.is_open},
         "provenance": provenance(),
+        "thresholds": dict.fromkeys(model.tasks, 0.5) | dict(thresholds or {}),
         "codes": {task: [asdict(code) for code in corpus.codes[task]] for task in model.tasks},
         "vocabulary": list(corpus.vocabulary.words),
     }
@@ -145,11 +156,13 @@ def load_model(folder: str | Path) -> SavedModel:
         ) from error
     except (json.JSONDecodeError, SafetensorError) as error:
         raise MarnError(f"the model in {folder} is damaged ({error}); train it again") from error
-    if card.get("format") != 1:
+    if card.get("format") != 2:
         raise MarnError(
-            f"the model in {folder} is of format {card.get('format')!r}, this version reads 1; "
+            f"the model in {folder} is of format {card.get('format')!r}, this version reads 2; "
             "train it again"
         )
+    if not card["corpus"]["open"]:
+        privacy.announce(card["corpus"]["name"], card["corpus"]["hash"])
     codes = {
         task: [CodeEntry(**code) for code in entries] for task, entries in card["codes"].items()
     }
@@ -164,4 +177,4 @@ def load_model(folder: str | Path) -> SavedModel:
             f"the weights in {folder} are not those of {card['name']!r} with these options in this "
             "version of marn; train it again"
         ) from error
-    return SavedModel(model.eval(), vocabulary, codes, card)
+    return SavedModel(model.eval(), vocabulary, codes, card["thresholds"], card)

@@ -24,7 +24,7 @@ from marn.batches import POOL, Order, collate, training_order
 from marn.config import TrainConfig
 from marn.corpus import Corpus, Split
 from marn.errors import MarnError
-from marn.evaluation import evaluate
+from marn.evaluation import evaluate, tune_thresholds
 from marn.models import Coder
 from marn.progress import Progress, duration, standard
 from marn.saving import provenance, save_model, write_json
@@ -81,7 +81,7 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path} was {old!r}, now {new!r}"]
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
+def _claim(folder: Path, settings: dict[str, Any], text: str) -> None:
     """Make a run directory ours, or refuse one that belongs to another run."""
     if folder.exists() and not folder.is_dir():
         raise MarnError(f"run_dir {folder} is a file; choose a folder")
@@ -99,7 +99,8 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MarnError(f"run_dir {folder} cannot be made ({error.strerror})") from error
-    write_json(path, {"settings": settings, "provenance": provenance()})
+    # Whether the corpus is open is what `marn.privacy` asks of a run.
+    write_json(path, {"text": text, "settings": settings, "provenance": provenance()})
 
 
 def _device(name: str) -> torch.device:
@@ -429,7 +430,7 @@ def fit(
     step = Steps(model, corpus["train"], config)
     device = step.fabric.device
     if folder is not None:
-        _claim(folder, settings)
+        _claim(folder, settings, corpus.card["text"])
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {"epoch": 0, "value": float("-inf"), "model": {}}
     if folder is not None and (folder / CHECKPOINT).exists():
@@ -487,7 +488,9 @@ def fit(
     if kept == best["epoch"]:
         model.load_state_dict(best["model"])
     if folder is not None and (progress.done > progress.start or not (folder / SCORES).exists()):
-        save_model(folder, model, corpus)
+        with step.fabric.autocast():
+            thresholds = tune_thresholds(model, corpus, batch_size=2 * config.batch_size)
+        save_model(folder, model, corpus, thresholds)
         write_json(
             folder / SCORES,
             {

@@ -30,6 +30,18 @@ def test_round_trip(folder, corpus):
     assert saved.vocabulary.encode(words).tolist() == corpus["test"].note_tokens(0).tolist()
 
 
+def test_thresholds_and_the_mark_of_a_credentialed_corpus(corpus, folder, tmp_path, caplog):
+    assert load_model(folder).thresholds == {"icd": 0.5, "ccs": 0.5}
+    save_model(tmp_path / "tuned", build("caml", corpus), corpus, {"icd": 0.25})
+    assert load_model(tmp_path / "tuned").thresholds == {"icd": 0.25, "ccs": 0.5}
+    assert not caplog.records
+    card = json.loads((folder / "model.json").read_text())
+    card["corpus"]["open"] = False
+    (folder / "model.json").write_text(json.dumps(card))
+    load_model(folder)
+    assert corpus.hash[:12] in caplog.text
+
+
 def test_the_card_tells_no_path_and_no_host(folder, tmp_path):
     import socket
 

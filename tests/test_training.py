@@ -12,6 +12,7 @@ from toys import SYSTEM_SIZES, toy_corpus
 import marn
 from marn import MarnError, TrainConfig, build, evaluate, fit, load_model
 from marn import training as module
+from marn.evaluation import tune_thresholds
 from marn.saving import save_model
 
 CONFIG = TrainConfig(epochs=4, batch_size=8, learning_rate=0.01, seed=3)
@@ -97,6 +98,8 @@ def test_a_run_directory_can_be_read_and_used(corpus, tmp_path, capsys):
     assert same(saved.model.state_dict(), run.model.state_dict())
     assert [code.code for code in saved.codes["icd"]] == [c.code for c in corpus.codes["icd"]]
     assert saved.vocabulary.words == corpus.vocabulary.words
+    assert saved.thresholds == tune_thresholds(run.model, corpus)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["text"] == "open"
     history = pd.read_csv(tmp_path / "run" / "history.csv")
     assert history.epoch.tolist() == [1, 2, 3, 4]
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
