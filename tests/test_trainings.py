@@ -102,6 +102,8 @@ def test_rows_say_what_was_trained_and_how(setting, tmp_path):
     assert "threshold" not in gru["scores"]["per code"]["icd"]
     assert caml["scores"]["0.5"]["icd"]["macro_auc"] == caml["scores"]["one"]["icd"]["macro_auc"]
     assert found["extra"] == 2
+    # the same for every note, so that no code tells one note from another
+    assert found["shares"]["0.5"]["icd"]["macro_auc"] == 0.5
     assert found["corpus"]["notes"] == {"train": 24, "dev": 8, "test": 8}
     assert found["command"].startswith("python book/experiments/grid.py --corpus data/toy")
     written = json.dumps(found)

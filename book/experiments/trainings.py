@@ -74,21 +74,43 @@ def train(plan: Plan, corpus: Corpus, seed: int, folder: Path) -> dict[str, Any]
     }
 
 
-def score(model: marn.Coder, corpus: Corpus) -> dict[str, dict[str, dict[str, Any]]]:
-    """Score the test notes: {rule: {task: {figure: fraction}}}, and the thresholds that are one."""
+Scores = dict[str, dict[str, dict[str, Any]]]
+
+
+def score(model: marn.Coder, corpus: Corpus) -> Scores:
+    """Score a model on the test notes; see `by_rule`."""
     dev, test = (marn.predict(model, corpus, split) for split in ("dev", "test"))
-    found: dict[str, dict[str, dict[str, Any]]] = {rule: {} for rule in RULES}
-    for task in model.tasks:
-        known, truth = dev.probabilities(task), dev.targets[task]
+    return by_rule(
+        corpus,
+        {task: dev.probabilities(task) for task in model.tasks},
+        {task: test.probabilities(task) for task in model.tasks},
+    )
+
+
+def shares(corpus: Corpus) -> Scores:
+    """Score what knows no note: each code's share of the training notes, for every note."""
+    share = {task: corpus["train"].targets(task).mean(axis=0) for task in corpus.tasks}
+    dev, test = (
+        {task: np.tile(one, (len(corpus[split]), 1)) for task, one in share.items()}
+        for split in ("dev", "test")
+    )
+    return by_rule(corpus, dev, test)
+
+
+def by_rule(
+    corpus: Corpus, dev: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]
+) -> Scores:
+    """Score probabilities: {rule: {task: {figure: fraction}}}, and the thresholds that are one."""
+    found: Scores = {rule: {} for rule in RULES}
+    for task, known in dev.items():
+        truth = corpus["dev"].targets(task)
         thresholds = (
             0.5,
             metrics.best_threshold(known, truth),
             metrics.best_thresholds(known, truth),
         )
         for rule, threshold in zip(RULES, thresholds, strict=True):
-            figures = metrics.score(
-                test.probabilities(task), test.targets[task], threshold=threshold
-            )
+            figures = metrics.score(test[task], corpus["test"].targets(task), threshold=threshold)
             found[rule][task] = {key: rounded(value) for key, value in figures.items()}
             if isinstance(threshold, float):
                 found[rule][task]["threshold"] = rounded(threshold)
@@ -171,6 +193,7 @@ def describe(args: argparse.Namespace, corpus: Corpus) -> dict[str, Any]:
             ),
         },
         "provenance": provenance(),
+        "shares": shares(corpus),
     }
 
 
