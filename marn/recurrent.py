@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_TOGETHER = 32  # steps whose elementwise parts of the gradient are worked out at once
+
 
 class _TwoWays(torch.autograd.Function):
     """The recurrence itself; W directions (two), T steps, B notes, H units, gates r, z, n.
@@ -71,32 +73,37 @@ class _TwoWays(torch.autograd.Function):
         states, recurrent, n, weight = ctx.saved_tensors
         steps, ways, notes, units = states.shape
         before = torch.cat([torch.zeros_like(states[:1]), states[:-1]])
-        r, z, hidden = recurrent.split(units, dim=3)
-        # What turns the gradient of a state into those of n and z before their functions, and that
-        # of n into those of r and of the product in n.
-        of_state = torch.stack([(1 - z) * (1 - n * n), (before - n) * z * (1 - z)], dim=3)
-        of_n = torch.stack([hidden * r * (1 - r), r], dim=3)
         found = states.new_empty(steps, ways, notes, 4, units)  # n, z, r, product
         turned = torch.cat(
             [weight[:, units : 2 * units], weight[:, :units], weight[:, 2 * units :]], 1
         )
         carried = torch.zeros_like(states[0])
-        each = zip(
-            grad.unbind(0),
-            z.unbind(0),
-            of_state.unbind(0),
-            of_n.unbind(0),
-            found[..., :2, :].unbind(0),
-            found[..., :1, :].unbind(0),
-            found[..., 2:, :].unbind(0),
-            found[..., 1:, :].flatten(3).unbind(0),
-            strict=True,
-        )
-        for at, keep, by_state, by_n, at_nz, at_n, at_rp, at_zrp in reversed(list(each)):
-            carried = carried + at
-            torch.mul(carried[:, :, None], by_state, out=at_nz)
-            torch.mul(at_n, by_n, out=at_rp)
-            carried = torch.baddbmm(carried * keep, at_zrp, turned)
+        # Some steps at a time, so that what they need together stays in the processor's cache.
+        for start in reversed(range(0, steps, _TOGETHER)):
+            some = slice(start, start + _TOGETHER)
+            r, z, hidden = recurrent[some].split(units, dim=3)
+            # What turns the gradient of a state into those of n and z before their functions, and
+            # that of n into those of r and of the product in n.
+            of_state = torch.stack(
+                [(1 - z) * (1 - n[some] * n[some]), (before[some] - n[some]) * z * (1 - z)], dim=3
+            )
+            of_n = torch.stack([hidden * r * (1 - r), r], dim=3)
+            each = zip(
+                grad[some].unbind(0),
+                z.unbind(0),
+                of_state.unbind(0),
+                of_n.unbind(0),
+                found[some, ..., :2, :].unbind(0),
+                found[some, ..., :1, :].unbind(0),
+                found[some, ..., 2:, :].unbind(0),
+                found[some, ..., 1:, :].flatten(3).unbind(0),
+                strict=True,
+            )
+            for at, keep, by_state, by_n, at_nz, at_n, at_rp, at_zrp in reversed(list(each)):
+                carried = carried + at
+                torch.mul(carried[:, :, None], by_state, out=at_nz)
+                torch.mul(at_n, by_n, out=at_rp)
+                carried = torch.baddbmm(carried * keep, at_zrp, turned)
         d_n, d_z, d_r, d_product = found.unbind(3)
         of_gates = torch.cat([d_r, d_z, d_product], 3).transpose(0, 1)
         of_gates = of_gates.reshape(ways, steps * notes, 3 * units)

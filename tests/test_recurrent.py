@@ -9,7 +9,7 @@ def parameters(gru):
     return [gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0]
 
 
-@pytest.mark.parametrize("shape", [(3, 7), (1, 1), (4, 2)])
+@pytest.mark.parametrize("shape", [(3, 7), (1, 1), (4, 2), (2, 70)])
 def test_equals_torchs_gru_with_its_gradients(shape):
     torch.manual_seed(0)
     cells = [nn.GRU(5, 4, batch_first=True).double() for _ in range(2)]
