@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import hospital
-from data_prep.hospital import PRESETS, build, calibrate
+from data_prep.hospital import PRESETS, build, calibrate, patients
 from data_prep.hospital.dice import Dice, running_sums
 from data_prep.hospital.grammar import Author, Sheet, parse, rules
 from data_prep.hospital.lexicon import drugs, entry_of, name_of
-from data_prep.hospital.notes import wrap
+from data_prep.hospital.notes import KIN, can_have, wrap
 from data_prep.hospital.patients import Patient, patient
 from data_prep.hospital.rare import plain, rare_codes, rare_lottery, spoken
 from data_prep.hospital.tables import COLUMNS, Table
@@ -333,6 +333,27 @@ def test_the_tail_is_long(persons: list[Patient]) -> None:
             count.update(stay.coded())
     assert len(count) > 400
     assert sum(n < 10 for n in count.values()) > 0.45 * len(count)
+
+
+@pytest.mark.parametrize(("seed", "index"), [(2, 4242), (1, 1944)])
+def test_nobody_comes_back_past_a_hundred_and_ten(
+    monkeypatch: pytest.MonkeyPatch, seed: int, index: int
+) -> None:
+    known = world(PRESETS["teaching"])
+    person = patient(seed, index, known)
+    assert all(stay.age <= patients.OLDEST for stay in person.admissions)
+    monkeypatch.setattr(patients, "OLDEST", 10_000)
+    assert len(patient(seed, index, known).admissions) > len(person.admissions)
+
+
+@pytest.mark.parametrize("age", [0, 17, 40, 110])
+@pytest.mark.parametrize("sex", ["F", "M"])
+def test_every_patient_has_a_relative(age: int, sex: str) -> None:
+    kin = [str(parts[0]) for parts in rules()["relative"]]
+    assert set(KIN) <= set(kin)
+    fitting = [name for name in kin if can_have(name, age, sex)]
+    assert 5 < len(fitting) < len(kin)
+    assert ("wife" in fitting) == (sex == "M" and age >= 18)
 
 
 def test_head_has_38_categories() -> None:

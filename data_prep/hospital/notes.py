@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from data_prep.hospital.dice import Dice
-from data_prep.hospital.grammar import Author, Sheet, Span, Value
+from data_prep.hospital.grammar import Author, Sheet, Span, Value, rules
 from data_prep.hospital.lexicon import Drug, Parts, drugs, entry_of, name_of
 from data_prep.hospital.patients import CHRONIC, Admission, Patient
 from data_prep.hospital.presets import Preset
@@ -276,12 +276,13 @@ class _Summary:
         if self.kin and self.dice.chance(0.75):
             sheet.put(self.kin)
             return
-        while True:
-            kin = str(self.dice.pick(self.author.rule("relative"))[0])
-            first, _, last = KIN.get(kin, "0-200-").partition("-")
-            oldest, _, sex = last.partition("-")
-            if int(first) <= self.stay.age <= int(oldest) and sex in ("", self.person.sex):
-                break
+        age, sex = self.stay.age, self.person.sex
+        usual = self.author.rule("relative")
+        if not any(can_have(str(parts[0]), age, sex) for parts in usual):
+            usual = rules()["relative"]  # of those that the author uses, this patient has none
+        kin = str(self.dice.pick(usual)[0])
+        while not can_have(kin, age, sex):
+            kin = str(self.dice.pick(usual)[0])
         self.kin = self.kin or kin
         sheet.put(kin)
 
@@ -922,6 +923,13 @@ KIN = {
     "home health aide": "60-200-", "visiting nurse": "55-200-", "group home staff": "18-80-",
 }  # fmt: skip
 """Whom a patient can have: lowest age, highest age, sex."""
+
+
+def can_have(kin: str, age: int, sex: str) -> bool:
+    """Whether a patient of this age and sex can have such a relative."""
+    first, oldest, of = KIN.get(kin, "0-200-").split("-")
+    return int(first) <= age <= int(oldest) and of in ("", sex)
+
 
 PAINFUL = ("pain", "ache", "discomfort", "tightness", "pressure", "cramping")
 

@@ -16,6 +16,9 @@ FIRST_ADMISSION, FIRST_SUBJECT = 900_000, 800_000
 NO_SUMMARY = 0.106
 """Share of admissions without a discharge summary: 1 − 52,726 / 58,976 (data.md 2.1)."""
 
+OLDEST = 110
+"""Years; nobody comes back past it. The gap between two stays has no upper end of its own."""
+
 NEWBORN_HEAD = {"96.04", "96.71", "96.72", "99.15", "38.93", "38.91", "99.04"}
 """Codes of the head that a newborn can have."""
 
@@ -340,4 +343,6 @@ def patient(seed: int, index: int, world: World) -> Patient:
         if "434.91" in ill:
             traits.add("stroke")
         day = admission.discharged.date() + timedelta(days=int(dice.lognormal(150, 1.2)) + 3)
+        if age + (day - start).days // 365 > OLDEST:
+            break
     return person
