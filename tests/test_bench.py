@@ -85,7 +85,7 @@ def test_command_line(tmp_path):
 
     wrong = run("speed")
     assert wrong.returncode == 2
-    assert "no benchmark is named 'speed'; there are attention" in wrong.stderr
+    assert "no benchmark is named 'speed'; there are anatomy, attention" in wrong.stderr
     made = run("gru", "--scale", "quick", "--json", str(tmp_path / "kept.json"))
     assert made.returncode == 0, made.stderr
     kept = json.loads((tmp_path / "kept.json").read_text())
