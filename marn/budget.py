@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -62,7 +62,8 @@ def estimate(model: Coder, corpus: Corpus, config: TrainConfig | None = None) ->
     """Measure a few steps of a training, and reckon what an epoch takes.
 
     The first step has the longest notes, so what does not fit shows at once. The time of an epoch
-    follows from steps of usual length, in proportion to the padded tokens.
+    follows from steps of usual length, in proportion to the padded tokens. Of several devices one
+    is measured, with its share of each batch; what they tell each other comes on top.
 
     Args:
         model: is left as it was, on the CPU or wherever it is.
@@ -82,14 +83,15 @@ def estimate(model: Coder, corpus: Corpus, config: TrainConfig | None = None) ->
         raise MarnError(f"the model's tasks are {model.tasks}, but the corpus has {corpus.tasks}")
     train = corpus["train"]
     lengths = train.lengths.clip(max=model.max_length)
-    order = batches_of(train, model, config, 1)
+    order = [batch[:: config.processes] for batch in batches_of(train, model, config, 1)]
+    alone = replace(config, devices=1, nodes=1)
     padded = np.array([len(batch) * lengths[batch].max() for batch in order])
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        step = Steps(copy.deepcopy(model), train, config)
+        step = Steps(copy.deepcopy(model), train, alone)
         step.model.train()
         device = step.fabric.device
-        largest = np.argsort(-lengths, kind="stable")[: config.batch_size]
+        largest = np.argsort(-lengths, kind="stable")[: config.batch_size : config.processes]
         fits = _fits(step, largest)
         if fits:
             usual = np.argsort(np.abs(padded - padded.mean()), kind="stable")[:_STEPS]
@@ -109,7 +111,7 @@ def estimate(model: Coder, corpus: Corpus, config: TrainConfig | None = None) ->
         memory_mb=peak_memory(device),
         free_mb=_capacity(device),
         fits=fits,
-        largest=None if fits else size or None,
+        largest=None if fits else size * config.processes or None,
     )
 
 

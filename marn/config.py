@@ -32,7 +32,7 @@ class TrainConfig:
     epochs: int = 50
     """Passes over the training notes, at most (released code)."""
     batch_size: int = 16
-    """Notes a step (MARN Section 4.2, top-50 codes; 64 for the full set)."""
+    """Notes a step, over all devices (MARN Section 4.2, top-50 codes; 64 for the full set)."""
     batching: Batching = "bucketed"
     """`"bucketed"`: notes of like length share a batch (fidelity row 19, sound); `"random"`: any
     notes do (released code). See `marn.batches.training_order`."""
@@ -86,6 +86,12 @@ class TrainConfig:
     """Of the order of the notes and of dropout; initial weights are `marn.build`'s."""
     device: str = "auto"
     """`"auto"` takes a CUDA device where there is one, else the CPU; or a torch device name."""
+    devices: int = 1
+    """Devices of a node, each with a process of its own and its share of each batch (one in all the
+    papers). GPUs, or as many processes on a CPU. The training is the same to rounding, but for
+    dropout, which draws anew with another number of devices. See `marn.fit`."""
+    nodes: int = 1
+    """Machines, each with `devices` (one in all the papers)."""
 
     @classmethod
     def of(cls, model: Coder, **changes: Any) -> Self:
@@ -112,10 +118,12 @@ class TrainConfig:
                 raise MarnError(f"{name} must be {rule}, but got {getattr(self, name)!r}")
 
         whole = {"epochs": 1, "batch_size": 1, "accumulate": 1, "patience": 1, "seed": 0}
-        for name, least in {**whole, "plateau_patience": 0}.items():
+        whole |= {"plateau_patience": 0, "devices": 1, "nodes": 1}
+        for name, least in whole.items():
             value = getattr(self, name)
             need(name, isinstance(value, int) and not isinstance(value, bool), "a whole number")
             need(name, value >= least, f"at least {least}")
+        need("batch_size", self.batch_size >= self.processes, "at least a note for each device")
         shares = ("warmup", "label_smoothing")
         for name in ("learning_rate", "weight_decay", "alpha", "gamma", "plateau_factor", *shares):
             value = getattr(self, name)
@@ -137,6 +145,9 @@ class TrainConfig:
             need(name, getattr(self, name) in get_args(choices), allowed)
         if self.label_smoothing and self.loss != "bce":
             raise MarnError("label_smoothing is defined for loss='bce' alone; set it to 0")
+        clipped = self.clip_norm is None or isinstance(self.clip_norm, (int, float))
+        need("clip_norm", clipped, "a number, or None")
+        need("task_weights", isinstance(self.task_weights, Mapping), "a weight for each task")
         need("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or None")
         need(
             "monitor",
@@ -144,6 +155,11 @@ class TrainConfig:
             f"one of {sorted(_PROBE)}",
         )
         object.__setattr__(self, "task_weights", dict(self.task_weights))
+
+    @property
+    def processes(self) -> int:
+        """Processes that train together, one for each device of each node."""
+        return self.devices * self.nodes
 
     def loss_of(self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
         """Joint loss of a batch, Eq. 17: {task: (B, C)}, {task: (B, C)} -> scalar."""

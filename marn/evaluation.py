@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from marn import metrics
-from marn.batches import Batch, collate, reading_order
+from marn import devices, metrics
+from marn.batches import Batch, Order, collate, reading_order
 from marn.corpus import Corpus, Split
 from marn.errors import MarnError
 from marn.models import Coder
@@ -62,12 +62,15 @@ def _split(corpus: Corpus, split: str) -> Split:
     return corpus[split]
 
 
-def _batches(model: Coder, split: Split, batch_size: int) -> Iterator[Batch]:
+def _order(model: Coder, split: Split, batch_size: int) -> Order:
     # The released model is not padding-invariant, and its evaluation reads one note at a time.
     size = 1 if model.padding == "released" else batch_size
+    return reading_order(np.minimum(split.lengths, model.max_length), size)
+
+
+def _batches(model: Coder, split: Split, order: Order) -> Iterator[Batch]:
     device = next(model.parameters()).device
-    lengths = np.minimum(split.lengths, model.max_length)
-    for notes in reading_order(lengths, size):
+    for notes in order:
         yield collate(split, notes, model.tasks, model.max_length).to(device)
 
 
@@ -75,6 +78,9 @@ def predict(
     model: Coder, corpus: Corpus, split: str = "test", *, batch_size: int = 32
 ) -> Predictions:
     """Score every note of a split.
+
+    Where several processes train together (`marn.devices.together`) each of them reads its share of
+    the batches and gets the logits of all.
 
     Args:
         model: on the device where it is to run; its mode is left as it was.
@@ -93,11 +99,25 @@ def predict(
     if {task: corpus.tasks.get(task) for task in model.tasks} != model.tasks:
         raise MarnError(f"the model's tasks are {model.tasks}, but the corpus has {corpus.tasks}")
     logits = {task: np.empty((len(notes), c), np.float32) for task, c in model.tasks.items()}
+    order = _order(model, notes, batch_size)
     with evaluating(model):
-        for batch in _batches(model, notes, batch_size):
+        for batch in _batches(model, notes, order[devices.rank() :: devices.count()]):
             for task, values in model(batch.tokens, batch.lengths).items():
                 logits[task][batch.notes] = values.float().cpu().numpy()
+    if devices.count() > 1:
+        _gather(logits, order, next(model.parameters()).device)
     return Predictions(logits, {task: notes.targets(task) for task in model.tasks}, notes.ids)
+
+
+def _gather(logits: dict[str, NDArray[np.float32]], order: Order, device: torch.device) -> None:
+    """Fill in the rows that the other processes have found: each note was read by one of them."""
+    for rank in range(devices.count()):
+        theirs = order[rank :: devices.count()]
+        if theirs:
+            rows = np.concatenate(theirs)
+            for found in logits.values():
+                values = torch.from_numpy(found[rows]).to(device)
+                found[rows] = devices.spread(values, rank).cpu().numpy()
 
 
 def tune_thresholds(model: Coder, corpus: Corpus, *, batch_size: int = 32) -> dict[str, float]:
@@ -187,7 +207,7 @@ def mean_code_features(
     notes = _split(corpus, split)
     sums: dict[str, NDArray[np.float64]] = {}
     with evaluating(model):
-        for batch in _batches(model, notes, batch_size):
+        for batch in _batches(model, notes, _order(model, notes, batch_size)):
             for task, views in model.code_features(batch.tokens, batch.lengths).items():
                 total = views.double().sum(dim=0).cpu().numpy()
                 sums[task] = sums[task] + total if task in sums else total

@@ -6,23 +6,49 @@ result reweigh what came in. Only the number of channels changes, never the leng
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from marn import devices
 from marn.errors import MarnError
 
 Fusion = Literal["multiply", "add"]
 Up = Literal["deconv", "conv", "linear"]
 
 
+class _Standardised(torch.autograd.Function):
+    """Rows less their mean, over their deviation, where both come from the rows of all processes.
+
+    The moments are constants where `rows_of_all` is 1 or less. Each process's gradient is that of
+    the sum of all losses; it costs one sum over the processes each way.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, mean: Tensor, deviation: Tensor, rows_of_all: Tensor
+    ) -> Tensor:
+        out = (rows - mean) / deviation
+        ctx.save_for_backward(out, deviation, rows_of_all)
+        ctx.counts = devices.counts()
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        out, deviation, rows_of_all = ctx.saved_tensors
+        sums = devices.add_up(torch.stack([gradient.sum(0), (gradient * out).sum(0)]))
+        moved = sums / rows_of_all * (rows_of_all > 1) * ctx.counts  # (2, C)
+        return (gradient - moved[0] - out * moved[1]) / deviation, None, None, None
+
+
 class TokenNorm(nn.BatchNorm1d):
     """Batch normalisation of the channels over the real tokens of a batch.
 
     With a mask, padding neither enters the statistics nor leaves zero; without one this is
-    `BatchNorm1d` over all B x T positions, as in the released code.
+    `BatchNorm1d` over all B x T positions, as in the released code. On several devices
+    (`marn.devices`) the statistics are those of the whole batch, not of a device's share.
     """
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -40,12 +66,42 @@ class TokenNorm(nn.BatchNorm1d):
         return out.view_as(x)
 
     def _normalise(self, rows: Tensor) -> Tensor:
+        if self.training and devices.count() > 1:
+            exact = rows.to(torch.promote_types(rows.dtype, torch.float32))
+            return self._normalise_together(exact).to(rows.dtype)
         if len(rows) > 1 or not self.training:
             return super().forward(rows)
         # One token has no variance; it is normalised by the running statistics.
         return F.batch_norm(
             rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
+
+    def _normalise_together(self, rows: Tensor) -> Tensor:
+        """Do the same by the moments of the rows of all processes: (n, C) -> (n, C)."""
+        running_mean, running_var = self.running_mean, self.running_var
+        assert running_mean is not None
+        assert running_var is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            var, mean = torch.var_mean(rows, dim=0, correction=0)  # (C,), (C,)
+            size = var.new_full((1,), len(rows) * devices.counts())
+            found = devices.gather(torch.cat([size, mean, var]))  # (P, 1 + 2 C)
+            sizes, means, variances = found.split([1, len(mean), len(mean)], dim=1)
+            total = sizes.sum()
+            mean = (sizes * means).sum(0) / total
+            squares = (sizes * (variances + (means - mean).square())).sum(0)
+            # One token has no variance; it is normalised by the running statistics.
+            several = total > 1
+            share = self.momentum * several
+            self.num_batches_tracked += several
+            mean = torch.where(several, mean, running_mean)
+            var = torch.where(several, squares / total, running_var)
+            running_mean.lerp_(mean, share)
+            running_var.lerp_(
+                torch.where(several, squares / (total - 1).clamp(min=1), running_var), share
+            )
+            deviation = (var + self.eps).sqrt()
+        return _Standardised.apply(rows, mean, deviation, total) * self.weight + self.bias
 
 
 class _Convolution(nn.Module):

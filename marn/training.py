@@ -6,11 +6,14 @@ Knows no system by name: a model that was defined in a notebook cell trains like
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from marn import devices
 from marn.batches import POOL, Order, collate, training_order
 from marn.config import TrainConfig
 from marn.corpus import Corpus, Split
@@ -27,6 +31,7 @@ from marn.errors import MarnError
 from marn.evaluation import evaluate, tune_thresholds
 from marn.models import Coder
 from marn.progress import Progress, duration, standard
+from marn.ram import TokenNorm
 from marn.saving import provenance, save_model, write_json
 from marn.saving import replace as replace_file
 
@@ -36,6 +41,9 @@ if TYPE_CHECKING:
 CHECKPOINT, SETTINGS, SCORES = "checkpoint.pt", "run.json", "scores.json"
 HISTORY, STEPS = "history.csv", "steps.csv"
 
+_WHERE = ("device", "devices", "nodes")  # settings that do not make another run
+_NODES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # what Fabric reads of a node
+_PATIENCE = timedelta(minutes=10)  # that a process waits for another one; NCCL's own default
 _LOG_STEPS = 50  # steps between looks at the loss: reading it makes a GPU wait
 _PRECISIONS: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # Fabric's names
 
@@ -67,7 +75,7 @@ def _settings(model: Coder, corpus: Corpus, config: TrainConfig) -> dict[str, An
             "hash": corpus.hash,
             "notes": {split: len(corpus[split]) for split in corpus.splits},
         },
-        "training": {key: value for key, value in asdict(config).items() if key != "device"},
+        "training": {key: value for key, value in asdict(config).items() if key not in _WHERE},
     }
 
 
@@ -119,18 +127,83 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _fabric(config: TrainConfig) -> Fabric:
-    """Start the engine, which knows about devices and precision."""
+def _where(device: torch.device, config: TrainConfig) -> dict[str, Any]:
+    """Choose Fabric's strategy and devices for one or several processes."""
+    if config.processes == 1:
+        if "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise MarnError(
+                f"{os.environ['WORLD_SIZE']} processes were started, but the training is for one; "
+                "set devices and nodes to what was started"
+            )
+        own = [device.index or 0] if device.type == "cuda" else 1
+        return {"accelerator": device.type, "devices": own}
+    if device.index is not None or device.type not in ("cpu", "cuda"):
+        raise MarnError(
+            f"device {config.device!r} is one device, but {config.processes} are to train; "
+            "take 'auto', 'cuda' or 'cpu'"
+        )
+    if device.type == "cuda" and torch.cuda.device_count() < config.devices:
+        raise MarnError(
+            f"devices={config.devices} were asked for, but this machine has "
+            f"{torch.cuda.device_count()} CUDA devices; take as many, or device='cpu'"
+        )
+    from lightning_fabric.strategies import DDPStrategy
+
+    return {
+        "accelerator": device.type,
+        "devices": config.devices,
+        "num_nodes": config.nodes,
+        "strategy": DDPStrategy(timeout=_PATIENCE),
+    }
+
+
+def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
+    """Start the engine, which knows about processes, devices and precision.
+
+    Args:
+        config: the settings.
+        launch: whether to start the further processes of this node, each of which runs the command
+            of this one again, from its beginning. Otherwise they have to be there.
+
+    Raises:
+        MarnError: a device is unknown or not there, or cannot do the precision; or there are not
+            as many processes as devices.
+    """
     from lightning_fabric import Fabric  # takes two seconds, which only training should
 
     device = _device(config.device)
     if config.precision == "fp16" and device.type != "cuda":
         raise MarnError("precision 'fp16' needs a CUDA device; take 'bf16' or 'fp32'")
-    return Fabric(
-        accelerator=device.type,
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision=_PRECISIONS[config.precision],
+    where = _where(device, config)
+    precision = _PRECISIONS[config.precision]
+    if config.processes == 1:
+        return Fabric(precision=precision, **where)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    needed = (
+        f"training on {config.processes} devices takes a process for each: give the command "
+        f"python -m marn train … --devices {config.devices}, or start your script by torchrun"
     )
+    if hasattr(sys, "ps1"):
+        raise MarnError(f"{needed}; a notebook is one process")
+    try:
+        fabric = Fabric(precision=precision, **where)
+        started = where["strategy"].cluster_environment.creates_processes_externally
+        missing = [name for name in _NODES if name not in os.environ]
+        if config.nodes > 1 and not started and missing:
+            raise MarnError(
+                f"training on {config.nodes} nodes needs {', '.join(missing)} in the environment "
+                "of each (address and free port of the first node, the node's number from 0), or "
+                "a start by torchrun or srun"
+            )
+        if not started and not launch:
+            raise MarnError(needed)
+        fabric.launch()
+    except MarnError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        said = str(error).strip().partition("\n")[0]
+        raise MarnError(f"the {config.processes} processes did not start ({said})") from error
+    return fabric
 
 
 def _column(task: str, figure: str) -> str:
@@ -202,18 +275,38 @@ def batches_of(train: Split, model: Coder, config: TrainConfig, epoch: int) -> O
     )
 
 
+def _has_statistics(model: nn.Module) -> bool:
+    """Whether a note's output depends on its batch in training."""
+    return any(isinstance(x, nn.modules.batchnorm._BatchNorm) for x in model.modules())
+
+
 def _backward(
     fabric: Fabric, model: Coder, train: Split, notes: np.ndarray, config: TrainConfig, parts: int
 ) -> Tensor:
-    """Add the gradients of a batch's mean loss to those of the weights; return the loss."""
+    """Add the gradients of a batch's mean loss to those of the weights; return the loss.
+
+    Of several processes each does its notes: every count-th place of the batch, whatever the parts.
+    Gradients and losses of all add up to those of the batch.
+    """
     total = torch.zeros((), device=fabric.device)
-    for part in np.array_split(notes, min(parts, len(notes))):
-        batch = collate(train, part, model.tasks, model.max_length).to(fabric.device)
-        with fabric.autocast():
-            logits = model(batch.tokens, batch.lengths)
-        loss = config.loss_of({t: x.float() for t, x in logits.items()}, batch.targets)
-        loss = (loss + model.penalty(batch.targets)) * (len(part) / len(notes))
-        fabric.backward(loss)
+    for part in np.array_split(np.arange(len(notes)), min(parts, len(notes))):
+        mine = part[part % devices.count() == devices.rank()]
+        share = len(mine) / len(notes)
+        if not share:
+            if not _has_statistics(model):
+                continue
+            mine = part[:1]  # the others wait for this process at each normalisation
+        batch = collate(train, notes[mine], model.tasks, model.max_length).to(fabric.device)
+        tokens = batch.tokens
+        if model.padding == "released":  # as wide as the whole part is: padding takes part
+            longest = int(train.lengths[notes[part]].clip(max=model.max_length).max())
+            tokens = nn.functional.pad(tokens, (0, longest - tokens.shape[1]))
+        with devices.standing_in(not share):
+            with fabric.autocast():
+                logits = model(tokens, batch.lengths)
+            loss = config.loss_of({t: x.float() for t, x in logits.items()}, batch.targets)
+            loss = (loss + model.penalty(batch.targets)) * share
+            fabric.backward(loss)
         total += loss.detach()
     return total
 
@@ -223,7 +316,9 @@ class Steps:
 
     Where the device runs out of memory the step is done again: first with fewer attention scores
     held at a time, which changes nothing. When that does not help the batch is computed in more
-    parts, which a system with batch normalisation would notice: it stops instead.
+    parts, which a system with batch normalisation would notice: it stops instead. Of several
+    processes each helps itself; but with batch normalisation it stops at once, as the others wait
+    for it in the middle of the step.
 
     Args:
         model: is moved to the device.
@@ -231,19 +326,23 @@ class Steps:
         config: the settings.
 
     Raises:
-        MarnError: the device is unknown or not there, or cannot do the precision.
+        MarnError: the device is unknown or not there, or cannot do the precision; or the model has
+            statistics of a batch that several processes do not share.
     """
 
     def __init__(self, model: Coder, train: Split, config: TrainConfig) -> None:
         self.model, self.train, self.config = model, train, config
         self.parts = config.accumulate
-        self.fabric = _fabric(config)
+        self.fabric = start(config)
+        if config.processes > 1:
+            _refuse_own_statistics(model)
+        self.fabric.to_device(model)
         self.optimiser = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
-        _, self._stepping = self.fabric.setup(model, self.optimiser)
+        self._stepping: Any = self.fabric.setup_optimizers(self.optimiser)
 
     def __call__(self, notes: np.ndarray, rate: float) -> Tensor:
         """Change the weights by the gradient of a batch.
@@ -261,6 +360,7 @@ class Steps:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         loss = self._gradients(notes)
+        loss = devices.add_gradients([p for p in self.model.parameters() if p.requires_grad], loss)
         if self.config.clip_norm is not None:
             self.fabric.clip_gradients(
                 self.model,
@@ -297,7 +397,7 @@ class Steps:
                     self.fabric, self.model, self.train, notes, self.config, self.parts
                 )
             except torch.cuda.OutOfMemoryError as error:
-                self._shrink(len(notes), longest, error)
+                self._shrink(-(-len(notes) // devices.count()), longest, error)
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(buffers[name])
             _random_state(state)
@@ -305,18 +405,29 @@ class Steps:
     def _shrink(self, notes: int, longest: int, error: RuntimeError) -> None:
         head, row = self.model.head, -(-notes // self.parts) * longest
         held = min(head.at_once or 0, row * sum(self.model.tasks.values()))
-        if held > row:
+        statistics = _has_statistics(self.model)
+        waited_for = devices.count() > 1 and statistics
+        if held > row and not waited_for:
             head.at_once = held // 2
-        elif self.parts < notes and not any(
-            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules()
-        ):
+        elif self.parts < notes and not statistics:
             self.parts *= 2
         else:
-            raise MarnError(
+            raise devices.OwnError(
                 f"{self.fabric.device} has no memory for {notes} notes of {longest} tokens; the "
                 f"last good checkpoint is kept. Train with a smaller batch_size, or accumulate="
                 f"{2 * self.parts}, or a shorter max_length; marn.budget tells what fits"
             ) from error
+
+
+def _refuse_own_statistics(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(
+            module, (TokenNorm, nn.SyncBatchNorm)
+        ):
+            raise MarnError(
+                f"{name} is a {type(module).__name__}, which sees the share of one device; several "
+                "take marn.ram.TokenNorm or torch's SyncBatchNorm"
+            )
 
 
 def _random_state(state: tuple[Tensor, list[Tensor]] | None = None) -> Any:
@@ -338,7 +449,7 @@ def _explained(device: torch.device) -> Iterator[None]:
     except RuntimeError as error:  # torch's own error for it is younger than torch 2.4
         if "CUDA error" not in str(error):
             raise
-        raise MarnError(
+        raise devices.OwnError(
             f"{device} failed ({str(error).splitlines()[0]}); the last good checkpoint is kept. "
             "Start again by the same command when the device is back"
         ) from error
@@ -384,6 +495,18 @@ def _train_epoch(
     return float(total) / len(train)
 
 
+def _agree(settings: dict[str, Any], epochs: int) -> None:
+    """Check that all processes train the same, from the same checkpoint on."""
+    mine = {**json.loads(json.dumps(settings)), "epochs done": epochs}
+    for rank, theirs in enumerate(devices.told(mine)):
+        changed = _differences(mine, theirs)
+        if changed:
+            raise MarnError(
+                f"processes {devices.rank()} and {rank} differ ({'; '.join(changed[:4])}); start "
+                "them by one command, with a run_dir on a disk that all see"
+            )
+
+
 def fit(
     model: Coder,
     corpus: Corpus,
@@ -402,6 +525,12 @@ def fit(
     every 50 steps: loss (mean over notes since the last row, nats), learning rate, notes per
     second, and the most memory taken so far, in MB (of a CUDA device, else of the process).
 
+    On several devices (`TrainConfig.devices`, `nodes`) each has a process, which calls this with
+    the same arguments: `python -m marn train` starts them, or torchrun does. A batch is dealt over
+    them; its gradients, the statistics of batch normalisation, the loss and the scores are those of
+    the whole. Only the first process writes and speaks; its memory is in `steps.csv`. A run may go
+    on with another number of devices. The run directory is on a disk that all nodes see.
+
     Args:
         model: made by `marn.build`, or of a class of one's own.
         corpus: with the splits train and dev and the model's tasks.
@@ -415,8 +544,8 @@ def fit(
 
     Raises:
         MarnError: the corpus does not fit the model, the run directory belongs to another run, the
-            loss is not finite, the disk or the memory of the device is full, or the device is lost.
-            The last checkpoint stays as it was.
+            loss is not finite, the disk or the memory of the device is full, the device is lost, or
+            another process ended. The last checkpoint stays as it was.
         KeyboardInterrupt: as pressed; the last checkpoint is kept.
     """
     config = config or TrainConfig.of(model)
@@ -425,12 +554,17 @@ def fit(
         raise MarnError(f"corpus {corpus.name!r} has no notes in {missing}, which training needs")
     if {task: corpus.tasks.get(task) for task in model.tasks} != model.tasks:
         raise MarnError(f"the model's tasks are {model.tasks}, but the corpus has {corpus.tasks}")
-    settings = _settings(model, corpus, config)
     folder = None if run_dir is None else Path(run_dir)
     step = Steps(model, corpus["train"], config)
-    device = step.fabric.device
+    with devices.together() if config.processes > 1 else nullcontext():
+        return _fit(step, corpus, folder, quiet)
+
+
+def _fit(step: Steps, corpus: Corpus, folder: Path | None, quiet: bool) -> Run:
+    model, config, device = step.model, step.config, step.fabric.device
+    settings = _settings(model, corpus, config)
     if folder is not None:
-        _claim(folder, settings, corpus.card["text"])
+        devices.first(partial(_claim, folder, settings, corpus.card["text"]))
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {"epoch": 0, "value": float("-inf"), "model": {}}
     if folder is not None and (folder / CHECKPOINT).exists():
@@ -442,23 +576,27 @@ def fit(
             ) from error
         step.load(state)
         history, best = state["history"], state["best"]
+    _agree(settings, len(history))
+    devices.align(model.state_dict())
     monitored = next(iter(model.tasks))
     steps = -(-len(corpus["train"]) // config.batch_size)
-    out = standard(quiet)
+    alone = devices.rank() == 0  # who writes and speaks
+    out = standard(quiet or not alone)
     progress = Progress(steps * config.epochs, stream=out, done=steps * len(history))
     if history:
         progress.line(f"{folder}: {len(history)} epochs were done before")
-    log = _Log(folder, len(history))
+    log = _Log(folder if alone else None, len(history))
     while len(history) < config.epochs and len(history) - best["epoch"] < config.patience:
         epoch = len(history) + 1
         began = time.monotonic()
         with torch.random.fork_rng():
-            # Dropout depends on seed and epoch alone, so that a resumed run is the same run.
-            torch.manual_seed(config.seed * 1_000_003 + epoch)
+            # Dropout depends on seed, epoch and rank alone: a resumed run is the same run.
+            torch.manual_seed(config.seed * 1_000_003 + epoch + (devices.rank() << 40))
             with _explained(device):
                 loss = _train_epoch(step, corpus, history, log, progress.step)
         with _explained(device), step.fabric.autocast():
             scores = evaluate(model, corpus, "dev", batch_size=2 * config.batch_size)
+        scores = devices.told(scores)[0]  # what stops the training stops all processes
         value = scores[monitored].get(config.monitor)
         if value is None:
             raise MarnError(
@@ -474,8 +612,11 @@ def fit(
         if folder is not None:
             state = step.state() | {"history": history, "best": best}
             # The checkpoint last: what is killed before it is written is done again, all of it.
-            replace_file(folder / HISTORY, partial(pd.DataFrame(history).to_csv, index=False))
-            replace_file(folder / CHECKPOINT, partial(torch.save, state))
+            table = pd.DataFrame(history)
+            devices.first(
+                partial(replace_file, folder / HISTORY, partial(table.to_csv, index=False))
+            )
+            devices.first(partial(replace_file, folder / CHECKPOINT, partial(torch.save, state)))
         progress.line(
             f"epoch {epoch:2d}/{config.epochs}  loss {loss:.4f}  "
             f"dev {monitored} {config.monitor} {value:.3f}"
@@ -487,17 +628,17 @@ def fit(
     kept = len(history) if config.keep == "last" and ran_out else best["epoch"]
     if kept == best["epoch"]:
         model.load_state_dict(best["model"])
-    if folder is not None and (progress.done > progress.start or not (folder / SCORES).exists()):
+    if folder is not None and (
+        progress.done > progress.start or not devices.first((folder / SCORES).exists)
+    ):
         with step.fabric.autocast():
             thresholds = tune_thresholds(model, corpus, batch_size=2 * config.batch_size)
-        save_model(folder, model, corpus, thresholds)
-        write_json(
-            folder / SCORES,
-            {
-                "best_epoch": best["epoch"],
-                "kept_epoch": kept,
-                "dev": {task: _scores(history[kept - 1], task) for task in model.tasks},
-            },
-        )
+        devices.first(partial(save_model, folder, model, corpus, thresholds))
+        found = {
+            "best_epoch": best["epoch"],
+            "kept_epoch": kept,
+            "dev": {task: _scores(history[kept - 1], task) for task in model.tasks},
+        }
+        devices.first(partial(write_json, folder / SCORES, found))
     table = pd.DataFrame(history).astype({"epoch": int})
     return Run(model, table, best["epoch"], kept, replace(config), folder)

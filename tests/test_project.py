@@ -22,13 +22,13 @@ EXTRAS = PROJECT["optional-dependencies"]
 # From the ground up; a module imports from floors below its own. Every module has its place here.
 FLOORS = [
     {"errors", "recurrent"},
-    {"codes", "layers", "losses", "metrics", "privacy", "progress", "text"},
+    {"codes", "devices", "layers", "losses", "metrics", "privacy", "progress", "text"},
     {"analysis", "corpus", "published", "ram"},
     {"batches", "embeddings", "figures", "models"},
     {"config", "evaluation", "saving"},
     {"explain", "training"},
     {"budget", "presets", "widgets"},
-    {"bench"},
+    {"__main__", "bench"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 DATA_PREP_SEES = {"codes", "corpus", "embeddings", "errors", "privacy", "text"}

@@ -1,0 +1,444 @@
+"""Training on several devices: real processes on a CPU, beside one that does it all."""
+
+import dataclasses
+import json
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from toys import SYSTEM_SIZES, toy_corpus
+
+import marn
+from marn import Corpus, MarnError, TrainConfig, budget, build, devices, fit, predict
+from marn import training as module
+from marn.__main__ import main
+from marn.ram import TokenNorm
+
+CONFIG = TrainConfig(epochs=2, batch_size=8, learning_rate=1e-3, seed=3, device="cpu")
+STILL = {"embedding_dropout": 0.0}  # no dropout, which differs between numbers of devices
+# 25 notes leave a batch of one, of which the second process gets nothing.
+TRAININGS = {
+    "marn": ("marn", {"ram_dropout": 0.0}, {}),
+    "multirescnn": ("multirescnn", {}, {}),
+    "in parts": ("marn", {"ram_dropout": 0.0}, {"accumulate": 3}),
+    "padding counts": ("mt_ram", {"ram_dropout": 0.0, "padding": "released"}, {"loss": "bce"}),
+    # a term beside the loss, weights without a gradient in some batches, and weight decay
+    "dr_caml": ("dr_caml", {}, {"loss": "bce", "weight_decay": 0.1}),
+    "bf16": ("marn", {"ram_dropout": 0.0}, {"precision": "bf16"}),
+}
+ROWS = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def small(corpus, name="marn", **options):
+    sizes = {**SYSTEM_SIZES[name], **STILL, **options}
+    if name == "dr_caml":
+        sizes["descriptions"] = {"ccs": [[3], []]}
+    return build(name, corpus, embedding_size=12, **sizes)
+
+
+def training(corpus, name, **changes):
+    system, options, settings = TRAININGS[name]
+    config = dataclasses.replace(CONFIG, **settings, **changes)
+    run = fit(small(corpus, system, **options), corpus, config, quiet=True)
+    return run.model.state_dict(), run.history
+
+
+def interrupted(corpus, folder, steps, **changes):
+    """Train until the step, which is not done."""
+    real, seen = module.collate, []
+
+    def interrupting(*arguments):
+        seen.append(1)
+        if len(seen) > steps:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    module.collate = interrupting
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            going_on(corpus, folder, **changes)
+    finally:
+        module.collate = real
+
+
+def going_on(corpus, folder, **changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    run = fit(small(corpus, ram_dropout=0.0), corpus, config, run_dir=folder, quiet=True)
+    return run.model.state_dict(), run.history
+
+
+def exploding(corpus, folder, **changes):
+    """Train with a loss that is infinite in the second epoch, in the last process."""
+    real, calls = marn.config.focal_loss, []
+
+    def explode(*arguments, **named):
+        calls.append(1)
+        bad = len(calls) > 10 and os.environ["LOCAL_RANK"] == "1"
+        return real(*arguments, **named) * (math.inf if bad else 1)
+
+    marn.config.focal_loss, module._LOG_STEPS = explode, 1
+    try:
+        going_on(corpus, folder, **changes)
+    except MarnError as error:
+        return str(error)
+    finally:
+        marn.config.focal_loss, module._LOG_STEPS = real, 50
+
+
+def normalised(rows, weight):
+    """Output, gradients and statistics of a normalisation, of a loss that differs by row."""
+    norm = TokenNorm(3).double()
+    rows = rows.clone().requires_grad_()
+    out = norm._normalise(rows)
+    (out * weight).sum().backward()
+    add = [devices.add_up(x.grad) for x in (norm.weight, norm.bias)]
+    return [out.detach(), rows.grad, *add, norm.running_mean, norm.running_var]
+
+
+def normalisations(rank):
+    split, nothing = [ROWS[:2], ROWS[2:]][rank], [1.0, 0.0][rank]
+    weights = torch.arange(7.0, dtype=torch.float64)[:, None].square()
+    with devices.together():
+        whole = normalised(split, weights[:2] if rank == 0 else weights[2:])
+        with devices.standing_in(rank == 1):
+            shadowed = normalised(ROWS, weights * nothing)
+            lone = normalised(ROWS[:1], weights[1:2] * nothing)
+    return whole, shadowed, lone
+
+
+def predictions(corpus):
+    model = small(corpus)
+    with devices.together():
+        return predict(model, corpus, "test", batch_size=2).logits
+
+
+def pair(rank, port, folder, work, nodes):
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_RANK": str(rank * (not nodes)), "NODE_RANK": str(rank * nodes)}
+    torch.save(work(rank, folder), folder / f"{work.__name__}{rank}")
+
+
+def of_two(folder, work, nodes=False):
+    """Let two processes do something; what each gave back, or its exit status."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning_fabric.strategies", "marn.training", "toys"])
+    arguments = [(rank, port, folder, work, nodes) for rank in (0, 1)]
+    processes = [context.Process(target=pair, args=each) for each in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+        late = process.is_alive()
+        process.kill()
+        assert not late, "a process waits for the other"
+    return [
+        process.exitcode
+        if process.exitcode
+        else torch.load(folder / f"{work.__name__}{rank}", weights_only=False)
+        for rank, process in enumerate(processes)
+    ]
+
+
+def everything(rank, folder):
+    corpus, two = Corpus.load(folder / "corpus"), {"devices": 2}
+    found = {name: training(corpus, name, **two) for name in TRAININGS}
+    found["one, two"] = going_on(corpus, folder / "one, two", **two)
+    interrupted(corpus, folder / "two, one", 6, **two)
+    found["infinite"] = exploding(corpus, folder / "infinite", **two)
+    found["norms"] = normalisations(rank)
+    found["predictions"] = predictions(corpus)
+    found["a single note"] = predictions(Corpus.load(folder / "few"))
+    random = torch.get_rng_state()
+    dropped = [going_on(corpus, None, devices=2, epochs=1)[0] for _ in range(2)]
+    found["again"] = (dropped, torch.equal(random, torch.get_rng_state()))
+    own = small(corpus)
+    own.add_module("own", nn.BatchNorm1d(3))
+    for name, wrong in {
+        "other seeds": lambda: going_on(corpus, None, devices=2, seed=rank),
+        "own statistics": lambda: fit(own, corpus, dataclasses.replace(CONFIG, devices=2)),
+        "one process": lambda: going_on(corpus, None),
+        "another run": lambda: going_on(corpus, folder / "one, two", devices=2, seed=9),
+    }.items():
+        with pytest.raises(MarnError) as error:
+            wrong()
+        found[name] = str(error.value)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("devices")
+    toy_corpus(folder / "corpus", notes=(25, 7, 5))
+    toy_corpus(folder / "few", notes=(4, 1, 1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(folder):
+    return Corpus.load(folder / "corpus")
+
+
+@pytest.fixture(scope="module")
+def both(folder, corpus):
+    interrupted(corpus, folder / "one, two", 6)  # four steps an epoch
+    return of_two(folder, everything)
+
+
+def equal(one, other, within=1e-5):
+    assert one.keys() == other.keys()
+    for name, x in one.items():
+        assert torch.allclose(x, other[name], rtol=0, atol=within), name
+
+
+def same_run(one, other, within=1e-5):
+    equal(one[0], other[0], within)
+    drop = ["seconds"]
+    pd.testing.assert_frame_equal(
+        one[1].drop(columns=drop), other[1].drop(columns=drop), rtol=0, atol=within
+    )
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_two_processes_train_what_one_does(corpus, both, name):
+    alone = training(corpus, name)
+    for found in both:
+        if name == "bf16":  # whose digits are few, so that ranks of codes change
+            equal(alone[0], found[name][0], 1e-3)
+        else:
+            same_run(alone, found[name])
+    equal(both[0][name][0], both[1][name][0], 0)
+    start = small(corpus, TRAININGS[name][0]).head.state_dict()
+    assert max((alone[0][f"head.{key}"] - x).abs().max() for key, x in start.items()) > 3e-3
+
+
+def test_a_run_goes_on_with_more_devices_or_fewer(corpus, folder, both):
+    whole = going_on(corpus, None)
+    same_run(whole, both[0]["one, two"])
+    history = pd.read_csv(folder / "two, one" / "history.csv")
+    assert len(history) == 1
+    same_run(whole, going_on(corpus, folder / "two, one"))
+    saved = marn.load_model(folder / "one, two").model.state_dict()
+    equal(saved, both[1]["one, two"][0], 0)
+    # one line for each epoch, from the first process alone
+    assert pd.read_csv(folder / "one, two" / "steps.csv").epoch.tolist() == [1, 2]
+
+
+def test_an_infinite_loss_in_one_process_stops_both(corpus, folder, both):
+    for found in both:
+        assert "the loss became" in found["infinite"]
+        assert "in epoch 2, by step 2 of 4" in found["infinite"]
+    same_run(going_on(corpus, None), going_on(corpus, folder / "infinite"))
+
+
+def test_statistics_of_all_rows(both):
+    weights = torch.arange(7.0, dtype=torch.float64)[:, None].square()
+    norm = nn.BatchNorm1d(3).double()
+    rows = ROWS.clone().requires_grad_()
+    out = norm(rows)
+    (out * weights).sum().backward()
+    expected = [out.detach(), rows.grad, norm.weight.grad, norm.bias.grad]
+    expected += [norm.running_mean, norm.running_var]
+    (one, other), (first, second) = (
+        (found["norms"][0] for found in both),
+        zip(*(found["norms"][1:] for found in both), strict=True),
+    )
+    dealt = [torch.cat([one[i], other[i]]) for i in (0, 1)]
+    for given, wanted in zip([*dealt, *one[2:]], expected, strict=True):
+        assert torch.allclose(given, wanted, atol=1e-12)
+    # The second process stands in with the same rows: as if it were not there.
+    for given, wanted in zip(first[0], expected, strict=True):
+        assert torch.allclose(given, wanted, atol=1e-12)
+    assert torch.equal(first[1][1], torch.zeros_like(ROWS))
+    # One row in all is normalised by the running statistics, which stay 0 and 1.
+    lone = [x / math.sqrt(1 + norm.eps) for x in (ROWS[:1], torch.ones(1, 3).double())]
+    for given, wanted in zip(second[0][:2], lone, strict=True):
+        assert torch.allclose(given, wanted, atol=1e-12)
+    assert second[0][4].tolist() == [0, 0, 0]
+
+
+def test_sharded_predictions_are_each_notes_own(corpus, folder, both):
+    alone = predict(small(corpus), corpus, "test", batch_size=2)
+    few = Corpus.load(folder / "few")
+    single = predict(small(few), few, "test").logits
+    for found in both:
+        for task, logits in alone.logits.items():
+            assert np.array_equal(found["predictions"][task], logits)
+            assert np.array_equal(found["a single note"][task], single[task])
+
+
+def test_the_same_devices_give_the_same_run_to_the_bit(both):
+    for found in both:
+        (one, other), random_state_kept = found["again"]
+        equal(one, other, 0)
+        assert random_state_kept
+
+
+def test_processes_that_do_not_fit_together(both):
+    for found in both:
+        assert "differ (training.seed was" in found["other seeds"]
+        assert "own is a BatchNorm1d" in found["own statistics"]
+        assert "2 processes were started, but the training is for one" in found["one process"]
+        assert "holds another run (training.seed was 3, now 9)" in found["another run"]
+
+
+def killed_second(rank, folder):
+    return killed(rank, folder, 1)
+
+
+def killed_first(rank, folder):
+    return killed(rank, folder, 0)
+
+
+def killed(rank, folder, who):
+    real, steps = module.collate, []
+
+    def dying(*arguments):
+        steps.append(1)
+        if rank == who and len(steps) == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+
+    module.collate = dying
+    corpus = Corpus.load(folder / "corpus")
+    with pytest.raises(devices.OwnError) as error:
+        # two machines that are one
+        going_on(corpus, folder / f"killed{who}", devices=1, nodes=2)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("work", "who"), [(killed_first, 0), (killed_second, 1)])
+def test_where_one_is_killed_the_other_ends(corpus, folder, work, who):
+    found = of_two(folder, work, nodes=True)
+    assert found[who] == -signal.SIGKILL
+    assert "another process of this training has ended" in found[1 - who]
+    same_run(going_on(corpus, None), going_on(corpus, folder / f"killed{who}"))
+
+
+def test_alone_nothing_is_waited_for():
+    x = torch.ones(2)
+    assert devices.add_up(x) is x
+    assert devices.first(lambda: 3) == 3
+    assert devices.told("a") == ["a"]
+    with pytest.raises(MarnError, match="as it was"):
+        devices.first(lambda: (_ for _ in ()).throw(MarnError("as it was")))
+
+
+def test_a_script_without_processes_is_told_how_to_start_them(corpus, monkeypatch):
+    config = dataclasses.replace(CONFIG, devices=2)
+    with pytest.raises(MarnError, match=r"python -m marn train … --devices 2, or .* torchrun"):
+        fit(small(corpus), corpus, config)
+    monkeypatch.setattr(sys, "ps1", ">>>", raising=False)
+    with pytest.raises(MarnError, match="a notebook is one process"):
+        fit(small(corpus), corpus, config)
+    monkeypatch.delattr(sys, "ps1")
+    with pytest.raises(MarnError, match="MASTER_ADDR, MASTER_PORT, NODE_RANK in the environment"):
+        fit(small(corpus), corpus, dataclasses.replace(config, nodes=2))
+    with pytest.raises(MarnError, match="at least a note for each device, but got 8"):
+        dataclasses.replace(config, nodes=5)
+
+
+def test_more_devices_than_there_are(corpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = dataclasses.replace(CONFIG, devices=2)
+    with pytest.raises(MarnError, match=r"devices=2 .* this machine has 1 CUDA devices"):
+        fit(small(corpus), corpus, dataclasses.replace(config, device="auto"))
+    with pytest.raises(MarnError, match="'cuda:0' is one device, but 2 are to train"):
+        fit(small(corpus), corpus, dataclasses.replace(config, device="cuda:0"))
+
+
+LINE = ["--model", "hidden_size=8", "embedding_size=12", "ram_dropout=0", "embedding_dropout=0"]
+LINE += ["--epochs", "2", "--batch-size", "8", "--seed", "3", "--device", "cpu"]
+
+
+def test_the_same_command_for_one_device_and_for_two(corpus, folder, capfd):
+    line = ["train", "marn", str(folder / "corpus"), str(folder / "command"), *LINE]
+    shown = subprocess.run(
+        [sys.executable, "-m", "marn", *line, "--devices", "2", "--test"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert shown.stderr == ""
+    lines = shown.stdout.splitlines()
+    assert [text.startswith("epoch") for text in lines[:3]] == [True, True, False]
+    assert len([text for text in lines if text.startswith("test icd micro_f1 ")]) == 1
+    model = build("marn", corpus, hidden_size=8, embedding_size=12, ram_dropout=0, seed=3, **STILL)
+    alone = fit(model, corpus, TrainConfig.of(model, **dataclasses.asdict(CONFIG)), quiet=True)
+    equal(marn.load_model(folder / "command").model.state_dict(), alone.model.state_dict())
+    # With one device the same command finds the run finished.
+    assert main([*line, "--test"]) == 0
+    again = capfd.readouterr().out.splitlines()
+    assert again == [f"{folder / 'command'}: 2 epochs were done before", *lines[2:]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"NAME": "marm"}, "no system is named 'marm'; did you mean 'marn'?"),
+        ({"CORPUS": "nowhere"}, "No corpus at"),
+        ({"more": ["--epoch", "3"]}, "unrecognized arguments: --epoch 3"),
+        ({"more": ["--epochs", "ten"]}, "argument --epochs: invalid int value: 'ten'"),
+        ({"more": ["--epochs", "0"]}, "epochs must be at least 1, but got 0"),
+        ({"more": ["--loss", "mse"]}, "argument --loss: invalid choice: 'mse'"),
+        ({"more": ["--clip-norm", "much"]}, "clip_norm must be a number, or None, but got 'much'"),
+        ({"more": ["--task-weights", "0.7"]}, "task_weights must be a weight for each task"),
+        ({"more": ["--model", "hidden"]}, "'hidden' is not KEY=VALUE"),
+        ({"more": ["--model", "hiden_size=8"]}, "did you mean 'hidden_size'?"),
+        ({"more": ["--devices", "9"]}, "batch_size must be at least a note for each device"),
+        ({"more": ["--device", "cuda:7"]}, "device"),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_one_line(folder, tmp_path, capsys, changes, says):
+    given = {"NAME": "marn", "CORPUS": str(folder / "corpus"), "more": []} | changes
+    try:
+        status = main(
+            ["train", given["NAME"], given["CORPUS"], str(tmp_path / "run"), *LINE, *given["more"]]
+        )
+    except SystemExit as end:
+        status = end.code
+    shown = capsys.readouterr()
+    assert status == 2
+    assert shown.err.startswith("python -m marn")
+    assert says in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_takes_every_setting(folder, tmp_path, capsys):
+    line = ["train", "cnn", str(folder / "corpus"), str(tmp_path), "--epochs", "1"]
+    line += ["--model", "filters=4", "--clip-norm", "None", "--batch-size", "8"]
+    assert main([*line, "--task-weights", '{"icd": 1, "ccs": 0.5}', "--learning-rate", "1e-2"]) == 0
+    settings = json.loads((tmp_path / "run.json").read_text())["settings"]
+    assert settings["training"]["task_weights"] == {"icd": 1, "ccs": 0.5}
+    assert settings["training"]["clip_norm"] is None
+    assert settings["training"]["learning_rate"] == 0.01
+    assert not {"device", "devices", "nodes"} & set(settings["training"])
+    assert main([*line, "--seed", "4"]) == 2
+    assert "holds another run" in capsys.readouterr().err
+
+
+def test_the_budget_of_several_devices_is_a_share(corpus, monkeypatch):
+    seen = []
+    monkeypatch.setattr(budget, "_seconds", lambda step, notes: seen.append(len(notes)) or 1.0)
+    found = budget.estimate(small(corpus), corpus, dataclasses.replace(CONFIG, devices=4))
+    assert max(seen) == 2
+    assert (found.batch_size, found.steps) == (8, 4)
+    assert found.notes_per_second == pytest.approx(25 / found.seconds)
