@@ -6,6 +6,7 @@ whatever was started: nothing here then waits for anybody, and nothing is comput
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ def _answered() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = str(error).strip().partition("\n")[0]
+        # Without the engine's place in its source, and without its advice.
+        said = re.sub(r"^\[[^\]]*\] *", "", str(error).strip()).partition("\n")[0]
+        said = said.partition(". ")[0]
         raise OwnError(
             f"process {rank()} of {count()}: another process of this training has ended, or does "
             f"not answer ({said}); the last good checkpoint is kept. Start again by the same "

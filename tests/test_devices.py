@@ -95,6 +95,17 @@ def exploding(corpus, folder, **changes):
         marn.config.focal_loss, module._LOG_STEPS = real, 50
 
 
+def gradients(rank):
+    """Gradients that one process has, or both, or none; and the loss."""
+    given = [[torch.ones(2), None, None], [torch.full((2,), 2.0), torch.ones(3), None]][rank]
+    parameters = [nn.Parameter(torch.zeros(size)) for size in (2, 3, 4)]
+    for x, gradient in zip(parameters, given, strict=True):
+        x.grad = gradient
+    with devices.together():
+        loss = devices.add_gradients(parameters, torch.tensor(0.5 + rank))
+    return float(loss), [x.grad if x.grad is None else x.grad.tolist() for x in parameters]
+
+
 def normalised(rows, weight):
     """Output, gradients and statistics of a normalisation, of a loss that differs by row."""
     norm = TokenNorm(3).double()
@@ -159,6 +170,7 @@ def everything(rank, folder):
     found["one, two"] = going_on(corpus, folder / "one, two", **two)
     interrupted(corpus, folder / "two, one", 6, **two)
     found["infinite"] = exploding(corpus, folder / "infinite", **two)
+    found["gradients"] = gradients(rank)
     found["norms"] = normalisations(rank)
     found["predictions"] = predictions(corpus)
     found["a single note"] = predictions(Corpus.load(folder / "few"))
@@ -242,6 +254,11 @@ def test_an_infinite_loss_in_one_process_stops_both(corpus, folder, both):
         assert "the loss became" in found["infinite"]
         assert "in epoch 2, by step 2 of 4" in found["infinite"]
     same_run(going_on(corpus, None), going_on(corpus, folder / "infinite"))
+
+
+def test_gradients_add_up_and_none_stays_none(both):
+    for found in both:
+        assert found["gradients"] == (2.0, [[3.0, 3.0], [1.0, 1.0, 1.0], None])
 
 
 def test_statistics_of_all_rows(both):
