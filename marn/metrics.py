@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from marn.errors import MarnError
 
 Array = NDArray[np.floating]
-_BLOCK = 256  # codes whose columns are copied at once: 3,372 x 256 float32 is 3.5 MB
+_BLOCK = 128  # notes or codes at once: 3,372 x 128 float32 is 1.7 MB
 
 
 def _checked(probabilities: ArrayLike, targets: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
@@ -42,20 +42,89 @@ def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Array:
     return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
 
 
-def _auc(ascending: Array, positives: Array) -> float:
-    """Area under the ROC curve from all scores in ascending order and those of the positives.
+def _positives(truth: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Notes and codes of the pairs that are present, in row-major order: (P,), (P,) int."""
+    notes, codes = np.divmod(np.flatnonzero(truth), truth.shape[1])
+    return notes, codes
+
+
+def _look_up(
+    ascending: Array, wanted: Array, counts: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Count the scores of a row that are below a wanted one of them, and those not above it.
+
+    Args:
+        ascending: (R, S), each row sorted.
+        wanted: (P,) scores, row after row.
+        counts: (R,) how many of each row.
+
+    Returns:
+        (P,) and (P,) int.
+    """
+    below, upto = np.empty((2, len(wanted)), np.intp)
+    end = 0
+    for row, count in zip(ascending, counts.tolist(), strict=True):
+        start, end = end, end + count
+        if count:
+            scores = wanted[start:end]
+            below[start:end] = row.searchsorted(scores)
+            upto[start:end] = row.searchsorted(scores, "right")
+    return below, upto
+
+
+def _areas(
+    below: NDArray[np.intp], upto: NDArray[np.intp], counts: NDArray[np.intp], size: int
+) -> Array:
+    """Areas under ROC curves from where the positives are among all scores.
 
     The Mann-Whitney statistic with mid-ranks, so that tied pairs count one half.
+
+    Args:
+        below: (P,) scores below each positive, group after group.
+        upto: (P,) scores not above it.
+        counts: (G,) positives of each group.
+        size: scores of a group.
+
+    Returns:
+        (G,) float64; `nan` for a group without positives or negatives.
     """
-    p = len(positives)
-    n = len(ascending) - p
-    if p == 0 or n == 0:
-        return float("nan")
-    positives = np.sort(positives)  # neighbours are then looked up in memory that is at hand
-    below = np.searchsorted(ascending, positives, side="left").astype(np.float64)
-    upto = np.searchsorted(ascending, positives, side="right")
-    ranks = (below + upto + 1) / 2
-    return float((ranks.sum() - p * (p + 1) / 2) / (p * n))
+    groups = np.repeat(np.arange(len(counts)), counts)
+    ranks = np.bincount(groups, (below + upto + 1) / 2, len(counts))
+    above, pairs = ranks - counts * (counts + 1) / 2, counts * (size - counts)
+    return np.divide(above, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
+
+
+def _both_auc(
+    scores: Array, notes: NDArray[np.intp], codes: NDArray[np.intp], *, micro: bool
+) -> tuple[Array, float]:
+    """Areas of each code and, if `micro`, over all pairs; one copy of the scores serves both."""
+    size, width = scores.shape
+    counts = np.bincount(codes, minlength=width)
+    by_code = np.argsort(codes, kind="stable")
+    wanted = scores[notes[by_code], codes[by_code]]
+    ends = np.cumsum(counts)
+    columns = np.empty((width, size), scores.dtype)
+    areas = np.empty(width)
+    for start in range(0, width, _BLOCK):
+        some = slice(start, start + _BLOCK)
+        for first in range(0, size, _BLOCK):  # a square that stays in the processor's cache
+            square = scores[first : first + _BLOCK, some]
+            columns[some, first : first + _BLOCK] = square.T
+        columns[some].sort(axis=1)
+        mine = slice(ends[start] - counts[start], ends[some][-1])
+        found = _look_up(columns[some], wanted[mine], counts[some])
+        areas[some] = _areas(*found, counts[some], size)
+    if not micro:
+        return areas, float("nan")
+    return areas, _flat_auc(columns.reshape(-1), wanted)
+
+
+def _flat_auc(scores: Array, wanted: Array) -> float:
+    """Area over all pairs at once: (S,) scores, which are sorted in place, and (P,) of them."""
+    scores.sort()
+    total = np.array([len(wanted)])
+    # In ascending order, so that neighbours are looked up in turn.
+    return float(_areas(*_look_up(scores[None], np.sort(wanted), total), total, len(scores))[0])
 
 
 def auc_per_code(probabilities: ArrayLike, targets: ArrayLike) -> Array:
@@ -72,25 +141,13 @@ def auc_per_code(probabilities: ArrayLike, targets: ArrayLike) -> Array:
         MarnError: the shapes differ, or values are out of range.
     """
     scores, truth = _checked(probabilities, targets)
-    areas = np.full(scores.shape[1], np.nan)
-    for start in range(0, scores.shape[1], _BLOCK):
-        columns, present = (
-            # Gathered first and then turned round: each in memory that is close together.
-            np.ascontiguousarray(array[:, start : start + _BLOCK]).T.copy()
-            for array in (scores, truth)
-        )
-        for i, (column, code) in enumerate(zip(columns, present, strict=True)):
-            if code.any():
-                positives = column[code]
-                column.sort()
-                areas[start + i] = _auc(column, positives)
-    return areas
+    return _both_auc(scores, *_positives(truth), micro=False)[0]
 
 
 def micro_auc(probabilities: ArrayLike, targets: ArrayLike) -> float:
     """Area under the ROC curve over all (note, code) pairs taken together."""
     scores, truth = _checked(probabilities, targets)
-    return _auc(np.sort(scores, axis=None), scores[truth])
+    return _flat_auc(scores.flatten(), scores[truth])
 
 
 def ranks_of_positives(
@@ -111,27 +168,25 @@ def ranks_of_positives(
     Raises:
         MarnError: the shapes differ, or values are out of range.
     """
-    return _ranks(*_checked(probabilities, targets))
+    scores, truth = _checked(probabilities, targets)
+    notes, codes = _positives(truth)
+    return notes, _ranks(scores, notes, codes)
 
 
-def _ranks(scores: Array, truth: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    notes, codes = np.nonzero(truth)
+def _ranks(scores: Array, notes: NDArray[np.intp], codes: NDArray[np.intp]) -> NDArray[np.intp]:
+    size, width = scores.shape
+    counts, wanted = np.bincount(notes, minlength=size), scores[notes, codes]
     ranks = np.empty(len(notes), np.intp)
-    bounds = np.searchsorted(notes, np.arange(len(scores) + 1))
-    width = scores.shape[1]
-    for note, row in enumerate(scores):
-        mine = slice(bounds[note], bounds[note + 1])
-        if mine.start == mine.stop:
-            continue
-        ascending = np.sort(row)
-        wanted = row[codes[mine]]
-        upto = np.searchsorted(ascending, wanted, side="right")
-        tied = upto - np.searchsorted(ascending, wanted, side="left") > 1
-        ranks[mine] = width - upto + 1
-        for i in np.flatnonzero(tied):
-            code = codes[mine][i]
-            ranks[mine.start + i] += np.count_nonzero(row[:code] == row[code])
-    return notes, ranks
+    end = 0
+    for start in range(0, size, _BLOCK):
+        some = slice(start, start + _BLOCK)
+        begin, end = end, end + int(counts[some].sum())
+        below, upto = _look_up(np.sort(scores[some], axis=1), wanted[begin:end], counts[some])
+        ranks[begin:end] = width - upto + 1
+        for i in begin + np.flatnonzero(upto - below > 1):  # those that share their score
+            row, code = scores[notes[i]], codes[i]
+            ranks[i] += np.count_nonzero(row[:code] == row[code])
+    return ranks
 
 
 def score(
@@ -172,10 +227,13 @@ def score(
         MarnError: the shapes differ, a value is not finite, or targets are not 0/1.
     """
     scores, truth = _checked(probabilities, targets)
+    notes, codes = _positives(truth)
+    count = np.bincount(notes, minlength=len(scores))  # (N,) codes of each note
+    present = np.bincount(codes, minlength=scores.shape[1])  # (C,)
     predicted = scores > np.asarray(threshold)
-    hits = np.count_nonzero(predicted & truth, axis=0)  # (C,)
-    claims = np.count_nonzero(predicted, axis=0)
-    present = np.count_nonzero(truth, axis=0)
+    claims = predicted.view(np.uint8).sum(axis=0, dtype=np.uint32).astype(np.intp)
+    hits = np.bincount(codes[predicted[notes, codes]], minlength=scores.shape[1])
+    del predicted
     precision, recall = _ratio(hits, claims), _ratio(hits, present)
     f1 = _ratio(2 * hits, claims + present)
     some = present > 0
@@ -185,7 +243,7 @@ def score(
 
     micro_precision = float(_ratio(hits.sum(), claims.sum()))
     micro_recall = float(_ratio(hits.sum(), present.sum()))
-    areas = auc_per_code(scores, truth)
+    areas, micro = _both_auc(scores, notes, codes, micro=True)
     figures = {
         "micro_f1": harmonic(micro_precision, micro_recall),
         "micro_precision": micro_precision,
@@ -195,14 +253,14 @@ def score(
         "macro_f1_present": float(f1[some].mean()) if some.any() else float("nan"),
         "macro_precision": float(precision.mean()),
         "macro_recall": float(recall.mean()),
-        "micro_auc": micro_auc(scores, truth),
+        "micro_auc": micro,
         "macro_auc": float(np.nanmean(areas)) if np.isfinite(areas).any() else float("nan"),
     }
-    notes, ranks = _ranks(scores, truth)
-    count = np.bincount(notes, minlength=len(scores))  # (N,) codes of each note
-    order = np.lexsort((ranks, notes))
-    within = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count) + 1
-    average = np.bincount(notes[order], within / ranks[order], len(scores)) / np.maximum(count, 1)
+    ranks = _ranks(scores, notes, codes)
+    rows = notes * (scores.shape[1] + 1)
+    ascending = np.sort(rows + ranks) - rows  # within each note
+    within = np.arange(len(notes)) - np.repeat(np.cumsum(count) - count, count) + 1
+    average = np.bincount(notes, within / ascending, len(scores)) / np.maximum(count, 1)
     figures["mean_average_precision"] = (
         float(average[count > 0].mean()) if len(notes) else float("nan")
     )

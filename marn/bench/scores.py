@@ -9,6 +9,7 @@ from sklearn.metrics import auc, roc_curve
 
 from marn import metrics
 from marn.bench import Bar, agree, interleaved, peak
+from marn.evaluation import sigmoid
 
 BARS = [
     Bar("speed", "all scores", least=15),
@@ -18,13 +19,18 @@ BARS = [
 
 
 def predictions(quick: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N, C) float32 probabilities with ties and (N, C) bool targets, 90 codes a note."""
+    """Return (N, C) float32 probabilities and (N, C) bool targets, 90 codes a note.
+
+    The probabilities are what a model gives: the sigmoid, in 32 bits, of normal logits, with the
+    ties that this makes and no more.
+    """
     notes, codes, share = (60, 40, 0.1) if quick else (3372, 8921, 0.01)
     rng = np.random.default_rng(0)
     truth = rng.random((notes, codes), np.float32) < share
-    scores = rng.random((notes, codes), np.float32)
-    scores[truth] = scores[truth] * 0.9 + 0.1
-    return scores.round(6), truth
+    logits = rng.standard_normal((notes, codes), np.float32)
+    logits *= 2
+    logits += np.where(truth, np.float32(-1), np.float32(-5))
+    return sigmoid(logits), truth
 
 
 def by_code(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -72,8 +78,12 @@ def measure(*, quick: bool) -> dict[str, float]:
     scores, truth = predictions(quick)
     ours, theirs = metrics.score(scores, truth), by_code(scores, truth)
     for figure, value in theirs.items():
-        # Ranks: the reference breaks ties as its sort happens to.
-        agree(figure, ours[figure], value, 1e-3 if "_at_" in figure else 1e-9)
+        # The reference breaks ties as its sort happens to.
+        agree(figure, ours[figure], value, 1e-4 if "_at_" in figure else 1e-9)
+    tied, some = scores[:, :500].round(3), truth[:, :500]  # some codes with many ties
+    many, of_many = metrics.score(tied, some), by_code(tied, some)
+    areas = ("macro_auc", "micro_auc")
+    apart = [abs(ours[x] - theirs[x]) for x in areas] + [abs(many[x] - of_many[x]) for x in areas]
     taken = interleaved(
         {
             "ours": lambda: metrics.score(scores, truth),
@@ -84,7 +94,7 @@ def measure(*, quick: bool) -> dict[str, float]:
     return {
         "speed": taken["reference"] / taken["ours"],
         "mb": held["ours"],
-        "auc": max(abs(ours[name] - theirs[name]) for name in ("macro_auc", "micro_auc")),
+        "auc": max(apart),
         "seconds": taken["ours"],
         "reference_seconds": taken["reference"],
         "reference_mb": held["reference"],
