@@ -90,7 +90,8 @@ def run(args: argparse.Namespace, progress: Progress) -> Path:
             raw,
             partial,
             name=name,
-            command=f"python -m data_prep mimic3 --raw RAW --out data/{name}",
+            command=f"python -m data_prep mimic3 --raw RAW --out data/{name}"
+            + ("" if lists is None else " --splits LISTS"),
             choices=choices,
             lists=lists,
             labels=args.labels,
@@ -163,7 +164,6 @@ def build(
         split = splits.listed(lists, choices.codes, dropped)
         settings["split"] = "CAML's lists"
         settings["lists_sha256"] = splits.sums_of_lists(lists, choices.codes)
-        command += " --splits LISTS"
     codings: Iterator[Coding] = read_codings(raw, dropped, is_known)
     passages = _read_passages(tables.require(raw, "EVIDENCE")) if synthetic else None
     category: Callable[[str, str], CodeEntry | None] = scheme.category

@@ -14,6 +14,8 @@ import io
 from collections.abc import Iterator
 from itertools import chain
 
+import numpy as np
+
 _PIECE = 1 << 20  # characters read at once
 _SHORT = 64  # with fewer characters between quotes the csv module is the faster one
 
@@ -45,14 +47,14 @@ class Rows:
             yield from self._left_to_csv(text)
             return
         while text:
-            rows, used, is_ordinary = _whole_rows(text)
+            rows, used, lines, is_ordinary = _whole_rows(text)
             first = self.line
             for offset, row in rows:
                 self.line = first + offset
                 if max(map(len, row), default=0) > self._limit:
                     raise csv.Error(f"field larger than field limit ({self._limit})")
                 yield self.line, row
-            self.line = first + text.count("\n", 0, used)
+            self.line = first + lines
             text = text[used:]
             more = "" if not is_ordinary or len(text) > self._limit else self._file.read(_PIECE)
             if not more:
@@ -71,15 +73,15 @@ class Rows:
             self.line = before + reader.line_num + 1
 
 
-def _whole_rows(text: str) -> tuple[list[Row], int, bool]:
+def _whole_rows(text: str) -> tuple[list[Row], int, int, bool]:
     """Read the rows that lie in a piece of a file as a whole.
 
     Args:
         text: begins where a row does.
 
     Returns:
-        The rows, each with the number of lines before it; how many characters they take up; and
-        False if the csv module must read what follows.
+        The rows, each with the number of lines before it; how many characters and how many lines
+        they take up; and False if the csv module must read what follows.
     """
     rows: list[Row] = []
     row: list[str] = []
@@ -94,7 +96,7 @@ def _whole_rows(text: str) -> tuple[list[Row], int, bool]:
         if number % 2:
             field = [] if field is None else field
             field.append(part)
-            line += part.count("\n")
+            line += _lines(part)
             continue
         if field is not None and not part:
             if number < last:
@@ -106,10 +108,10 @@ def _whole_rows(text: str) -> tuple[list[Row], int, bool]:
         if "\r" in lines[-1] and is_end:
             lines[-1] = ""  # of a row that is not whole yet: looked at again with the next piece
         if "\r" in part and any("\r" in one for one in lines):
-            return rows, used, False
+            return rows, used, begin, False
         if field is not None:
             if lines[0][:1] not in ("", ","):
-                return rows, used, False
+                return rows, used, begin, False
             row.append("".join(field))
             field = None
             opening = lines[0].split(",")[1:]
@@ -132,6 +134,16 @@ def _whole_rows(text: str) -> tuple[list[Row], int, bool]:
         # A quote follows: it opens a field only behind a comma or at the beginning of a row.
         if opening:
             if opening.pop():
-                return rows, used, False
+                return rows, used, begin, False
             row += opening
-    return rows, used, True
+    return rows, used, begin, True
+
+
+def _lines(part: str) -> int:
+    """Count line ends, of which a carriage return by itself is one."""
+    lone = part.count("\r") - part.count("\r\n") if "\r" in part else 0
+    if len(part) < _SHORT:
+        return lone + part.count("\n")
+    # The count of `str` looks at one character after the other; this takes half the time.
+    written = np.frombuffer(part.encode(), dtype=np.uint8)
+    return lone + int(np.count_nonzero(written == ord("\n")))

@@ -80,6 +80,8 @@ def test_the_odd_ones(monkeypatch, text, piece):
     piece=st.integers(1, 12),
 )  # fmt: skip
 @example(text='"a"\r\n"b"\n', piece=4)
+@example(text='"\r"\na\n', piece=1)
+@example(text='"\r""\n"\na\n', piece=4)
 def test_equal_to_the_csv_module(text, piece):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "_PIECE", piece)

@@ -1,6 +1,7 @@
 """The teaching corpus: written by the hospital, prepared as MIMIC-III is, the same every time."""
 
 import json
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -110,6 +111,12 @@ def test_a_preset_with_lists_is_split_by_them(tmp_path, monkeypatch):
     assert main([*line, "--workers", "1", "--gzip"]) == 0
     corpus = Corpus.load(out)
     assert [len(corpus[name]) for name in corpus.splits] == [55, 11, 12]
+    # What the card says makes it again, lists and all.
+    said = shlex.split(corpus.card["created"]["command"])
+    assert said[:3] == ["python", "-m", "data_prep"]
+    monkeypatch.chdir(tmp_path)
+    assert main(said[3:]) == 0
+    assert Corpus.load(tmp_path / "data" / "lists").hash == corpus.hash
     assert main([*line, "--codes", "30"]) == 0  # no list is made for thirty: split by patient
     assert [len(Corpus.load(out)[name]) for name in corpus.splits] != [55, 11, 12]
     build._writer.cache_clear()
