@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -642,10 +643,13 @@ class CorpusWriter:
         _write_json(self.folder / "codes.json", tables)
         paths = [self.folder / "vocabulary.json", self.folder / "codes.json"]
         paths += [file for split in self._counts for file in (self.folder / split).iterdir()]
-        files = {
-            path.relative_to(self.folder).as_posix(): _record(path)
-            for path in sorted(paths, key=lambda path: path.relative_to(self.folder).as_posix())
-        }
+        named = {path.relative_to(self.folder).as_posix(): path for path in paths}
+        # Two at a time: hashing leaves the other threads of the process free. Largest files first.
+        order = sorted(named, key=lambda name: (-os.path.getsize(named[name]), name))
+        with ThreadPoolExecutor(2) as threads:
+            records = threads.map(_record, [named[name] for name in order])
+            found = dict(zip(order, records, strict=True))
+        files = {name: found[name] for name in sorted(found)}
         contents = "".join(f"{name} {file['sha256']}\n" for name, file in files.items())
         card = {
             "format": FORMAT,
