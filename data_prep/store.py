@@ -164,8 +164,11 @@ class _Process:
 
     def give(self, first: int, sizes: np.ndarray) -> None:
         """Send notes to be split; `take` returns the answers in the same order."""
-        with _watched():
+        try:
             self._pipe.send((first, sizes))
+        except ConnectionError:
+            while True:  # what it died of stands behind its last answers, unless it was killed
+                self.take()
 
     def take(self) -> tuple[np.ndarray, list[str]]:
         """Wait for the oldest answer."""

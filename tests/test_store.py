@@ -133,5 +133,15 @@ def test_a_full_disk_in_a_process_is_raised_here(tmp_path, small_chunks):
         made.read(notes(), Counter(), lambda line: None)
 
 
+def test_what_a_process_died_of_is_raised_by_the_next_chunk(tmp_path):
+    (tmp_path / "text").write_bytes(b"fever")
+    (tmp_path / "tokens").mkdir()  # so that it cannot open its file
+    process = store._Process(tmp_path / "text", tmp_path / "tokens")
+    process._process.join()
+    with pytest.raises(IsADirectoryError):
+        process.give(0, np.array([5]))
+    process.close()
+
+
 def test_usual_workers():
     assert 1 <= store.usual_workers() <= store.MOST_WORKERS
