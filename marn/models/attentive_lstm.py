@@ -188,6 +188,14 @@ class AttentiveLSTM(Coder):
         "loss": "bce",
         "learning_rate": 1e-3,  # of Adam; the rate is an assumption
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": None,
+        "max_length": None,
+        "embedding_dropout": None,
+        "tune_embeddings": None,
+        "source": "Shi et al. 2017, abstract; Adam is general knowledge, the recipe assumed",
+    }
 
     def __init__(
         self,

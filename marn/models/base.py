@@ -89,7 +89,8 @@ class Coder(nn.Module):
     stated: ClassVar[Mapping[str, Any]] = {}
     """What the source says of training beyond `recipe`, where this library does otherwise unless
     told: `optimiser`, `monitor` (what stops it), `max_length`, `embedding_dropout`,
-    `tune_embeddings`, and the `source` of all of it. See `marn.presets.recipes`."""
+    `tune_embeddings`, each None where it does not say, and the `source` of recipe and all of this.
+    See `marn.presets.recipes`."""
     has_attention: ClassVar[bool] = True
     """Whether the system can say what a code looks at; `attention` raises otherwise."""
     packs: ClassVar[bool] = False

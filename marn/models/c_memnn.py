@@ -117,6 +117,14 @@ class CMemNN(Coder):
         "learning_rate": 1e-3,  # of Adam; the rate is an assumption
         "clip_norm": None,
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": None,
+        "max_length": None,
+        "embedding_dropout": None,
+        "tune_embeddings": None,
+        "source": "Prakash et al. 2017, abstract; Adam is general knowledge, the recipe assumed",
+    }
 
     def __init__(
         self,

@@ -80,6 +80,14 @@ class ClinicalBERT(TransformerCoder):
         "schedule": "linear",
         "warmup": 0.1,
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "AdamW",
+        "monitor": "macro_f1_caml",
+        "max_length": 2498,
+        "embedding_dropout": 0.0,
+        "tune_embeddings": True,
+        "source": "class and loop of VRCMF/MARN; the rate is BERT's; dropout inside BERT",
+    }
 
     def __init__(
         self,

@@ -96,6 +96,14 @@ class DLAC(Coder):
         # An assumption, for the BiGRU; a pretrained transformer takes about 2e-5.
         "learning_rate": 1e-3,
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "AdamW",
+        "monitor": None,
+        "max_length": None,
+        "embedding_dropout": None,
+        "tune_embeddings": None,
+        "source": "Feucht et al. 2021, abstract; AdamW is general knowledge, the recipe assumed",
+    }
 
     def __init__(
         self,

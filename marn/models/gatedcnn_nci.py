@@ -168,6 +168,14 @@ class GatedCNNNCI(Coder):
         "learning_rate": 1e-3,  # an assumption
         "clip_norm": None,
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": None,
+        "max_length": 2500,
+        "embedding_dropout": 0.2,
+        "tune_embeddings": None,
+        "source": "released code of DCAN, by the same first author; the rate is assumed",
+    }
 
     def __init__(
         self,

@@ -290,6 +290,14 @@ class HyperCore(CAML):
         "learning_rate": 1e-3,  # an assumption
         "clip_norm": None,
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": None,
+        "max_length": 2500,
+        "embedding_dropout": 0.2,
+        "tune_embeddings": None,
+        "source": "general knowledge of Cao et al. 2020, abstract read; the rate is assumed",
+    }
 
     def __init__(
         self,

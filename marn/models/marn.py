@@ -116,14 +116,7 @@ class MTRAM(MARN):
         "learning_rate": 8e-3,
         "task_weights": {"icd": 0.7, "ccs": 0.3},
     }
-    stated: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "Adam",
-        "monitor": "macro_f1_caml",
-        "max_length": 2500,
-        "embedding_dropout": 0.2,
-        "tune_embeddings": False,
-        "source": "MT-RAM, Section 4.3; released code VRCMF/MT-RAM",
-    }
+    stated: ClassVar[Mapping[str, Any]] = BiGRULabelAttention.stated
 
     def __init__(
         self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Unpack[SharedOptions]

@@ -57,6 +57,14 @@ class MDBERT(TransformerCoder):
         "schedule": "linear",
         "warmup": 0.1,
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "AdamW",
+        "monitor": None,
+        "max_length": None,
+        "embedding_dropout": 0.0,
+        "tune_embeddings": True,
+        "source": "general knowledge of the paper, abstract read; the rate is BERT's",
+    }
 
     def __init__(
         self,

@@ -51,6 +51,14 @@ class PLMICD(TransformerCoder):
         "clip_norm": None,
         "epochs": 20,
     }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "AdamW",
+        "monitor": None,
+        "max_length": 3072,
+        "embedding_dropout": 0.0,
+        "tune_embeddings": True,
+        "source": "command and loop of MiuLab/PLM-ICD, which keeps the last epoch's weights",
+    }
 
     def __init__(self, *, window: int = 128, **shared: Unpack[TransformerOptions]) -> None:
         shared.setdefault("max_length", 3072)
