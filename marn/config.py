@@ -14,6 +14,7 @@ from marn.losses import Reading, bce_loss, focal_loss, multitask_loss, smooth
 from marn.models import Coder
 
 Loss = Literal["focal", "bce"]
+Reduction = Literal["mean", "sum_codes"]
 Schedule = Literal["constant", "linear", "plateau"]
 Keep = Literal["best", "last"]
 Batching = Literal["bucketed", "random"]
@@ -67,6 +68,11 @@ class TrainConfig:
     """Focusing exponent of the focal loss (MARN Section 4.2)."""
     reading: Reading = "released"
     """Which focal loss: the authors' code or Eq. 16; see `marn.focal_loss`."""
+    reduction: Reduction | None = None
+    """What makes one number of a batch's losses (fidelity row 2): `"mean"` over notes and codes
+    (the released code of all systems), `"sum_codes"`: the sum over codes, the mean over notes
+    (MARN Eq. 16, MT-RAM Eqs. 12-13). None is that of `reading` with the focal loss, the mean with
+    `"bce"`. Adam does not see the difference, but for its epsilon; `clip_norm` does."""
     task_weights: Mapping[str, float] = field(default_factory=lambda: {"icd": 0.7, "ccs": 0.3})
     """Weight of each task's loss (Eq. 17; MARN Section 4.2). A single task weighs 1."""
     clip_norm: float | None = 1.0
@@ -143,6 +149,8 @@ class TrainConfig:
         ):
             allowed = " or ".join(map(repr, get_args(choices)))
             need(name, getattr(self, name) in get_args(choices), allowed)
+        sums = " or ".join(map(repr, get_args(Reduction)))
+        need("reduction", self.reduction in (None, *get_args(Reduction)), f"{sums}, or None")
         if self.label_smoothing and self.loss != "bce":
             raise MarnError("label_smoothing is defined for loss='bce' alone; set it to 0")
         clipped = self.clip_norm is None or isinstance(self.clip_norm, (int, float))
@@ -164,7 +172,11 @@ class TrainConfig:
     def loss_of(self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
         """Joint loss of a batch, Eq. 17: {task: (B, C)}, {task: (B, C)} -> scalar."""
         losses = {
-            task: bce_loss(logits[task], smooth(targets[task], self.label_smoothing))
+            task: bce_loss(
+                logits[task],
+                smooth(targets[task], self.label_smoothing),
+                reduction=self.reduction or "mean",
+            )
             if self.loss == "bce"
             else focal_loss(
                 logits[task],
@@ -172,6 +184,7 @@ class TrainConfig:
                 alpha=self.alpha,
                 gamma=self.gamma,
                 reading=self.reading,
+                reduction=self.reduction,
             )
             for task in logits
         }

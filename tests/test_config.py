@@ -55,9 +55,24 @@ def test_label_smoothing_by_hand():
     assert float(config.loss_of({"icd": logits}, {"icd": targets})) == pytest.approx(expected)
 
 
+LOGITS = {"icd": torch.tensor([[0.0, 1.0, -2.0], [3.0, 0.5, 0.0]])}
+TRUTH = {"icd": torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])}
+
+
+@pytest.mark.parametrize("loss", [{"loss": "bce"}, {"reading": "released"}, {"reading": "paper"}])
+def test_a_sum_over_codes_is_as_many_means(loss):
+    def of(reduction):
+        config = TrainConfig(**loss, reduction=reduction)
+        return float(config.loss_of(LOGITS, TRUTH))
+
+    assert of("sum_codes") == pytest.approx(3 * of("mean"))
+    assert of(None) == of("sum_codes" if loss.get("reading") == "paper" else "mean")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"reduction": "none"}, "reduction must be 'mean' or 'sum_codes', or None"),
         ({"schedule": "cosine"}, "schedule must be 'constant' or 'linear' or 'plateau'"),
         ({"warmup": 1.0}, "warmup must be below 1"),
         ({"warmup": -0.1}, "warmup must be at least 0"),

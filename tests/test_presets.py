@@ -77,6 +77,8 @@ def test_the_defaults_are_sound_but_for_what_marns_recipe_says():
     )
     recipe = marn.TrainConfig.of(model)
     other = {k: v for k, v in sound.training.items() if getattr(recipe, k) != v}
+    # The default, that of the reading, by its name.
+    assert (recipe.reading, recipe.reduction, other.pop("reduction")) == ("released", None, "mean")
     # Settings of MARN's paper that the library keeps until a preset is taken.
     assert other == {"alpha": 1.0, "weight_decay": 0.01, "warmup": 0.1, "schedule": "linear"}
     parser = argparse.ArgumentParser()
@@ -90,6 +92,8 @@ def test_what_the_papers_say_by_hand():
     assert paper.training["monitor"] == "precision_at_5"
     assert paper.training["clip_norm"] is None
     assert (paper.training["alpha"], paper.training["reading"]) == (0.999, "paper")
+    assert paper.training["reduction"] == "sum_codes"  # Eq. 16
+    assert released.training["reduction"] == marn.preset().training["reduction"] == "mean"
     assert released.model["padding"] == "released"
     assert released.model["tune_embeddings"] is False
     data = {"vectors": "all", "ccs_key": "number", "labels": "caml", "codes": "50"}
