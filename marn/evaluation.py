@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from marn import devices, metrics
@@ -18,7 +18,7 @@ from marn.corpus import Corpus, Split
 from marn.errors import MarnError
 from marn.models import Coder
 
-Thresholds = float | Mapping[str, float] | Literal["dev"]
+Thresholds = float | Mapping[str, float | ArrayLike] | Literal["dev", "dev_codes"]
 
 
 def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -120,25 +120,45 @@ def _gather(logits: dict[str, NDArray[np.float32]], order: Order, device: torch.
                 found[rows] = devices.spread(values, rank).cpu().numpy()
 
 
-def tune_thresholds(model: Coder, corpus: Corpus, *, batch_size: int = 32) -> dict[str, float]:
-    """Find the threshold of each task with the highest micro-F1 on the dev split.
+def tune_thresholds(
+    model: Coder, corpus: Corpus, *, per_code: bool = False, batch_size: int = 32
+) -> dict[str, float | NDArray[np.floating]]:
+    """Find the thresholds that are best on the dev split (fidelity row 16, sound).
 
     Args:
         model: on the device where it is to run.
         corpus: must have the model's tasks.
+        per_code: whether each code has its own, by its F1; otherwise there is one for all codes of
+            a task, by their micro-F1.
         batch_size: notes at a time.
 
     Returns:
-        {task: threshold}, to be used with `>`; see `marn.metrics.best_threshold`.
+        {task: a number, or (C,) float64}, to be used with `>`; see `marn.metrics.best_threshold`
+        and `marn.metrics.best_thresholds`.
 
     Raises:
         MarnError: see `predict`.
     """
     dev = predict(model, corpus, "dev", batch_size=batch_size)
-    return {
-        task: metrics.best_threshold(dev.probabilities(task), dev.targets[task])
-        for task in model.tasks
-    }
+    best = metrics.best_thresholds if per_code else metrics.best_threshold
+    return {task: best(dev.probabilities(task), dev.targets[task]) for task in model.tasks}
+
+
+def _per_task(
+    thresholds: Mapping[str, float | ArrayLike], tasks: Mapping[str, int]
+) -> dict[str, NDArray[np.floating]]:
+    """Check that each task has a threshold, or one for each code: {task: () or (C,) float64}."""
+    found: dict[str, NDArray[np.floating]] = {}
+    for task, codes in tasks.items():
+        if task not in thresholds:
+            raise MarnError(f"there is no threshold of task {task!r}; give one of each task")
+        found[task] = np.asarray(thresholds[task], np.float64)
+        if found[task].shape not in ((), (codes,)):
+            raise MarnError(
+                f"the threshold of task {task!r} must be a number or one for each of its {codes} "
+                f"codes, but has shape {found[task].shape}"
+            )
+    return found
 
 
 def evaluate(
@@ -157,8 +177,9 @@ def evaluate(
         corpus: must have the model's tasks.
         split: `"train"`, `"dev"` or `"test"`.
         ks: cut-offs of precision and recall at k.
-        threshold: one number for all tasks (0.5 in the papers), one a task, or `"dev"` for the one
-            with the highest micro-F1 on the dev split, found for each task.
+        threshold: one number for all tasks (0.5 in the papers); or {task: a number, or one for
+            each code}; or `"dev"` for the number with the highest micro-F1 on the dev split, found
+            for each task; or `"dev_codes"` for that with each code's highest F1 there.
         batch_size: notes at a time.
 
     Returns:
@@ -167,17 +188,22 @@ def evaluate(
     Raises:
         MarnError: see `predict`; or `threshold` is not understood.
     """
-    if isinstance(threshold, str) and threshold != "dev":
-        raise MarnError(f"threshold must be a number, one a task, or 'dev', but got {threshold!r}")
+    if isinstance(threshold, str) and threshold not in ("dev", "dev_codes"):
+        raise MarnError(
+            f"threshold must be a number, one a task, 'dev' or 'dev_codes', but got {threshold!r}"
+        )
+    if not isinstance(threshold, (Mapping, str)):
+        threshold = dict.fromkeys(model.tasks, threshold)
+    if isinstance(threshold, Mapping):
+        threshold = _per_task(threshold, model.tasks)
     found = predict(model, corpus, split, batch_size=batch_size)
-    if threshold == "dev":
-        threshold = tune_thresholds(model, corpus, batch_size=batch_size)
+    if isinstance(threshold, str):
+        threshold = tune_thresholds(
+            model, corpus, per_code=threshold == "dev_codes", batch_size=batch_size
+        )
     return {
         task: metrics.score(
-            found.probabilities(task),
-            found.targets[task],
-            ks=ks,
-            threshold=threshold[task] if isinstance(threshold, Mapping) else threshold,
+            found.probabilities(task), found.targets[task], ks=ks, threshold=threshold[task]
         )
         for task in model.tasks
     }

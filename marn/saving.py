@@ -12,10 +12,13 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -26,6 +29,7 @@ from marn.models import Coder, build
 from marn.text import Vocabulary
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+FORMAT = 2
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
@@ -92,8 +96,8 @@ class SavedModel:
     vocabulary: Vocabulary
     codes: dict[str, list[CodeEntry]]
     """The codes of each task, in the order of the logits."""
-    thresholds: dict[str, float]
-    """{task: the probability above which a code is assigned}."""
+    thresholds: dict[str, float | NDArray[np.float64]]
+    """{task: the probability above which a code is assigned}: a number, or (C,), one a code."""
     card: dict[str, Any]
 
 
@@ -101,7 +105,7 @@ def save_model(
     folder: str | Path,
     model: Coder,
     corpus: Corpus,
-    thresholds: Mapping[str, float] | None = None,
+    thresholds: Mapping[str, float | ArrayLike] | None = None,
 ) -> None:
     """Write a model with its vocabulary, codes, thresholds and provenance into a folder.
 
@@ -109,8 +113,8 @@ def save_model(
         folder: made if missing; a model that lies there is replaced.
         model: made by `marn.build`, so that its name and options can be written down.
         corpus: the one that it was trained on.
-        thresholds: of each task, as `marn.evaluation.tune_thresholds` finds them; 0.5 otherwise,
-            as in the papers.
+        thresholds: of each task, as `marn.evaluation.tune_thresholds` finds them, one for all its
+            codes or one a code; 0.5 otherwise, as in the papers.
 
     Raises:
         MarnError: the folder cannot be written.
@@ -120,30 +124,35 @@ def save_model(
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     replace(folder / WEIGHTS, lambda aside: save_file(weights, aside))
     card = {
-        "format": 2,
+        "format": FORMAT,
         "name": model.name,
         "options": model.options,
         "embedding_size": model.embedding_size,
         "corpus": {"name": corpus.name, "hash": corpus.hash, "open": corpus.is_open},
         "provenance": provenance(),
-        "thresholds": dict.fromkeys(model.tasks, 0.5) | dict(thresholds or {}),
+        "thresholds": {
+            task: np.asarray((thresholds or {}).get(task, 0.5), np.float64).tolist()
+            for task in model.tasks
+        },
         "codes": {task: [asdict(code) for code in corpus.codes[task]] for task in model.tasks},
         "vocabulary": list(corpus.vocabulary.words),
     }
     write_json(folder / CARD, card)
 
 
-def load_model(folder: str | Path) -> SavedModel:
+def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
     """Read a model that `save_model` or `marn.fit` wrote.
 
     Args:
         folder: the run directory.
+        corpus: one that the model is to be used on, whose words and codes must be the model's.
 
     Returns:
         The model with its vocabulary, codes and card.
 
     Raises:
-        MarnError: the folder holds no model, a damaged one, or one of another version.
+        MarnError: the folder holds no model, a damaged one, one of another version, or one with
+            other words or codes than the corpus.
     """
     folder = Path(folder)
     try:
@@ -154,15 +163,39 @@ def load_model(folder: str | Path) -> SavedModel:
             f"{folder} holds no model ({Path(str(error.filename)).name} is missing); "
             "train one with marn.fit(…, run_dir=…)"
         ) from error
-    except (json.JSONDecodeError, SafetensorError) as error:
+    except (ValueError, SafetensorError) as error:
         raise MarnError(f"the model in {folder} is damaged ({error}); train it again") from error
-    if card.get("format") != 2:
+    found = card.get("format") if isinstance(card, dict) else None
+    if found != FORMAT:
         raise MarnError(
-            f"the model in {folder} is of format {card.get('format')!r}, this version reads 2; "
-            "train it again"
+            f"the model in {folder} is of format {found!r}, this version reads {FORMAT}; train it "
+            "again"
         )
-    if not card["corpus"]["open"]:
-        privacy.announce(card["corpus"]["name"], card["corpus"]["hash"])
+    try:
+        written = f"written by marn {card['provenance']['marn']}, this is {version('marn')}"
+        if not card["corpus"]["open"]:
+            privacy.announce(card["corpus"]["name"], card["corpus"]["hash"])
+        saved = _rebuilt(card)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise MarnError(f"{folder / CARD} is damaged ({error!r}); train it again") from error
+    except MarnError as error:
+        raise MarnError(f"{folder / CARD} ({written}): {error}") from error
+    try:
+        saved.model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise MarnError(
+            f"the weights in {folder} are not those of {saved.model.name!r} with the options and "
+            f"codes of its card ({written}); train it again"
+        ) from error
+    if corpus is not None:
+        _compare(saved, corpus)
+    return saved
+
+
+def _rebuilt(card: dict[str, Any]) -> SavedModel:
+    """Build the model of a card, without its weights."""
+    if "pretrained" in card["options"]:  # `Coder.recorded` never leaves it there
+        raise MarnError("the option 'pretrained' is refused, a card reads no other files")
     codes = {
         task: [CodeEntry(**code) for code in entries] for task, entries in card["codes"].items()
     }
@@ -170,11 +203,26 @@ def load_model(folder: str | Path) -> SavedModel:
     tasks = {task: len(entries) for task, entries in codes.items()}
     options = {"embedding_size": card["embedding_size"]} | card["options"]
     model = build(card["name"], vocabulary_size=len(vocabulary), tasks=tasks, **options)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+    thresholds = {task: card["thresholds"][task] for task in tasks}
+    several = {task: np.array(t) for task, t in thresholds.items() if isinstance(t, list)}
+    return SavedModel(model.eval(), vocabulary, codes, thresholds | several, card)
+
+
+def _compare(saved: SavedModel, corpus: Corpus) -> None:
+    """Refuse a corpus whose words or codes are not the model's, and say what differs."""
+    trained = f"the model was trained on corpus {saved.card['corpus']['name']!r} with"
+    if list(saved.vocabulary.words) != list(corpus.vocabulary.words):
         raise MarnError(
-            f"the weights in {folder} are not those of {card['name']!r} with these options in this "
-            "version of marn; train it again"
-        ) from error
-    return SavedModel(model.eval(), vocabulary, codes, card["thresholds"], card)
+            f"{trained} {len(saved.vocabulary.words)} words, corpus {corpus.name!r} has "
+            f"{len(corpus.vocabulary.words)}, or others: the numbers of its words mean something "
+            "else to the model; train it on this corpus"
+        )
+    for task, mine in saved.codes.items():
+        theirs = corpus.codes.get(task, [])
+        if [(c.kind, c.code) for c in mine] != [(c.kind, c.code) for c in theirs]:
+            apart = [a.code for a, b in zip_longest(mine, theirs) if a and (not b or a != b)]
+            raise MarnError(
+                f"{trained} other codes of task {task!r} than corpus {corpus.name!r} has "
+                f"({len(mine)} and {len(theirs)}; the first that differs is "
+                f"{apart[0] if apart else theirs[len(mine)].code}); train it on this corpus"
+            )

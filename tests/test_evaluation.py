@@ -62,6 +62,28 @@ def test_threshold_of_dev(model, corpus):
     )
 
 
+def test_a_threshold_for_each_code(model, corpus):
+    dev, test = (predict(model, corpus, split) for split in ("dev", "test"))
+    best = {t: metrics.best_thresholds(dev.probabilities(t), dev.targets[t]) for t in model.tasks}
+    scores = evaluate(model, corpus, "test", threshold="dev_codes")
+    assert scores == evaluate(model, corpus, "test", threshold=best)
+    for task, thresholds in best.items():
+        assert len(set(thresholds)) > 1
+        # by a loop over codes: the mean over codes of each one's F1
+        found = []
+        for code, threshold in enumerate(thresholds):
+            said = test.probabilities(task)[:, code] > threshold
+            true = test.targets[task][:, code]
+            found.append(2 * (said & true).sum() / max((said.sum() + true.sum()), 1))
+        assert scores[task]["macro_f1_all"] == pytest.approx(np.mean(found))
+    # on the notes that they were tuned on no single threshold gives a higher macro-F1
+    of_codes = evaluate(model, corpus, "dev", threshold="dev_codes")
+    for threshold in ("dev", 0.5, 0.45):
+        one = evaluate(model, corpus, "dev", threshold=threshold)
+        for task in model.tasks:
+            assert of_codes[task]["macro_f1_all"] >= one[task]["macro_f1_all"]
+
+
 def test_sigmoid_by_hand():
     assert sigmoid(np.array([0.0, np.log(3)])).tolist() == pytest.approx([0.5, 0.75])
 
@@ -84,5 +106,9 @@ def test_bad_input(model, corpus):
         predict(model, corpus, "valid")
     with pytest.raises(MarnError, match="but the corpus has"):
         predict(model, corpus.only("icd"))
-    with pytest.raises(MarnError, match="'dev', but got 'best'"):
+    with pytest.raises(MarnError, match="'dev' or 'dev_codes', but got 'best'"):
         evaluate(model, corpus, threshold="best")
+    with pytest.raises(MarnError, match="no threshold of task 'ccs'"):
+        evaluate(model, corpus, threshold={"icd": 0.5})
+    with pytest.raises(MarnError, match=r"each of its 4 codes, but has shape \(3,\)"):
+        evaluate(model, corpus, threshold={"icd": [0.5, 0.1, 0.2], "ccs": 0.5})

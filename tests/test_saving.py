@@ -1,10 +1,13 @@
 import json
+import os
+import pickle
 
 import pytest
 import torch
 from toys import SYSTEM_SIZES, toy_corpus
 
-from marn import MarnError, build, load_model
+from marn import MarnError, build, evaluate, load_model
+from marn.evaluation import tune_thresholds
 from marn.saving import provenance, replace, save_model
 
 
@@ -34,6 +37,16 @@ def test_thresholds_and_the_mark_of_a_credentialed_corpus(corpus, folder, tmp_pa
     assert load_model(folder).thresholds == {"icd": 0.5, "ccs": 0.5}
     save_model(tmp_path / "tuned", build("caml", corpus), corpus, {"icd": 0.25})
     assert load_model(tmp_path / "tuned").thresholds == {"icd": 0.25, "ccs": 0.5}
+    model = build("caml", corpus)
+    own = tune_thresholds(model, corpus, per_code=True)
+    save_model(tmp_path / "tuned", model, corpus, own)
+    found = load_model(tmp_path / "tuned")
+    assert {task: values.tolist() for task, values in found.thresholds.items()} == {
+        task: values.tolist() for task, values in own.items()
+    }
+    assert evaluate(found.model, corpus, threshold=found.thresholds) == evaluate(
+        model, corpus, threshold="dev_codes"
+    )
     assert not caplog.records
     card = json.loads((folder / "model.json").read_text())
     card["corpus"]["open"] = False
@@ -69,10 +82,77 @@ def test_missing_damaged_and_foreign(folder, tmp_path):
         load_model(folder)
 
 
-def test_a_pickle_is_not_executed(folder):
-    torch.save({"weights": 1}, folder / "model.safetensors")
-    with pytest.raises(MarnError, match="damaged"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "carml"}, "did you mean 'caml'"),
+        ({"name": "cnn", "options": {}}, "not those of 'cnn'"),
+        ({"corpus": {"name": "toy"}}, "damaged"),
+        ({"options": {"filter": 8}}, r"written by marn .*, this is .*caml has no option 'filter'"),
+        ({"options": {"pretrained": "a/b"}}, "a card reads no other files"),
+        ({"options": []}, "damaged"),
+        ({"codes": {"icd": [{"code": "401.9"}]}}, "damaged"),
+        ({"codes": {}}, "at least one code"),
+        ({"vocabulary": ["b", "a"]}, "sorted"),
+        ({"provenance": None}, "damaged"),
+    ],
+)
+def test_a_card_that_was_changed_is_one_line(folder, change, message):
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(card | change))
+    with pytest.raises(MarnError, match=message) as caught:
         load_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("card", ["[]", "1", "{}", "null", "\N{BYTE ORDER MARK}{}"])
+def test_a_card_that_is_none(folder, card):
+    (folder / "model.json").write_text(card)
+    with pytest.raises(MarnError, match=r"format None|damaged"):
+        load_model(folder)
+
+
+def test_another_corpus_is_refused_by_what_differs(corpus, folder, tmp_path):
+    assert load_model(folder, corpus).model.tasks == corpus.tasks
+    # one task of it is enough
+    alone = build("caml", corpus.only("icd"), **SYSTEM_SIZES["caml"])
+    save_model(tmp_path / "alone", alone, corpus.only("icd"))
+    load_model(tmp_path / "alone", corpus)
+    more = toy_corpus(tmp_path / "more", codes=6)
+    with pytest.raises(MarnError, match="with 24 words, corpus 'toy' has 26"):
+        load_model(folder, more)
+    with pytest.raises(MarnError, match=r"task 'ccs' than corpus .*\(2 and 0; .* is dx:0\)"):
+        load_model(folder, corpus.only("icd"))
+    # as many codes of the same words, one of them another one
+    card = json.loads((folder / "model.json").read_text())
+    card["codes"]["icd"][2]["code"] = "999.9"
+    (folder / "model.json").write_text(json.dumps(card))
+    with pytest.raises(MarnError, match=r"codes of task 'icd' .*\(4 and 4; .* is 999\.9\)"):
+        load_model(folder, corpus)
+
+
+class Bomb:
+    """Whoever unpickles it makes a folder."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_file_of_a_stranger_executes_nothing(folder, tmp_path):
+    bomb = Bomb(tmp_path / "exploded")
+    for write in (
+        lambda path: torch.save({"weights": bomb}, path),
+        lambda path: path.write_bytes(pickle.dumps(bomb)),
+    ):
+        write(folder / "model.safetensors")
+        with pytest.raises(MarnError, match="damaged"):
+            load_model(folder)
+        assert not (tmp_path / "exploded").exists()
+    pickle.loads(pickle.dumps(bomb))
+    assert (tmp_path / "exploded").exists()  # it is one
 
 
 def test_replace_is_all_or_nothing(tmp_path):
