@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ SIZES = {"caml": SYSTEM_SIZES["caml"], "bigru_la": SYSTEM_SIZES["bigru_la"]}
 
 
 def of(experiment) -> argparse.Namespace:
-    return experiment.parser().parse_args([])
+    return experiment.EXPERIMENT.parser().parse_args([])
 
 
 def test_every_system_has_a_training():
@@ -70,7 +71,8 @@ def test_the_presets_differ_by_their_rows_alone():
 @pytest.fixture
 def setting(tmp_path, monkeypatch):
     toy_corpus(tmp_path / "toy")
-    parser = trainings.arguments("grid", "A test.", epochs=2, length=20)
+    sizes = {"epochs": 2, "length": 20}
+    parser = trainings.Experiment("grid", "A test.", lambda args: [], sizes).parser()
     parser.set_defaults(corpus=tmp_path / "toy", out=tmp_path / "made" / "grid.json")
     parser.set_defaults(runs=tmp_path / "runs")
     training = {"epochs": 2, "batch_size": 8}
@@ -114,6 +116,7 @@ def test_rows_say_what_was_trained_and_how(setting, tmp_path):
 def test_it_goes_on_where_it_was(setting):
     first, _ = go(setting, "--new", "1")
     assert [row["plan"]["name"] for row in first["rows"]] == ["caml ram"]
+    assert "extra" not in first  # not before every row is there
     whole, said = go(setting)
     assert whole["rows"][0] == first["rows"][0]
     assert said[-1] == "grid.json written: 2 rows, 1 of them new"
@@ -130,9 +133,31 @@ def test_it_goes_on_where_it_was(setting):
     assert said[-1].endswith("2 of them new")
 
 
+@pytest.mark.parametrize("experiment", [grid, systems, three], ids=lambda it: it.__name__)
+def test_the_command_in_a_result_is_understood(experiment):
+    found = json.loads((ROOT / "book" / "results" / f"{experiment.__name__}.json").read_text())
+    program, script, *line = shlex.split(found["command"])
+    assert (program, (ROOT / script).resolve()) == ("python", Path(experiment.__file__))
+    args = experiment.EXPERIMENT.parser().parse_args(line)
+    assert vars(args) == vars(of(experiment))  # the defaults are what was run
+    plans = experiment.EXPERIMENT.plans(args)
+    assert [plan.name for plan in plans] == [row["plan"]["name"] for row in found["rows"]]
+
+
+def test_an_experiment_from_its_command_line(setting, tmp_path, capsys):
+    plans = [Plan("gru", "bigru_la", SIZES["bigru_la"], {"epochs": 1, "batch_size": 8})]
+    mine = trainings.Experiment("mine", "A test.", lambda args: plans, {}, lambda rows: {"n": 1})
+    line = ["--corpus", str(tmp_path / "toy"), "--out", str(tmp_path / "mine.json")]
+    assert mine.main([*line, "--runs", str(tmp_path / "runs"), "--length", "20"]) == 0
+    assert capsys.readouterr().out.endswith("mine.json written: 1 rows, 1 of them new\n")
+    found = json.loads((tmp_path / "mine.json").read_text())
+    assert found["n"] == 1
+    assert found["command"].startswith("python book/experiments/mine.py --corpus data/toy")
+
+
 def test_a_missing_corpus_is_one_line(tmp_path, capsys):
     line = ["--corpus", str(tmp_path / "none"), "--out", str(tmp_path / "out.json")]
-    assert grid.main(line) == 2
+    assert grid.EXPERIMENT.main(line) == 2
     error = capsys.readouterr().err
     assert error.startswith("No corpus at")
     assert error.count("\n") == 1

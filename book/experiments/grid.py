@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from typing import Any, Final
 
-import trainings
-from trainings import Plan, Report
+from trainings import Experiment, Plan
 
 ENCODERS: Final[dict[str, dict[str, Any]]] = {
     "caml": {},
@@ -58,22 +56,12 @@ def plans(args: argparse.Namespace) -> list[Plan]:
     ]
 
 
-def parser() -> argparse.ArgumentParser:
-    """Declare the options."""
-    return trainings.arguments(
-        "grid", "Every block on every encoder.", train=600, dev=150, test=300, length=200, epochs=4
-    )
-
-
-def experiment(args: argparse.Namespace, report: Report) -> None:
-    """Train every row."""
-    trainings.run(plans(args), args, report)
-
-
-def main(line: Sequence[str] | None = None) -> int:
-    """Run the experiment."""
-    return trainings.main(parser(), experiment, line)
-
+EXPERIMENT: Final = Experiment(
+    "grid",
+    "Every block on every encoder.",
+    plans,
+    {"train": 600, "dev": 150, "test": 300, "length": 200, "epochs": 4},
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(EXPERIMENT.main())

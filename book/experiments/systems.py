@@ -28,11 +28,9 @@ import argparse
 import gc
 import inspect
 import sys
-from collections.abc import Sequence
 from typing import Any, Final
 
-import trainings
-from trainings import Plan, Report
+from trainings import Experiment, Plan
 
 import marn
 from marn import published
@@ -122,27 +120,13 @@ def counts() -> dict[str, dict[str, Any]]:
     return found
 
 
-def experiment(args: argparse.Namespace, report: Report) -> None:
-    """Train, then count."""
-    every = plans(args)
-
-    def finish(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"counts": counts()} if len(rows) == len(every) else {}
-
-    trainings.run(every, args, report, finish)
-
-
-def parser() -> argparse.ArgumentParser:
-    """Declare the options."""
-    return trainings.arguments(
-        "systems", "Every system once.", train=600, dev=150, test=300, length=200, epochs=4
-    )
-
-
-def main(line: Sequence[str] | None = None) -> int:
-    """Run the experiment."""
-    return trainings.main(parser(), experiment, line)
-
+EXPERIMENT: Final = Experiment(
+    "systems",
+    "Every system once.",
+    plans,
+    {"train": 600, "dev": 150, "test": 300, "length": 200, "epochs": 4},
+    lambda rows: {"counts": counts()},
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(EXPERIMENT.main())

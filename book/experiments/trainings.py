@@ -30,6 +30,8 @@ from marn.saving import provenance, write_json
 RULES: Final = ("0.5", "one", "per code")
 """Thresholds: fixed, one a task tuned on dev for micro-F1, one a code tuned on dev for its F1."""
 Report = Callable[[str], None]
+Finish = Callable[[list[dict[str, Any]]], dict[str, Any]]
+"""What goes into a result, beside its rows, once all of them are there."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +128,15 @@ def run(
     plans: Sequence[Plan],
     args: argparse.Namespace,
     report: Report,
-    finish: Callable[[list[dict[str, Any]]], dict[str, Any]] = lambda rows: {},
+    finish: Finish = lambda rows: {},
 ) -> None:
     """Do every plan that has no row yet, and write the result after each.
 
     Args:
         plans: with names of their own.
-        args: the options of `arguments`.
+        args: the options of an `Experiment`.
         report: takes a line.
-        finish: what else goes into the result, made from its rows.
+        finish: see `Finish`.
 
     Raises:
         MarnError: the corpus is missing, or a training fails.
@@ -162,7 +164,8 @@ def run(
             report(f"{plan.name} done; at most about {duration(left)} left")
         rows.append(row)
         seconds = round(sum(row["seconds"] for row in rows), 1)
-        write_json(args.out, about | {"seconds": seconds, "rows": rows} | finish(rows))
+        rest = finish(rows) if len(rows) == len(plans) else {}
+        write_json(args.out, about | {"seconds": seconds, "rows": rows} | rest)
     report(f"{args.out.name} written: {len(rows)} rows, {new} of them new")
 
 
@@ -197,40 +200,53 @@ def describe(args: argparse.Namespace, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def arguments(script: str, text: str, **defaults: int) -> argparse.ArgumentParser:
-    """Declare the options that every such experiment has."""
-    parser = argparse.ArgumentParser(description=text)
-    parser.set_defaults(script=f"{script}.py")
-    parser.add_argument("--corpus", type=Path, default=Path("data/teaching"))
-    parser.add_argument("--out", type=Path, default=Path(f"book/results/{script}.json"))
-    parser.add_argument("--runs", type=Path, default=Path(f"runs/{script}"), help="run directories")
-    parser.add_argument("--train", type=int, help="training notes that are used, at most")
-    parser.add_argument("--dev", type=int, help="dev notes that are used, at most")
-    parser.add_argument("--test", type=int, help="test notes that are scored, at most")
-    parser.add_argument("--length", type=int, help="words of a note that are read")
-    parser.add_argument("--epochs", type=int, help="passes over the training notes, at most")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--new", type=int, help="trainings to do now, at most; the rest another time"
-    )
-    parser.set_defaults(**defaults)
-    return parser
+@dataclass(frozen=True)
+class Experiment:
+    """A list of trainings under a name: its command line, and what there is to run.
 
+    `book/experiments/NAME.py` makes one and calls `main`; the result is `book/results/NAME.json`.
+    """
 
-def main(
-    parser: argparse.ArgumentParser,
-    experiment: Callable[[argparse.Namespace, Report], None],
-    line: Sequence[str] | None,
-) -> int:
-    """Run an experiment; a wrong option or corpus is a line, not a traceback."""
+    name: str
+    text: str
+    """One line for `--help`."""
+    plans: Callable[[argparse.Namespace], Sequence[Plan]]
+    """Lists the trainings, given the options."""
+    defaults: Mapping[str, int]
+    """Of the options `train`, `dev`, `test`, `length` and `epochs`."""
+    finish: Finish = lambda rows: {}
 
-    def report(text: str) -> None:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+    def parser(self) -> argparse.ArgumentParser:
+        """Declare the options."""
+        parser = argparse.ArgumentParser(description=self.text)
+        parser.set_defaults(script=f"{self.name}.py")
+        out, runs = Path(f"book/results/{self.name}.json"), Path(f"runs/{self.name}")
+        parser.add_argument("--corpus", type=Path, default=Path("data/teaching"))
+        parser.add_argument("--out", type=Path, default=out)
+        parser.add_argument("--runs", type=Path, default=runs, help="run directories")
+        parser.add_argument("--train", type=int, help="training notes that are used, at most")
+        parser.add_argument("--dev", type=int, help="dev notes that are used, at most")
+        parser.add_argument("--test", type=int, help="test notes that are scored, at most")
+        parser.add_argument("--length", type=int, help="words of a note that are read")
+        parser.add_argument("--epochs", type=int, help="passes over the training notes, at most")
+        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument(
+            "--new", type=int, help="trainings to do now, at most; the rest another time"
+        )
+        parser.set_defaults(**self.defaults)
+        return parser
 
-    try:
-        experiment(parser.parse_args(line), report)
-    except marn.MarnError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+    def main(self, line: Sequence[str] | None = None) -> int:
+        """Run the command line; a wrong option or corpus is a line, not a traceback."""
+
+        def report(text: str) -> None:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+        args = self.parser().parse_args(line)
+        try:
+            run(self.plans(args), args, report, self.finish)
+        except marn.MarnError as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
+        return 0
