@@ -37,8 +37,9 @@ class WordEmbedding(nn.Module):
     Args:
         vocabulary_size: rows of the table: the words, padding and the unknown word.
         size: E, the width of a word vector.
-        vectors: (vocabulary_size, E) float, initial table; by default rows drawn uniformly from
-            +-sqrt(3/E) and scaled to length 1, the authors' draw for the unknown word.
+        vectors: (vocabulary_size, E) float, initial table, but for row 0; by default rows drawn
+            uniformly from +-sqrt(3/E) and scaled to length 1, the authors' draw for the unknown
+            word.
         tune: whether training changes the table. The authors' commands leave it frozen.
         dropout: share of features dropped after the look-up.
     """
@@ -57,8 +58,9 @@ class WordEmbedding(nn.Module):
             bound = (3 / size) ** 0.5
             vectors = torch.empty(vocabulary_size, size).uniform_(-bound, bound)
             vectors = F.normalize(vectors, dim=1)
-            vectors[0] = 0
-        self.table = nn.Embedding(vocabulary_size, size, padding_idx=0, _weight=vectors.clone())
+        table = vectors.detach().clone()
+        table[0] = 0
+        self.table = nn.Embedding(vocabulary_size, size, padding_idx=0, _weight=table)
         self.table.weight.requires_grad_(tune)
         self.dropout = nn.Dropout(dropout)
 

@@ -148,6 +148,13 @@ def test_embedding_keeps_padding_zero_while_training():
     assert torch.equal(frozen.table.weight, before)
 
 
+def test_padding_is_zero_whatever_vectors_say():
+    vectors = torch.arange(1.0, 7).view(3, 2)
+    layer = WordEmbedding(3, 2, vectors=vectors, dropout=0.0)
+    assert layer(torch.tensor([[2, 0, 1]])).tolist() == [[[5, 6], [0, 0], [3, 4]]]
+    assert vectors[0].tolist() == [1, 2]  # what was given is left alone
+
+
 def test_convolution_by_hand():
     layer = Convolution(1, 1, 2, padding=1, dilation=1)
     with torch.no_grad():

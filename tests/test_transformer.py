@@ -166,7 +166,8 @@ def test_word_vectors_start_a_random_transformer_through_an_affine_layer():
     model = build(
         "plm_icd", vocabulary_size=40, tasks=TASKS, vectors=vectors, **SYSTEM_SIZES["plm_icd"]
     )
-    assert torch.equal(model.embedding.table.weight[:40], vectors)
+    assert torch.equal(model.embedding.table.weight[1:40], vectors[1:])
+    assert not model.embedding.table.weight[0].any()
     assert model.projection.weight.shape == (16, 12)
     assert isinstance(small("plm_icd").projection, nn.Identity)
     assert model.transformer.get_input_embeddings() is None
