@@ -5,6 +5,7 @@ Knows no system by name: a model that was defined in a notebook cell trains like
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -44,6 +45,9 @@ HISTORY, STEPS = "history.csv", "steps.csv"
 _WHERE = ("device", "devices", "nodes")  # settings that do not make another run
 _NODES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")  # what Fabric reads of a node
 _PATIENCE = timedelta(minutes=10)  # that a process waits for another one; NCCL's own default
+_MANY_SCORES = 1 << 24  # of a note: 4,000 words by 88 codes are a fiftieth, by 9,216 twice as many
+_MALLOPT = {-3: 4 << 20, -1: 64 << 20}  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, in bytes
+
 _LOG_STEPS = 50  # steps between looks at the loss: reading it makes a GPU wait
 _PRECISIONS: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # Fabric's names
 
@@ -229,6 +233,26 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+def _has_many_scores(model: Coder) -> bool:
+    return model.max_length * sum(model.tasks.values()) > _MANY_SCORES
+
+
+def _return_memory() -> None:
+    """Let the C library give freed arrays back to the system, for as long as the process lives.
+
+    By default glibc keeps what was freed in pieces that the next array may not fit into. With 8,921
+    codes and notes of 4,000 words a step then peaks a quarter higher (`marn.bench.step`); with 50
+    codes giving memory back costs a tenth of the time. Whoever sets glibc's own variables
+    `MALLOC_…_` keeps that choice.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # not in musl
+        for option, size in _MALLOPT.items():
+            library.mallopt(option, size)
+
+
 class _Log:
     """Appends a line to `steps.csv` every so often; a run that is killed keeps its lines.
 
@@ -337,6 +361,8 @@ class Steps:
         if config.processes > 1:
             _refuse_own_statistics(model)
         self.fabric.to_device(model)
+        if self.fabric.device.type == "cpu" and _has_many_scores(model):
+            _return_memory()
         self.optimiser = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad],
             lr=config.learning_rate,

@@ -1,7 +1,9 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -318,3 +320,22 @@ def test_precision(corpus, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(MarnError, match="needs a CUDA device"):
             fit(small(corpus), corpus, dataclasses.replace(CONFIG, precision="fp16"))
+
+
+def test_memory_goes_back_where_attention_has_many_scores(monkeypatch):
+    def model(codes):
+        return SimpleNamespace(max_length=4000, tasks={"icd": codes, "ccs": 8})
+
+    assert not module._has_many_scores(model(4186))  # 4,000 x 4,194 is below 2^24, one more not
+    assert module._has_many_scores(model(4187))
+    asked = []
+    library = SimpleNamespace(mallopt=lambda *option: asked.append(option))
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(module.sys, "platform", "linux")
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    module._return_memory()
+    assert asked == [(-3, 4 << 20), (-1, 64 << 20)]
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")  # the user's own choice holds
+    module._return_memory()
+    assert len(asked) == 2
