@@ -1,10 +1,15 @@
-"""The contract that every system keeps; a system is found by being in `marn.available()`."""
+"""The contract that every system keeps; a system is found by being in `marn.available()`.
+
+A model of a notebook cell keeps it too: one is made here, and leaves when the tests are done.
+"""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 from toys import SYSTEM_SIZES, padded
 
-from marn import Coder, MarnError, available, build
+from marn import Coder, MarnError, TrainConfig, available, build
 from marn.layers import LabelAttention
 from marn.losses import bce_loss
 
@@ -13,17 +18,34 @@ THREE = {"icd": 5, "ccs": 3, "chapter": 2}
 LENGTHS = [20, 11, 1]
 
 
+CELL = """
+class Bag(Coder):
+    name = "bag_of_a_cell"
+    def __init__(self, **shared):
+        super().__init__(feature_size=12, **shared)
+    def encode(self, x, mask):
+        return x if mask is None else x * mask[..., None]
+"""
+BAG = "bag_of_a_cell"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cell() -> Iterator[None]:
+    exec(CELL, {"Coder": Coder, "__name__": "__main__"})
+    yield
+    del Coder.systems[BAG]
+
+
 def small(name, tasks=TASKS, **options):
-    return build(
-        name, vocabulary_size=40, tasks=tasks, embedding_size=12, **SYSTEM_SIZES[name], **options
-    )
+    sizes = SYSTEM_SIZES.get(name, {})
+    return build(name, vocabulary_size=40, tasks=tasks, embedding_size=12, **sizes, **options)
 
 
-systems = pytest.mark.parametrize("name", available())
+systems = pytest.mark.parametrize("name", [*available(), BAG])
 paddings = pytest.mark.parametrize("padding", ["masked", "released"])
 
 
-@systems
+@pytest.mark.parametrize("name", available())
 def test_is_documented(name):
     text = Coder.systems[name].__doc__
     assert "References:" in text
@@ -47,6 +69,40 @@ def test_shapes_and_gradients(name, tasks, padding):
         assert parameter.grad is not None, key
         assert torch.isfinite(parameter.grad).all(), key
         assert parameter.grad.any(), key
+
+
+LOSSES = [{"loss": "bce"}, {"reading": "released"}, {"reading": "paper"}]  # focal otherwise
+
+
+@systems
+@pytest.mark.parametrize("recalibrate", ["multiply", "add"])
+def test_every_block_goes_on_every_encoder(name, recalibrate):
+    model = small(name, THREE, recalibrate=recalibrate)
+    tokens, lengths = padded(LENGTHS)
+    generator = torch.Generator().manual_seed(2)
+    targets = {
+        task: (torch.rand(3, codes, generator=generator) < 0.4).float()
+        for task, codes in THREE.items()
+    }
+    for loss in LOSSES:
+        config = TrainConfig(**loss, task_weights={"icd": 0.5, "ccs": 0.3, "chapter": 0.2})
+        model.zero_grad()
+        total = config.loss_of(model(tokens, lengths), targets) + model.penalty(targets)
+        total.backward()
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None, key
+            assert torch.isfinite(parameter.grad).all(), key
+        assert all(parameter.grad.any() for parameter in model.ram.parameters())
+    if model.has_attention:
+        for task, codes in THREE.items():
+            weights = model.eval().attention(tokens, lengths, task)
+            assert torch.allclose(weights.sum(2), torch.ones(3, codes), atol=1e-5)
+
+
+def test_a_system_knows_its_tasks_by_name_alone():
+    tasks = {"codes of a ward": 3, "b": 2, "icd": 4, "ccs": 1}
+    scores = small("marn", tasks)(*padded(LENGTHS))
+    assert {task: x.shape[1] for task, x in scores.items()} == tasks
 
 
 @systems
@@ -259,25 +315,12 @@ def test_caml_is_the_published_6_2_million():
     assert model.count_parameters() == 6_142_971
 
 
-def test_a_model_of_a_notebook_cell_joins_in():
-    cell = """
-class Bag(Coder):
-    name = "bag_of_a_cell"
-    def __init__(self, **shared):
-        super().__init__(feature_size=12, **shared)
-    def encode(self, x, mask):
-        return x
-"""
-    try:
-        for _ in range(2):  # running the cell again is harmless
-            exec(cell, {"Coder": Coder, "__name__": "__main__"})
-        model = build("bag_of_a_cell", vocabulary_size=40, tasks=TASKS, embedding_size=12)
-        tokens, lengths = padded(LENGTHS)
-        assert model(tokens, lengths)["icd"].shape == (3, 5)
-        with pytest.raises(MarnError, match="exists already"):
-            exec(cell, {"Coder": Coder, "__name__": "elsewhere"})
-    finally:
-        Coder.systems.pop("bag_of_a_cell", None)
+def test_a_cell_can_be_run_again_but_takes_nobodys_name():
+    before = Coder.systems[BAG]
+    exec(CELL, {"Coder": Coder, "__name__": "__main__"})
+    assert Coder.systems[BAG] is not before
+    with pytest.raises(MarnError, match="exists already, in __main__"):
+        exec(CELL, {"Coder": Coder, "__name__": "elsewhere"})
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,9 @@ def train(plan: Plan, corpus: Corpus, seed: int, folder: Path) -> dict[str, Any]
     config = marn.TrainConfig.of(model, seed=seed, device="cpu", **plan.training)
     run = marn.fit(model, mine, config, run_dir=folder)
     settings = {
-        key: value for key, value in asdict(config).items() if key not in ("seed", "device", "devices", "nodes")
+        key: value
+        for key, value in asdict(config).items()
+        if key not in ("seed", "device", "devices", "nodes")
     }
     return {
         "plan": plan.as_json(),
