@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from marn.errors import MarnError
 from marn.models import Coder
 
 Thresholds = float | Mapping[str, float | ArrayLike] | Literal["dev", "dev_codes"]
+Codes = Literal["all", "seen", "unseen"]
 
 
 def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -168,6 +169,7 @@ def evaluate(
     *,
     ks: Sequence[int] = (5, 8, 15),
     threshold: Thresholds = 0.5,
+    codes: Codes = "all",
     batch_size: int = 32,
 ) -> dict[str, dict[str, float]]:
     """Score a model on a split with every figure of `marn.metrics.score`.
@@ -180,14 +182,18 @@ def evaluate(
         threshold: one number for all tasks (0.5 in the papers); or {task: a number, or one for
             each code}; or `"dev"` for the number with the highest micro-F1 on the dev split, found
             for each task; or `"dev_codes"` for that with each code's highest F1 there.
+        codes: `"all"`; or `"seen"`, those that training notes of the corpus have, or `"unseen"`,
+            the others, so that the two are reported apart (fidelity row 28).
         batch_size: notes at a time.
 
     Returns:
-        {task: {figure: fraction in [0, 1]}}.
+        {task: {figure: fraction in [0, 1]}}; a task that has no such codes is left out.
 
     Raises:
-        MarnError: see `predict`; or `threshold` is not understood.
+        MarnError: see `predict`; or `threshold` or `codes` is not understood.
     """
+    if codes not in get_args(Codes):
+        raise MarnError(f"codes must be one of {get_args(Codes)}, but got {codes!r}")
     if isinstance(threshold, str) and threshold not in ("dev", "dev_codes"):
         raise MarnError(
             f"threshold must be a number, one a task, 'dev' or 'dev_codes', but got {threshold!r}"
@@ -201,12 +207,17 @@ def evaluate(
         threshold = tune_thresholds(
             model, corpus, per_code=threshold == "dev_codes", batch_size=batch_size
         )
-    return {
-        task: metrics.score(
-            found.probabilities(task), found.targets[task], ks=ks, threshold=threshold[task]
-        )
-        for task in model.tasks
-    }
+    scores = {}
+    for task in model.tasks:
+        probabilities, targets = found.probabilities(task), found.targets[task]
+        above = threshold[task]
+        if codes != "all":
+            some = (corpus.frequency(task) > 0) == (codes == "seen")
+            probabilities, targets = probabilities[:, some], targets[:, some]
+            above = np.broadcast_to(above, some.shape)[some]
+        if targets.size:
+            scores[task] = metrics.score(probabilities, targets, ks=ks, threshold=above)
+    return scores
 
 
 def mean_code_features(

@@ -84,6 +84,27 @@ def test_a_threshold_for_each_code(model, corpus):
             assert of_codes[task]["macro_f1_all"] >= one[task]["macro_f1_all"]
 
 
+def test_codes_that_training_never_meets_are_reported_apart(corpus, tmp_path):
+    few = corpus.head(train=1)  # whose one or two codes are the seen ones
+    seen = {task: few.frequency(task) > 0 for task in few.tasks}
+    assert 0 < seen["icd"].sum() < 4
+    model = build("caml", few, **SYSTEM_SIZES["caml"])
+    found = predict(model, few)
+    thresholds = {"icd": np.array([0.4, 0.5, 0.6, 0.45]), "ccs": 0.5}
+    for codes, of in (("seen", seen["icd"]), ("unseen", ~seen["icd"])):
+        mine = evaluate(model, few, threshold=thresholds, codes=codes, ks=(1,))["icd"]
+        assert mine == metrics.score(
+            found.probabilities("icd")[:, of],
+            found.targets["icd"][:, of],
+            threshold=thresholds["icd"][of],
+            ks=(1,),
+        )
+    # all codes of the whole corpus are in its training notes
+    whole = evaluate(model, corpus, codes="seen", threshold=thresholds)
+    assert whole == evaluate(model, corpus, threshold=thresholds)
+    assert evaluate(model, corpus, codes="unseen") == {}
+
+
 def test_sigmoid_by_hand():
     assert sigmoid(np.array([0.0, np.log(3)])).tolist() == pytest.approx([0.5, 0.75])
 
@@ -108,6 +129,8 @@ def test_bad_input(model, corpus):
         predict(model, corpus.only("icd"))
     with pytest.raises(MarnError, match="'dev' or 'dev_codes', but got 'best'"):
         evaluate(model, corpus, threshold="best")
+    with pytest.raises(MarnError, match=r"codes must be one of .* got 'rare'"):
+        evaluate(model, corpus, codes="rare")
     with pytest.raises(MarnError, match="no threshold of task 'ccs'"):
         evaluate(model, corpus, threshold={"icd": 0.5})
     with pytest.raises(MarnError, match=r"each of its 4 codes, but has shape \(3,\)"):

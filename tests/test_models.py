@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from toys import SYSTEM_SIZES, padded
+from toys import SYSTEM_SIZES, padded, toy_corpus
 
-from marn import Coder, MarnError, TrainConfig, available, build
+from marn import Coder, MarnError, TrainConfig, available, build, evaluate, fit, load_model
 from marn.layers import LabelAttention
 from marn.losses import bce_loss
 
@@ -97,6 +97,21 @@ def test_every_block_goes_on_every_encoder(name, recalibrate):
         for task, codes in THREE.items():
             weights = model.eval().attention(tokens, lengths, task)
             assert torch.allclose(weights.sum(2), torch.ones(3, codes), atol=1e-5)
+
+
+def test_three_tasks_are_trained_scored_and_saved(tmp_path):
+    corpus = toy_corpus(tmp_path / "toy", tasks=("icd", "ccs", "odd"))
+    assert corpus.tasks == {"icd": 4, "ccs": 2, "odd": 2}
+    model = build("marn", corpus, hidden_size=8)
+    weights = {"icd": 0.5, "ccs": 0.3, "odd": 0.2}
+    config = TrainConfig.of(
+        model, epochs=12, batch_size=4, learning_rate=0.02, task_weights=weights
+    )
+    run = fit(model, corpus, config, run_dir=tmp_path / "run", quiet=True)
+    assert run.history["loss"].iloc[-1] < run.history["loss"].iloc[0]
+    scores = evaluate(load_model(tmp_path / "run", corpus).model, corpus, "dev")
+    assert scores == evaluate(model, corpus, "dev")
+    assert all(figures["micro_auc"] > 0.6 for figures in scores.values()), scores
 
 
 def test_a_system_knows_its_tasks_by_name_alone():

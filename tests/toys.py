@@ -93,6 +93,7 @@ def toy_corpus(path, notes=(24, 8, 8), codes=4, seed=0, tasks=("icd", "ccs")):
     entries = {
         "icd": [CodeEntry(f"{401 + k}.0", "dx", f"Disease {k}") for k in range(codes)],
         "ccs": [CodeEntry(f"dx:{k}", "dx", f"Group {k}") for k in range((codes + 1) // 2)],
+        "odd": [CodeEntry(name, "dx", f"{name} code") for name in ("Even", "Odd")],
     }
     entries = {task: entries[task] for task in tasks}
     parent = [k // 2 for k in range(codes)] if "ccs" in tasks else []
@@ -110,6 +111,7 @@ def toy_corpus(path, notes=(24, 8, 8), codes=4, seed=0, tasks=("icd", "ccs")):
             columns = {
                 "icd": [[int(k) for k in mine] for mine in present],
                 "ccs": [sorted({int(k) // 2 for k in mine}) for mine in present],
+                "odd": [sorted({int(k) % 2 for k in mine}) for mine in present],
             }
             writer.split(
                 split,
