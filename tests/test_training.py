@@ -339,3 +339,16 @@ def test_memory_goes_back_where_attention_has_many_scores(monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")  # the user's own choice holds
     module._return_memory()
     assert len(asked) == 2
+
+
+def test_gradients_are_clipped_together(corpus):
+    def norm(clip):
+        model = build("caml", corpus, **SYSTEM_SIZES["caml"]).eval()  # without dropout
+        step = module.Steps(model, corpus["train"], TrainConfig(clip_norm=clip, device="cpu"))
+        step(np.arange(4), 0.0)  # the gradients stay until the next step
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        return float(torch.stack([g.square().sum() for g in grads]).sum().sqrt())
+
+    free = norm(None)
+    assert norm(free / 2) == pytest.approx(free / 2, rel=1e-4)
+    assert norm(2 * free) == pytest.approx(free, rel=1e-6)  # what is short enough is left alone
