@@ -7,10 +7,11 @@ at real positions; None means that every position counts, padding included.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -134,20 +135,99 @@ class BiLSTM(_Bidirectional):
     cell = nn.LSTM
 
 
+class _Convolved(torch.autograd.Function):
+    """`conv2d` over an image of height 1, with the gradient of its weights by plain products.
+
+    oneDNN works that gradient out at half the pace of products of matrices, and at a quarter where
+    notes are long (`python -m marn.bench convolution`).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, dilation: int
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.options = padding, dilation
+        return _image_convolution(x, weight, bias, padding, dilation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        padding, dilation = ctx.options
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = torch.ops.aten.convolution_backward(
+                _image(gradient),
+                _image(x),
+                weight[:, :, None],
+                None,
+                [1, 1],
+                [0, padding],
+                [1, dilation],
+                False,
+                [0, 0],
+                1,
+                [True, False, False],
+            )[0]
+            of_x = of_x.squeeze(2).transpose(1, 2)
+        if ctx.needs_input_grad[1]:
+            out, channels, kernel = weight.shape
+            taps = weight.new_zeros(kernel, out, channels)
+            for place, tap in enumerate(taps):
+                shift = place * dilation - padding  # position t of the result read t + shift
+                begin, end = max(0, -shift), min(gradient.shape[1], x.shape[1] - shift)
+                if begin < end:
+                    for made, read in zip(gradient, x, strict=True):
+                        tap.addmm_(made[begin:end].T, read[begin + shift : end + shift])
+            of_weight = taps.permute(1, 2, 0)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum((0, 1))
+        return of_x, of_weight, of_bias, None, None
+
+
+def _image(x: Tensor) -> Tensor:
+    """(B, T, C) seen as a channels-last image of height 1, (B, C, 1, T)."""
+    return x.transpose(1, 2)[:, :, None]
+
+
+def _image_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, dilation: int
+) -> Tensor:
+    out = F.conv2d(
+        _image(x), weight[:, :, None], bias, padding=(0, padding), dilation=(1, dilation)
+    )
+    return out.squeeze(2).transpose(1, 2)
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: int = 0, dilation: int = 1
+) -> Tensor:
+    """Convolve over the positions, as `conv1d` does over the last dimension, with stride 1.
+
+    Args:
+        x: (B, T, C).
+        weight: (O, C, K).
+        bias: (O,).
+        padding: zeros before the first and behind the last position.
+        dilation: positions from one tap to the next.
+
+    Returns:
+        (B, T + 2 padding - dilation (K - 1), O).
+    """
+    # Channels last: no copy, and the faster kernel.
+    if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        return _Convolved.apply(x, weight, bias, padding, dilation)
+    return _image_convolution(x, weight, bias, padding, dilation)
+
+
 class Convolution(nn.Conv1d):
     """`nn.Conv1d` over the positions of (B, T, C), with its arguments, weights and start."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, channels_in) -> (B, T', channels_out)."""
-        # (B, T, C) seen as a channels-last image of height 1: no copy, and the faster kernel.
-        out = F.conv2d(
-            x.transpose(1, 2)[:, :, None],
-            self.weight[:, :, None],
-            self.bias,
-            padding=(0, int(self.padding[0])),
-            dilation=(1, self.dilation[0]),
-        )
-        return out[:, :, 0].transpose(1, 2)
+        padding, dilation = int(self.padding[0]), self.dilation[0]
+        return convolve(x, self.weight, self.bias, padding=padding, dilation=dilation)
 
 
 class ResidualConvolution(nn.Module):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from marn import devices
 from marn.errors import MarnError
+from marn.layers import convolve
 
 Fusion = Literal["multiply", "add"]
 Up = Literal["deconv", "conv", "linear"]
@@ -122,10 +123,7 @@ class _Convolution(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, channels_in) -> (B, T, channels_out)."""
         weight = self.weight.transpose(0, 1).flip(2) if self.transposed else self.weight
-        # (B, T, C) seen as a channels-last image of height 1: no copy, and the faster kernel.
-        image = x.transpose(1, 2)[:, :, None]
-        out = F.conv2d(image, weight[:, :, None], padding=(0, 1))
-        return self.norm(out[:, :, 0].transpose(1, 2), mask)
+        return self.norm(convolve(x, weight, padding=1), mask)
 
 
 class _Block(nn.Module):

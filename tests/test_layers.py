@@ -16,6 +16,7 @@ from marn.layers import (
     TanhAttention,
     WordEmbedding,
     attend,
+    convolve,
     length_mask,
 )
 from marn.ram import TokenNorm
@@ -165,14 +166,51 @@ def test_convolution_by_hand():
     assert out.flatten().tolist() == [1.5, 5.5, 6.5]
 
 
-@pytest.mark.parametrize(("size", "padding", "dilation"), [(4, 0, 1), (5, 2, 1), (2, 3, 3)])
-def test_convolution_equals_conv1d(size, padding, dilation):
+def test_gradients_of_a_convolution_by_hand():
+    x = torch.tensor([[[1.0], [3.0]], [[5.0], [0.0]]], requires_grad=True)
+    weight = torch.tensor([[[2.0, 1.0, 4.0]]], requires_grad=True)
+    bias = torch.zeros(1, requires_grad=True)
+    out = convolve(x, weight, bias, padding=1)
+    assert out.flatten().tolist() == [1 + 4 * 3, 2 * 1 + 3, 5, 2 * 5]
+    (out * torch.tensor([[[1.0], [10.0]], [[100.0], [1000.0]]])).sum().backward()
+    # Each tap meets the gradient of the position that read it: note by note, never across notes.
+    assert weight.grad.flatten().tolist() == [10 * 1 + 1000 * 5, 1 + 30 + 500, 1 * 3 + 100 * 0]
+    assert x.grad.flatten().tolist() == [1 + 20, 4 + 10, 100 + 2000, 400 + 1000]
+    assert bias.grad.tolist() == [1111]
+
+
+@pytest.mark.parametrize("notes", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "padding", "dilation"), [(4, 0, 1), (5, 2, 1), (2, 3, 3), (1, 0, 1), (3, 9, 8)]
+)
+def test_convolution_equals_conv1d(notes, size, padding, dilation):
     x, _ = masked_input()
+    sides = x[:notes].clone().requires_grad_(), x[:notes].clone().requires_grad_()
     ours = Convolution(5, 4, size, padding=padding, dilation=dilation).double()
     theirs = nn.Conv1d(5, 4, size, padding=padding, dilation=dilation).double()
     theirs.load_state_dict(ours.state_dict())
-    expected = theirs(x.transpose(1, 2)).transpose(1, 2)
-    assert torch.allclose(ours(x), expected, atol=1e-12)
+    out, expected = ours(sides[0]), theirs(sides[1].transpose(1, 2)).transpose(1, 2)
+    assert torch.allclose(out, expected, atol=1e-12)
+    out.square().sum().backward()
+    expected.square().sum().backward()
+    for mine, other in zip(
+        [sides[0], ours.weight, ours.bias], [sides[1], theirs.weight, theirs.bias], strict=True
+    ):
+        assert torch.allclose(mine.grad, other.grad, atol=1e-12)
+
+
+def test_convolution_in_bf16_is_torchs():
+    x, _ = masked_input()
+    layer = Convolution(5, 4, 3, padding=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x.float())
+        expected = nn.functional.conv1d(
+            x.float().transpose(1, 2), layer.weight, layer.bias, padding=1
+        )
+    assert out.dtype == torch.bfloat16
+    assert torch.allclose(out, expected.transpose(1, 2), atol=0.02)
+    out.float().sum().backward()
+    assert layer.weight.grad.dtype == torch.float32
 
 
 def test_residual_block_by_hand():

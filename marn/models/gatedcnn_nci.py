@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marn.errors import MarnError
-from marn.layers import LabelAttention
+from marn.layers import LabelAttention, convolve
 from marn.models.base import Coder, SharedOptions
 
 
@@ -48,15 +48,9 @@ class GatedPropagation(nn.Module):
         cell = state = x.new_zeros(*x.shape[:2], hidden)
         for level in range(self.levels):
             step = 2**level
-            # (B, T, C) seen as a channels-last image of height 1: no copy, the faster kernel.
             seen = F.pad(torch.cat([x, state], dim=2), (0, 0, step * (kernel - 1), 0))
-            gates = F.conv2d(
-                seen.transpose(1, 2)[:, :, None],
-                self.weight[:, :, None],
-                self.bias,
-                dilation=(1, step),
-            )
-            inner, outer, new, keep = gates[:, :, 0].transpose(1, 2).chunk(4, dim=2)
+            gates = convolve(seen, self.weight, self.bias, dilation=step)
+            inner, outer, new, keep = gates.chunk(4, dim=2)
             before = F.pad(cell, (0, 0, step, 0))[:, : x.shape[1]]
             cell = torch.sigmoid(keep) * before + torch.sigmoid(inner) * torch.tanh(new)
             state = torch.sigmoid(outer) * torch.tanh(cell)
