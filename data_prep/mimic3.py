@@ -297,26 +297,26 @@ def read_notes(raw: Path, dropped: Counter[str], *, synthetic: bool = False) -> 
     columns = ("ROW_ID", "SUBJECT_ID", "HADM_ID", "CHARTDATE", "CATEGORY", "TEXT")
     seen: set[str] = set()
     found = 0
-    for line, (row, subject, admission, date, kind, text) in tables.read(path, columns):
+    for place, (row, subject, admission, date, kind, text) in tables.read(path, columns):
         if kind.strip().casefold() != _DISCHARGE:
             dropped["notes of other categories"] += 1
             continue
         found += 1
-        row_id = tables.identifier(path, line, row)
+        row_id = tables.identifier(path, place, row)
         if row_id is not None and row_id in seen:
             dropped["notes with a ROW_ID seen before"] += 1
             continue
-        hadm_id = tables.identifier(path, line, admission)
+        hadm_id = tables.identifier(path, place, admission)
         if hadm_id is None:
             dropped["notes without HADM_ID"] += 1
             continue
-        subject_id = tables.identifier(path, line, subject)
+        subject_id = tables.identifier(path, place, subject)
         if subject_id is None:
-            raise tables.fault(path, line, "no SUBJECT_ID, by which notes are split.")
+            raise tables.fault(path, place, "no SUBJECT_ID, by which notes are split.")
         if synthetic and int(hadm_id) < _FIRST_SYNTHETIC:
             raise tables.fault(
                 path,
-                line,
+                place,
                 f"admission {hadm_id} is not the teaching hospital's, though {raw} bears its "
                 "mark. Keep real tables in a folder of their own.",
             )
@@ -348,9 +348,9 @@ def read_codings(
     for kind, name in CODE_TABLES.items():
         path = tables.require(raw, name)
         seen: set[str] = set()
-        for line, (row, admission, code) in tables.read(path, ("ROW_ID", "HADM_ID", "ICD9_CODE")):
-            row_id = tables.identifier(path, line, row)
-            hadm_id = tables.identifier(path, line, admission)
+        for place, (row, admission, code) in tables.read(path, ("ROW_ID", "HADM_ID", "ICD9_CODE")):
+            row_id = tables.identifier(path, place, row)
+            hadm_id = tables.identifier(path, place, admission)
             if row_id is not None and row_id in seen:
                 dropped[f"{name} rows with a ROW_ID seen before"] += 1
                 continue
@@ -389,11 +389,11 @@ def read_titles(raw: Path, kind: str) -> dict[str, str]:
 
 def _read_passages(path: Path) -> Iterator[Passage]:
     columns = ("ROW_ID", "KIND", "ICD9_CODE", "BEGIN", "END", "ROLE")
-    for line, (row, kind, code, begin, end, role) in tables.read(path, columns):
+    for place, (row, kind, code, begin, end, role) in tables.read(path, columns):
         pair: Pair = (kind.strip(), code.strip())
-        numbers = [tables.identifier(path, line, value) for value in (row, begin, end)]
+        numbers = [tables.identifier(path, place, value) for value in (row, begin, end)]
         written = Icd9.dotted(*pair) if pair[0] in CODE_TABLES else None
         if None in numbers or written is None:
-            raise tables.fault(path, line, "not a passage of a note. Write the hospital again.")
+            raise tables.fault(path, place, "not a passage of a note. Write the hospital again.")
         row_id, first, last = (number or "" for number in numbers)
         yield Passage(row_id, pair[0], written, int(first), int(last), role.strip())

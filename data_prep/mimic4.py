@@ -155,23 +155,23 @@ def read_notes(note: Path, dropped: Counter[str]) -> Iterator[Note]:
     path = tables.require(note, NOTES_TABLE)
     columns = ("note_id", "subject_id", "hadm_id", "note_seq", "charttime", "text")
     seen: set[str] = set()
-    for line, (note_id, subject, admission, order, date, text) in tables.read(path, columns):
+    for place, (note_id, subject, admission, order, date, text) in tables.read(path, columns):
         key = note_id.strip()
-        hadm_id = tables.identifier(path, line, admission)
+        hadm_id = tables.identifier(path, place, admission)
         if key and key in seen:
             dropped["notes with a note_id seen before"] += 1
             continue
         seen.add(key)
-        subject_id = tables.identifier(path, line, subject)
-        place = tables.identifier(path, line, order)
+        subject_id = tables.identifier(path, place, subject)
+        sequence = tables.identifier(path, place, order)
         if hadm_id is None:
             dropped["notes without hadm_id"] += 1
         elif subject_id is None:
-            raise tables.fault(path, line, "no subject_id, by which notes are split.")
+            raise tables.fault(path, place, "no subject_id, by which notes are split.")
         elif not text.strip():
             dropped["notes that are empty"] += 1
         else:
-            yield Note(hadm_id, subject_id, text, (date.strip(), int(place or 0)), key)
+            yield Note(hadm_id, subject_id, text, (date.strip(), int(sequence or 0)), key)
 
 
 def read_codings(
@@ -191,16 +191,16 @@ def read_codings(
     for kind, name in CODE_TABLES.items():
         path = tables.require(hosp, name)
         columns = ("hadm_id", "icd_code", "icd_version")
-        for line, (admission, code, edition) in tables.read(path, columns):
-            hadm_id = tables.identifier(path, line, admission)
+        for place, (admission, code, edition) in tables.read(path, columns):
+            hadm_id = tables.identifier(path, place, admission)
             written = code.strip()
             if hadm_id is None:
                 dropped[f"{name} rows without hadm_id"] += 1
             elif not written:
                 dropped[f"{name} rows without a code"] += 1
-            elif (found := tables.identifier(path, line, edition)) != scheme.version:
+            elif (found := tables.identifier(path, place, edition)) != scheme.version:
                 if found not in ("9", "10"):
-                    raise tables.fault(path, line, f"icd_version {edition!r} is neither 9 nor 10.")
+                    raise tables.fault(path, place, f"icd_version {edition!r} is neither 9 nor 10.")
                 dropped[f"{name} rows of ICD-{found}"] += 1
             elif (whole := scheme.dotted(kind, written)) is None:
                 dropped[f"{name} rows whose code has no form of {scheme.name}"] += 1

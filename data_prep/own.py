@@ -138,14 +138,14 @@ def _read_table(path: Path, places: dict[str, str], dropped: Counter[str]) -> It
     """Yield the notes of a table, and enter their splits into `places`."""
     seen: set[str] = set()
     optional = ("subject_id", "split")
-    for line, (written, text, patient, name) in tables.read(path, ("note_id", "text"), optional):
-        note = _note_id(path, line, written)
+    for place, (written, text, patient, name) in tables.read(path, ("note_id", "text"), optional):
+        note = _note_id(path, place, written)
         if note in seen:
             dropped["notes with a note_id seen before"] += 1
             continue
         seen.add(note)
         if name.strip():
-            places[note] = _split(path, line, name.strip())
+            places[note] = _split(path, place, name.strip())
         yield Note(note, patient.strip() or note, text)
 
 
@@ -169,9 +169,9 @@ def _read_codings(
     path: Path, form: Callable[[str, str], str | None], dropped: Counter[str], uses: Counter[Pair]
 ) -> Iterator[Coding]:
     """Yield the codes of a table, and count them in `uses`."""
-    for line, (written, kind, code) in tables.read(path, ("note_id", "kind", "code")):
-        note = _note_id(path, line, written)
-        pair = _kind(path, line, kind), form(kind.strip(), code)
+    for place, (written, kind, code) in tables.read(path, ("note_id", "kind", "code")):
+        note = _note_id(path, place, written)
+        pair = _kind(path, place, kind), form(kind.strip(), code)
         if not code.strip():
             dropped["rows without a code"] += 1
         elif pair[1] is None:
@@ -188,8 +188,8 @@ def _read_titles(
     titles: dict[Pair, str] = {}
     above: dict[Pair, CodeEntry] = {}
     columns, optional = ("kind", "code", "title"), ("category", "category_title")
-    for line, (kind, written, title, category, name) in tables.read(path, columns, optional):
-        code = form(_kind(path, line, kind), written)
+    for place, (kind, written, title, category, name) in tables.read(path, columns, optional):
+        code = form(_kind(path, place, kind), written)
         if code is None:
             dropped["titles of codes that have no form of the system"] += 1
             continue
@@ -206,20 +206,20 @@ def _any_code(kind: str, written: str) -> str | None:
     return code if _CODE.fullmatch(code) else None
 
 
-def _note_id(path: Path, line: int, written: str) -> str:
+def _note_id(path: Path, place: int, written: str) -> str:
     note = written.strip()
     if not note or len(note) > 200:
-        raise tables.fault(path, line, f"{note[:40]!r} is no note_id. Give 1 to 200 characters.")
+        raise tables.fault(path, place, f"{note[:40]!r} is no note_id. Give 1 to 200 characters.")
     return note
 
 
-def _kind(path: Path, line: int, written: str) -> str:
+def _kind(path: Path, place: int, written: str) -> str:
     if written.strip() not in _KINDS:
-        raise tables.fault(path, line, f"kind {written[:40]!r} is neither dx nor pr.")
+        raise tables.fault(path, place, f"kind {written[:40]!r} is neither dx nor pr.")
     return written.strip()
 
 
-def _split(path: Path, line: int, written: str) -> str:
+def _split(path: Path, place: int, written: str) -> str:
     if written not in SPLITS:
-        raise tables.fault(path, line, f"split {written[:40]!r} is none of {', '.join(SPLITS)}.")
+        raise tables.fault(path, place, f"split {written[:40]!r} is none of {', '.join(SPLITS)}.")
     return written

@@ -1,10 +1,11 @@
 """The rows of a CSV file: what `csv.reader` gives, several times as fast where fields are long.
 
-A piece of the file is parted at its quotes. Parts at even places stand outside of quotes and hold
-every comma and line end that means something; a quoted field, however long, is one part and is
-never looked into. The rest of the file is left to the csv module, whose word on it is final, where
-fields are short or anything is out of the ordinary: a quote within an unquoted field, text behind a
-closed quote, a carriage return by itself, a last row without its line end, a field without end.
+A piece of the file is parted at its quotes. Parts at even places stand outside of quotes; joined,
+with a mark for each quoted part between them, they are short, and hold every comma and line end
+that means something. A quoted field, however long, is never looked into. The rest of the file is
+left to the csv module, whose word on it is final, where fields are short or anything is out of the
+ordinary: a quote within an unquoted field, text behind a closed quote, a carriage return by itself,
+a last row without its line end, a field without end.
 """
 
 from __future__ import annotations
@@ -14,30 +15,26 @@ import io
 from collections.abc import Iterator
 from itertools import chain
 
-import numpy as np
-
 _PIECE = 1 << 20  # characters read at once
 _SHORT = 64  # with fewer characters between quotes the csv module is the faster one
-
-Row = tuple[int, list[str]]
-"""The line that a row begins on, counted from 1, and its fields."""
+_MARK = "\0"  # of a quoted part; no table holds this character (`data_prep.tables`)
 
 
 class Rows:
     """The rows of a file, gone through once.
 
     Args:
-        file: opened with `newline=""`.
+        file: opened with `newline=""`, without a NUL.
         limit: characters in a field at most.
     """
 
     def __init__(self, file: io.TextIOWrapper, limit: int) -> None:
         self._file, self._limit = file, limit
-        self.line = 1
-        """The line that the row being read, or that cannot be read, begins on."""
+        self.passed = 0
+        """Rows that were yielded."""
 
-    def __iter__(self) -> Iterator[Row]:
-        """Yield the rows.
+    def __iter__(self) -> Iterator[list[str]]:
+        """Yield the fields of each row.
 
         Raises:
             csv.Error: if the file breaks the rules of the strict dialect.
@@ -47,103 +44,84 @@ class Rows:
             yield from self._left_to_csv(text)
             return
         while text:
-            rows, used, lines, is_ordinary = _whole_rows(text)
-            first = self.line
-            for offset, row in rows:
-                self.line = first + offset
-                if max(map(len, row), default=0) > self._limit:
-                    raise csv.Error(f"field larger than field limit ({self._limit})")
-                yield self.line, row
-            self.line = first + lines
+            found = _whole_rows(text)
+            if found is None or len(text) > self._limit:
+                yield from self._left_to_csv(text)
+                return
+            rows, used = found
+            for row in rows:
+                yield row
+                self.passed += 1
             text = text[used:]
-            more = "" if not is_ordinary or len(text) > self._limit else self._file.read(_PIECE)
-            if not more:
-                if text:
-                    yield from self._left_to_csv(text)
+            more = self._file.read(_PIECE)
+            if text and not more:
+                yield from self._left_to_csv(text)
                 return
             text += more
 
-    def _left_to_csv(self, text: str) -> Iterator[Row]:
+    def _left_to_csv(self, text: str) -> Iterator[list[str]]:
         """Read the rest of the file, of which the beginning is given, with the csv module."""
-        before = self.line - 1
         begun = io.StringIO(text + self._file.readline(), newline="")
-        reader = csv.reader(chain(begun, self._file), strict=True)
-        for row in reader:
-            yield self.line, row
-            self.line = before + reader.line_num + 1
+        # The csv module has a limit of its own, which is the process's and may be larger.
+        is_long = len(text) > self._limit
+        for row in csv.reader(chain(begun, self._file), strict=True):
+            if is_long and max(map(len, row), default=0) > self._limit:
+                raise csv.Error(f"field larger than field limit ({self._limit})")
+            yield row
+            self.passed += 1
 
 
-def _whole_rows(text: str) -> tuple[list[Row], int, int, bool]:
+def line_of(file: io.TextIOWrapper, row: int) -> int:
+    """Return the line, counted from 1, that a row of a file begins on.
+
+    Args:
+        file: from its beginning, opened with `newline=""`.
+        row: counted from 0; those before it can be read.
+    """
+    reader = csv.reader(file, strict=True)
+    for _ in range(row):
+        next(reader)
+    return reader.line_num + 1
+
+
+def _whole_rows(text: str) -> tuple[list[list[str]], int] | None:
     """Read the rows that lie in a piece of a file as a whole.
 
     Args:
         text: begins where a row does.
 
     Returns:
-        The rows, each with the number of lines before it; how many characters and how many lines
-        they take up; and False if the csv module must read what follows.
+        The rows, and how many characters they take up; None if the csv module must read the piece.
     """
-    rows: list[Row] = []
-    row: list[str] = []
-    field: list[str] | None = None  # the parts of a quoted field
-    line = begin = place = used = (
-        0  # lines so far, and where the row begins; likewise in characters
-    )
     parts = text.split('"')
-    last = len(parts) - 1
-    for number, part in enumerate(parts):
-        place += len(part) + 1  # behind the quote that ends the part
-        if number % 2:
-            field = [] if field is None else field
-            field.append(part)
-            line += _lines(part)
-            continue
-        if field is not None and not part:
-            if number < last:
-                field.append('"')  # two quotes, which stand for one
-                continue
-            break  # the end of the piece: another quote may follow
-        lines = (part.replace("\r\n", "\n") if "\r" in part else part).split("\n")
-        is_end = number == last
-        if "\r" in lines[-1] and is_end:
-            lines[-1] = ""  # of a row that is not whole yet: looked at again with the next piece
-        if "\r" in part and any("\r" in one for one in lines):
-            return rows, used, begin, False
-        if field is not None:
-            if lines[0][:1] not in ("", ","):
-                return rows, used, begin, False
-            row.append("".join(field))
-            field = None
-            opening = lines[0].split(",")[1:]
-        else:
-            opening = lines[0].split(",") if lines[0] else []
-        if len(lines) > 1:
-            row += opening
-            rows.append((begin, row))
-            rows += [
-                (line + offset, one.split(",") if one else [])
-                for offset, one in enumerate(lines[1:-1], start=1)
-            ]
-            line += len(lines) - 1
-            begin = line
-            used = place - 1 - len(part) + part.rindex("\n") + 1
-            row = []
-            opening = lines[-1].split(",") if lines[-1] else []
-        if is_end:
-            break
-        # A quote follows: it opens a field only behind a comma or at the beginning of a row.
-        if opening:
-            if opening.pop():
-                return rows, used, begin, False
-            row += opening
-    return rows, used, begin, True
-
-
-def _lines(part: str) -> int:
-    """Count line ends, of which a carriage return by itself is one."""
-    lone = part.count("\r") - part.count("\r\n") if "\r" in part else 0
-    if len(part) < _SHORT:
-        return lone + part.count("\n")
-    # The count of `str` looks at one character after the other; this takes half the time.
-    written = np.frombuffer(part.encode(), dtype=np.uint8)
-    return lone + int(np.count_nonzero(written == ord("\n")))
+    quoted = parts[1::2]
+    skeleton = _MARK.join(parts[0::2])
+    if len(parts) % 2 == 0:
+        skeleton += _MARK  # the last quote is open: its part is in the row that is not whole
+    end = skeleton.rfind("\n") + 1
+    # What lies behind the last whole row: its characters outside of quotes, each quoted part and
+    # the quotes of it, of which the last may lack the closing one.
+    marks = skeleton.count(_MARK, end)
+    behind = len(skeleton) - end + marks + sum(map(len, quoted[len(quoted) - marks :]))
+    behind -= len(parts) % 2 == 0
+    skeleton = skeleton[:end]
+    if "\r" in skeleton:
+        skeleton = skeleton.replace("\r\n", "\n")
+        if "\r" in skeleton:
+            return None
+    given = iter(quoted)
+    rows = []
+    for line in skeleton.split("\n")[:-1]:
+        row = line.split(",") if line else []
+        if _MARK in line:
+            for place, field in enumerate(row):
+                if field == _MARK:
+                    row[place] = next(given)
+                elif _MARK in field:
+                    marks = len(field)
+                    if field != _MARK * marks:
+                        return None
+                    # Two quotes in a quoted field, which stand for one.
+                    row[place] = '"'.join([next(given) for _ in range(marks)])
+        rows.append(row)
+    return rows, len(text) - behind

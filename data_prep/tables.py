@@ -17,7 +17,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import IO, cast
 
-from data_prep.rows import Rows
+from data_prep.rows import Rows, line_of
 from marn.errors import MarnError
 
 FIELD_LIMIT = 1 << 24
@@ -99,8 +99,8 @@ def read(
         optional: names of columns that may be absent; then their fields are empty.
 
     Yields:
-        The line a row begins on (counted from 1) and its fields in the order of `columns`, then
-        of `optional`.
+        The place of a row (0 is the header), by which `fault` finds its line, and its fields in the
+        order of `columns`, then of `optional`.
 
     Raises:
         MarnError: naming file and line, if the file is empty, lacks a column, is not UTF-8, holds
@@ -113,20 +113,20 @@ def read(
             checked = cast("IO[bytes]", io.BufferedReader(_WithoutNul(binary), 1 << 20))
             reader = Rows(io.TextIOWrapper(checked, encoding="utf-8", newline=""), FIELD_LIMIT)
             rows = iter(reader)
-            _, header = next(rows, (1, []))
+            header = next(rows, [])
             if not header:
                 raise MarnError(f"{path} is empty. Get a fresh copy of it.")
             places = _places(path, header, columns, optional)
             pick = itemgetter(*[len(header) if place is None else place for place in places])
             absent = [""] if None in places else []
             width = len(header)
-            for line, row in rows:
+            for place, row in enumerate(rows, start=1):
                 if len(row) == width:
-                    yield line, pick(row + absent if absent else row)
+                    yield place, pick(row + absent if absent else row)
                 elif row:
                     raise fault(
                         path,
-                        line,
+                        place,
                         f"{len(row)} fields instead of {width}. The file is cut or a quote is "
                         "missing; get a fresh copy of it.",
                     )
@@ -139,13 +139,13 @@ def read(
         elif "new-line character" in what:
             what = "a carriage return outside quotes"
         raise fault(
-            path, reader.line, f"{what}. The file is cut or damaged; get a fresh copy of it."
+            path, reader.passed, f"{what}. The file is cut or damaged; get a fresh copy of it."
         ) from None
     except UnicodeDecodeError:
         raise _undecodable(path) from None
     except _NulError:
         line = next(number for number, line in _lines(path) if b"\0" in line)
-        raise fault(
+        raise _fault_on(
             path, line, "a NUL byte. The file is damaged; get a fresh copy of it."
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -173,17 +173,34 @@ def read_text(path: Path) -> str:
         raise MarnError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def fault(path: Path, line: int, what: str) -> MarnError:
-    """Return the error that names a place in a table."""
+def fault(path: Path, place: int, what: str) -> MarnError:
+    """Return the error that names a row of a table, by the line it begins on.
+
+    Lines are counted now, by reading the table again: seldom, so that reading need not count them.
+
+    Args:
+        path: the table.
+        place: of the row, as `read` yields it.
+        what: is wrong, and the remedy.
+    """
+    with _open(path) as binary:
+        whole = io.BufferedReader(cast("io.RawIOBase", binary))
+        text = io.TextIOWrapper(
+            cast("IO[bytes]", whole), encoding="utf-8-sig", errors="replace", newline=""
+        )
+        return _fault_on(path, line_of(text, place), what)
+
+
+def _fault_on(path: Path, line: int, what: str) -> MarnError:
     return MarnError(f"{path}, row at line {line}: {what}")
 
 
-def identifier(path: Path, line: int, value: str) -> str | None:
+def identifier(path: Path, place: int, value: str) -> str | None:
     """Read an id (ROW_ID, SUBJECT_ID, HADM_ID).
 
     Args:
         path: the table, for the error.
-        line: the row, for the error.
+        place: of the row, for the error.
         value: the field; "145834.0", as a data frame writes it, means 145834.
 
     Returns:
@@ -203,7 +220,7 @@ def identifier(path: Path, line: int, value: str) -> str | None:
     # Where columns have slipped this may be a piece of a note, which an error must not show.
     shown = repr(value[:40]) if re.fullmatch(r"\S{1,5000}", value) else "a text"
     raise fault(
-        path, line, f"{shown} is no id. Expected a whole number of at most {ID_DIGITS} digits."
+        path, place, f"{shown} is no id. Expected a whole number of at most {ID_DIGITS} digits."
     )
 
 
@@ -268,7 +285,7 @@ def _undecodable(path: Path) -> MarnError:
             line.decode("utf-8")
         except UnicodeDecodeError as error:
             byte = line[error.start]
-            return fault(
+            return _fault_on(
                 path,
                 number,
                 f"byte 0x{byte:02x} is not UTF-8 (Latin-1, it seems). Convert the file with: "

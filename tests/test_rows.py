@@ -8,13 +8,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep import rows
-from data_prep.rows import Rows
+from data_prep.rows import Rows, line_of
 
 LIMIT = 1 << 24
 
 
 def _expected(text):
-    """Rows with the lines they begin on, and whether the csv module stops with an error."""
+    """Rows with the lines they begin on, and the line on which the csv module finds an error."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     found, line = [], 1
     try:
@@ -26,15 +26,20 @@ def _expected(text):
     return found, None
 
 
+def _file(text):
+    return io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8", newline="")
+
+
 def _found(text, limit=LIMIT):
-    file = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8", newline="")
-    reader = Rows(file, limit)
+    reader = Rows(_file(text), limit)
     found = []
     try:
         for row in reader:
-            found.append(row)
+            found.append((line_of(_file(text), len(found)), row))
     except csv.Error:
-        return found, reader.line
+        assert reader.passed == len(found)
+        return found, line_of(_file(text), reader.passed)
+    assert reader.passed == len(found)
     return found, None
 
 
@@ -112,13 +117,11 @@ def test_long_fields_are_not_left_to_the_csv_module(monkeypatch):
         raise AssertionError("left to the csv module")
 
     note = 'word, and ""more"" words\n'
-    text = f'a,b\n1,"{note * 9}"\n2,"x"\n'
+    text = f'a,b\n1,"{note * 9}"\n2,"x"\n\n'
     monkeypatch.setattr(rows, "_PIECE", 16)
     monkeypatch.setattr(rows.csv, "reader", never)
-    found, error = _found(text + "\n")
-    assert error is None
-    assert [line for line, _ in found] == [1, 2, 12, 13]
-    assert found[-1] == (13, [])
+    found = list(Rows(_file(text), LIMIT))
+    assert found == [["a", "b"], ["1", note.replace('""', '"') * 9], ["2", "x"], []]
 
 
 def test_short_fields_are(monkeypatch):
@@ -127,10 +130,11 @@ def test_short_fields_are(monkeypatch):
     assert _found('"a","b"\n"1","2"\n') == ([(1, ["a", "b"]), (2, ["1", "2"])], None)
 
 
+@pytest.mark.parametrize("of_process", [40, 1 << 20])
 @pytest.mark.parametrize("text", ['a\n"' + "b" * 50 + '"\n', 'a\n"' + "b" * 500])
-def test_a_field_over_the_limit(monkeypatch, text):
+def test_a_field_over_the_limit(monkeypatch, text, of_process):
     monkeypatch.setattr(rows, "_PIECE", 8)
-    before = csv.field_size_limit(40)
+    before = csv.field_size_limit(of_process)
     try:
         assert _found(text, limit=40) == ([(1, ["a"])], 2)
     finally:

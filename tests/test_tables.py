@@ -31,9 +31,19 @@ def table(tmp_path):
     return write
 
 
-def test_columns_by_name_in_any_case_and_lines_counted(table):
+def test_columns_by_name_in_any_case_and_rows_counted(table):
     path = table('"row_id","Other","text"\n1,,"one\ntwo ""quoted"", three"\n\n2,x,\n')
-    assert _read(path) == [(2, ("1", 'one\ntwo "quoted", three')), (5, ("2", ""))]
+    assert _read(path) == [(1, ("1", 'one\ntwo "quoted", three')), (3, ("2", ""))]
+    for place, line in [(0, 1), (1, 2), (3, 5)]:
+        said = str(tables.fault(path, place, "wrong."))
+        assert said == f"{path}, row at line {line}: wrong."
+
+
+def test_a_fault_is_found_in_a_zipped_table_whatever_lies_behind_it(table):
+    data = b'\xef\xbb\xbf"ROW_ID",TEXT\n"1","a\nb"\nx,c\n2,\xff\n'
+    path = table(gzip.compress(data), "T.csv.gz")
+    with pytest.raises(MarnError, match=r"T\.csv\.gz, row at line 4: 'x' is no id"):
+        tables.identifier(path, 2, "x")
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -144,6 +154,6 @@ def test_identifiers(tmp_path, written, read):
 
 
 @pytest.mark.parametrize("written", ["145834.5", "-1", "1e5", "A7", "1 2", "٣"])
-def test_identifiers_that_are_none(tmp_path, written):
-    with pytest.raises(MarnError, match=r"line 12: .* is no id"):
-        tables.identifier(tmp_path, 12, written)
+def test_identifiers_that_are_none(table, written):
+    with pytest.raises(MarnError, match=r"line 3: .* is no id"):
+        tables.identifier(table("ROW_ID,TEXT\n1,a\n,b\n"), 2, written)

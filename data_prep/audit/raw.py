@@ -67,9 +67,9 @@ class _Rows:
         for kind, name in mimic3.CODE_TABLES.items():
             path = tables.require(raw, name)
             seen: set[tuple[str, str]] = set()
-            for line, (admission, code) in tables.read(path, ("HADM_ID", "ICD9_CODE")):
+            for place, (admission, code) in tables.read(path, ("HADM_ID", "ICD9_CODE")):
                 rows.count += 1
-                id_, code = tables.identifier(path, line, admission), code.strip().upper()
+                id_, code = tables.identifier(path, place, admission), code.strip().upper()
                 if id_ is None:
                     rows.homeless += 1
                 elif not code:
@@ -213,8 +213,8 @@ def _admissions(raw: Path, rows: _Rows) -> list[Finding]:
     if path is None:
         return []
     stays: dict[str, str] = {}
-    for line, (subject, admission) in tables.read(path, ("SUBJECT_ID", "HADM_ID")):
-        who, stay = (tables.identifier(path, line, value) for value in (subject, admission))
+    for place, (subject, admission) in tables.read(path, ("SUBJECT_ID", "HADM_ID")):
+        who, stay = (tables.identifier(path, place, value) for value in (subject, admission))
         if who is not None and stay is not None:
             stays[stay] = who
     patients = Counter(stays.values())
@@ -233,14 +233,14 @@ def _notes(raw: Path, rows: _Rows, progress: Progress) -> list[Finding]:
     path = tables.require(raw, "NOTEEVENTS")
     pieces: Counter[str] = Counter()
     count = summaries = empty = homeless = 0
-    for line, (admission, kind, text) in tables.read(path, ("HADM_ID", "CATEGORY", "TEXT")):
+    for place, (admission, kind, text) in tables.read(path, ("HADM_ID", "CATEGORY", "TEXT")):
         count += 1
         if count % 500_000 == 0:
             progress(f"notes: {count:,} rows")
         if kind.strip().casefold() != "discharge summary":
             continue
         summaries += 1
-        if (id_ := tables.identifier(path, line, admission)) is None:
+        if (id_ := tables.identifier(path, place, admission)) is None:
             homeless += 1
         elif not text.strip():
             empty += 1
