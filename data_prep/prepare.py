@@ -217,33 +217,36 @@ def prepare(
             dropped["codes kept without a category"] += parent.count(-1)
             said += f", in {len(codes['ccs'])} categories"
         progress(said)
-        vocabulary = store.settle(members["train"], choices.min_count)
-        progress(f"vocabulary: {len(vocabulary.words):,} of {len(store.words):,} words")
-
         column = {(entry.kind, entry.code): place for place, entry in enumerate(icd)}
         marked = _Marked(store.admissions, members, column)
         if passages is not None:
             marked.read(passages, dropped)
-        writer = CorpusWriter(folder, vocabulary, codes, parent, sorted(marked.roles))
-        for name, ids in members.items():
-            rows = [sorted(column[pair] for pair in assigned[id_]) for id_ in ids]
-            parts = [store.admissions[id_] for id_ in ids]
-            writer.split(
-                name,
-                ids=ids,
-                subjects=[part.subject for part in parts],
-                lengths=np.array([part.tokens for part in parts], dtype=np.int64),
-                text_bytes=np.array([part.bytes for part in parts], dtype=np.int64),
-                notes=((store.tokens(part), store.text(part)) for part in parts),
-                columns={
-                    task: rows
-                    if task == "icd"
-                    else [sorted({parent[place] for place in row} - {-1}) for row in rows]
-                    for task in codes
-                },
-                evidence=None if passages is None else marked.rows(name),
-            )
-            progress(f"{name}: {len(ids):,} notes written")
+        writer = CorpusWriter(folder, codes, parent, sorted(marked.roles))
+        parts = {name: [store.admissions[id_] for id_ in ids] for name, ids in members.items()}
+        texts = {
+            name: (np.array([part.bytes for part in its], np.int64), map(store.text, its))
+            for name, its in parts.items()
+        }
+        with writer.texts(texts):
+            vocabulary = store.settle(members["train"], choices.min_count)
+            progress(f"vocabulary: {len(vocabulary.words):,} of {len(store.words):,} words")
+            for name, ids in members.items():
+                rows = [sorted(column[pair] for pair in assigned[id_]) for id_ in ids]
+                writer.split(
+                    name,
+                    ids=ids,
+                    subjects=[part.subject for part in parts[name]],
+                    lengths=np.array([part.tokens for part in parts[name]], dtype=np.int64),
+                    tokens=map(store.tokens, parts[name]),
+                    columns={
+                        task: rows
+                        if task == "icd"
+                        else [sorted({parent[place] for place in row} - {-1}) for row in rows]
+                        for task in codes
+                    },
+                    evidence=None if passages is None else marked.rows(name),
+                )
+                progress(f"{name}: {len(ids):,} notes written")
     if choices.vectors != "none":
         learn_from = ["train"] if choices.vectors == "train" else list(members)
         vectors = word2vec(
@@ -254,6 +257,7 @@ def prepare(
         )
         writer.vectors(vectors, {"notes": choices.vectors, "seed": choices.seed})
     return writer.finish(
+        vocabulary=vocabulary,
         name=origin.name,
         source=origin.source,
         text=origin.text,

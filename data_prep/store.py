@@ -1,9 +1,9 @@
 """All notes of a source on disk, as text and as numbers of words; in memory only an index of them.
 
-One process reads the notes and writes their text; splitting it into words and numbering these,
-which is most of the work, is done by as many processes as one likes. Each numbers the words it
-meets in its own way, and the numbers are brought together afterwards; so the corpus is the same
-whatever their number.
+One process reads the notes and writes their text. Splitting it into words and numbering these,
+which is most of the work, is done by as many processes as one likes, and by the one that reads
+whenever the others have enough to do. Each numbers the words it meets in its own way, and the
+numbers are brought together afterwards; so the corpus is the same whatever their number.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ from data_prep.words import Words
 from marn.errors import MarnError
 from marn.text import Vocabulary
 
-CHUNK_BYTES = 1 << 22
+CHUNK_BYTES = 1 << 21
 """Text handed to a process at once. A source with less than that is not worth a second process."""
 CHUNK_NOTES = 2_000
 """Notes handed to a process at once, so that what is said to it fits into a pipe (64 KiB)."""
 MOST_WORKERS = 4
-"""Processes by default, at most. One process reads the table, which takes about a quarter of the
-time that splitting takes (on 250 MB of notes, 1.0 s and 3.7 s of one core): with more than four to
-split, they would wait for it."""
+"""Processes by default, at most. One of them reads the table, which takes about a fourth of the
+time that splitting takes: with more of them, they would wait for it."""
 
+_RUN = 1 << 18  # words counted together
 _AHEAD = 2  # chunks under way for each process: one at work, one waiting
 
 Progress = Callable[[str], None]
@@ -103,7 +103,6 @@ class _Splitter:
         self._text, self._tokens = text.open("rb"), tokens.open("wb", buffering=0)
         self._words = Words()
         self._said = 0
-        self._answers: deque[tuple[np.ndarray, list[str]]] = deque()
 
     def split(self, first: int, sizes: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Split notes that lie one behind the other.
@@ -123,14 +122,6 @@ class _Splitter:
         new = self._words.words[self._said :]
         self._said += len(new)
         return counts, new
-
-    def give(self, first: int, sizes: np.ndarray) -> None:
-        """Split here and now what a process of its own would split later."""
-        self._answers.append(self.split(first, sizes))
-
-    def take(self) -> tuple[np.ndarray, list[str]]:
-        """Return what `split` gave for the oldest notes given."""
-        return self._answers.popleft()
 
     def close(self) -> None:
         """Close the files."""
@@ -152,9 +143,18 @@ def _serve(pipe: Connection, text: Path, tokens: Path) -> None:
 
 
 class _Process:
-    """A splitter in a process of its own."""
+    """A splitter in a process of its own.
 
-    def __init__(self, text: Path, tokens: Path) -> None:
+    Args:
+        file: number of the file of its words.
+        text: the file to read.
+        tokens: the file to write.
+    """
+
+    def __init__(self, file: int, text: Path, tokens: Path) -> None:
+        self.file = file
+        self.under_way: deque[_Chunk] = deque()
+        """What was given and not taken back."""
         # Spawned, not forked: the one way that is the same on every system and safe with threads.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -162,21 +162,26 @@ class _Process:
         self._process.start()
         theirs.close()
 
-    def give(self, first: int, sizes: np.ndarray) -> None:
-        """Send notes to be split; `take` returns the answers in the same order."""
+    def give(self, chunk: _Chunk) -> None:
+        """Send notes to be split; `take` returns them in the same order."""
+        self.under_way.append(chunk)
         try:
-            self._pipe.send((first, sizes))
+            self._pipe.send((chunk.first_byte, chunk.sizes))
         except ConnectionError:
             while True:  # what it died of stands behind its last answers, unless it was killed
                 self.take()
 
-    def take(self) -> tuple[np.ndarray, list[str]]:
-        """Wait for the oldest answer."""
+    def has_answer(self) -> bool:
+        """Whether `take` would not wait."""
+        return bool(self.under_way) and self._pipe.poll()
+
+    def take(self) -> tuple[_Chunk, np.ndarray, list[str]]:
+        """Wait for the oldest answer: what was given, and what `_Splitter.split` made of it."""
         with _watched():
             answer = self._pipe.recv()
         if isinstance(answer, OSError):
             raise answer
-        return answer
+        return self.under_way.popleft(), *answer
 
     def close(self) -> None:
         """End the process, whatever it does."""
@@ -207,12 +212,22 @@ class _Entry(NamedTuple):
     chars: int
 
 
+class _Chunk(NamedTuple):
+    """Notes that lie one behind the other in the file of the text."""
+
+    first_byte: int
+    """On which they begin."""
+    sizes: np.ndarray
+    """(N,) int64, bytes of each."""
+    entries: list[_Entry]
+
+
 class Store:
     """All notes on disk, with an index in memory; use as a context, which removes the files.
 
     Args:
         folder: where to put the files; made here, removed at the end.
-        workers: processes that split notes into words; 1 does it here.
+        workers: processes that split notes into words, this one among them.
     """
 
     def __init__(self, folder: Path, workers: int = 1) -> None:
@@ -221,7 +236,7 @@ class Store:
         """Every admission with a note that has a word."""
         self.words: list[str] = []
         """All words; the place of each is its provisional number."""
-        self._splitters: list[_Splitter | _Process] = []
+        self._processes: list[_Process] = []
         self._tokens: list[BinaryIO] = []
 
     def __enter__(self) -> Self:
@@ -230,7 +245,7 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_splitting()
+        self._end_processes()
         for file in (self._text, *self._tokens):
             file.close()
         shutil.rmtree(self._folder)
@@ -248,30 +263,37 @@ class Store:
             OSError: if the disk is full.
         """
         numbers: dict[str, int] = {}
-        under_way: deque[tuple[int, int, list[_Entry]]] = deque()
         index = _Index(self.admissions, numbers, dropped, progress)
+        here = _Splitter(self._folder / "text", self._tokens_path(0))
         first_byte = 0
-        for number, (texts, entries, is_full) in enumerate(_chunks(notes)):
-            if not self._splitters:
-                self._begin_splitting(self._workers if is_full else 1)
-                index.begin(len(self._splitters))
-            _write(self._text, b"".join(texts))
-            file = number % len(self._splitters)
-            sizes = np.array([entry.bytes for entry in entries], dtype=np.int64)
-            self._splitters[file].give(first_byte, sizes)
-            under_way.append((file, first_byte, entries))
-            first_byte += int(sizes.sum())
-            while len(under_way) > _AHEAD * len(self._splitters):
-                index.enter(*under_way[0], *self._splitters[under_way[0][0]].take())
-                under_way.popleft()
-        for chunk in under_way:
-            index.enter(*chunk, *self._splitters[chunk[0]].take())
-        self._tokens = [
-            self._tokens_path(file).open("rb", buffering=0) for file in range(len(self._splitters))
-        ]
-        self._end_splitting()
+        try:
+            for texts, entries, is_full in _chunks(notes):
+                if is_full and not first_byte:
+                    self._begin_processes()
+                _write(self._text, b"".join(texts))
+                sizes = np.array([entry.bytes for entry in entries], dtype=np.int64)
+                chunk = _Chunk(first_byte, sizes, entries)
+                first_byte += int(sizes.sum())
+                for process in self._processes:
+                    while process.has_answer():
+                        index.enter(process.file, *process.take())
+                idle = min(self._processes, key=lambda one: len(one.under_way), default=None)
+                if idle is not None and len(idle.under_way) < _AHEAD:
+                    idle.give(chunk)
+                else:
+                    index.enter(0, chunk, *here.split(chunk.first_byte, chunk.sizes))
+            for process in self._processes:
+                while process.under_way:
+                    index.enter(process.file, *process.take())
+        finally:
+            here.close()
+        for file in range(1 + len(self._processes)):
+            self._tokens.append(self._tokens_path(file).open("rb", buffering=0))
+        self._end_processes()
         self.words = list(numbers)
-        self._numbers = [np.array(known, dtype=np.int32) for known in index.numbers_of]
+        self._numbers = [
+            np.array(index.numbers_of[file], dtype=np.int32) for file in range(len(self._tokens))
+        ]
         for admission in self.admissions.values():
             admission.pieces.sort(key=lambda piece: piece.order)
         progress(
@@ -312,14 +334,20 @@ class Store:
         Raises:
             MarnError: if no word is in so many.
         """
-        notes_with = np.zeros(len(self.words), dtype=np.int32)
+        notes_with = np.zeros(len(self.words), dtype=np.int64)
         last = np.zeros(len(self.words), dtype=np.int32)
-        for id_ in training:
-            # As wide as an index, so that it is widened once and not at each use.
-            tokens = self.tokens(self.admissions[id_]).astype(np.intp)
-            places = np.arange(len(tokens), dtype=np.int32)
-            last[tokens] = places
-            notes_with[tokens[last[tokens] == places]] += 1  # each word at its last place
+        places = np.arange(max(self.admissions[id_].tokens for id_ in training), dtype=np.int32)
+        for words, sizes in self._runs(training):
+            is_last = np.empty(
+                len(words), dtype=bool
+            )  # each word of a note counts at its last place
+            end = 0
+            for size in sizes:
+                begin, end = end, end + size
+                note, numbered = words[begin:end], places[:size]
+                last[note] = numbered
+                np.equal(last[note], numbered, out=is_last[begin:end])
+            notes_with += np.bincount(words[is_last], minlength=len(notes_with))
         numbers = np.flatnonzero(notes_with >= min_count).tolist()
         if not numbers:
             raise MarnError(
@@ -333,18 +361,51 @@ class Store:
         self._numbers = [renumber[known] for known in self._numbers]
         return vocabulary
 
+    def _runs(self, ids: Sequence[str]) -> Iterator[tuple[np.ndarray, list[int]]]:
+        """Yield the words of many admissions at once, in any order.
+
+        Args:
+            ids: the admissions.
+
+        Yields:
+            (T,) intp, provisional numbers of the words of some, and how many are each one's.
+        """
+        alone: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        for id_ in ids:
+            admission = self.admissions[id_]
+            if len(admission.pieces) == 1:  # as nearly all have
+                piece = admission.pieces[0]
+                alone[piece.file].append((piece.first_token, piece.tokens))
+            else:
+                yield self.tokens(admission).astype(np.intp), [admission.tokens]
+        for file, spans in alone.items():
+            spans.sort()
+            begin = 0
+            while begin < len(spans):
+                end, size = begin, 0
+                while end < len(spans) and size < _RUN:
+                    size += spans[end][1]
+                    end += 1
+                some = spans[begin:end]
+                data = [
+                    os.pread(self._tokens[file].fileno(), 4 * count, 4 * first)
+                    for first, count in some
+                ]
+                given = np.frombuffer(b"".join(data), np.int32).astype(np.intp)
+                yield self._numbers[file][given].astype(np.intp), [count for _, count in some]
+                begin = end
+
     def _tokens_path(self, file: int) -> Path:
         return self._folder / f"tokens.{file}"
 
-    def _begin_splitting(self, workers: int) -> None:
-        kind: type[_Splitter] | type[_Process] = _Splitter if workers == 1 else _Process
-        for file in range(workers):
-            self._splitters.append(kind(self._folder / "text", self._tokens_path(file)))
+    def _begin_processes(self) -> None:
+        for file in range(1, self._workers):
+            self._processes.append(_Process(file, self._folder / "text", self._tokens_path(file)))
 
-    def _end_splitting(self) -> None:
-        for splitter in self._splitters:
-            splitter.close()
-        self._splitters = []
+    def _end_processes(self) -> None:
+        for process in self._processes:
+            process.close()
+        self._processes = []
 
 
 class _Index:
@@ -360,28 +421,18 @@ class _Index:
         self._admissions, self._numbers = admissions, numbers
         self._dropped, self._progress = dropped, progress
         self.notes = self.words = 0
-        self.numbers_of: list[list[int]] = []
-        """For each file, the provisional number of each number that was given in it."""
+        self.numbers_of: defaultdict[int, list[int]] = defaultdict(list)
+        """For each file of words, the provisional number of each number that was given in it."""
+        self._first_token: Counter[int] = Counter()
 
-    def begin(self, files: int) -> None:
-        """Say how many files of words there are."""
-        self.numbers_of = [[] for _ in range(files)]
-        self._first_token = [0] * files
-
-    def enter(
-        self,
-        file: int,
-        first_byte: int,
-        entries: list[_Entry],
-        counts: np.ndarray,
-        new: list[str],
-    ) -> None:
-        """Enter notes that lie one behind the other, with the words in each and the new words."""
+    def enter(self, file: int, chunk: _Chunk, counts: np.ndarray, new: list[str]) -> None:
+        """Enter notes with the words in each and the new words, all that lie in one file."""
         self.numbers_of[file] += [
             self._numbers.setdefault(word, len(self._numbers)) for word in new
         ]
         said = self.notes
-        for entry, count in zip(entries, counts.tolist(), strict=True):
+        first_byte = chunk.first_byte
+        for entry, count in zip(chunk.entries, counts.tolist(), strict=True):
             if count:
                 self._enter(entry, file, count, first_byte)
             else:
@@ -417,7 +468,7 @@ class _Index:
 def _chunks(notes: Iterable[Note]) -> Iterator[tuple[list[bytes], list[_Entry], bool]]:
     """Yield the notes in chunks: their texts, what the index keeps, and whether it is a full one.
 
-    Only the last chunk is not full.
+    Only the last chunk is not full, and only one that is full is worth a process.
     """
     texts: list[bytes] = []
     entries: list[_Entry] = []

@@ -17,7 +17,7 @@ from marn.text import split_words
 
 _ABSENT = -1
 _WIDTH = 16  # bytes of a word that a row of the table holds
-_BLOCK = 1 << 19  # bytes looked at together: their arrays stay in a processor's cache
+_BLOCK = 1 << 18  # bytes looked at together: their arrays stay in a processor's cache
 _FIRST_SLOTS = 1 << 16
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd and without pattern: 2 ** 64 over the golden ratio
@@ -73,31 +73,32 @@ class Words:
         """Number the words of notes in ASCII by the table."""
         # A blank before the first word, and enough behind the last to read _WIDTH bytes from it.
         text = b" ".join([b"", *notes, b" " * _WIDTH]).translate(_BYTES)
-        raw = np.frombuffer(text, dtype=np.uint8)
-        inside = raw != ord(" ")
-        edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
-        begins, lengths = edges[0::2], edges[1::2] - edges[0::2]  # (T,)
-        eight = np.ndarray((len(raw) - 7,), dtype="<u8", buffer=raw, strides=(1,))
-        low = eight[begins] & _LOWEST[np.minimum(lengths, 8)]
-        high = eight[begins + 8] & _LOWEST[np.clip(lengths - 8, 0, 8)]
-        ids = self._table.find(low, high)
-        ids[lengths > _WIDTH] = _ABSENT
+        inside = np.frombuffer(text, dtype=np.uint8) != ord(" ")
+        edges = np.flatnonzero(inside[1:] != inside[:-1])  # the byte before each
+        before, lengths = edges[0::2], edges[1::2] - edges[0::2]  # (T,)
+        first = _eights(text, 1)[before] & _LOWEST.take(lengths, mode="clip")
+        long = np.flatnonzero(lengths > 8)
+        rest = _eights(text, 9)[before[long]] & _LOWEST.take(lengths[long] - 8, mode="clip")
+        ids = self._table.find(first, long, rest)
+        ids[long[lengths[long] > _WIDTH]] = _ABSENT
         absent = np.flatnonzero(ids == _ABSENT)
         if len(absent):
             ids[absent] = [
-                self._number_of(text[begin:end].decode("ascii"))
-                for begin, end in zip(
-                    begins[absent].tolist(), edges[1::2][absent].tolist(), strict=True
+                self._number_of(text[begin + 1 : begin + 1 + length].decode("ascii"))
+                for begin, length in zip(
+                    before[absent].tolist(), lengths[absent].tolist(), strict=True
                 )
             ]
             short = absent[lengths[absent] <= _WIDTH]
-            new, first = np.unique(ids[short], return_index=True)
-            self._table.enter(low[short[first]], high[short[first]], new)
+            new, place = np.unique(ids[short], return_index=True)
+            place = short[place]
+            high = np.zeros(len(ids), dtype=np.uint64)
+            high[long] = rest
+            self._table.enter(first[place], high[place], new)
         sizes = np.fromiter(map(len, notes), np.int64, len(notes))
-        ends = np.searchsorted(begins, np.cumsum(sizes + 1))  # words up to the end of each note
-        kept = ids >= 0
-        upto = np.concatenate([[0], np.cumsum(kept)])[np.concatenate([[0], ends])]
-        return ids[kept], np.diff(upto)
+        ends = np.searchsorted(before, np.cumsum(sizes + 1))  # words up to the end of each note
+        numeric = np.searchsorted(np.flatnonzero(ids < 0), ends)
+        return ids[ids >= 0], np.diff(ends - numeric, prepend=0)
 
     def _number_of(self, word: str) -> int:
         number = self._numbers.get(word)
@@ -112,7 +113,12 @@ class Words:
 
 
 class _Table:
-    """Finds a number by two integers: open addressing with linear probing, at most half full."""
+    """Finds a number by two integers: open addressing with linear probing, at most half full.
+
+    A slot is one row of two integers, so that looking there costs one wait for the memory: the
+    first integer mixed with the second, and the number. Of the words up to 8 letters the second is
+    0 and the mixture is the first itself; for the others the second is kept apart and compared.
+    """
 
     def __init__(self) -> None:
         self._entries = 0
@@ -120,50 +126,75 @@ class _Table:
 
     def _clear(self, slots: int) -> None:
         """Begin anew with so many slots, a power of two."""
-        self._low, self._high = np.zeros((2, slots), dtype=np.uint64)
-        self._number = np.full(slots, _ABSENT, dtype=np.int32)
+        self._rows = np.zeros((slots, 2), dtype=np.uint64)  # the mixture, the number
+        self._number = self._rows.view(np.int64)[:, 1]
+        self._number[:] = _ABSENT
+        self._high = np.zeros(slots, dtype=np.uint64)
         self._shift = np.uint64(65 - slots.bit_length())
 
-    def _slots(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Where to begin to look for each pair."""
-        return (((low ^ (high * _MIX_HIGH)) * _MIX) >> self._shift).astype(np.int64)
+    def _slots(self, mixed: np.ndarray) -> np.ndarray:
+        """Where to begin to look for each."""
+        return ((mixed * _MIX) >> self._shift).view(np.int64)
 
-    def find(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Return the number of each pair, (T,) int32, `_ABSENT` where it is not in the table."""
-        slots = self._slots(low, high)
-        numbers = self._number[slots]
-        left = np.flatnonzero(self._is_other(slots, low, high))
-        while len(left):
-            slots[left] = (slots[left] + 1) % len(self._number)
-            numbers[left] = self._number[slots[left]]
-            left = left[self._is_other(slots[left], low[left], high[left])]
+    def find(self, low: np.ndarray, long: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Return the number of each pair, (T,) int32, `_ABSENT` where it is not in the table.
+
+        Args:
+            low: (T,) uint64, the first integers; changed.
+            long: (L,) places of the pairs whose second integer is not 0.
+            high: (L,) uint64, their second integers.
+        """
+        mixed = low.copy()
+        mixed[long] ^= high * _MIX_HIGH
+        slots = self._slots(mixed)
+        rows = self._rows.take(slots, axis=0, mode="clip")
+        numbers = rows.view(np.int64)[:, 1].astype(np.int32)
+        is_other = rows[:, 0] != mixed
+        is_other[long] |= self._high.take(slots[long]) != high
+        is_other &= numbers != _ABSENT
+        left = np.flatnonzero(is_other)
+        if len(left):
+            second = np.zeros(len(low), dtype=np.uint64)
+            second[long] = high
+            while len(left):
+                slots[left] = (slots[left] + 1) % len(self._high)
+                numbers[left] = self._number[slots[left]]
+                left = left[self._is_other(slots[left], mixed[left], second[left])]
         return numbers
 
-    def _is_other(self, slots: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    def _is_other(self, slots: np.ndarray, mixed: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Whether each slot is taken by another pair."""
-        differs = (self._low[slots] != low) | (self._high[slots] != high)
+        differs = (self._rows[slots, 0] != mixed) | (self._high[slots] != high)
         return differs & (self._number[slots] != _ABSENT)
 
     def enter(self, low: np.ndarray, high: np.ndarray, numbers: np.ndarray) -> None:
         """Enter pairs that are not in the table, each once, with numbers that all differ."""
-        if 2 * (self._entries + len(numbers)) > len(self._number):
+        self._enter(low ^ (high * _MIX_HIGH), high, numbers)
+
+    def _enter(self, mixed: np.ndarray, high: np.ndarray, numbers: np.ndarray) -> None:
+        if 2 * (self._entries + len(numbers)) > len(self._high):
             taken = self._number != _ABSENT
-            former = self._low[taken], self._high[taken], self._number[taken]
+            former = self._rows[taken, 0], self._high[taken], self._number[taken]
             # Four times what is needed now, so that this happens seldom.
             self._clear(1 << (4 * (self._entries + len(numbers))).bit_length())
             self._entries = 0
-            self.enter(*former)
+            self._enter(*former)
         self._entries += len(numbers)
-        slots = self._slots(low, high)
+        slots = self._slots(mixed)
         left = np.arange(len(numbers))
         while len(left):
             free = left[self._number[slots[left]] == _ABSENT]
             self._number[slots[free]] = numbers[free]  # where several want one, the last gets it
-            got = self._number[slots[free]] == numbers[free]
-            self._low[slots[free[got]]] = low[free[got]]
-            self._high[slots[free[got]]] = high[free[got]]
-            left = np.setdiff1d(left, free[got], assume_unique=True)
-            slots[left] = (slots[left] + 1) % len(self._number)
+            got = free[self._number[slots[free]] == numbers[free]]
+            self._rows[slots[got], 0] = mixed[got]
+            self._high[slots[got]] = high[got]
+            left = np.setdiff1d(left, got, assume_unique=True)
+            slots[left] = (slots[left] + 1) % len(self._high)
+
+
+def _eights(text: bytes, begin: int) -> np.ndarray:
+    """The eight bytes from each byte on, the first at `begin`, as integers."""
+    return np.ndarray((len(text) - begin - 7,), "<u8", buffer=text, offset=begin, strides=(1,))
 
 
 def _blocks(notes: Sequence[bytes]) -> Iterator[tuple[bool, list[bytes]]]:

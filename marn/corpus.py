@@ -7,17 +7,19 @@ Where the notes and codes come from is the matter of `data_prep`; how they becom
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -38,6 +40,7 @@ EVIDENCE = np.dtype(
 """One row of a split's evidence: place of the note in the split, column of the code in task
 "icd", character offsets into the note's text, place of the role in the card's list."""
 
+_AT_ONCE = 1 << 20  # bytes of an array that are hashed and written together
 _CARD = "card.json"
 _VECTORS = "vectors.npy"
 _OWN = {_CARD, "vocabulary.json", "codes.json", _VECTORS, "raw", *SPLITS}
@@ -479,20 +482,51 @@ class _ArrayFile:
     """A one-dimensional .npy file whose length is known before its contents are."""
 
     def __init__(self, path: Path, dtype: np.dtype, size: int) -> None:
-        self._file: BinaryIO = path.open("wb")
+        self._file: BinaryIO = path.open("wb", buffering=0)
         self._dtype, self._left = np.dtype(dtype), size
-        header = {
+        self._sum = hashlib.sha256()
+        # A thread that hashes what was written before, which leaves this one free.
+        self._beside = ThreadPoolExecutor(1)
+        self._hashed: Future[None] | None = None
+        self._bytes = 0
+        self._gathered: list[np.ndarray] = []
+        self._size = 0
+        header = io.BytesIO()
+        described = {
             "descr": np.lib.format.dtype_to_descr(self._dtype),
             "fortran_order": False,
             "shape": (size,),
         }
-        np.lib.format.write_array_header_1_0(self._file, header)
+        np.lib.format.write_array_header_1_0(header, described)
+        self._write(header.getvalue())
 
     def append(self, array: np.ndarray) -> None:
+        """Write an array behind the others, soon."""
         assert array.dtype == self._dtype
         assert len(array) <= self._left
-        self._file.write(np.ascontiguousarray(array).data)
         self._left -= len(array)
+        self._gathered.append(array)
+        self._size += array.nbytes
+        if self._size >= _AT_ONCE:
+            self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        if self._size:
+            self._write(np.concatenate(self._gathered).data)
+        self._gathered, self._size = [], 0
+
+    def _write(self, data: bytes | memoryview) -> None:
+        if self._hashed is not None:
+            self._hashed.result()
+        view = memoryview(data).cast("B")
+        self._hashed = self._beside.submit(self._sum.update, view)
+        self._bytes += len(view)
+        while view:  # an unbuffered file may take only a part at a time
+            view = view[self._file.write(view) :]
+
+    def record(self) -> dict[str, Any]:
+        """What the card says of the file."""
+        return {"bytes": self._bytes, "sha256": self._sum.hexdigest()}
 
     def __enter__(self) -> Self:
         return self
@@ -503,21 +537,22 @@ class _ArrayFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        assert kind is not None or self._left == 0
+        with self._file, self._beside:
+            if kind is None:
+                self._write_gathered()
+                assert self._left == 0
 
 
 @dataclass
 class CorpusWriter:
     """Writes the files of a corpus into a folder, the card last.
 
-    Use inside `replacing`: `splits` first, then `finish`. Vocabulary and codes are given here
-    because each split is checked against them.
+    Use inside `replacing`: `texts` and `split`, then `vectors` if there are some, then `finish`.
+    Codes are given here because each split is checked against them.
     """
 
     folder: Path
     """Where to write; `replacing` yields it."""
-    vocabulary: Vocabulary
     codes: Mapping[str, Sequence[CodeEntry]]
     """Columns of each task, sorted by code."""
     parent: Sequence[int]
@@ -525,7 +560,46 @@ class CorpusWriter:
     roles: Sequence[str] = ()
     """Roles that evidence may have."""
     _counts: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
+    _records: dict[Path, dict[str, Any]] = field(default_factory=dict, init=False)
     _vectors: dict[str, Any] | None = field(default=None, init=False)
+    _rows: int | None = field(default=None, init=False)
+
+    @contextmanager
+    def texts(self, splits: Mapping[str, tuple[np.ndarray, Iterable[bytes]]]) -> Iterator[None]:
+        """Write the texts of all splits, beside what is done within this context.
+
+        That is a thread which mostly reads, writes and hashes bytes, and so leaves the others of
+        the process free: words can be counted and encoded meanwhile.
+
+        Args:
+            splits: for each split the (N,) lengths of its texts in UTF-8 bytes, and the texts,
+                which are asked for one by one.
+        """
+        stop = Event()
+        with ThreadPoolExecutor(1) as beside:
+            done = beside.submit(self._write_texts, splits, stop)
+            try:
+                yield
+            except BaseException:
+                stop.set()
+                raise
+            done.result()
+
+    def _write_texts(
+        self, splits: Mapping[str, tuple[np.ndarray, Iterable[bytes]]], stop: Event
+    ) -> None:
+        for name, (sizes, texts) in splits.items():
+            assert name in SPLITS
+            folder = self.folder / name
+            folder.mkdir(exist_ok=True)
+            np.save(folder / "text_offsets.npy", _offsets(sizes))
+            path = folder / "text.npy"
+            with _ArrayFile(path, np.dtype("|u1"), int(np.sum(sizes))) as file:
+                for text in texts:
+                    if stop.is_set():
+                        raise InterruptedError
+                    file.append(np.frombuffer(text, dtype=np.uint8))
+            self._records[path] = file.record()
 
     def split(
         self,
@@ -534,32 +608,29 @@ class CorpusWriter:
         ids: Sequence[str],
         subjects: Sequence[str],
         lengths: np.ndarray,
-        text_bytes: np.ndarray,
-        notes: Iterable[tuple[np.ndarray, bytes]],
+        tokens: Iterable[np.ndarray],
         columns: Mapping[str, Sequence[Sequence[int]]],
         evidence: np.ndarray | None = None,
     ) -> None:
-        """Write one split; its notes are asked for one by one.
+        """Write one split but for its texts; its notes are asked for one by one.
 
         Args:
             name: "train", "dev" or "test".
             ids: the N admissions.
             subjects: the N patients.
             lengths: (N,) words of each note.
-            text_bytes: (N,) length of each text, in UTF-8 bytes.
-            notes: for each note its (T,) int32 tokens and its text in UTF-8.
+            tokens: for each note its words, (T,) int32.
             columns: for each task the columns of every note's codes.
             evidence: rows of dtype `EVIDENCE`, or None where the source marks none.
         """
         assert name in SPLITS
-        assert len(ids) == len(subjects) == len(lengths) == len(text_bytes)
+        assert len(ids) == len(subjects) == len(lengths)
         assert set(columns) == set(self.codes)
         folder = self.folder / name
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         np.save(folder / "ids.npy", np.array(ids, dtype=str))
         np.save(folder / "subjects.npy", np.array(subjects, dtype=str))
         np.save(folder / "token_offsets.npy", _offsets(lengths))
-        np.save(folder / "text_offsets.npy", _offsets(text_bytes))
         for task, rows in columns.items():
             flat = [column for row in rows for column in sorted(row)]
             indices = np.array(flat, dtype=np.int32)
@@ -570,13 +641,11 @@ class CorpusWriter:
         if evidence is not None:
             order = np.lexsort((evidence["end"], evidence["begin"], evidence["note"]))
             np.save(folder / "evidence.npy", evidence[order])
-        with (
-            _ArrayFile(folder / "tokens.npy", np.dtype("<i4"), int(np.sum(lengths))) as tokens,
-            _ArrayFile(folder / "text.npy", np.dtype("|u1"), int(np.sum(text_bytes))) as text,
-        ):
-            for words, written in notes:
-                tokens.append(words)
-                text.append(np.frombuffer(written, dtype=np.uint8))
+        path = folder / "tokens.npy"
+        with _ArrayFile(path, np.dtype("<i4"), int(np.sum(lengths))) as file:
+            for words in tokens:
+                file.append(words)
+        self._records[path] = file.record()
         self._counts[name] = {
             "notes": len(ids),
             "subjects": len(set(subjects)),
@@ -596,14 +665,15 @@ class CorpusWriter:
 
     def vectors(self, vectors: np.ndarray, settings: Mapping[str, Any]) -> None:
         """Write the (V + 2, E) float32 word vectors and how they were made."""
-        assert vectors.shape[0] == len(self.vocabulary)
         assert vectors.dtype == np.float32
         np.save(self.folder / _VECTORS, vectors)
         self._vectors = dict(settings) | {"width": vectors.shape[1]}
+        self._rows = len(vectors)
 
     def finish(
         self,
         *,
+        vocabulary: Vocabulary,
         name: str,
         source: str,
         text: str,
@@ -617,6 +687,7 @@ class CorpusWriter:
         """Write vocabulary, codes and card.
 
         Args:
+            vocabulary: what the tokens are numbers of.
             name: name of the corpus.
             source: where notes and codes come from, in a sentence.
             text: "open" or "credentialed".
@@ -631,6 +702,7 @@ class CorpusWriter:
             The card.
         """
         assert text in ("open", "credentialed")
+        assert self._rows in (None, len(vocabulary))
         parents = self.parent or [-1] * len(self.codes["icd"])
         tables = {
             task: [
@@ -639,17 +711,14 @@ class CorpusWriter:
             ]
             for task, entries in self.codes.items()
         }
-        _write_json(self.folder / "vocabulary.json", self.vocabulary.words)
+        _write_json(self.folder / "vocabulary.json", vocabulary.words)
         _write_json(self.folder / "codes.json", tables)
         paths = [self.folder / "vocabulary.json", self.folder / "codes.json"]
         paths += [file for split in self._counts for file in (self.folder / split).iterdir()]
         named = {path.relative_to(self.folder).as_posix(): path for path in paths}
-        # Two at a time: hashing leaves the other threads of the process free. Largest files first.
-        order = sorted(named, key=lambda name: (-os.path.getsize(named[name]), name))
-        with ThreadPoolExecutor(2) as threads:
-            records = threads.map(_record, [named[name] for name in order])
-            found = dict(zip(order, records, strict=True))
-        files = {name: found[name] for name in sorted(found)}
+        files = {
+            name: self._records.get(named[name]) or _record(named[name]) for name in sorted(named)
+        }
         contents = "".join(f"{name} {file['sha256']}\n" for name, file in files.items())
         card = {
             "format": FORMAT,

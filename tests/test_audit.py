@@ -55,16 +55,18 @@ def corpus_of(
     }
     parent = [above for _, _, above in codes]
     with replacing(path) as folder:
-        writer = CorpusWriter(folder, vocabulary, tables, parent)
+        writer = CorpusWriter(folder, tables, parent)
         for split, notes in splits.items():
             encoded = [vocabulary.encode(text.split()) for _, _, text, _ in notes]
+            texts = [text.encode() for _, _, text, _ in notes]
+            with writer.texts({split: (np.array([len(text) for text in texts]), texts)}):
+                pass
             writer.split(
                 split,
                 ids=[id_ for _, id_, _, _ in notes],
                 subjects=[subject for subject, _, _, _ in notes],
                 lengths=np.array([len(tokens) for tokens in encoded]),
-                text_bytes=np.array([len(text) for _, _, text, _ in notes]),
-                notes=[(e, n[2].encode()) for e, n in zip(encoded, notes, strict=True)],
+                tokens=encoded,
                 columns={
                     "icd": [list(columns) for *_, columns in notes],
                     "ccs": [sorted({parent[c] for c in columns} - {-1}) for *_, columns in notes],
@@ -73,7 +75,7 @@ def corpus_of(
         described = {"name": "planted", "source": "made up by a test", "text": "open"}
         described |= {"language": "en", "command": "corpus_of()", "seed": 0}
         described |= {"ccs_key": "kind:number", "settings": {}, "dropped": {}} | card
-        writer.finish(**described)
+        writer.finish(vocabulary=vocabulary, **described)
     return Corpus.load(path)
 
 

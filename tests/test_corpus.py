@@ -1,8 +1,10 @@
 """The corpus on disk: what is written is what is read, and damage is noticed."""
 
+import hashlib
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -38,19 +40,21 @@ NOTES = {
 def write(path, notes=None, *, text="open", vectors=True):
     notes = NOTES if notes is None else notes
     with replacing(path) as folder:
-        writer = CorpusWriter(folder, Vocabulary(WORDS), CODES, PARENT, ["evidence", "negated"])
+        writer = CorpusWriter(folder, CODES, PARENT, ["evidence", "negated"])
         for name, rows in notes.items():
             evidence = np.zeros(2 if name == "train" else 0, dtype=EVIDENCE)
             if name == "train":  # given out of order
                 evidence[0] = (1, 1, 0, 5, 1)
                 evidence[1] = (0, 2, 6, 11, 0)
+            texts = [row[3].encode() for row in rows]
+            with writer.texts({name: (np.array([len(text) for text in texts]), texts)}):
+                pass
             writer.split(
                 name,
                 ids=[row[0] for row in rows],
                 subjects=[row[1] for row in rows],
                 lengths=np.array([len(row[2]) for row in rows]),
-                text_bytes=np.array([len(row[3].encode()) for row in rows]),
-                notes=((np.array(row[2], np.int32), row[3].encode()) for row in rows),
+                tokens=(np.array(row[2], np.int32) for row in rows),
                 columns={
                     "icd": [row[4] for row in rows],
                     "ccs": [[PARENT[c] for c in row[4] if PARENT[c] >= 0] for row in rows],
@@ -60,6 +64,7 @@ def write(path, notes=None, *, text="open", vectors=True):
         if vectors:
             writer.vectors(np.eye(5, 2, dtype=np.float32), {"seed": 0})
         writer.finish(
+            vocabulary=Vocabulary(WORDS),
             name="toy",
             source="by hand",
             text=text,
@@ -274,3 +279,73 @@ def test_any_notes_survive_the_disk(tmp_path_factory, rows):
         assert split.code_indices("icd", note).tolist() == codes
     assert (split.targets("icd").sum(0) == split.frequency("icd")).all()
     shutil.rmtree(folder)
+
+
+def _writer(tmp_path):
+    return CorpusWriter(tmp_path, CODES, PARENT)
+
+
+def test_what_fails_while_texts_are_written_is_raised(tmp_path):
+    def texts():
+        yield b"fever"
+        raise OSError("no room")
+
+    with (
+        pytest.raises(OSError, match="no room"),
+        _writer(tmp_path).texts({"train": (np.array([5, 5]), texts())}),
+    ):
+        pass
+
+
+def test_texts_stop_where_what_is_beside_them_fails(tmp_path):
+    asked = []
+
+    def texts():
+        for number in range(1000):
+            asked.append(number)
+            time.sleep(0.01)
+            yield b"x"
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        _writer(tmp_path).texts({"train": (np.ones(1000, np.int64), texts())}),
+    ):
+        raise KeyboardInterrupt
+    assert len(asked) < 1000
+
+
+def test_sums_of_files_are_those_of_what_was_written(tmp_path):
+    # Longer than what is hashed and written at once, in arrays of odd lengths, one of them empty.
+    rng = np.random.default_rng(0)
+    lengths = np.array([700_001, 0, 300_000, 5, 1_200_007])
+    notes = [rng.integers(0, 5, length, dtype=np.int32) for length in lengths]
+    texts = [bytes(length // 2) for length in lengths]
+    with replacing(tmp_path / "corpus") as folder:
+        writer = CorpusWriter(folder, CODES, PARENT)
+        with writer.texts({"train": (lengths // 2, texts)}):
+            writer.split(
+                "train",
+                ids=list("abcde"),
+                subjects=list("abcde"),
+                lengths=lengths,
+                tokens=notes,
+                columns={"icd": [[0]] * 5, "ccs": [[]] * 5},
+            )
+        card = writer.finish(
+            vocabulary=Vocabulary(WORDS),
+            name="long",
+            source="by hand",
+            text="open",
+            language="en",
+            command="none",
+            seed=0,
+            ccs_key="number",
+            settings={},
+            dropped={},
+        )
+    for name, record in card["files"].items():
+        data = (tmp_path / "corpus" / name).read_bytes()
+        assert record == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    corpus = Corpus.load(tmp_path / "corpus")
+    assert [len(corpus["train"].note_tokens(i)) for i in range(5)] == lengths.tolist()
+    assert (corpus["train"].note_tokens(4) == notes[4]).all()

@@ -78,7 +78,7 @@ def _folders(tmp_path):
 
 
 def _of_process(made):
-    return made._splitters[0]._process.pid
+    return made._processes[0]._process.pid
 
 
 def test_a_small_source_starts_no_process(tmp_path):
@@ -104,13 +104,13 @@ def test_a_process_that_dies_is_reported(tmp_path, small_chunks, number):
 
 
 def test_the_processes_end_with_the_store(tmp_path, small_chunks):
-    made = Store(tmp_path / "scratch", 2)
+    made = Store(tmp_path / "scratch", 3)
     processes = []
 
     def notes():
         for place, note in enumerate(_notes()):
             if place == 20:
-                processes.extend(splitter._process for splitter in made._splitters)
+                processes.extend(process._process for process in made._processes)
                 raise KeyboardInterrupt
             yield note
 
@@ -136,10 +136,10 @@ def test_a_full_disk_in_a_process_is_raised_here(tmp_path, small_chunks):
 def test_what_a_process_died_of_is_raised_by_the_next_chunk(tmp_path):
     (tmp_path / "text").write_bytes(b"fever")
     (tmp_path / "tokens").mkdir()  # so that it cannot open its file
-    process = store._Process(tmp_path / "text", tmp_path / "tokens")
+    process = store._Process(1, tmp_path / "text", tmp_path / "tokens")
     process._process.join()
     with pytest.raises(IsADirectoryError):
-        process.give(0, np.array([5]))
+        process.give(store._Chunk(0, np.array([5]), []))
     process.close()
 
 

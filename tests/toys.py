@@ -98,7 +98,7 @@ def toy_corpus(path, notes=(24, 8, 8), codes=4, seed=0, tasks=("icd", "ccs")):
     entries = {task: entries[task] for task in tasks}
     parent = [k // 2 for k in range(codes)] if "ccs" in tasks else []
     with replacing(Path(path)) as folder:
-        writer = CorpusWriter(folder, vocabulary, entries, parent)
+        writer = CorpusWriter(folder, entries, parent)
         for split, count in zip(("train", "dev", "test"), notes, strict=True):
             present = [
                 sorted(rng.choice(codes, rng.integers(1, 3), replace=False)) for _ in range(count)
@@ -113,16 +113,19 @@ def toy_corpus(path, notes=(24, 8, 8), codes=4, seed=0, tasks=("icd", "ccs")):
                 "ccs": [sorted({int(k) // 2 for k in mine}) for mine in present],
                 "odd": [sorted({int(k) % 2 for k in mine}) for mine in present],
             }
+            sizes = np.array([len(text) for text in texts])
+            with writer.texts({split: (sizes, [text.encode() for text in texts])}):
+                pass
             writer.split(
                 split,
                 ids=[f"{split}{i}" for i in range(count)],
                 subjects=[f"p-{split}{i}" for i in range(count)],
                 lengths=np.array([len(x) for x in encoded]),
-                text_bytes=np.array([len(text) for text in texts]),
-                notes=[(x, text.encode()) for x, text in zip(encoded, texts, strict=True)],
+                tokens=encoded,
                 columns={task: columns[task] for task in tasks},
             )
         writer.finish(
+            vocabulary=vocabulary,
             name="toy",
             source="made up by a test",
             text="open",

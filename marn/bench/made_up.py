@@ -56,23 +56,24 @@ def made_up(
     with replacing(folder) as partial:
         writer = CorpusWriter(
             partial,
-            Vocabulary([f"w{k:06d}" for k in range(words)]),
             entries,
             [-1] * tasks["icd"] if len(tasks) > 1 else [],
         )
+        with writer.texts({"train": (np.zeros(len(lengths), np.int64), [])}):
+            pass
         writer.split(
             "train",
             ids=[str(i) for i in range(len(lengths))],
             subjects=[str(i) for i in range(len(lengths))],
             lengths=lengths,
-            text_bytes=np.zeros(len(lengths), np.int64),
-            notes=[(rng.integers(1, words + 1, n, dtype=np.int32), b"") for n in lengths],
+            tokens=[rng.integers(1, words + 1, n, dtype=np.int32) for n in lengths],
             columns={
                 task: [np.flatnonzero(rng.random(codes) < share).tolist() for _ in lengths]
                 for task, codes in tasks.items()
             },
         )
         writer.finish(
+            vocabulary=Vocabulary([f"w{k:06d}" for k in range(words)]),
             name="made_up",
             source="random words of a benchmark",
             text="open",
