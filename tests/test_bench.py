@@ -101,3 +101,27 @@ def test_a_file_keeps_what_other_benchmarks_wrote(tmp_path):
     assert list(json.loads(path.read_text())["benchmarks"]) == ["a", "b"]
     with pytest.raises(MarnError, match="of scale 'full'"):
         bench.keep(path, "quick", {})
+
+
+def test_a_program_is_watched_alone():
+    held = np.ones(40_000_000)  # 320 MB that are not the program's
+    small = preparation.program("-c", "1")
+    large = preparation.program("-c", "x = bytearray(100_000_000)")
+    assert held.sum() > 0
+    assert small.mb < 60
+    assert large.mb - small.mb == pytest.approx(100, abs=5)
+    assert small.wall > 0
+    assert small.cpu > 0
+    with pytest.raises(MarnError, match=r"ended with status 1: oh"):
+        preparation.program("-c", "raise SystemExit('oh')")
+
+
+def test_both_shapes_of_the_three_passes_make_the_same(tmp_path):
+    raw, lists = tmp_path / "raw", tmp_path / "lists"
+    preparation.write_raw(raw, 40, lists)
+    made = []
+    for hold in (False, True):
+        preparation.three_passes(raw, lists, tmp_path / str(hold), hold=hold)
+        files = sorted((tmp_path / str(hold)).iterdir())
+        made.append({path.name: path.read_bytes() for path in files})
+    assert made[0] == made[1]

@@ -287,25 +287,32 @@ class Spent(NamedTuple):
     """Peak of its largest process, or of the one that started it if that is more."""
 
 
+# Runs a program and tells its status, seconds and peak. A process that is started takes over the
+# peak of the one that starts it (getrusage(2)); this one is small.
+_WATCH = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+"""
+
+
 def program(*arguments: str) -> Spent:
     """Run a Python program to its end, its modules compiled beforehand as any user's are."""
     os.sync()  # else what the program before it wrote would be written at the cost of this one
     began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+    watched = subprocess.run(
+        [sys.executable, "-S", "-c", _WATCH, sys.executable, *arguments],
+        capture_output=True,
+        check=True,
         text=True,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
     )
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise MarnError(f"{arguments[1]} ended with status {process.returncode}: {said[-300:]}")
-    seconds = usage.ru_utime + usage.ru_stime
-    return Spent(seconds, time.monotonic() - began, usage.ru_maxrss * 1024 / 1e6)
+    wall = time.monotonic() - began
+    status, seconds, peak = watched.stdout.split()
+    if int(status):
+        raise MarnError(f"{arguments[1]} ended with status {status}: {watched.stderr[-300:]}")
+    return Spent(float(seconds), wall, int(peak) * 1024 / 1e6)
 
 
 def _three_passes(raw: Path, lists: Path, out: Path, *, hold: bool = False) -> Spent:
