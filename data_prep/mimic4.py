@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=VERSIONS[0],
         help="of ICD: the admissions coded in it (default: %(default)s)",
     )
+    parser.add_argument(
+        "--splits",
+        type=Path,
+        help="folder of {train,dev,test}_CODES_hadm_ids.csv, lists of admissions in CAML's form, "
+        "one id a line (default: split by patient)",
+    )
     mimic3.add_ccs_arguments(parser)
     Choices.add_arguments(parser)
 
@@ -67,6 +73,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Path:
             name=out.name,
             version=args.version,
             choices=Choices.of(args),
+            lists=args.splits,
             ccs_procedures=args.ccs_procedures,
             ccs_key=args.ccs_key,
             progress=progress,
@@ -82,6 +89,7 @@ def build(
     name: str,
     version: int,
     choices: Choices,
+    lists: Path | None = None,
     ccs_procedures: Path | None = None,
     ccs_key: str = KEY_STYLES[0],
     progress: Progress = quiet,
@@ -95,6 +103,7 @@ def build(
         name: of the corpus.
         version: of ICD, 9 or 10.
         choices: what the user chose.
+        lists: folder of lists of admissions, as `splits.listed` reads them; None splits by patient.
         ccs_procedures: with ICD-9, HCUP's file of procedure categories; None for those the
             project states.
         ccs_key: with ICD-9, "kind:number" or "number".
@@ -115,11 +124,20 @@ def build(
     options = f" --ccs-key {ccs_key}" if version == 9 else ""
     if version == 9 and ccs_procedures is not None:
         options += " --ccs-procedures PRREF"
+    settings: dict[str, Any] = {"version": version, "ccs_procedures": scheme.procedures}
+    if lists is None:
+        split = splits.by_patient(choices.seed)
+        settings["split"] = "by patient, 8066:1573:1729"
+    else:
+        split = splits.listed(lists, choices.codes, dropped)
+        settings["split"] = "lists"
+        settings["lists_sha256"] = splits.sums_of_lists(lists, choices.codes)
+        options += " --splits LISTS"
     return prepare(
         folder,
         notes=read_notes(note, dropped),
         codings=read_codings(hosp, scheme, dropped, uses),
-        split=splits.by_patient(choices.seed),
+        split=split,
         title=lambda kind, code: titles[kind].get(code) or scheme.title(kind, code),
         category=scheme.category,
         origin=Origin(
@@ -133,11 +151,7 @@ def build(
         ),
         choices=choices,
         dropped=dropped,
-        settings={
-            "version": version,
-            "split": "by patient, 8066:1573:1729",
-            "ccs_procedures": scheme.procedures,
-        },
+        settings=settings,
         progress=progress,
     )
 

@@ -1,7 +1,7 @@
 """Which admission goes to training, development and test.
 
-The papers' own lists are public (CAML's `{train,dev,test}_{50,full}_hadm_ids.csv`); without them
-patients are dealt out by a hash.
+The papers' own lists are public (CAML's `{train,dev,test}_{50,full}_hadm_ids.csv`), and others can
+be written in that form; without lists patients are dealt out by a hash.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def by_patient(seed: int) -> Splitter:
 
 
 def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
-    """Place admissions as CAML's lists do, and leave out those that they do not name.
+    """Place admissions as lists do, and leave out those that they do not name.
 
     Args:
         folder: holds `train_50_hadm_ids.csv` and so on, one id a line.
-        which: "50" or "full".
+        which: what stands in the names of the files: "50" or "full" of CAML's.
         dropped: gets the number of ids listed twice, of listed ids that the tables lack, and of
             admissions that the lists lack.
 
@@ -104,7 +104,7 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
         if not placed:
             raise MarnError(
                 f"None of the {len(places):,} admissions listed in {folder} is in the tables. "
-                "The lists are for MIMIC-III; leave --splits out for other data."
+                "They are of other tables (CAML's are of MIMIC-III); leave --splits out."
             )
         dropped["listed admissions without a note and a kept code"] += len(places) - len(placed)
         dropped["admissions that the lists do not name"] += len(admissions) - len(placed)
@@ -145,7 +145,7 @@ def _paths(folder: Path, which: str) -> dict[str, Path]:
     for path in paths.values():
         if not path.is_file():
             raise MarnError(
-                f"No {path}. Give with --splits the folder of CAML's lists "
+                f"No {path}. Give with --splits the folder of the lists "
                 f"(train_{which}_hadm_ids.csv, dev_..., test_...), or leave --splits out."
             )
     return paths

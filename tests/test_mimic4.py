@@ -115,6 +115,27 @@ def test_icd9(raw, prepare):
     assert "--version 9 --ccs-key kind:number" in corpus.card["created"]["command"]
 
 
+def test_lists_of_admissions(raw, prepare, tmp_path):
+    raw.fill()
+    ids = [str(id_) for id_ in range(20_000_000, 20_000_040)]
+    parts = {"train": ids[:30], "dev": ids[30:34], "test": [*ids[34:38], "29999999"]}
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for name, mine in parts.items():
+        (lists / f"{name}_full_hadm_ids.csv").write_text("\n".join(mine))
+    assert "train_50_hadm_ids.csv. Give with --splits" in prepare("--splits", str(lists))
+    corpus = prepare("--codes", "full", "--splits", str(lists))
+    assert {name: corpus[name].ids.tolist() for name in corpus.splits} == parts | {
+        "test": ids[34:38]
+    }
+    card = corpus.card
+    assert card["dropped"]["admissions that the lists do not name"] == 2
+    assert card["dropped"]["listed admissions without a note and a kept code"] == 1
+    assert card["settings"]["split"] == "lists"
+    assert set(card["settings"]["lists_sha256"]) == {"train", "dev", "test"}
+    assert "--splits LISTS" in card["created"]["command"]
+
+
 def test_one_corpus_whatever_the_form_of_the_tables(raw, prepare, tmp_path):
     """Plain or zipped, in two folders or one, with the columns of 3.x in any order."""
     raw.fill()

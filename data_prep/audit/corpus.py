@@ -64,16 +64,7 @@ def _shapes(codes: Codes) -> list[Finding]:
 def _categories(corpus: Corpus, codes: Codes) -> list[Finding]:
     pairs = list(codes.frequency)
     without = [pair for pair, above in zip(pairs, corpus.parent, strict=True) if above < 0]
-    found = [
-        finding(
-            "unmapped codes",
-            len(without),
-            len(pairs),
-            codes.examples(without),
-            codings=codes.codings(without),
-            asked="",
-        )
-    ]
+    found = [codes.unmapped(pairs, without)]
     if corpus.card["ccs_key"] in KEY_STYLES:  # CCS numbers; CCSR has none
         numbers: dict[str, list[int]] = {"dx": [], "pr": []}
         for entry in corpus.codes["ccs"]:

@@ -148,6 +148,23 @@ class Codes:
         shown = self.examples(missing)
         return finding("codes in no table of codes", len(missing), len(self.frequency), shown)
 
+    def unmapped(self, pairs: Sequence[Pair], without: Sequence[Pair], asked: str = "") -> Finding:
+        """Count the codes without a category.
+
+        Args:
+            pairs: the codes that were asked for one.
+            without: those of them that have none.
+            asked: what to add where not all codes were.
+        """
+        return finding(
+            "unmapped codes",
+            len(without),
+            len(pairs),
+            self.examples(without),
+            codings=self.codings(without),
+            asked=asked,
+        )
+
     def top50(self) -> Finding:
         """Compare the most frequent codes, chosen as preparation does, with CAML's list."""
         order = sorted(self.frequency, key=lambda pair: (-self.frequency[pair], pair[1]))

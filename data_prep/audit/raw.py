@@ -192,16 +192,7 @@ def _categories(codes: Codes, ccs_procedures: Path | None) -> list[Finding]:
     whole = ccs_procedures is not None
     pairs = [pair for pair in codes.frequency if whole or pair[0] == "dx"]
     without = [pair for pair in pairs if ccs.number(*pair) is None]
-    found = [
-        finding(
-            "unmapped codes",
-            len(without),
-            len(pairs),
-            codes.examples(without),
-            codings=codes.codings(without),
-            asked="" if whole else "; only diagnoses were asked",
-        )
-    ]
+    found = [codes.unmapped(pairs, without, "" if whole else "; only diagnoses were asked")]
     if whole:
         numbers = {kind: [ccs.number(*pair) for pair in pairs if pair[0] == kind] for kind in KINDS}
         found.append(collisions({k: [n for n in ns if n is not None] for k, ns in numbers.items()}))
