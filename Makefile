@@ -59,7 +59,7 @@ lint: environment  ## ruff and mypy
 unit: data  ## unit, property, contract, pipeline, papermill and browser tests
 	$(BIN)/pytest -n 2 --dist loadgroup --durations 10 tests
 
-NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 1800 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider
 NOTEBOOKS = $(if $(CHAPTER),$(foreach number,$(CHAPTER),$(wildcard book/$(number)*.ipynb)),book)
 nbval: data  ## every chapter executed and compared with its stored outputs (CHAPTER="03" for one)
 	@rm -rf runs/[0-9][0-9]_*  # else a chapter would take up an earlier run instead of training
