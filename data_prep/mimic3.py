@@ -156,14 +156,8 @@ def build(
             or scheme.ccs.number(kind, code) is not None
         )
 
-    settings: dict[str, Any] = {"ccs_procedures": scheme.procedures}
-    if lists is None:
-        split = splits.by_patient(choices.seed)
-        settings["split"] = "by patient, 8066:1573:1729"
-    else:
-        split = splits.listed(lists, choices.codes, dropped)
-        settings["split"] = "CAML's lists"
-        settings["lists_sha256"] = splits.sums_of_lists(lists, choices.codes)
+    split, settings = splits.chosen(lists, choices.codes, choices.seed, dropped)
+    settings["ccs_procedures"] = scheme.procedures
     codings: Iterator[Coding] = read_codings(raw, dropped, is_known)
     passages = _read_passages(tables.require(raw, "EVIDENCE")) if synthetic else None
     category: Callable[[str, str], CodeEntry | None] = scheme.category

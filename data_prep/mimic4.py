@@ -124,14 +124,8 @@ def build(
     options = f" --ccs-key {ccs_key}" if version == 9 else ""
     if version == 9 and ccs_procedures is not None:
         options += " --ccs-procedures PRREF"
-    settings: dict[str, Any] = {"version": version, "ccs_procedures": scheme.procedures}
-    if lists is None:
-        split = splits.by_patient(choices.seed)
-        settings["split"] = "by patient, 8066:1573:1729"
-    else:
-        split = splits.listed(lists, choices.codes, dropped)
-        settings["split"] = "lists"
-        settings["lists_sha256"] = splits.sums_of_lists(lists, choices.codes)
+    split, settings = splits.chosen(lists, choices.codes, choices.seed, dropped)
+    if lists is not None:
         options += " --splits LISTS"
     return prepare(
         folder,
@@ -151,7 +145,7 @@ def build(
         ),
         choices=choices,
         dropped=dropped,
-        settings=settings,
+        settings={"version": version, "ccs_procedures": scheme.procedures, **settings},
         progress=progress,
     )
 

@@ -198,8 +198,9 @@ def prepare(
     """
     dropped = Counter() if dropped is None else dropped
     with Store(folder / "scratch", choices.workers) as store:
-        store.read(notes, dropped, progress)
-        assigned = _assign(codings, store.admissions, dropped)
+        with store.read(notes, dropped, progress):
+            given = _gather(codings)
+        assigned = _assign(given, store.admissions, dropped)
         kept = _most_frequent(assigned, choices.codes, dropped)
         members = _members(store.admissions, assigned, split)
         icd = [
@@ -223,11 +224,7 @@ def prepare(
             marked.read(passages, dropped)
         writer = CorpusWriter(folder, codes, parent, sorted(marked.roles))
         parts = {name: [store.admissions[id_] for id_ in ids] for name, ids in members.items()}
-        texts = {
-            name: (np.array([part.bytes for part in its], np.int64), map(store.text, its))
-            for name, its in parts.items()
-        }
-        with writer.texts(texts):
+        with store.texts({folder / name: its for name, its in parts.items()}) as written:
             vocabulary = store.settle(members["train"], choices.min_count)
             progress(f"vocabulary: {len(vocabulary.words):,} of {len(store.words):,} words")
             for name, ids in members.items():
@@ -247,6 +244,7 @@ def prepare(
                     evidence=None if passages is None else marked.rows(name),
                 )
                 progress(f"{name}: {len(ids):,} notes written")
+        writer.add(written)
     if choices.vectors != "none":
         learn_from = ["train"] if choices.vectors == "train" else list(members)
         vectors = word2vec(
@@ -270,25 +268,30 @@ def prepare(
     )
 
 
-def _assign(
-    codings: Iterable[Coding], admissions: Mapping[str, Admission], dropped: Counter[str]
-) -> dict[str, list[Pair]]:
-    """Gather the codes of every admission that has a note; admissions without a code are out."""
+def _gather(codings: Iterable[Coding]) -> dict[str, list[Pair]]:
+    """Gather the codes of every admission, as often as they are given."""
     pairs: dict[Pair, Pair] = {}  # one object for each code, not one for each row
-    # Lists, since a set of fifteen takes ten times the memory.
-    assigned: dict[str, list[Pair]] = {}
+    given: dict[str, list[Pair]] = {}
     for coding in codings:
-        if coding.admission not in admissions:
-            dropped["codes of admissions without a note"] += 1
-            continue
         pair = (coding.kind, coding.code)
-        codes = assigned.setdefault(coding.admission, [])
-        if pair in codes:
-            dropped["codes repeated within an admission"] += 1
-        else:
-            codes.append(pairs.setdefault(pair, pair))
-    dropped["admissions with a note and without a code"] += len(admissions) - len(assigned)
-    return assigned
+        given.setdefault(coding.admission, []).append(pairs.setdefault(pair, pair))
+    return given
+
+
+def _assign(
+    given: dict[str, list[Pair]], admissions: Mapping[str, Admission], dropped: Counter[str]
+) -> dict[str, list[Pair]]:
+    """Leave each admission each of its codes once, and those without a note out."""
+    for id_ in list(given):
+        if id_ not in admissions:
+            dropped["codes of admissions without a note"] += len(given.pop(id_))
+            continue
+        # Lists, since a set of fifteen takes ten times the memory.
+        codes = list(dict.fromkeys(given[id_]))
+        dropped["codes repeated within an admission"] += len(given[id_]) - len(codes)
+        given[id_] = codes
+    dropped["admissions with a note and without a code"] += len(admissions) - len(given)
+    return given
 
 
 def _most_frequent(assigned: dict[str, list[Pair]], codes: str, dropped: Counter[str]) -> int:

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep import tables
 from data_prep.fetch import fetch
@@ -26,6 +27,28 @@ _NAME = "{name}_{which}_hadm_ids.csv"
 
 Splitter = Callable[[Mapping[str, str]], Mapping[str, str]]
 """Takes {admission: subject}, gives {admission: split} for those it places."""
+
+
+def chosen(
+    lists: Path | None, which: str, seed: int, dropped: Counter[str]
+) -> tuple[Splitter, dict[str, Any]]:
+    """Return the splitter that a user chose, and what the card says of it.
+
+    Args:
+        lists: folder of lists of admissions; None splits by patient.
+        which: what stands in the names of the lists: "50" or "full" of CAML's.
+        seed: of the split by patient.
+        dropped: as `listed` takes it.
+
+    Raises:
+        MarnError: as `listed` does.
+    """
+    if lists is None:
+        return by_patient(seed), {"split": "by patient, 8066:1573:1729"}
+    sums = {
+        name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in _paths(lists, which).items()
+    }
+    return listed(lists, which, dropped), {"split": "lists", "lists_sha256": sums}
 
 
 def by_patient(seed: int) -> Splitter:
@@ -130,14 +153,6 @@ def fetch_lists(which: str, sums: Sequence[str] = ()) -> Path:
         path, _ = fetch(LISTS_URL + file, file, f"{remedy} with --splits", sums)
         folder = path.parent
     return folder
-
-
-def sums_of_lists(folder: Path, which: str) -> dict[str, str]:
-    """Return the SHA-256 of each list by the name of its split, for the card."""
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for name, path in _paths(folder, which).items()
-    }
 
 
 def _paths(folder: Path, which: str) -> dict[str, Path]:

@@ -3,7 +3,8 @@
 One process reads the notes and writes their text. Splitting it into words and numbering these,
 which is most of the work, is done by as many processes as one likes, and by the one that reads
 whenever the others have enough to do. Each numbers the words it meets in its own way, and the
-numbers are brought together afterwards; so the corpus is the same whatever their number.
+numbers are brought together afterwards; so the corpus is the same whatever their number. When the
+order of the notes is known, one of the others writes their texts in that order.
 """
 
 from __future__ import annotations
@@ -13,33 +14,39 @@ import os
 import shutil
 import signal
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 
 from data_prep.words import Words
+from marn.corpus import write_texts
 from marn.errors import MarnError
 from marn.text import Vocabulary
 
 CHUNK_BYTES = 1 << 21
 """Text handed to a process at once. A source with less than that is not worth a second process."""
 CHUNK_NOTES = 2_000
-"""Notes handed to a process at once, so that what is said to it fits into a pipe (64 KiB)."""
+"""Notes handed to a process at once."""
 MOST_WORKERS = 4
 """Processes by default, at most. One of them reads the table, which takes about a fourth of the
 time that splitting takes: with more of them, they would wait for it."""
 
-_RUN = 1 << 18  # words counted together
-_AHEAD = 2  # chunks under way for each process: one at work, one waiting
+# Under way for each process: enough that it has work while the codes are read, and no more than
+# can be said to it without waiting (64 KiB in a pipe, 8 bytes a note).
+_AHEAD = 8  # chunks
+_NOTES_AHEAD = 3 * CHUNK_NOTES
 
 Progress = Callable[[str], None]
 """Takes one line about how far the work is."""
+
+Written = dict[Path, dict[str, Any]]
+"""What the card says of each file that was written."""
 
 
 def usual_workers() -> int:
@@ -90,60 +97,89 @@ class Admission:
         """Words in all its notes."""
         return sum(piece.tokens for piece in self.pieces)
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of its text in UTF-8, its notes parted by a line break."""
-        return sum(piece.bytes for piece in self.pieces) + len(self.pieces) - 1
-
 
 class _Splitter:
-    """Turns text that lies in one file into numbers of words in another."""
+    """Turns notes into numbers of words, which it writes into a file."""
 
-    def __init__(self, text: Path, tokens: Path) -> None:
-        self._text, self._tokens = text.open("rb"), tokens.open("wb", buffering=0)
+    def __init__(self, tokens: Path) -> None:
+        self._tokens = tokens.open("wb", buffering=0)
         self._words = Words()
         self._said = 0
 
-    def split(self, first: int, sizes: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Split notes that lie one behind the other.
+    def split(self, notes: Sequence[bytes]) -> tuple[np.ndarray, list[str]]:
+        """Split notes.
 
         Args:
-            first: byte on which they begin.
-            sizes: (N,) bytes of each.
+            notes: N texts in UTF-8.
 
         Returns:
             (N,) int64, words in each; and the words that were met for the first time, whose
             numbers follow those of the words returned before.
         """
-        data = os.pread(self._text.fileno(), int(sizes.sum()), first)
-        ends = np.cumsum(sizes).tolist()
-        ids, counts = self._words.number([data[begin:end] for begin, end in pairwise([0, *ends])])
+        ids, counts = self._words.number(notes)
         _write(self._tokens, ids.data)
         new = self._words.words[self._said :]
         self._said += len(new)
         return counts, new
 
     def close(self) -> None:
-        """Close the files."""
-        self._text.close()
+        """Close the file."""
         self._tokens.close()
 
 
 def _serve(pipe: Connection, text: Path, tokens: Path) -> None:
-    """Split chunks until there are no more, or whoever sends them is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that sends decides
+    """Do what is asked until nothing more is, or whoever asks is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks decides
     try:
-        splitter = _Splitter(text, tokens)
-        while True:
-            pipe.send(splitter.split(*pipe.recv()))
+        splitter = _Splitter(tokens)
+        with text.open("rb", buffering=0) as file:
+            while True:
+                asked = pipe.recv()
+                if isinstance(asked, _Span):
+                    pipe.send(splitter.split(_read(file, asked)))
+                else:
+                    pipe.send(_write_texts(file, asked))
     except (EOFError, ConnectionError):
         return
     except OSError as error:  # a full disk above all: raised again where it can be reported
         pipe.send(error)
 
 
+class _Span(NamedTuple):
+    """Texts that lie one behind the other in the file of all texts."""
+
+    first_byte: int
+    """On which they begin."""
+    sizes: np.ndarray
+    """(N,) int64, bytes of each."""
+
+
+def _read(file: BinaryIO, span: _Span) -> list[bytes]:
+    data = os.pread(file.fileno(), int(span.sizes.sum()), span.first_byte)
+    ends = np.cumsum(span.sizes).tolist()
+    return [data[begin:end] for begin, end in pairwise([0, *ends])]
+
+
+_Places = Sequence[tuple[int, int]]
+"""First byte and bytes of each note of an admission."""
+
+
+def _text(file: BinaryIO, notes: _Places) -> bytes:
+    return b"\n".join(os.pread(file.fileno(), size, first) for first, size in notes)
+
+
+def _write_texts(file: BinaryIO, splits: Mapping[Path, Sequence[_Places]]) -> Written:
+    """Write the texts of all admissions of each split into its folder."""
+    written: Written = {}
+    for folder, admissions in splits.items():
+        sizes = [sum(size for _, size in notes) + len(notes) - 1 for notes in admissions]
+        texts = (_text(file, notes) for notes in admissions)
+        written |= write_texts(folder, np.array(sizes, dtype=np.int64), texts)
+    return written
+
+
 class _Process:
-    """A splitter in a process of its own.
+    """A process that splits notes, and writes texts.
 
     Args:
         file: number of the file of its words.
@@ -165,23 +201,37 @@ class _Process:
     def give(self, chunk: _Chunk) -> None:
         """Send notes to be split; `take` returns them in the same order."""
         self.under_way.append(chunk)
-        try:
-            self._pipe.send((chunk.first_byte, chunk.sizes))
-        except ConnectionError:
-            while True:  # what it died of stands behind its last answers, unless it was killed
-                self.take()
+        self.ask(chunk.span)
+
+    def has_room_for(self, chunk: _Chunk) -> bool:
+        """Whether notes can be given without waiting."""
+        notes = sum(len(one.entries) for one in (*self.under_way, chunk))
+        return len(self.under_way) < _AHEAD and notes <= _NOTES_AHEAD
 
     def has_answer(self) -> bool:
         """Whether `take` would not wait."""
         return bool(self.under_way) and self._pipe.poll()
 
     def take(self) -> tuple[_Chunk, np.ndarray, list[str]]:
-        """Wait for the oldest answer: what was given, and what `_Splitter.split` made of it."""
+        """Wait for the oldest notes: what was given, and what `_Splitter.split` made of it."""
+        counts, new = self.answer()
+        return self.under_way.popleft(), counts, new
+
+    def ask(self, what: _Span | Mapping[Path, Sequence[_Places]]) -> None:
+        """Send notes to be split, or texts to be written."""
+        try:
+            self._pipe.send(what)
+        except ConnectionError:
+            while True:  # what it died of stands behind its last answers, unless it was killed
+                self.answer()
+
+    def answer(self) -> Any:
+        """Wait for the oldest answer."""
         with _watched():
             answer = self._pipe.recv()
         if isinstance(answer, OSError):
             raise answer
-        return self.under_way.popleft(), *answer
+        return answer
 
     def close(self) -> None:
         """End the process, whatever it does."""
@@ -196,8 +246,7 @@ def _watched() -> Iterator[None]:
         yield
     except (EOFError, ConnectionError):
         raise MarnError(
-            "A process that splits notes into words has died, for lack of memory perhaps. Try "
-            "--workers 1."
+            "A process that prepares notes has died, for lack of memory perhaps. Try --workers 1."
         ) from None
 
 
@@ -213,12 +262,9 @@ class _Entry(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Notes that lie one behind the other in the file of the text."""
+    """Notes to be split together."""
 
-    first_byte: int
-    """On which they begin."""
-    sizes: np.ndarray
-    """(N,) int64, bytes of each."""
+    span: _Span
     entries: list[_Entry]
 
 
@@ -245,13 +291,17 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_processes()
+        for process in self._processes:
+            process.close()
         for file in (self._text, *self._tokens):
             file.close()
         shutil.rmtree(self._folder)
 
-    def read(self, notes: Iterable[Note], dropped: Counter[str], progress: Progress) -> None:
-        """Take all notes in.
+    @contextmanager
+    def read(
+        self, notes: Iterable[Note], dropped: Counter[str], progress: Progress
+    ) -> Iterator[None]:
+        """Take all notes in, and split the last of them beside what is done within this context.
 
         Args:
             notes: gone through once.
@@ -264,7 +314,7 @@ class Store:
         """
         numbers: dict[str, int] = {}
         index = _Index(self.admissions, numbers, dropped, progress)
-        here = _Splitter(self._folder / "text", self._tokens_path(0))
+        here = _Splitter(self._tokens_path(0))
         first_byte = 0
         try:
             for texts, entries, is_full in _chunks(notes):
@@ -272,24 +322,24 @@ class Store:
                     self._begin_processes()
                 _write(self._text, b"".join(texts))
                 sizes = np.array([entry.bytes for entry in entries], dtype=np.int64)
-                chunk = _Chunk(first_byte, sizes, entries)
+                chunk = _Chunk(_Span(first_byte, sizes), entries)
                 first_byte += int(sizes.sum())
                 for process in self._processes:
                     while process.has_answer():
                         index.enter(process.file, *process.take())
                 idle = min(self._processes, key=lambda one: len(one.under_way), default=None)
-                if idle is not None and len(idle.under_way) < _AHEAD:
+                if idle is not None and idle.has_room_for(chunk):
                     idle.give(chunk)
                 else:
-                    index.enter(0, chunk, *here.split(chunk.first_byte, chunk.sizes))
-            for process in self._processes:
-                while process.under_way:
-                    index.enter(process.file, *process.take())
+                    index.enter(0, chunk, *here.split(texts))
         finally:
             here.close()
+        yield
+        for process in self._processes:
+            while process.under_way:
+                index.enter(process.file, *process.take())
         for file in range(1 + len(self._processes)):
             self._tokens.append(self._tokens_path(file).open("rb", buffering=0))
-        self._end_processes()
         self.words = list(numbers)
         self._numbers = [
             np.array(index.numbers_of[file], dtype=np.int32) for file in range(len(self._tokens))
@@ -314,12 +364,33 @@ class Store:
             found.append(self._numbers[piece.file][given])
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def text(self, admission: Admission) -> bytes:
-        """Return an admission's text in UTF-8, its notes parted by a line break."""
-        file = self._text.fileno()
-        return b"\n".join(
-            os.pread(file, piece.bytes, piece.first_byte) for piece in admission.pieces
-        )
+    @contextmanager
+    def texts(self, splits: Mapping[Path, Sequence[Admission]]) -> Iterator[Written]:
+        r"""Write the texts of admissions, in a process beside what is done within this context.
+
+        Where there is no other process they are written first.
+
+        Args:
+            splits: for the folder of each split its admissions, whose notes are parted by a "\n".
+
+        Yields:
+            What `marn.corpus.write_texts` returns, complete when the context ends.
+        """
+        places = {
+            folder: [
+                [(piece.first_byte, piece.bytes) for piece in admission.pieces]
+                for admission in admissions
+            ]
+            for folder, admissions in splits.items()
+        }
+        if not self._processes:
+            yield _write_texts(self._text, places)
+            return
+        writer = self._processes[0]
+        writer.ask(places)
+        written: Written = {}
+        yield written
+        written |= writer.answer()
 
     def settle(self, training: Sequence[str], min_count: int) -> Vocabulary:
         """Choose the words in so many training notes, and number all words by them from now on.
@@ -335,19 +406,14 @@ class Store:
             MarnError: if no word is in so many.
         """
         notes_with = np.zeros(len(self.words), dtype=np.int64)
-        last = np.zeros(len(self.words), dtype=np.int32)
-        places = np.arange(max(self.admissions[id_].tokens for id_ in training), dtype=np.int32)
-        for words, sizes in self._runs(training):
-            is_last = np.empty(
-                len(words), dtype=bool
-            )  # each word of a note counts at its last place
-            end = 0
-            for size in sizes:
-                begin, end = end, end + size
-                note, numbered = words[begin:end], places[:size]
-                last[note] = numbered
-                np.equal(last[note], numbered, out=is_last[begin:end])
-            notes_with += np.bincount(words[is_last], minlength=len(notes_with))
+        has = np.zeros(len(self.words), dtype=np.uint8)
+        for first in range(0, len(training), 255):  # as many as a byte can count
+            notes_here = np.zeros(len(self.words), dtype=np.uint8)
+            for id_ in training[first : first + 255]:
+                has[self.tokens(self.admissions[id_]).astype(np.intp)] = 1
+                notes_here += has
+                has.fill(0)
+            notes_with += notes_here
         numbers = np.flatnonzero(notes_with >= min_count).tolist()
         if not numbers:
             raise MarnError(
@@ -361,51 +427,12 @@ class Store:
         self._numbers = [renumber[known] for known in self._numbers]
         return vocabulary
 
-    def _runs(self, ids: Sequence[str]) -> Iterator[tuple[np.ndarray, list[int]]]:
-        """Yield the words of many admissions at once, in any order.
-
-        Args:
-            ids: the admissions.
-
-        Yields:
-            (T,) intp, provisional numbers of the words of some, and how many are each one's.
-        """
-        alone: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-        for id_ in ids:
-            admission = self.admissions[id_]
-            if len(admission.pieces) == 1:  # as nearly all have
-                piece = admission.pieces[0]
-                alone[piece.file].append((piece.first_token, piece.tokens))
-            else:
-                yield self.tokens(admission).astype(np.intp), [admission.tokens]
-        for file, spans in alone.items():
-            spans.sort()
-            begin = 0
-            while begin < len(spans):
-                end, size = begin, 0
-                while end < len(spans) and size < _RUN:
-                    size += spans[end][1]
-                    end += 1
-                some = spans[begin:end]
-                data = [
-                    os.pread(self._tokens[file].fileno(), 4 * count, 4 * first)
-                    for first, count in some
-                ]
-                given = np.frombuffer(b"".join(data), np.int32).astype(np.intp)
-                yield self._numbers[file][given].astype(np.intp), [count for _, count in some]
-                begin = end
-
     def _tokens_path(self, file: int) -> Path:
         return self._folder / f"tokens.{file}"
 
     def _begin_processes(self) -> None:
         for file in range(1, self._workers):
             self._processes.append(_Process(file, self._folder / "text", self._tokens_path(file)))
-
-    def _end_processes(self) -> None:
-        for process in self._processes:
-            process.close()
-        self._processes = []
 
 
 class _Index:
@@ -431,7 +458,7 @@ class _Index:
             self._numbers.setdefault(word, len(self._numbers)) for word in new
         ]
         said = self.notes
-        first_byte = chunk.first_byte
+        first_byte = chunk.span.first_byte
         for entry, count in zip(chunk.entries, counts.tolist(), strict=True):
             if count:
                 self._enter(entry, file, count, first_byte)

@@ -13,13 +13,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from threading import Event
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -485,9 +483,6 @@ class _ArrayFile:
         self._file: BinaryIO = path.open("wb", buffering=0)
         self._dtype, self._left = np.dtype(dtype), size
         self._sum = hashlib.sha256()
-        # A thread that hashes what was written before, which leaves this one free.
-        self._beside = ThreadPoolExecutor(1)
-        self._hashed: Future[None] | None = None
         self._bytes = 0
         self._gathered: list[np.ndarray] = []
         self._size = 0
@@ -516,10 +511,8 @@ class _ArrayFile:
         self._gathered, self._size = [], 0
 
     def _write(self, data: bytes | memoryview) -> None:
-        if self._hashed is not None:
-            self._hashed.result()
         view = memoryview(data).cast("B")
-        self._hashed = self._beside.submit(self._sum.update, view)
+        self._sum.update(view)
         self._bytes += len(view)
         while view:  # an unbuffered file may take only a part at a time
             view = view[self._file.write(view) :]
@@ -537,10 +530,32 @@ class _ArrayFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._file, self._beside:
+        with self._file:
             if kind is None:
                 self._write_gathered()
                 assert self._left == 0
+
+
+def write_texts(
+    folder: Path, sizes: np.ndarray, texts: Iterable[bytes]
+) -> dict[Path, dict[str, Any]]:
+    """Write the texts of a split.
+
+    Args:
+        folder: of the split; made if it is not there.
+        sizes: (N,) bytes of each text.
+        texts: in UTF-8, asked for one by one.
+
+    Returns:
+        What the card says of the file they are in, for `CorpusWriter.add`.
+    """
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "text_offsets.npy", _offsets(sizes))
+    path = folder / "text.npy"
+    with _ArrayFile(path, np.dtype("|u1"), int(np.sum(sizes))) as file:
+        for text in texts:
+            file.append(np.frombuffer(text, dtype=np.uint8))
+    return {path: file.record()}
 
 
 @dataclass
@@ -560,46 +575,18 @@ class CorpusWriter:
     roles: Sequence[str] = ()
     """Roles that evidence may have."""
     _counts: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
-    _records: dict[Path, dict[str, Any]] = field(default_factory=dict, init=False)
+    _records: dict[Path, Mapping[str, Any]] = field(default_factory=dict, init=False)
     _vectors: dict[str, Any] | None = field(default=None, init=False)
     _rows: int | None = field(default=None, init=False)
 
-    @contextmanager
-    def texts(self, splits: Mapping[str, tuple[np.ndarray, Iterable[bytes]]]) -> Iterator[None]:
-        """Write the texts of all splits, beside what is done within this context.
+    def texts(self, name: str, sizes: np.ndarray, texts: Iterable[bytes]) -> None:
+        """Write the texts of a split, as `write_texts` does."""
+        assert name in SPLITS
+        self.add(write_texts(self.folder / name, sizes, texts))
 
-        That is a thread which mostly reads, writes and hashes bytes, and so leaves the others of
-        the process free: words can be counted and encoded meanwhile.
-
-        Args:
-            splits: for each split the (N,) lengths of its texts in UTF-8 bytes, and the texts,
-                which are asked for one by one.
-        """
-        stop = Event()
-        with ThreadPoolExecutor(1) as beside:
-            done = beside.submit(self._write_texts, splits, stop)
-            try:
-                yield
-            except BaseException:
-                stop.set()
-                raise
-            done.result()
-
-    def _write_texts(
-        self, splits: Mapping[str, tuple[np.ndarray, Iterable[bytes]]], stop: Event
-    ) -> None:
-        for name, (sizes, texts) in splits.items():
-            assert name in SPLITS
-            folder = self.folder / name
-            folder.mkdir(exist_ok=True)
-            np.save(folder / "text_offsets.npy", _offsets(sizes))
-            path = folder / "text.npy"
-            with _ArrayFile(path, np.dtype("|u1"), int(np.sum(sizes))) as file:
-                for text in texts:
-                    if stop.is_set():
-                        raise InterruptedError
-                    file.append(np.frombuffer(text, dtype=np.uint8))
-            self._records[path] = file.record()
+    def add(self, written: Mapping[Path, Mapping[str, Any]]) -> None:
+        """Take in what `write_texts` has written, perhaps in another process."""
+        self._records.update(written)
 
     def split(
         self,

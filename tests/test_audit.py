@@ -59,8 +59,7 @@ def corpus_of(
         for split, notes in splits.items():
             encoded = [vocabulary.encode(text.split()) for _, _, text, _ in notes]
             texts = [text.encode() for _, _, text, _ in notes]
-            with writer.texts({split: (np.array([len(text) for text in texts]), texts)}):
-                pass
+            writer.texts(split, np.array([len(text) for text in texts]), texts)
             writer.split(
                 split,
                 ids=[id_ for _, id_, _, _ in notes],

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -47,8 +46,7 @@ def write(path, notes=None, *, text="open", vectors=True):
                 evidence[0] = (1, 1, 0, 5, 1)
                 evidence[1] = (0, 2, 6, 11, 0)
             texts = [row[3].encode() for row in rows]
-            with writer.texts({name: (np.array([len(text) for text in texts]), texts)}):
-                pass
+            writer.texts(name, np.array([len(text) for text in texts]), texts)
             writer.split(
                 name,
                 ids=[row[0] for row in rows],
@@ -281,39 +279,6 @@ def test_any_notes_survive_the_disk(tmp_path_factory, rows):
     shutil.rmtree(folder)
 
 
-def _writer(tmp_path):
-    return CorpusWriter(tmp_path, CODES, PARENT)
-
-
-def test_what_fails_while_texts_are_written_is_raised(tmp_path):
-    def texts():
-        yield b"fever"
-        raise OSError("no room")
-
-    with (
-        pytest.raises(OSError, match="no room"),
-        _writer(tmp_path).texts({"train": (np.array([5, 5]), texts())}),
-    ):
-        pass
-
-
-def test_texts_stop_where_what_is_beside_them_fails(tmp_path):
-    asked = []
-
-    def texts():
-        for number in range(1000):
-            asked.append(number)
-            time.sleep(0.01)
-            yield b"x"
-
-    with (
-        pytest.raises(KeyboardInterrupt),
-        _writer(tmp_path).texts({"train": (np.ones(1000, np.int64), texts())}),
-    ):
-        raise KeyboardInterrupt
-    assert len(asked) < 1000
-
-
 def test_sums_of_files_are_those_of_what_was_written(tmp_path):
     # Longer than what is hashed and written at once, in arrays of odd lengths, one of them empty.
     rng = np.random.default_rng(0)
@@ -322,15 +287,15 @@ def test_sums_of_files_are_those_of_what_was_written(tmp_path):
     texts = [bytes(length // 2) for length in lengths]
     with replacing(tmp_path / "corpus") as folder:
         writer = CorpusWriter(folder, CODES, PARENT)
-        with writer.texts({"train": (lengths // 2, texts)}):
-            writer.split(
-                "train",
-                ids=list("abcde"),
-                subjects=list("abcde"),
-                lengths=lengths,
-                tokens=notes,
-                columns={"icd": [[0]] * 5, "ccs": [[]] * 5},
-            )
+        writer.split(
+            "train",
+            ids=list("abcde"),
+            subjects=list("abcde"),
+            lengths=lengths,
+            tokens=notes,
+            columns={"icd": [[0]] * 5, "ccs": [[]] * 5},
+        )
+        writer.texts("train", lengths // 2, texts)
         card = writer.finish(
             vocabulary=Vocabulary(WORDS),
             name="long",

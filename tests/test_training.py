@@ -171,7 +171,7 @@ def test_what_a_system_adds_to_the_loss_is_trained(corpus, tmp_path):
         )
         run = fit(model, corpus, config, run_dir=tmp_path / str(weight), quiet=True)
         described = model.describe("icd", torch.arange(4))
-        distances.append(float((described - model.head.weight["icd"]).square().sum()))
+        distances.append(float((described - model.head.weight["icd"]).detach().square().sum()))
         losses.append(run.history.loss[0])
     assert distances[1] < distances[0] / 2
     assert losses[1] > losses[0] + 0.01  # it is part of the loss that is told

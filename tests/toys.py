@@ -114,8 +114,7 @@ def toy_corpus(path, notes=(24, 8, 8), codes=4, seed=0, tasks=("icd", "ccs")):
                 "odd": [sorted({int(k) % 2 for k in mine}) for mine in present],
             }
             sizes = np.array([len(text) for text in texts])
-            with writer.texts({split: (sizes, [text.encode() for text in texts])}):
-                pass
+            writer.texts(split, sizes, [text.encode() for text in texts])
             writer.split(
                 split,
                 ids=[f"{split}{i}" for i in range(count)],
