@@ -110,7 +110,7 @@ def read(
     csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
     try:
         with _open(path) as binary:
-            checked = cast("IO[bytes]", io.BufferedReader(_WithoutNul(binary), 1 << 20))
+            checked = cast("IO[bytes]", io.BufferedReader(_WithoutNul(binary), 1 << 18))
             reader = Rows(io.TextIOWrapper(checked, encoding="utf-8", newline=""), FIELD_LIMIT)
             rows = iter(reader)
             header = next(rows, [])

@@ -113,7 +113,7 @@ class Words:
 
 
 class _Table:
-    """Finds a number by two integers: open addressing with linear probing, at most half full.
+    """Finds a number by two integers: open addressing with linear probing, at most an eighth full.
 
     A slot is one row of two integers, so that looking there costs one wait for the memory: the
     first integer mixed with the second, and the number. Of the words up to 8 letters the second is
@@ -140,7 +140,7 @@ class _Table:
         """Return the number of each pair, (T,) int32, `_ABSENT` where it is not in the table.
 
         Args:
-            low: (T,) uint64, the first integers; changed.
+            low: (T,) uint64, the first integers.
             long: (L,) places of the pairs whose second integer is not 0.
             high: (L,) uint64, their second integers.
         """
@@ -156,27 +156,30 @@ class _Table:
         if len(left):
             second = np.zeros(len(low), dtype=np.uint64)
             second[long] = high
-            while len(left):
-                slots[left] = (slots[left] + 1) % len(self._high)
-                numbers[left] = self._number[slots[left]]
-                left = left[self._is_other(slots[left], mixed[left], second[left])]
+            numbers[left] = self._seek(slots[left], mixed[left], second[left])
         return numbers
 
-    def _is_other(self, slots: np.ndarray, mixed: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Whether each slot is taken by another pair."""
-        differs = (self._rows[slots, 0] != mixed) | (self._high[slots] != high)
-        return differs & (self._number[slots] != _ABSENT)
+    def _seek(self, slots: np.ndarray, mixed: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Return the number of each pair from the slots behind those given, as `find` does."""
+        numbers = np.empty(len(slots), dtype=np.int64)
+        left = np.arange(len(slots))
+        while len(left):
+            slots = (slots + 1) % len(self._high)
+            numbers[left] = found = self._number[slots]
+            is_other = (self._rows[slots, 0] != mixed) | (self._high[slots] != high)
+            again = np.flatnonzero(is_other & (found != _ABSENT))
+            left, slots, mixed, high = left[again], slots[again], mixed[again], high[again]
+        return numbers
 
     def enter(self, low: np.ndarray, high: np.ndarray, numbers: np.ndarray) -> None:
         """Enter pairs that are not in the table, each once, with numbers that all differ."""
         self._enter(low ^ (high * _MIX_HIGH), high, numbers)
 
     def _enter(self, mixed: np.ndarray, high: np.ndarray, numbers: np.ndarray) -> None:
-        if 2 * (self._entries + len(numbers)) > len(self._high):
+        if 8 * (self._entries + len(numbers)) > len(self._high):
             taken = self._number != _ABSENT
             former = self._rows[taken, 0], self._high[taken], self._number[taken]
-            # Four times what is needed now, so that this happens seldom.
-            self._clear(1 << (4 * (self._entries + len(numbers))).bit_length())
+            self._clear(1 << (8 * (self._entries + len(numbers))).bit_length())
             self._entries = 0
             self._enter(*former)
         self._entries += len(numbers)
