@@ -39,7 +39,7 @@ time that splitting takes: with more of them, they would wait for it."""
 
 # Under way for each process: enough that it has work while the codes are read, and no more than
 # can be said to it without waiting (64 KiB in a pipe, 8 bytes a note).
-_AHEAD = 8  # chunks
+_AHEAD = 4  # chunks
 _NOTES_AHEAD = 3 * CHUNK_NOTES
 
 Progress = Callable[[str], None]

@@ -5,6 +5,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -38,6 +39,8 @@ TRAININGS = {
     "dr_caml": ("dr_caml", {}, {"loss": "bce", "weight_decay": 0.1}),
     "bf16": ("marn", {"ram_dropout": 0.0}, {"precision": "bf16"}),
 }
+# A system without attention computes a batch in parts, one with it holds fewer scores at a time.
+LITTLE_ROOM = {"cnn": 2, "caml": 100}
 ROWS = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -95,6 +98,27 @@ def exploding(corpus, folder, **changes):
         return str(error)
     finally:
         marn.config.focal_loss, module._LOG_STEPS = real, 50
+
+
+def short_of_memory(corpus, name, room, **changes):
+    """Train where the last process has room for so many notes, or attention scores, at a time."""
+    real, refused = module._backward, []
+
+    def refusing(fabric, model, train, notes, config, parts):
+        loss = real(fabric, model, train, notes, config, parts)
+        held = model.head.at_once or -(-len(notes) // parts)
+        if os.environ.get("LOCAL_RANK") == "1" and held > room:
+            refused.append(held)
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return loss
+
+    config = dataclasses.replace(CONFIG, loss="bce", **changes)
+    module._backward = refusing
+    try:
+        run = fit(small(corpus, name), corpus, config, quiet=True)
+    finally:
+        module._backward = real
+    return (run.model.state_dict(), run.history), refused
 
 
 def gradients(rank):
@@ -172,6 +196,8 @@ def everything(rank, folder):
     found["one, two"] = going_on(corpus, folder / "one, two", **two)
     interrupted(corpus, folder / "two, one", 6, **two)
     found["infinite"] = exploding(corpus, folder / "infinite", **two)
+    for name, room in LITTLE_ROOM.items():
+        found[f"{name} short of memory"] = short_of_memory(corpus, name, room, **two)
     found["gradients"] = gradients(rank)
     found["norms"] = normalisations(rank)
     found["predictions"] = predictions(corpus)
@@ -258,6 +284,18 @@ def test_an_infinite_loss_in_one_process_stops_both(corpus, folder, both):
     same_run(going_on(corpus, None), going_on(corpus, folder / "infinite"))
 
 
+@pytest.mark.parametrize(("name", "room"), LITTLE_ROOM.items())
+def test_one_process_short_of_memory_helps_itself(corpus, both, name, room):
+    alone, refused = short_of_memory(corpus, name, room)
+    assert not refused
+    for found in both:
+        same_run(alone, found[f"{name} short of memory"][0])
+    (_, first), (_, second) = (found[f"{name} short of memory"] for found in both)
+    assert not first
+    assert second
+    assert min(second) > room
+
+
 def test_gradients_add_up_and_none_stays_none(both):
     for found in both:
         assert found["gradients"] == (2.0, [[3.0, 3.0], [1.0, 1.0, 1.0], None])
@@ -312,6 +350,29 @@ def test_processes_that_do_not_fit_together(both):
         assert "own is a BatchNorm1d" in found["own statistics"]
         assert "2 processes were started, but the training is for one" in found["one process"]
         assert "holds another run (training.seed was 3, now 9)" in found["another run"]
+
+
+def full(rank, folder):
+    """Run out of memory in the middle of the seventh step, in the second process."""
+    real, steps = module._backward, []
+
+    def refusing(fabric, model, *arguments):
+        steps.append(1)
+        if rank == 1 and len(steps) == 7:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return real(fabric, model, *arguments)
+
+    module._backward = refusing
+    with pytest.raises(devices.OwnError) as error:
+        going_on(Corpus.load(folder / "corpus"), folder / "full", devices=2)
+    return str(error.value)
+
+
+def test_one_process_out_of_memory_ends_both_where_they_share_statistics(corpus, folder):
+    first, second = of_two(folder, full)
+    assert "another process of this training has ended" in first
+    assert re.search(r"no memory for 4 notes of \d+ tokens; .* Train with a smaller", second)
+    same_run(going_on(corpus, None), going_on(corpus, folder / "full"))
 
 
 def killed_second(rank, folder):
