@@ -370,6 +370,7 @@ def measure(*, quick: bool) -> dict[str, float]:
         "two_mb": middle["two"].mb,
         "reference_mb": middle["reference"].mb,
         "released_seconds": released.cpu,
+        "released_wall_seconds": released.wall,
         "released_mb": released.mb,
         "large_seconds": large.cpu,
     }
