@@ -21,23 +21,29 @@ from marn.corpus import Corpus
 from marn.errors import MarnError
 
 
-def sources() -> dict[str, ModuleType]:
-    """Return the sources of this package by their names on the command line."""
-    modules = [
-        importlib.import_module(f"data_prep.{found.name}")
-        for found in pkgutil.iter_modules(data_prep.__path__)
-        if found.name != "__main__"
-    ]
-    return {module.COMMAND: module for module in modules if hasattr(module, "COMMAND")}
+def sources(wanted: str = "") -> dict[str, ModuleType]:
+    """Return the sources of this package by their names on the command line.
+
+    Args:
+        wanted: name of a module; if it is a source of that name, only this one is imported.
+    """
+    names = {found.name for found in pkgutil.iter_modules(data_prep.__path__)} - {"__main__"}
+    for chosen in ({wanted} & names, names):
+        modules = [importlib.import_module(f"data_prep.{name}") for name in sorted(chosen)]
+        found = {module.COMMAND: module for module in modules if hasattr(module, "COMMAND")}
+        if wanted in found:
+            break
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(
         prog="python -m data_prep", description="Make a corpus that marn can read."
     )
     commands = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
-    found = sources()
+    found = sources(*arguments[:1])
     for name, module in sorted(found.items()):
         summary = (module.__doc__ or "").partition("\n")[0]
         module.add_arguments(

@@ -6,6 +6,7 @@ The rule is CAML's, which every system of the papers shares. What counts as a co
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -108,7 +109,10 @@ class Vocabulary:
                     f"The words of a vocabulary must be sorted and differ, but {after!r} comes "
                     f"after {before!r}. Give sorted(set(words))."
                 )
-        self._numbers = {word: number for number, word in enumerate(self.words, start=1)}
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.words, start=1)}
 
     def __len__(self) -> int:
         return len(self.words) + 2

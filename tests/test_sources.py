@@ -3,6 +3,8 @@
 import argparse
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,14 @@ def test_every_file_with_a_command_is_a_source():
     ]
     assert sorted(written) == sorted(sources())
     assert set(OPTIONS) == set(READERS)
+
+
+def test_only_the_wanted_source_is_imported():
+    assert list(sources("mimic3")) == ["mimic3"]
+    assert sources("tables").keys() == sources("mimic").keys() == sources().keys()
+    code = "import sys; from data_prep.__main__ import sources; sources('mimic3'); "
+    code += "sys.exit('data_prep.hospital' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", sources())

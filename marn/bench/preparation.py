@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -291,17 +290,18 @@ class Spent(NamedTuple):
 # Runs a program and tells its status, seconds and peak. A process that is started takes over the
 # peak of the one that starts it (getrusage(2)); this one is small.
 _WATCH = """
-import os, subprocess, sys
+import os, subprocess, sys, time
+began = time.monotonic()
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
 _, status, usage = os.wait4(process.pid, 0)
-print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+wall = time.monotonic() - began
+print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss)
 """
 
 
 def program(*arguments: str) -> Spent:
     """Run a Python program to its end, its modules compiled beforehand as any user's are."""
     os.sync()  # else what the program before it wrote would be written at the cost of this one
-    began = time.monotonic()
     watched = subprocess.run(
         [sys.executable, "-S", "-c", _WATCH, sys.executable, *arguments],
         capture_output=True,
@@ -309,11 +309,10 @@ def program(*arguments: str) -> Spent:
         text=True,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
     )
-    wall = time.monotonic() - began
-    status, seconds, peak = watched.stdout.split()
+    status, seconds, wall, peak = watched.stdout.split()
     if int(status):
         raise MarnError(f"{arguments[1]} ended with status {status}: {watched.stderr[-300:]}")
-    return Spent(float(seconds), wall, int(peak) * 1024 / 1e6)
+    return Spent(float(seconds), float(wall), int(peak) * 1024 / 1e6)
 
 
 def _three_passes(raw: Path, lists: Path, out: Path, *, hold: bool = False) -> Spent:
