@@ -215,6 +215,7 @@ def test_words_of_more_notes_than_a_byte_can_count(tmp_path):
 def test_a_process_is_given_what_can_be_said_without_waiting(tmp_path, monkeypatch):
     (tmp_path / "text").write_bytes(b"")
     monkeypatch.setattr(store, "_NOTES_AHEAD", 10)
+    monkeypatch.setattr(store, "_AHEAD", 100)
     process = store._Process(1, tmp_path / "text", tmp_path / "tokens")
     few, many = (
         store._Chunk(store._Span(0, np.zeros(count, np.int64)), [None] * count) for count in (1, 5)
