@@ -13,7 +13,8 @@ export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment data book site lab chapters test lint unit nbval other-cpu browser lock clean
+NAME ?=
+.PHONY: help environment data book site lab chapters test lint unit nbval bench other-cpu browser lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -64,6 +65,9 @@ NOTEBOOKS = $(if $(CHAPTER),$(foreach number,$(CHAPTER),$(wildcard book/$(number
 nbval: data  ## every chapter executed and compared with its stored outputs (CHAPTER="03" for one)
 	@rm -rf runs/[0-9][0-9]_*  # else a chapter would take up an earlier run instead of training
 	$(BIN)/pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
+
+bench: environment  ## benchmarks against a straightforward reference (NAME="scores gru" for some)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(NAME)
 
 other-cpu:  ## the same in the guise of an older CPU, with two threads
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem \

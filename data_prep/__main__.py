@@ -6,17 +6,17 @@ Every module of this package that has a `COMMAND` is a source (see `data_prep.pr
 from __future__ import annotations
 
 import argparse
-import importlib
-import pkgutil
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 
-import data_prep
-from data_prep.sweeping import swept
+from data_prep.sources import __path__ as PATH
+from data_prep.stale_cleanup import swept
 from marn.corpus import Corpus
 from marn.errors import MarnError
 
@@ -27,9 +27,10 @@ def sources(wanted: str = "") -> dict[str, ModuleType]:
     Args:
         wanted: name of a module; if it is a source of that name, only this one is imported.
     """
-    names = {found.name for found in pkgutil.iter_modules(data_prep.__path__)} - {"__main__"}
-    for chosen in ({wanted} & names, names):
-        modules = [importlib.import_module(f"data_prep.{name}") for name in sorted(chosen)]
+    names = {found.name: f"data_prep.sources.{found.name}" for found in iter_modules(PATH)}
+    names["audit"] = "data_prep.audit"
+    for chosen in ({wanted} & set(names), names):
+        modules = [import_module(names[name]) for name in sorted(chosen)]
         found = {module.COMMAND: module for module in modules if hasattr(module, "COMMAND")}
         if wanted in found:
             break

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from data_prep.corpus_writer import CorpusWriter
 from data_prep.store import Admission, Note, Progress, Store, usual_workers
-from marn.corpus import EVIDENCE, SPLITS, CodeEntry, CorpusWriter
-from marn.embeddings import word2vec
+from data_prep.word_vectors import word2vec
+from marn.corpus import EVIDENCE, SPLITS, CodeEntry
 from marn.errors import MarnError
 
 Pair = tuple[str, str]

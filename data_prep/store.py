@@ -24,10 +24,10 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 
+from data_prep.corpus_writer import write_texts
 from data_prep.words import Words
-from marn.corpus import write_texts
+from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
-from marn.text import Vocabulary
 
 CHUNK_BYTES = 1 << 21
 """Text handed to a process at once. A source with less than that is not worth a second process."""

@@ -1,4 +1,4 @@
-"""Numbers for the words of many notes: the rule of `marn.text.tokenize`, several times as fast.
+"""Numbers for the words of many notes: the rule of `tokenize`, several times as fast.
 
 A word of up to 16 ASCII letters is two integers of eight bytes. A table in arrays finds the numbers
 of all words of many notes at once, where a dictionary is asked for one word after the other and
@@ -13,7 +13,7 @@ from itertools import groupby
 
 import numpy as np
 
-from marn.text import split_words
+from marn.corpus.text import split_words
 
 _ABSENT = -1
 _WIDTH = 16  # bytes of a word that a row of the table holds

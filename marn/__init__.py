@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from marn.corpus import Corpus
     from marn.errors import MarnError
     from marn.evaluation import Predictions, evaluate, predict
+    from marn.experiments.presets import preset
     from marn.losses import bce_loss, focal_loss
-    from marn.models import Coder, available, build
-    from marn.presets import preset
+    from marn.models import Coder
+    from marn.registry import available, build
     from marn.saving import load_model
-    from marn.training import Run, TrainConfig, fit
+    from marn.train.config import TrainConfig
+    from marn.train.loop import Run, fit
 
 __version__ = _version("marn")
 
@@ -41,21 +43,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Coder": "models",
+    "Coder": "models.base",
     "Corpus": "corpus",
     "MarnError": "errors",
     "Predictions": "evaluation",
-    "Run": "training",
-    "TrainConfig": "training",
-    "available": "models",
+    "Run": "train.loop",
+    "TrainConfig": "train.config",
+    "available": "registry",
     "bce_loss": "losses",
-    "build": "models",
+    "build": "registry",
     "evaluate": "evaluation",
-    "fit": "training",
+    "fit": "train.loop",
     "focal_loss": "losses",
     "load_model": "saving",
     "predict": "evaluation",
-    "preset": "presets",
+    "preset": "experiments.presets",
 }
 
 

@@ -11,13 +11,13 @@ from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from marn import devices
-from marn.config import TrainConfig
+from marn import parallel
 from marn.corpus import Corpus
 from marn.errors import MarnError
 from marn.evaluation import evaluate
-from marn.models import available, build
-from marn.training import fit, start
+from marn.registry import available, build
+from marn.train.config import TrainConfig
+from marn.train.loop import fit, start
 
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of torchrun, srun and Fabric
 
@@ -98,9 +98,9 @@ def _train(args: argparse.Namespace) -> None:
     run = fit(model, corpus, config, run_dir=args.run_dir)
     if not args.test:
         return
-    with devices.together() if config.processes > 1 else nullcontext():
+    with parallel.together() if config.processes > 1 else nullcontext():
         scores = evaluate(run.model, corpus, "test", batch_size=2 * config.batch_size)
-        if devices.rank() == 0:
+        if parallel.rank() == 0:
             _tell(scores)
 
 
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _train(args)
     except MarnError as error:
         # What all processes meet alike is said once.
-        if first or isinstance(error, devices.OwnError):
+        if first or isinstance(error, parallel.OwnError):
             sys.stderr.write(f"{parser.prog} {args.command}: {error}\n")
         return 2
     except KeyboardInterrupt:

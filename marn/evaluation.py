@@ -12,9 +12,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from marn import devices, metrics
-from marn.batches import Batch, Order, collate, reading_order
+from marn import metrics, parallel
 from marn.corpus import Corpus, Split
+from marn.corpus.batches import Batch, Order, collate, reading_order
 from marn.errors import MarnError
 from marn.models import Coder
 
@@ -80,8 +80,8 @@ def predict(
 ) -> Predictions:
     """Score every note of a split.
 
-    Where several processes train together (`marn.devices.together`) each of them reads its share of
-    the batches and gets the logits of all.
+    Where several processes train together (`marn.parallel.together`) each reads its share of the
+    batches and gets the logits of all.
 
     Args:
         model: on the device where it is to run; its mode is left as it was.
@@ -102,23 +102,23 @@ def predict(
     logits = {task: np.empty((len(notes), c), np.float32) for task, c in model.tasks.items()}
     order = _order(model, notes, batch_size)
     with evaluating(model):
-        for batch in _batches(model, notes, order[devices.rank() :: devices.count()]):
+        for batch in _batches(model, notes, order[parallel.rank() :: parallel.count()]):
             for task, values in model(batch.tokens, batch.lengths).items():
                 logits[task][batch.notes] = values.float().cpu().numpy()
-    if devices.count() > 1:
+    if parallel.count() > 1:
         _gather(logits, order, next(model.parameters()).device)
     return Predictions(logits, {task: notes.targets(task) for task in model.tasks}, notes.ids)
 
 
 def _gather(logits: dict[str, NDArray[np.float32]], order: Order, device: torch.device) -> None:
     """Fill in the rows that the other processes have found: each note was read by one of them."""
-    for rank in range(devices.count()):
-        theirs = order[rank :: devices.count()]
+    for rank in range(parallel.count()):
+        theirs = order[rank :: parallel.count()]
         if theirs:
             rows = np.concatenate(theirs)
             for found in logits.values():
                 values = torch.from_numpy(found[rows]).to(device)
-                found[rows] = devices.spread(values, rank).cpu().numpy()
+                found[rows] = parallel.spread(values, rank).cpu().numpy()
 
 
 def tune_thresholds(

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from marn.corpus.text import Vocabulary, token_spans
 from marn.errors import MarnError
 from marn.evaluation import evaluating
 from marn.models import Coder
 from marn.privacy import check_may_show
-from marn.text import Vocabulary, token_spans
 
 __all__ = [
     "CodeExplanation",

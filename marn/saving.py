@@ -24,9 +24,10 @@ from safetensors.torch import load_file, save_file
 
 from marn import privacy
 from marn.corpus import CodeEntry, Corpus
+from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
-from marn.models import Coder, build
-from marn.text import Vocabulary
+from marn.models import Coder
+from marn.registry import build
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 FORMAT = 2

@@ -26,9 +26,10 @@ from data_prep.audit import (
     to_json,
 )
 from data_prep.audit.repeats import NEAR
+from data_prep.corpus_writer import CorpusWriter, replacing
 from marn import privacy
-from marn.corpus import CodeEntry, Corpus, CorpusWriter, replacing
-from marn.text import Vocabulary
+from marn.corpus import CodeEntry, Corpus
+from marn.corpus.text import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "experiments"))

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import toy_corpus
 
-from marn.batches import collate, reading_order, training_order
+from marn.corpus.batches import collate, reading_order, training_order
 
 
 @pytest.fixture(scope="module")

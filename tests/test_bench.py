@@ -4,12 +4,14 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
+import benchmarks as bench
 import numpy as np
 import pytest
+from benchmarks import preparation, scores
 
-from marn import MarnError, bench
-from marn.bench import preparation, scores
+from marn import MarnError
 
 
 @pytest.mark.parametrize("name", sorted(bench.available()))
@@ -80,7 +82,10 @@ def test_scores_by_hand():
 def test_command_line(tmp_path):
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, "-m", "marn.bench", *arguments], capture_output=True, text=True
+            [sys.executable, "-m", "benchmarks", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
         )
 
     wrong = run("speed")

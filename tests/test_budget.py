@@ -4,8 +4,9 @@ import pytest
 import torch
 from toys import SYSTEM_SIZES, toy_corpus
 
-from marn import MarnError, TrainConfig, budget, build
-from marn import training as module
+from marn import MarnError, TrainConfig, build
+from marn.train import budget
+from marn.train import loop as module
 
 CONFIG = TrainConfig(batch_size=8, device="cpu")
 

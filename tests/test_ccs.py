@@ -11,9 +11,9 @@ from typing import NoReturn
 
 import pytest
 
-from data_prep import ccs
-from data_prep.ccs import Ccs, Ccsr
-from marn.codes import KINDS, dotted, undotted
+from data_prep.code_systems import ccs
+from data_prep.code_systems.ccs import Ccs, Ccsr
+from marn.corpus.codes import KINDS, dotted, undotted
 from marn.errors import MarnError
 
 SHARED = Path(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marn import codes
+from marn.corpus import codes
 from marn.errors import MarnError
 
 DX = st.from_regex(re.compile(r"([0-9]{3}|V[0-9]{2})[0-9]{0,2}|E[0-9]{3}[0-9]?"), fullmatch=True)

@@ -14,9 +14,9 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from data_prep import codiesp
-from data_prep.ccs import Ccsr
+from data_prep.code_systems.ccs import Ccsr
 from data_prep.prepare import quiet
+from data_prep.sources import codiesp
 from marn import metrics
 from marn.corpus import Corpus
 from marn.errors import MarnError

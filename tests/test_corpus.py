@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marn.corpus import EVIDENCE, CodeEntry, Corpus, CorpusWriter, Evidence, replacing
+from data_prep.corpus_writer import CorpusWriter, replacing
+from marn.corpus import EVIDENCE, CodeEntry, Corpus, Evidence
+from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
-from marn.text import Vocabulary
 
 WORDS = ["acute", "fever", "lasix"]
 CODES = {

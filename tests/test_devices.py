@@ -20,10 +20,11 @@ from torch import nn
 from toys import SYSTEM_SIZES, toy_corpus
 
 import marn
-from marn import Corpus, MarnError, TrainConfig, budget, build, devices, fit, predict
-from marn import training as module
+from marn import Corpus, MarnError, TrainConfig, build, fit, parallel, predict
 from marn.__main__ import main
-from marn.ram import TokenNorm
+from marn.nn.ram import TokenNorm
+from marn.train import budget
+from marn.train import loop as module
 
 pytestmark = pytest.mark.xdist_group("devices")  # one pair of processes for all of these tests
 
@@ -84,20 +85,20 @@ def going_on(corpus, folder, **changes):
 
 def exploding(corpus, folder, **changes):
     """Train with a loss that is infinite in the second epoch, in the last process."""
-    real, calls = marn.config.focal_loss, []
+    real, calls = marn.train.config.focal_loss, []
 
     def explode(*arguments, **named):
         calls.append(1)
         bad = len(calls) > 10 and os.environ["LOCAL_RANK"] == "1"
         return real(*arguments, **named) * (math.inf if bad else 1)
 
-    marn.config.focal_loss, module._LOG_STEPS = explode, 1
+    marn.train.config.focal_loss, module._LOG_STEPS = explode, 1
     try:
         going_on(corpus, folder, **changes)
     except MarnError as error:
         return str(error)
     finally:
-        marn.config.focal_loss, module._LOG_STEPS = real, 50
+        marn.train.config.focal_loss, module._LOG_STEPS = real, 50
 
 
 def short_of_memory(corpus, name, room, **changes):
@@ -127,8 +128,8 @@ def gradients(rank):
     parameters = [nn.Parameter(torch.zeros(size)) for size in (2, 3, 4)]
     for x, gradient in zip(parameters, given, strict=True):
         x.grad = gradient
-    with devices.together():
-        loss = devices.add_gradients(parameters, torch.tensor(0.5 + rank))
+    with parallel.together():
+        loss = parallel.add_gradients(parameters, torch.tensor(0.5 + rank))
     return float(loss), [x.grad if x.grad is None else x.grad.tolist() for x in parameters]
 
 
@@ -138,16 +139,16 @@ def normalised(rows, weight):
     rows = rows.clone().requires_grad_()
     out = norm._normalise(rows)
     (out * weight).sum().backward()
-    add = [devices.add_up(x.grad) for x in (norm.weight, norm.bias)]
+    add = [parallel.add_up(x.grad) for x in (norm.weight, norm.bias)]
     return [out.detach(), rows.grad, *add, norm.running_mean, norm.running_var]
 
 
 def normalisations(rank):
     split, nothing = [ROWS[:2], ROWS[2:]][rank], [1.0, 0.0][rank]
     weights = torch.arange(7.0, dtype=torch.float64)[:, None].square()
-    with devices.together():
+    with parallel.together():
         whole = normalised(split, weights[:2] if rank == 0 else weights[2:])
-        with devices.standing_in(rank == 1):
+        with parallel.standing_in(rank == 1):
             shadowed = normalised(ROWS, weights * nothing)
             lone = normalised(ROWS[:1], weights[1:2] * nothing)
     return whole, shadowed, lone
@@ -155,7 +156,7 @@ def normalisations(rank):
 
 def predictions(corpus):
     model = small(corpus)
-    with devices.together():
+    with parallel.together():
         return predict(model, corpus, "test", batch_size=2).logits
 
 
@@ -172,7 +173,7 @@ def of_two(folder, work, nodes=False):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lightning_fabric.strategies", "marn.training", "toys"])
+    context.set_forkserver_preload(["lightning_fabric.strategies", "marn.train.loop", "toys"])
     arguments = [(rank, port, folder, work, nodes) for rank in (0, 1)]
     processes = [context.Process(target=pair, args=each) for each in arguments]
     for process in processes:
@@ -363,7 +364,7 @@ def full(rank, folder):
         return real(fabric, model, *arguments)
 
     module._backward = refusing
-    with pytest.raises(devices.OwnError) as error:
+    with pytest.raises(parallel.OwnError) as error:
         going_on(Corpus.load(folder / "corpus"), folder / "full", devices=2)
     return str(error.value)
 
@@ -394,7 +395,7 @@ def killed(rank, folder, who):
 
     module.collate = dying
     corpus = Corpus.load(folder / "corpus")
-    with pytest.raises(devices.OwnError) as error:
+    with pytest.raises(parallel.OwnError) as error:
         # two machines that are one
         going_on(corpus, folder / f"killed{who}", devices=1, nodes=2)
     return str(error.value)
@@ -410,11 +411,11 @@ def test_where_one_is_killed_the_other_ends(corpus, folder, work, who):
 
 def test_alone_nothing_is_waited_for():
     x = torch.ones(2)
-    assert devices.add_up(x) is x
-    assert devices.first(lambda: 3) == 3
-    assert devices.told("a") == ["a"]
+    assert parallel.add_up(x) is x
+    assert parallel.first(lambda: 3) == 3
+    assert parallel.told("a") == ["a"]
     with pytest.raises(MarnError, match="as it was"):
-        devices.first(lambda: (_ for _ in ()).throw(MarnError("as it was")))
+        parallel.first(lambda: (_ for _ in ()).throw(MarnError("as it was")))
 
 
 def test_a_script_without_processes_is_told_how_to_start_them(corpus, monkeypatch):

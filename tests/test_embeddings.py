@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from marn.embeddings import word2vec
+from data_prep.word_vectors import word2vec
+from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
-from marn.text import Vocabulary
 
 VOCABULARY = Vocabulary([f"w{number}" for number in range(8)] + ["x_never"])
 

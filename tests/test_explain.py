@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import marn
 from marn import explain
+from marn.corpus.text import Vocabulary, token_spans
 from marn.errors import MarnError
-from marn.text import Vocabulary, token_spans
 
 VOCABULARY = Vocabulary(["afib", "and", "fever", "warfarin"])  # 1, 2, 3, 4; unknown 5
 CODES = [SimpleNamespace(code=c, title=f"title of {c}") for c in ("427.31", "780.6", "V58.61")]

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 
 from data_prep import hospital
 from data_prep.hospital import PRESETS, build, calibrate, patients
-from data_prep.hospital.dice import Dice, running_sums
+from data_prep.hospital.code_catalogue import every_code, procedures, titles, world
 from data_prep.hospital.grammar import Author, Sheet, parse, rules
 from data_prep.hospital.lexicon import drugs, entry_of, name_of
 from data_prep.hospital.notes import KIN, can_have, wrap
 from data_prep.hospital.patients import Patient, patient
+from data_prep.hospital.portable_random import Dice, running_sums
 from data_prep.hospital.rare import plain, rare_codes, rare_lottery, spoken
 from data_prep.hospital.tables import COLUMNS, Table
-from data_prep.hospital.world import every_code, procedures, titles, world
 from marn.errors import MarnError
 
 csv.field_size_limit(10**9)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_prep import icd10
+from data_prep.code_systems import icd10
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from toys import SYSTEM_SIZES, toy_corpus
 
 from marn import Corpus, MarnError, TrainConfig, build, fit, load_model
-from marn import training as module
+from marn.train import loop as module
 
 CONFIG = TrainConfig(epochs=4, batch_size=4, learning_rate=0.01, seed=3)
 KILLS = int(os.environ.get("MARN_KILLS", "5"))
@@ -42,7 +42,7 @@ def train(path, run_dir):
 def test_killed_at_any_moment_and_started_again(corpus, tmp_path):
     # A server that has imported everything once: its children start at once, without threads.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["lightning_fabric", "marn.training", "toys"])
+    processes.set_forkserver_preload(["lightning_fabric", "marn.train.loop", "toys"])
 
     def start(name):
         process = processes.Process(target=train, args=(corpus.path, tmp_path / name))

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from marn.errors import MarnError
-from marn.layers import (
+from marn.nn.layers import (
     BiGRU,
     BiLSTM,
     Convolution,
@@ -19,7 +19,7 @@ from marn.layers import (
     convolve,
     length_mask,
 )
-from marn.ram import TokenNorm
+from marn.nn.ram import TokenNorm
 
 LENGTHS = torch.tensor([7, 3, 1])
 

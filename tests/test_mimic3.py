@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from data_prep import mimic3
 from data_prep.__main__ import main
+from data_prep.sources import mimic3
 from marn.corpus import Corpus
 from marn.errors import MarnError
 

@@ -10,8 +10,8 @@ import torch
 from toys import SYSTEM_SIZES, padded, toy_corpus
 
 from marn import Coder, MarnError, TrainConfig, available, build, evaluate, fit, load_model
-from marn.layers import LabelAttention
 from marn.losses import bce_loss
+from marn.nn.layers import LabelAttention
 
 TASKS = {"icd": 5, "ccs": 3}
 THREE = {"icd": 5, "ccs": 3, "chapter": 2}

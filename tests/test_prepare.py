@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import splits
+from data_prep.corpus_writer import replacing
 from data_prep.prepare import Choices, Coding, Note, Origin, Passage, prepare
-from marn.corpus import CodeEntry, Corpus, replacing
+from marn.corpus import CodeEntry, Corpus
+from marn.corpus.text import tokenize
 from marn.errors import MarnError
-from marn.text import tokenize
 
 HOME = {"1": "train", "2": "train", "3": "dev", "4": "test", "5": "train"}
 ORIGIN = Origin("toy", "by hand", "open", "python -m data_prep toy", ccs_key="kind:number")

@@ -10,12 +10,13 @@ import pytest
 from toys import SYSTEM_SIZES, toy_corpus
 
 import marn
-from data_prep import mimic3
-from marn import MarnError, presets
+from data_prep.sources import mimic3
+from marn import MarnError
+from marn.experiments import presets
 from marn.models import Coder
 
 NAMES = ["paper", "released", "sound"]
-ROWS = json.loads((Path(marn.__file__).parent / "presets.json").read_text())
+ROWS = json.loads((Path(marn.__file__).parent / "experiments" / "presets.json").read_text())
 
 
 def test_every_reading_is_in_the_table_or_said_to_be_no_setting():

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 import marn
-from marn import MarnError, metrics, published
+from marn import MarnError, metrics
+from marn.experiments import published
 
 SHARED = Path(os.environ.get("MARN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SPOTS = [

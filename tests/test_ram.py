@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from marn.errors import MarnError
-from marn.layers import length_mask
-from marn.ram import RecalibratedAggregation, TokenNorm, _Convolution
+from marn.nn.layers import length_mask
+from marn.nn.ram import RecalibratedAggregation, TokenNorm, _Convolution
 
 
 def parameters(size):

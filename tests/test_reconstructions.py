@@ -14,14 +14,14 @@ from torch import nn
 from toys import SYSTEM_SIZES, TITLES, padded, toy_corpus
 
 from marn import Coder, MarnError, build
-from marn.layers import LabelAttention, length_mask
-from marn.models import hypercore
-from marn.models.attentive_lstm import SpelledEmbedding, last_states
-from marn.models.c_memnn import CondensedMemory, condensed_size
-from marn.models.dlac import DescriptionAttention
-from marn.models.gatedcnn_nci import GatedPropagation, NoteCodeInteraction
-from marn.models.hypercore import CodeGraph, ancestry, company, distance, embed_tree
-from marn.models.knowledge import mean_vectors
+from marn.models.descriptions import mean_vectors
+from marn.nn.layers import LabelAttention, length_mask
+from marn.reconstructions import hypercore
+from marn.reconstructions.attentive_lstm import SpelledEmbedding, last_states
+from marn.reconstructions.c_memnn import CondensedMemory, condensed_size
+from marn.reconstructions.dlac import DescriptionAttention
+from marn.reconstructions.gatedcnn_nci import GatedPropagation, NoteCodeInteraction
+from marn.reconstructions.hypercore import CodeGraph, ancestry, company, distance, embed_tree
 from marn.saving import load_model, save_model
 
 TASKS = {"icd": 5, "ccs": 3}

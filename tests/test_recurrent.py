@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from marn.recurrent import two_way_gru
+from marn.nn.recurrent import two_way_gru
 
 
 def parameters(gru):

@@ -11,8 +11,8 @@ import pytest
 
 from data_prep import store
 from data_prep.store import Note, Store
+from marn.corpus.text import tokenize
 from marn.errors import MarnError
-from marn.text import tokenize
 
 
 def _notes(count=40):

@@ -10,23 +10,23 @@ import pytest
 
 from data_prep import store
 from data_prep.__main__ import main
-from data_prep.sweeping import swept
+from data_prep.stale_cleanup import swept
 from marn.corpus import Corpus
 
 # Functions on the way from tables to corpus, in the order in which they are called.
 POINTS = [
-    "data_prep.mimic3.read_titles",
+    "data_prep.sources.mimic3.read_titles",
     "data_prep.tables.identifier",
     "data_prep.store._write",
     "data_prep.words.Words.number",
     "data_prep.store._Index.enter",
-    "data_prep.mimic3.read_codings",
+    "data_prep.sources.mimic3.read_codings",
     "data_prep.prepare._members",
     "data_prep.store.Store.settle",
-    "marn.corpus.CorpusWriter.split",
+    "data_prep.corpus_writer.CorpusWriter.split",
     "data_prep.prepare.word2vec",
-    "marn.corpus.CorpusWriter.finish",
-    "marn.corpus._sha256",
+    "data_prep.corpus_writer.CorpusWriter.finish",
+    "data_prep.corpus_writer.sha256",
 ]
 BETWEEN_RENAMINGS = "pathlib.Path.rename"
 

@@ -9,10 +9,10 @@ from torch import nn
 from toys import SYSTEM_SIZES, padded, toy_corpus
 
 from marn import MarnError, build
-from marn.layers import length_mask
-from marn.models.bigru import FinalStates
-from marn.models.cnn import MaxPool
-from marn.models.fusion import NoteNorm, PairPooling, TransformerLayer, sinusoids
+from marn.baselines.bigru import FinalStates
+from marn.baselines.cnn import MaxPool
+from marn.baselines.fusion import NoteNorm, PairPooling, TransformerLayer, sinusoids
+from marn.nn.layers import length_mask
 from marn.saving import load_model, save_model
 
 TASKS = {"icd": 5, "ccs": 3}

@@ -10,7 +10,7 @@ import pytest
 from data_prep.__main__ import main, sources
 from data_prep.hospital import PRESETS, build
 from marn.corpus import Corpus
-from marn.text import tokenize
+from marn.corpus.text import tokenize
 
 
 def test_whole_and_open(tiny_corpus, tiny_raw):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marn.corpus.text import PAD, Vocabulary, split_words, token_spans, tokenize
 from marn.errors import MarnError
-from marn.text import PAD, Vocabulary, split_words, token_spans, tokenize
 
 # Beside arbitrary text: text full of what the rule turns on.
 _TEXTS = st.one_of(

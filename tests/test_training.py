@@ -13,9 +13,9 @@ from toys import SYSTEM_SIZES, toy_corpus
 
 import marn
 from marn import MarnError, TrainConfig, build, evaluate, fit, load_model
-from marn import training as module
 from marn.evaluation import tune_thresholds
 from marn.saving import save_model
+from marn.train import loop as module
 
 CONFIG = TrainConfig(epochs=4, batch_size=8, learning_rate=0.01, seed=3)
 
@@ -135,16 +135,16 @@ def test_patience_stops_early(corpus):
 
 def test_an_infinite_loss_stops_and_keeps_the_checkpoint(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_LOG_STEPS", 1)
-    real, steps = marn.config.focal_loss, []
+    real, steps = marn.train.config.focal_loss, []
 
     def exploding(*arguments, **named):
         steps.append(1)
         return real(*arguments, **named) * (math.inf if len(steps) > 6 else 1)
 
-    monkeypatch.setattr(marn.config, "focal_loss", exploding)  # twice a step: ICD and CCS
+    monkeypatch.setattr(marn.train.config, "focal_loss", exploding)  # twice a step: ICD and CCS
     with pytest.raises(MarnError, match=r"in epoch 2, by step 1 of 3.*learning_rate"):
         fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
-    monkeypatch.setattr(marn.config, "focal_loss", real)
+    monkeypatch.setattr(marn.train.config, "focal_loss", real)
     run = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
     assert np.isfinite(run.history.loss).all()
 

@@ -11,7 +11,7 @@ import pytest
 from toys import SYSTEM_SIZES, toy_corpus
 
 import marn
-from marn import published
+from marn.experiments import published
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "experiments"))

@@ -16,11 +16,11 @@ from torch import nn
 from toys import SYSTEM_SIZES, TINY_BERT, padded, toy_corpus
 
 from marn import Coder, MarnError, TrainConfig, available, build, fit, load_model
-from marn.layers import length_mask
+from marn.baselines.fusion import sinusoids
 from marn.losses import bce_loss
-from marn.models.fusion import sinusoids
-from marn.models.transformer import Pieces, TransformerCoder, cut_windows, cut_words
+from marn.nn.layers import length_mask
 from marn.saving import save_model
+from marn.transformers.base import Pieces, TransformerCoder, cut_windows, cut_words
 
 TASKS = {"icd": 5, "ccs": 3}
 NAMES = ["clinicalbert", "mdbert", "plm_icd"]

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from marn import analysis, widgets
+from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
-from marn.text import Vocabulary
 
 VOCABULARY = Vocabulary(["afib", "fever", "script"])
 CODES = [

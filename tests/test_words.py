@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data_prep import words
 from data_prep.words import Words
-from marn.text import tokenize
+from marn.corpus.text import tokenize
 
 _TEXT = st.text(
     st.one_of(st.sampled_from(" ab_17.-\n\x00\x7fAZé²٣"), st.characters(exclude_categories=["Cs"])),

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from marn.corpus import CodeEntry, Corpus, CorpusWriter, replacing
-from marn.text import Vocabulary
+from data_prep.corpus_writer import CorpusWriter, replacing
+from marn.corpus import CodeEntry, Corpus
+from marn.corpus.text import Vocabulary
 
 TINY_BERT = {
     "layers": 1,

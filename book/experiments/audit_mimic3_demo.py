@@ -15,8 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep import mimic3, tables
+from data_prep import tables
 from data_prep.audit import audit_raw, to_json
+from data_prep.sources import mimic3
 from marn.errors import MarnError
 from marn.saving import provenance, write_json
 

@@ -54,9 +54,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 import marn
-from marn import metrics, text
+from marn import metrics
 from marn.analysis import mean_interval
-from marn.corpus import Corpus, Split
+from marn.corpus import Corpus, Split, text
 from marn.progress import duration
 from marn.saving import provenance, write_json
 
@@ -393,7 +393,7 @@ def describe(args: argparse.Namespace, corpus: Corpus) -> dict[str, Any]:
             ),
         },
         "baseline": {
-            "vectoriser": "TF-IDF, marn.text.tokenize, min_df=3, sublinear_tf, l2",
+            "vectoriser": "TF-IDF, marn.corpus.text.tokenize, min_df=3, sublinear_tf, l2",
             "solver": "liblinear, primal, l2, one regression a code",
             "C": list(C_GRID),
             "chosen by": "mean average precision on the first half of dev",

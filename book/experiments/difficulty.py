@@ -38,9 +38,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from data_prep.__main__ import main as prepare
-from marn import metrics, text
+from marn import metrics
 from marn.analysis import mean_interval
-from marn.corpus import Corpus
+from marn.corpus import Corpus, text
 from marn.saving import provenance, write_json
 
 C: Final = 10.0

@@ -33,7 +33,7 @@ from typing import Any, Final
 from trainings import Experiment, Plan
 
 import marn
-from marn import published
+from marn.experiments import published
 from marn.models import Coder
 
 TRANSFORMER: Final = {"layers": 2, "hidden_size": 48, "heads": 4, "intermediate_size": 96}

@@ -17,12 +17,13 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from data_prep import mimic3, tables
+from data_prep import tables
 from data_prep.audit.corpus import audit
 from data_prep.audit.findings import Finding, caml_top50, codes_hash, report, to_json
 from data_prep.audit.raw import audit_raw
 from data_prep.audit.repeats import jaccard, repeats, shingles
 from data_prep.prepare import Progress
+from data_prep.sources import mimic3
 from marn.corpus import Corpus
 from marn.errors import MarnError
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from data_prep.audit.findings import Codes, Finding, collisions, finding, form, known
 from data_prep.audit.repeats import NEAR, SHINGLE, repeats
-from data_prep.ccs import KEY_STYLES
-from marn.codes import undotted
+from data_prep.code_systems.ccs import KEY_STYLES
 from marn.corpus import SPLITS, Corpus
+from marn.corpus.codes import undotted
 from marn.errors import MarnError
 from marn.privacy import MINIMUM_CELL
 

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from data_prep.ccs import Ccs, titles
+from data_prep.code_systems.ccs import Ccs, titles
 from data_prep.prepare import Pair
-from marn.codes import KINDS, dotted, undotted
+from marn.corpus.codes import KINDS, dotted, undotted
 from marn.errors import MarnError
 from marn.privacy import MINIMUM_CELL
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep import mimic3, tables
+from data_prep import tables
 from data_prep.audit.findings import Codes, Finding, collisions, finding, form, known
-from data_prep.ccs import Ccs
+from data_prep.code_systems.ccs import Ccs
 from data_prep.prepare import Pair, Progress, quiet
-from marn.codes import KINDS, dotted, undotted
+from data_prep.sources import mimic3
+from marn.corpus.codes import KINDS, dotted, undotted
 
 
 def audit_raw(

@@ -10,12 +10,12 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
-from data_prep.hospital.dice import Dice
+from data_prep.hospital.code_catalogue import titles, world
 from data_prep.hospital.notes import Writer
 from data_prep.hospital.patients import FIRST_ADMISSION, Admission, Patient, patient
+from data_prep.hospital.portable_random import Dice
 from data_prep.hospital.presets import PRESETS, Preset
 from data_prep.hospital.tables import COLUMNS, Table, aside, tables
-from data_prep.hospital.world import titles, world
 from marn.errors import MarnError
 
 Progress = Callable[[int, int], None]

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
 
-from data_prep.hospital import world as worlds
+from data_prep.hospital import code_catalogue as worlds
 from data_prep.hospital.patients import patient
 from data_prep.hospital.presets import PRESETS
-from marn.text import split_words
+from marn.corpus.text import split_words
 
 HEAD = Path(__file__).with_name("head.csv")
 logger = logging.getLogger(__name__)

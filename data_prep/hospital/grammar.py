@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple
 
-from data_prep.hospital.dice import Dice
+from data_prep.hospital.portable_random import Dice
 
 
 class Span(NamedTuple):

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.resources import files
 
-from data_prep.hospital.dice import Dice
+from data_prep.hospital.code_catalogue import RAREST, Code, titles
 from data_prep.hospital.grammar import Part, blocks, parse
-from data_prep.hospital.world import RAREST, Code, titles
+from data_prep.hospital.portable_random import Dice
 
 Parts = tuple[Part, ...]
 

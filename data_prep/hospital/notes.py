@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from data_prep.hospital.dice import Dice
+from data_prep.hospital.code_catalogue import Code, World
 from data_prep.hospital.grammar import Author, Sheet, Span, Value, rules
 from data_prep.hospital.lexicon import Drug, Parts, drugs, entry_of, name_of
 from data_prep.hospital.patients import CHRONIC, Admission, Patient
+from data_prep.hospital.portable_random import Dice
 from data_prep.hospital.presets import Preset
-from data_prep.hospital.world import Code, World
 
 AUTHORS = 100
 

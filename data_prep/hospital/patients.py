@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from math import exp
 
-from data_prep.hospital.dice import Dice, running_sums
-from data_prep.hospital.world import SERVICES, Code, Key, World
+from data_prep.hospital.code_catalogue import SERVICES, Code, Key, World
+from data_prep.hospital.portable_random import Dice, running_sums
 
 SILENT, UNCODED, MISCODED = 0.10, 0.09, 0.03
 """Shares of facts that are coded but not written, written but not coded, coded as a sibling."""

@@ -8,8 +8,7 @@ import re
 from functools import lru_cache
 from math import exp
 
-from data_prep.hospital.dice import Dice, running_sums
-from data_prep.hospital.world import (
+from data_prep.hospital.code_catalogue import (
     RAREST,
     SERVICES,
     Code,
@@ -18,6 +17,7 @@ from data_prep.hospital.world import (
     procedures,
     titles,
 )
+from data_prep.hospital.portable_random import Dice, running_sums
 
 CODES = 9_150
 """So many that with head and tail about 8,920 codes come in 52,726 notes (data.md 2.1)."""

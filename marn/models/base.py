@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal, Required, TypedDict, get_args
 import torch
 from torch import Tensor, nn
 
+from marn.corpus.text import tokenize
 from marn.errors import MarnError
-from marn.layers import Head, LabelAttention, WordEmbedding, length_mask
-from marn.ram import Fusion, RecalibratedAggregation, Up
-from marn.text import tokenize
+from marn.nn.layers import Head, LabelAttention, WordEmbedding, length_mask
+from marn.nn.ram import Fusion, RecalibratedAggregation, Up
 
 Padding = Literal["masked", "released"]
 
@@ -90,7 +90,7 @@ class Coder(nn.Module):
     """What the source says of training beyond `recipe`, where this library does otherwise unless
     told: `optimiser`, `monitor` (what stops it), `max_length`, `embedding_dropout`,
     `tune_embeddings`, each None where it does not say, and the `source` of recipe and all of this.
-    See `marn.presets.recipes`."""
+    See `marn.experiments.presets.recipes`."""
     has_attention: ClassVar[bool] = True
     """Whether the system can say what a code looks at; `attention` raises otherwise."""
     packs: ClassVar[bool] = False

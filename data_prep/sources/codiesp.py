@@ -1,0 +1,502 @@
+"""CodiEsp: 1,000 real clinical cases with ICD-10-CM diagnoses, open, in Spanish and in English.
+
+Reads the folder that ``codiesp.zip`` of Zenodo record 3837305 (version 4) unpacks to::
+
+    train/trainD.tsv           case, diagnosis code
+    train/trainX.tsv           case, table of origin, code, the words marked, their offsets
+    train/text_files/*.txt     the cases in Spanish
+    train/text_files_en/*.txt  the same by machine translation
+
+and ``dev`` and ``test`` alike. The splits are the official ones; ``test`` may be absent. Task "icd"
+holds the diagnoses, task "ccs" their CCSR categories. The offsets belong to the Spanish text, so
+only a Spanish corpus has evidence. The ICD-10-PCS procedures (``trainP.tsv``) are left out.
+
+A Spanish corpus may take the 176,294 coded abstracts of Zenodo record 3606662 besides, all of them
+as training notes (``--additional``). Their codes were not given by people: they follow from the
+MeSH terms of the abstracts. They are ``{"articles": [{"title", "pmid", "abstractText", "Mesh":
+[{"Code", "Word", "CIE": [code, ...]}]}]}`` in one JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import tempfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any, Final
+
+from data_prep.code_systems import icd10
+from data_prep.code_systems.ccs import Ccsr
+from data_prep.corpus_writer import replacing
+from data_prep.fetch import fetch
+from data_prep.prepare import Choices, Coding, Note, Origin, Passage, Progress, prepare
+from marn.corpus import SPLITS
+from marn.errors import MarnError
+
+COMMAND: Final = "codiesp"
+TEXTS: Final = {"en": "text_files_en", "es": "text_files"}
+"""Folder of the texts in each language."""
+CITATION: Final = (
+    "Miranda-Escalada, Gonzalez-Agirre, Armengol-Estapé and Krallinger (2020), Overview of "
+    "Automatic Clinical Coding: Annotations, Guidelines, and Solutions for non-English Clinical "
+    "Cases at CodiEsp Track of CLEF eHealth 2020, CLEF Working Notes; "
+    "https://doi.org/10.5281/zenodo.3837305"
+)
+
+ARCHIVE_URL: Final = "https://zenodo.org/records/3837305/files/codiesp.zip"
+ADDITIONAL_URL: Final = "https://zenodo.org/records/3606662/files/abstractsWithCIE10_v2.zip"
+ADDITIONAL_CITATION: Final = (
+    "The same authors, CodiEsp abstracts: Abstracts from Lilacs and Ibecs with ICD10 codes; "
+    "https://doi.org/10.5281/zenodo.3606662"
+)
+
+_PIECE: Final = 1 << 20  # characters of the abstracts read at once
+_LONGEST: Final = 1 << 24  # characters in one article at most
+_BLANKS: Final = re.compile(r"\s*")
+_COMMA: Final = re.compile(r"\s*(?:,|(?=\]))")
+
+# The codes are lower-case in the files. A placeholder X may end one: t81.4xx.
+_CODE: Final = re.compile(r"[A-Z]\d[0-9A-Z](\.[0-9A-Z]{1,4})?", re.ASCII)
+_DIAGNOSIS: Final = "DIAGNOSTICO"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``python -m data_prep codiesp``."""
+    parser.add_argument(
+        "--raw",
+        type=Path,
+        required=True,
+        help="folder that holds CodiEsp's train and dev, or fetch to fetch the archive once",
+    )
+    parser.add_argument(
+        "--additional",
+        type=Path,
+        help="with --language es: the coded abstracts (JSON, or the zip that holds it), or fetch "
+        "to fetch them once; they become training notes",
+    )
+    parser.add_argument(
+        "--sha256",
+        nargs="+",
+        default=(),
+        metavar="SUM",
+        help="SHA-256 sums that what is fetched must have; without it files are taken as they "
+        "come, and their sums go into the card",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus to write")
+    parser.add_argument(
+        "--language",
+        choices=sorted(TEXTS),
+        default="en",
+        help="en: machine translation, no evidence; es: the original, with evidence (default: en)",
+    )
+    parser.add_argument(
+        "--min-train",
+        type=int,
+        default=1,
+        help="keep the codes of at least so many training cases; 0 keeps all (default: 1)",
+    )
+    Choices.add_arguments(parser)
+    parser.set_defaults(codes="full")
+
+
+def run(args: argparse.Namespace, progress: Progress) -> Path:
+    """Make the corpus that ``add_arguments`` describes.
+
+    Args:
+        args: The parsed options.
+        progress: Takes lines about how far the work is.
+
+    Returns:
+        The folder of the corpus.
+
+    Raises:
+        MarnError: If the raw folder is not CodiEsp's, one of its files cannot be read, or no code
+            is left.
+    """
+    if args.min_train < 0:
+        raise MarnError(f"Expected --min-train to be >= 0, but got {args.min_train}.")
+    if args.additional is not None and args.language != "es":
+        raise MarnError("The additional abstracts are Spanish: give --language es with them.")
+    if args.out.resolve() in [args.raw.resolve(), *args.raw.resolve().parents]:
+        raise MarnError(f"{args.out} holds the raw files: choose another folder for --out.")
+    choices = Choices.of(args)
+    settings: dict[str, Any] = {"licence": "CC BY 4.0", "citation": CITATION}
+    raw, options = args.raw, ""
+    if str(raw) == "fetch":
+        raw, settings["archive_sha256"] = fetch_cases(args.sha256)
+    texts = _texts(raw, args.language)
+    splits = sorted(set(texts.values()), key=SPLITS.index)
+    missing = [split for split in SPLITS if split not in splits]
+    if missing:
+        progress(f"no {missing[0]} cases among the raw files: the corpus will have none")
+    dropped: Counter[str] = Counter()
+    codings = list(dict.fromkeys(_codings(raw, texts, dropped)))
+    notes = _notes(raw, args.language, texts)
+    places = texts
+    if args.additional is not None:
+        path = args.additional
+        if str(path) == "fetch":
+            path, settings["additional_sha256"] = fetch(
+                ADDITIONAL_URL,
+                ADDITIONAL_URL.rpartition("/")[2],
+                "download it by hand and give its path with --additional",
+                args.sha256,
+            )
+        found = _additional_codings(path, dropped)
+        codings += found
+        places = texts | {coding.admission: "train" for coding in found}
+        notes = chain(notes, _additional_notes(path, places))
+        settings["additional_notes"] = len(places) - len(texts)
+        settings["additional_citation"] = ADDITIONAL_CITATION
+        options = " --additional ADDITIONAL"
+        progress(f"additional abstracts: {len(places) - len(texts):,} with a code")
+    training = Counter(coding.code for coding in codings if places[coding.admission] == "train")
+    rare = {coding.code for coding in codings if training[coding.code] < args.min_train}
+    kept = [coding for coding in codings if coding.code not in rare]
+    dropped[f"codes of fewer than {args.min_train} training cases"] += len(rare)
+    dropped["codings with such a code"] += len(codings) - len(kept)
+
+    ccsr = Ccsr.load()
+    codes = sorted({coding.code for coding in kept})
+    categories = icd10.ccsr_entries({code: training[code] for code in codes})
+    rolled_up = [code for code in codes if code in categories and not ccsr.has(code)]
+    progress(f"CCSR: {len(rolled_up)} of {len(codes)} codes rolled up")
+    with replacing(args.out) as folder:
+        prepare(
+            folder,
+            notes=notes,
+            codings=kept,
+            split=lambda cases: {case: places[case] for case in cases},
+            title=lambda kind, code: ccsr.title(code),
+            category=lambda kind, code: categories.get(code),
+            origin=Origin(
+                name=args.out.resolve().name,
+                source="CodiEsp v4, diagnoses (ICD-10-CM); "
+                + ("the Spanish cases" if args.language == "es" else "machine-translated cases")
+                + (", with the additional abstracts" if args.additional else ""),
+                text="open",
+                command=f"python -m data_prep {COMMAND} --raw RAW --out {args.out.name} "
+                f"--language {args.language}{options} --min-train {args.min_train} "
+                f"{choices.options()}",
+                language=args.language,
+                ccs_key="ccsr",
+            ),
+            choices=choices,
+            passages=_passages(raw, texts, dropped) if args.language == "es" else None,
+            dropped=dropped,
+            settings=settings
+            | {
+                "splits": "official" + "".join(f", {split} not given" for split in missing),
+                "min_train": args.min_train,
+                "rolled_up": rolled_up,
+                "without_category": [code for code in codes if code not in categories],
+            },
+            progress=progress,
+        )
+    return args.out
+
+
+def fetch_cases(sums: Sequence[str] = ()) -> tuple[Path, str]:
+    """Fetch CodiEsp's archive once, unpack it, and return its folder and its SHA-256.
+
+    Args:
+        sums: SHA-256 sums of which the archive must have one; none compares nothing.
+
+    Raises:
+        MarnError: if it cannot be fetched or unpacked, has another sum, or holds no CodiEsp.
+    """
+    remedy = "download it by hand, unpack it and give its folder with --raw"
+    path, found = fetch(ARCHIVE_URL, "codiesp.zip", remedy, sums)
+    unpacked = path.with_suffix("")
+    if not unpacked.is_dir():
+        with tempfile.TemporaryDirectory(dir=path.parent) as aside, _zip(path) as archive:
+            archive.extractall(Path(aside, "codiesp"))
+            Path(aside, "codiesp").rename(unpacked)
+    homes = [home.parent.parent for home in unpacked.glob("**/train/trainD.tsv")]
+    if len(homes) != 1:
+        raise MarnError(f"{path} holds no CodiEsp, or several: remove it to fetch it anew.")
+    return homes[0], found
+
+
+def gold(raw: Path, split: str) -> dict[str, set[str]]:
+    """Return the diagnoses of each case of a split, also those that no corpus keeps.
+
+    Args:
+        raw: the folder that holds CodiEsp's train and dev.
+        split: "train", "dev" or "test".
+
+    Returns:
+        {case: codes in upper case}; a case without a code is not there.
+
+    Raises:
+        MarnError: if the file is missing or cannot be read.
+    """
+    found: dict[str, set[str]] = {}
+    for case, written in _rows(raw / split / f"{split}D.tsv", 2):
+        found.setdefault(case, set()).add(written.strip().upper())
+    return found
+
+
+def mean_average_precision(
+    ranked: Mapping[str, Sequence[str]], gold: Mapping[str, Set[str]], depth: int = 1000
+) -> float:
+    """Score rankings of codes as the shared task does.
+
+    The average precision of a case is the sum of the precision at the rank of each of its codes
+    that is among the first `depth`, over the number of its codes. The mean is over the cases that
+    have both a ranking and a code.
+
+    `marn.metrics.score` gives the same for what a corpus holds. This differs from it in what a
+    corpus does not hold: codes that were left out of it (those of no training case) still count as
+    missed, and cases of which no code was kept count as 0 if a ranking is given for them.
+
+    Args:
+        ranked: {case: codes, the likeliest first}; a code that comes again counts once.
+        gold: {case: codes}, see `gold`; codes are compared in upper case.
+        depth: codes looked at.
+
+    Returns:
+        A fraction in [0, 1].
+
+    Raises:
+        MarnError: if no case has both a ranking and a code.
+
+    References:
+        Miranda-Escalada et al. 2020; their script asks trectools for `get_map(trec_eval=False)`,
+        which stops at 1,000. It leaves codes that are on no list of valid codes out of a ranking;
+        here the ranking is taken as it is.
+    """
+    scored = [case for case in ranked if gold.get(case)]
+    if not scored:
+        raise MarnError("No case has both a ranking and a code: compare the names of the cases.")
+    total = 0.0
+    for case in scored:
+        wanted = {code.upper() for code in gold[case]}
+        hits = 0
+        order = dict.fromkeys(code.upper() for code in ranked[case])
+        for rank, code in enumerate(islice(order, depth), start=1):
+            if code in wanted:
+                hits += 1
+                total += hits / rank / len(wanted)
+    return total / len(scored)
+
+
+def _additional_codings(path: Path, dropped: Counter[str]) -> list[Coding]:
+    """The codes of the abstracts, each once for an abstract."""
+    codings: dict[Coding, None] = {}
+    names: dict[str, str] = {}  # one object for each code, not one for each use
+    seen: set[str] = set()
+    for article in _articles(path):
+        note = _abstract_id(article, path)
+        if note in seen:
+            dropped["abstracts with a pmid seen before"] += 1
+            continue
+        seen.add(note)
+        any_code = False
+        for term in _list(article.get("Mesh"), path):
+            for written in _list(term.get("CIE") if isinstance(term, dict) else "", path):
+                code = icd10.dotted("dx", str(written))
+                if code is None:
+                    dropped["codes of abstracts that are no ICD-10-CM"] += 1
+                else:
+                    codings[Coding(note, "dx", names.setdefault(code, code))] = None
+                    any_code = True
+        dropped["abstracts without a code"] += not any_code
+    return list(codings)
+
+
+def _additional_notes(path: Path, places: Mapping[str, str]) -> Iterator[Note]:
+    """The abstracts that have a code: the title, a line break, the abstract."""
+    seen: set[str] = set()
+    for article in _articles(path):
+        note = _abstract_id(article, path)
+        if note in places and note not in seen:
+            seen.add(note)
+            parts = [str(article.get(key) or "") for key in ("title", "abstractText")]
+            # JSON can hold halves of characters, which no text can.
+            text = "\n".join(parts).encode("utf-8", "replace").decode()
+            yield Note(admission=note, subject=note, text=text, key=note)
+
+
+def _abstract_id(article: Mapping[str, Any], path: Path) -> str:
+    pmid = str(article.get("pmid") or "").strip()
+    if not pmid:
+        raise MarnError(f"{path}: an article without pmid: unpack the archive anew")
+    return f"abstract-{pmid}"
+
+
+def _list(value: object, path: Path) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise MarnError(f"{path}: the codes of an article are no list: give the JSON file")
+    return value
+
+
+def _articles(path: Path) -> Iterator[dict[str, Any]]:
+    """The articles of the JSON file, one in memory at a time, though the file is one object."""
+    decoder = json.JSONDecoder()
+    text, is_last = "", False
+    try:
+        with _json_file(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig") as file:
+            text = file.read(_PIECE)
+            opening = re.match(r'\s*\{\s*"articles"\s*:\s*\[\s*', text)
+            if opening is None:
+                raise MarnError(f'{path} does not begin with {{"articles": [: give the JSON file')
+            place = opening.end()
+            while True:
+                place = _BLANKS.match(text, place).end()  # type: ignore[union-attr]
+                if text.startswith("]", place):
+                    return
+                try:
+                    article, end = decoder.raw_decode(text, place)
+                    comma = _COMMA.match(text, end)
+                except (ValueError, RecursionError):
+                    comma = None
+                if comma is None:  # cut within an article or behind it, or damaged
+                    if is_last or len(text) - place > _LONGEST:
+                        raise MarnError(f"{path} is cut or damaged: get a fresh copy")
+                    more = file.read(_PIECE)
+                    text, place, is_last = text[place:] + more, 0, not more
+                    continue
+                if not isinstance(article, dict):
+                    raise MarnError(f"{path} holds what is no article: give the JSON file")
+                yield article
+                place = comma.end()
+    except UnicodeDecodeError:
+        raise MarnError(f"{path} is not UTF-8: get a fresh copy") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise MarnError(f"{path} cannot be unpacked ({error}): get it again") from None
+    except OSError as error:
+        raise MarnError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+@contextmanager
+def _json_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open the JSON file, or the one JSON file within a zip."""
+    if path.suffix.lower() != ".zip":
+        with path.open("rb") as file:
+            yield file
+        return
+    with _zip(path) as archive:
+        names = [name for name in archive.namelist() if name.lower().endswith(".json")]
+        names = [name for name in names if not name.startswith("__MACOSX")]
+        if len(names) != 1:
+            raise MarnError(f"{path} holds {len(names)} JSON files instead of one: unpack it")
+        with archive.open(names[0]) as file:
+            yield file
+
+
+@contextmanager
+def _zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except zipfile.BadZipFile as error:
+        raise MarnError(f"{path} cannot be unpacked ({error}): get it again") from None
+
+
+def _texts(raw: Path, language: str) -> dict[str, str]:
+    """The split of every case that has a text, in the order of the splits and of the names."""
+    remedy = (
+        "give the folder that holds train and dev (unpack codiesp.zip of "
+        "https://doi.org/10.5281/zenodo.3837305)"
+    )
+    texts: dict[str, str] = {}
+    for split in SPLITS:
+        if split == "test" and not (raw / split).is_dir():
+            continue
+        for needed in (f"{split}/{split}D.tsv", f"{split}/{TEXTS[language]}"):
+            if not (raw / needed).exists():
+                raise MarnError(f"{raw} is not CodiEsp: {needed} is missing; {remedy}")
+        for path in sorted((raw / split / TEXTS[language]).glob("*.txt")):
+            if path.stem in texts:
+                raise MarnError(
+                    f"case {path.stem} lies in {texts[path.stem]} and in {split}: unpack the "
+                    "archive anew"
+                )
+            texts[path.stem] = split
+    return texts
+
+
+def _notes(raw: Path, language: str, texts: Mapping[str, str]) -> Iterator[Note]:
+    for case, split in texts.items():
+        text = _read(raw / split / TEXTS[language] / f"{case}.txt")
+        yield Note(admission=case, subject=case, text=text, key=case)
+
+
+def _codings(raw: Path, texts: Mapping[str, str], dropped: Counter[str]) -> Iterator[Coding]:
+    """The diagnoses of the cases that have a text."""
+    for split in dict.fromkeys(texts.values()):
+        for case, written in _rows(raw / split / f"{split}D.tsv", 2):
+            code = written.strip().upper()
+            if texts.get(case) != split:
+                dropped["codings of a case without a text"] += 1
+            elif not _CODE.fullmatch(code):
+                dropped["codings with what is no ICD-10-CM code"] += 1
+            else:
+                yield Coding(case, "dx", code)
+
+
+def _passages(raw: Path, texts: Mapping[str, str], dropped: Counter[str]) -> Iterator[Passage]:
+    """The marked passages of the diagnoses; one in several pieces gives a passage for each."""
+    written: dict[str, str] = {}
+    for split in dict.fromkeys(texts.values()):
+        path = raw / split / f"{split}X.tsv"
+        if not path.is_file():
+            raise MarnError(f"{path} is missing: it holds the evidence; unpack the archive anew")
+        for case, table, code, marked, offsets in _rows(path, 5):
+            if table != _DIAGNOSIS:
+                continue
+            if texts.get(case) != split:
+                dropped["passages of a case without a text"] += 1
+                continue
+            if case not in written:
+                written[case] = _read(raw / split / TEXTS["es"] / f"{case}.txt")
+            pieces = _pieces(offsets, path)
+            found = " ".join(written[case][begin:end] for begin, end in pieces)
+            # Seven of the 13,658 passages of train and dev differ in a mark at their ends.
+            if re.findall(r"\w+", found) != re.findall(r"\w+", marked):
+                dropped["passages that do not lie where they should"] += 1
+                continue
+            for begin, end in pieces:
+                yield Passage(case, "dx", code.strip().upper(), begin, end, "evidence")
+
+
+def _pieces(offsets: str, path: Path) -> list[tuple[int, int]]:
+    """Read "2787 2801;2810 2823": characters of the text, the end exclusive; empty ones go."""
+    try:
+        pairs = [tuple(map(int, piece.split())) for piece in offsets.split(";")]
+        return [(begin, end) for begin, end in pairs if begin != end]
+    except ValueError:
+        raise MarnError(f"{path}: cannot read the offsets {offsets!r}") from None
+
+
+def _rows(path: Path, width: int) -> Iterator[list[str]]:
+    """The rows of a file of tab-separated columns without a header; blank lines are none."""
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        cells = line.rstrip("\r").split("\t")
+        if len(cells) != width:
+            raise MarnError(
+                f"{path}, line {number}: {len(cells)} columns instead of {width}: unpack the "
+                "archive anew"
+            )
+        yield cells
+
+
+def _read(path: Path) -> str:
+    """Read a file to the character: line ends stay, since offsets count them."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise MarnError(f"{path} is not UTF-8: unpack the archive anew") from None

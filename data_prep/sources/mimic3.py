@@ -1,0 +1,394 @@
+"""MIMIC-III v1.4 from PhysioNet, or tables written in its dialect by the teaching hospital."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from data_prep import splits, tables
+from data_prep.code_systems.ccs import KEY_STYLES
+from data_prep.code_systems.systems import Icd9
+from data_prep.corpus_writer import replacing
+from data_prep.prepare import Choices, Coding, Note, Origin, Pair, Passage, Progress, prepare, quiet
+from marn.corpus import CodeEntry
+from marn.errors import MarnError
+
+COMMAND = "mimic3"
+
+CODE_TABLES = {"dx": "DIAGNOSES_ICD", "pr": "PROCEDURES_ICD"}
+TITLE_TABLES = {"dx": "D_ICD_DIAGNOSES", "pr": "D_ICD_PROCEDURES"}
+
+LABELS = ("icd", "caml")
+"""How codes are named: as they are, or as CAML's scripts do."""
+
+_DISCHARGE = "discharge summary"
+_MARKER = "SYNTHETIC"
+_FIRST_SYNTHETIC = 900_000  # admissions of MIMIC-III run from 100,000 to 199,999
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Offer the options of this source."""
+    parser.add_argument(
+        "--raw", type=Path, required=True, help="folder of the tables (.csv or .csv.gz)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus to write")
+    parser.add_argument(
+        "--splits",
+        type=Path,
+        help="folder of CAML's {train,dev,test}_{50,full}_hadm_ids.csv, or fetch, once, "
+        "(default: split by patient)",
+    )
+    parser.add_argument(
+        "--sha256",
+        nargs="+",
+        default=(),
+        metavar="SUM",
+        help="SHA-256 sums that the lists must have if they are fetched; without it they are taken "
+        "as they come, and their sums go into the card",
+    )
+    parser.add_argument(
+        "--labels",
+        choices=LABELS,
+        default=LABELS[0],
+        help="icd: codes as text; caml: the label space of CAML's scripts, which read the codes of "
+        "procedures as numbers, so that first zeros are lost (default: %(default)s)",
+    )
+    add_ccs_arguments(parser)
+    Choices.add_arguments(parser)
+
+
+def add_ccs_arguments(parser: argparse.ArgumentParser) -> None:
+    """Offer the options on CCS categories."""
+    parser.add_argument(
+        "--ccs-procedures",
+        type=Path,
+        help="HCUP's prref 2015 file, or hcup to fetch it (default: the procedures that the "
+        "project states itself)",
+    )
+    parser.add_argument(
+        "--ccs-key",
+        choices=KEY_STYLES,
+        default=KEY_STYLES[0],
+        help="how categories are told apart; the papers merge equal numbers (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace, progress: Progress) -> Path:
+    """Prepare the tables in `args.raw`."""
+    raw, out, lists = tables.folder(args.raw), args.out, args.splits
+    if out.resolve() in [raw.resolve(), *raw.resolve().parents]:
+        raise MarnError(f"{out} holds the raw tables. Choose another folder for --out.")
+    choices = Choices.of(args)
+    if str(lists) == "fetch":
+        _check_lists(choices)
+        lists = splits.fetch_lists(choices.codes, args.sha256)
+    name = out.resolve().name
+    with replacing(out) as partial:
+        build(
+            raw,
+            partial,
+            name=name,
+            command=f"python -m data_prep mimic3 --raw RAW --out data/{name}"
+            + ("" if lists is None else " --splits LISTS"),
+            choices=choices,
+            lists=lists,
+            labels=args.labels,
+            ccs_procedures=args.ccs_procedures,
+            ccs_key=args.ccs_key,
+            progress=progress,
+        )
+    return out
+
+
+def build(
+    raw: Path,
+    folder: Path,
+    *,
+    name: str,
+    command: str,
+    choices: Choices,
+    lists: Path | None = None,
+    labels: str = "icd",
+    ccs_procedures: Path | None = None,
+    ccs_key: str = KEY_STYLES[0],
+    progress: Progress = quiet,
+) -> dict[str, Any]:
+    """Write the corpus of a folder of MIMIC-III tables.
+
+    Args:
+        raw: the tables NOTEEVENTS, DIAGNOSES_ICD and PROCEDURES_ICD; D_ICD_DIAGNOSES and
+            D_ICD_PROCEDURES give titles if they are there. Tables that the teaching hospital
+            wrote are known by its own files and give open text and marked passages; anything else
+            is under credentials.
+        folder: a fresh folder, as `marn.corpus.replacing` yields it.
+        name: of the corpus.
+        command: the command line for the card, to which the choices are added.
+        choices: what the user chose.
+        lists: folder of CAML's lists of admissions; None splits by patient.
+        labels: "icd", or "caml" for the label space of CAML's scripts (`caml_label`).
+        ccs_procedures: HCUP's file of procedure categories; None for those the project states.
+        ccs_key: "kind:number" or "number".
+        progress: takes lines about how far the work is.
+
+    Returns:
+        The card of the corpus.
+
+    Raises:
+        MarnError: if a table is missing or damaged, or nothing is left.
+    """
+    if lists is not None:
+        _check_lists(choices)
+    for table in ("NOTEEVENTS", *CODE_TABLES.values()):
+        tables.require(raw, table)  # rather than after an hour of reading notes
+    scheme = Icd9(ccs_procedures, ccs_key)
+    complete = {"dx": True, "pr": ccs_procedures is not None}
+    dropped: Counter[str] = Counter()
+    synthetic = is_synthetic(raw)
+    titles = {kind: read_titles(raw, kind) for kind in CODE_TABLES}
+
+    def is_known(kind: str, code: str) -> bool:
+        # Each list alone has gaps: D_ICD lacks codes retired before 2014, which MIMIC-III uses.
+        return (
+            not (titles[kind] and complete[kind])
+            or code in titles[kind]
+            or scheme.ccs.number(kind, code) is not None
+        )
+
+    split, settings = splits.chosen(lists, choices.codes, choices.seed, dropped)
+    settings["ccs_procedures"] = scheme.procedures
+    codings: Iterator[Coding] = read_codings(raw, dropped, is_known)
+    passages = _read_passages(tables.require(raw, "EVIDENCE")) if synthetic else None
+    category: Callable[[str, str], CodeEntry | None] = scheme.category
+
+    def title(kind: str, code: str) -> str:
+        return titles[kind].get(code) or scheme.title(kind, code)
+
+    title_of: Callable[[str, str], str] = title
+    if labels == "caml":
+        named = _CamlLabels()
+        codings = map(named.coding, codings)
+        passages = None if passages is None else map(named.passage, passages)
+        title_of, category = named.title(title), named.category(category)
+        settings["labels"] = labels
+        command += f" --labels {labels}"
+    if ccs_procedures is not None:
+        command += " --ccs-procedures PRREF"
+    return prepare(
+        folder,
+        notes=read_notes(raw, dropped, synthetic=synthetic),
+        codings=codings,
+        passages=passages,
+        split=split,
+        title=title_of,
+        category=category,
+        origin=Origin(
+            name=name,
+            source=(
+                "The teaching hospital: synthetic notes and codes, no real patient"
+                if synthetic
+                else "MIMIC-III v1.4, discharge summaries with ICD-9-CM codes (PhysioNet)"
+            ),
+            text="open" if synthetic else "credentialed",
+            command=f"{command} --ccs-key {ccs_key} {choices.options()}",
+            ccs_key=ccs_key,
+        ),
+        choices=choices,
+        dropped=dropped,
+        settings=settings,
+        progress=progress,
+    )
+
+
+def _check_lists(choices: Choices) -> None:
+    if choices.codes not in ("50", "full"):
+        raise MarnError(f"CAML's lists exist for --codes 50 and full, not {choices.codes}.")
+
+
+def caml_label(kind: str, code: str) -> str:
+    """Write a code as CAML's scripts do.
+
+    They read the column of procedure codes as numbers, so that first zeros are lost, and then
+    place the dot after the second digit, also where nothing follows: 03.31 becomes "33.1", 45
+    becomes "45.". Codes of diagnoses, among which there are letters, stay text.
+
+    Args:
+        kind: "dx" or "pr".
+        code: dotted.
+
+    References:
+        fidelity.md, row 24: of CAML's 2,003 procedure codes none begins with 0, and 21 are stubs
+        such as "45.". Rows without a code, which make one empty label there, are left out here.
+    """
+    if kind == "dx":
+        return code
+    number = str(int(code.replace(".", "")))
+    return f"{number[:2]}.{number[2:]}"
+
+
+class _CamlLabels:
+    """Names codes as CAML's scripts do; where a label stands for several codes, it says so."""
+
+    def __init__(self) -> None:
+        self._meant: dict[Pair, Counter[str]] = {}
+
+    def coding(self, coding: Coding) -> Coding:
+        """Name the code of a coding, and remember which code that was."""
+        name = caml_label(coding.kind, coding.code)
+        self._meant.setdefault((coding.kind, name), Counter())[coding.code] += 1
+        return coding._replace(code=name)
+
+    def passage(self, passage: Passage) -> Passage:
+        """Name the code of a passage."""
+        return passage._replace(code=caml_label(passage.kind, passage.code))
+
+    def title(self, title: Callable[[str, str], str]) -> Callable[[str, str], str]:
+        """Return the titles of labels: those of all codes that each stands for."""
+        return lambda kind, name: " / ".join(
+            title(kind, code) for code in sorted(self._meant[kind, name])
+        )
+
+    def category(
+        self, category: Callable[[str, str], CodeEntry | None]
+    ) -> Callable[[str, str], CodeEntry | None]:
+        """Return the categories of labels: that of the code each stands for most often."""
+
+        def of_label(kind: str, name: str) -> CodeEntry | None:
+            meant = self._meant[kind, name]
+            return category(kind, min(meant, key=lambda code: (-meant[code], code)))
+
+        return of_label
+
+
+def is_synthetic(raw: Path) -> bool:
+    """Return whether the teaching hospital wrote these tables, by the files only it writes.
+
+    In doubt they are taken for real. `read_notes` refuses marked tables that hold an admission
+    the hospital cannot have.
+    """
+    readme = raw / "README.txt"
+    return (
+        readme.is_file()
+        and _MARKER in readme.read_text(encoding="utf-8", errors="replace")
+        and tables.find(raw, "EVIDENCE") is not None
+    )
+
+
+def read_notes(raw: Path, dropped: Counter[str], *, synthetic: bool = False) -> Iterator[Note]:
+    """Yield the discharge summaries and their addenda.
+
+    Args:
+        raw: the folder of the tables.
+        dropped: gets the rows left out, by reason.
+        synthetic: whether the tables are the teaching hospital's.
+
+    Raises:
+        MarnError: naming file and line, if a row cannot be read, there is no discharge summary,
+            or tables that are marked synthetic hold an admission of MIMIC-III.
+    """
+    path = tables.require(raw, "NOTEEVENTS")
+    columns = ("ROW_ID", "SUBJECT_ID", "HADM_ID", "CHARTDATE", "CATEGORY", "TEXT")
+    seen: set[str] = set()
+    found = 0
+    for place, (row, subject, admission, date, kind, text) in tables.read(path, columns):
+        if kind.strip().casefold() != _DISCHARGE:
+            dropped["notes of other categories"] += 1
+            continue
+        found += 1
+        row_id = tables.identifier(path, place, row)
+        if row_id is not None and row_id in seen:
+            dropped["notes with a ROW_ID seen before"] += 1
+            continue
+        hadm_id = tables.identifier(path, place, admission)
+        if hadm_id is None:
+            dropped["notes without HADM_ID"] += 1
+            continue
+        subject_id = tables.identifier(path, place, subject)
+        if subject_id is None:
+            raise tables.fault(path, place, "no SUBJECT_ID, by which notes are split.")
+        if synthetic and int(hadm_id) < _FIRST_SYNTHETIC:
+            raise tables.fault(
+                path,
+                place,
+                f"admission {hadm_id} is not the teaching hospital's, though {raw} bears its "
+                "mark. Keep real tables in a folder of their own.",
+            )
+        if row_id is not None:
+            seen.add(row_id)
+        if not text.strip():
+            dropped["notes that are empty"] += 1
+            continue
+        yield Note(hadm_id, subject_id, text, (date.strip(), int(row_id or 0)), row_id or "")
+    if not found:
+        raise MarnError(
+            f"{path} has no note of category Discharge summary. Give the table of all notes."
+        )
+
+
+def read_codings(
+    raw: Path, dropped: Counter[str], is_known: Callable[[str, str], bool] = lambda *_: True
+) -> Iterator[Coding]:
+    """Yield the codes of both tables, dotted, leading zeros kept.
+
+    Args:
+        raw: the folder of the tables.
+        dropped: gets the rows left out, by reason.
+        is_known: False for a code that exists in no table of codes.
+
+    Raises:
+        MarnError: naming file and line, if a row cannot be read.
+    """
+    for kind, name in CODE_TABLES.items():
+        path = tables.require(raw, name)
+        seen: set[str] = set()
+        for place, (row, admission, code) in tables.read(path, ("ROW_ID", "HADM_ID", "ICD9_CODE")):
+            row_id = tables.identifier(path, place, row)
+            hadm_id = tables.identifier(path, place, admission)
+            if row_id is not None and row_id in seen:
+                dropped[f"{name} rows with a ROW_ID seen before"] += 1
+                continue
+            if row_id is not None:
+                seen.add(row_id)
+            written = code.strip()
+            if hadm_id is None:
+                dropped[f"{name} rows without HADM_ID"] += 1
+            elif not written:
+                dropped[f"{name} rows without a code"] += 1
+            elif (found := Icd9.dotted(kind, written)) is None:
+                dropped[f"{name} rows whose code has no form of ICD-9-CM"] += 1
+            elif not is_known(kind, found):
+                dropped[f"{name} rows with an unknown code"] += 1
+            else:
+                yield Coding(hadm_id, kind, found)
+
+
+def read_titles(raw: Path, kind: str) -> dict[str, str]:
+    """Return the long title of every code in a table of titles; empty if it is not there.
+
+    Args:
+        raw: the folder of the tables.
+        kind: "dx" or "pr".
+    """
+    path = tables.find(raw, TITLE_TABLES[kind])
+    if path is None:
+        return {}
+    found: dict[str, str] = {}
+    for _, (code, title) in tables.read(path, ("ICD9_CODE", "LONG_TITLE")):
+        written = Icd9.dotted(kind, code.strip())
+        if written is not None:
+            found[written] = title.strip()
+    return found
+
+
+def _read_passages(path: Path) -> Iterator[Passage]:
+    columns = ("ROW_ID", "KIND", "ICD9_CODE", "BEGIN", "END", "ROLE")
+    for place, (row, kind, code, begin, end, role) in tables.read(path, columns):
+        pair: Pair = (kind.strip(), code.strip())
+        numbers = [tables.identifier(path, place, value) for value in (row, begin, end)]
+        written = Icd9.dotted(*pair) if pair[0] in CODE_TABLES else None
+        if None in numbers or written is None:
+            raise tables.fault(path, place, "not a passage of a note. Write the hospital again.")
+        row_id, first, last = (number or "" for number in numbers)
+        yield Passage(row_id, pair[0], written, int(first), int(last), role.strip())

@@ -1,0 +1,249 @@
+"""MIMIC-IV 2.x or 3.x with the discharge summaries of MIMIC-IV-Note, from PhysioNet.
+
+Reads, with or without ``.gz``, by the names of their columns, in any order::
+
+    hosp/diagnoses_icd.csv, hosp/procedures_icd.csv        hadm_id, icd_code, icd_version
+    hosp/d_icd_diagnoses.csv, hosp/d_icd_procedures.csv    titles, where they are there
+    note/discharge.csv                                     note_id, subject_id, hadm_id, text, ...
+
+An admission is coded in ICD-9 or in ICD-10, so a corpus has one of them (``--version``); the rows
+of the other are counted. ICD-9 is grouped by CCS as MIMIC-III is, ICD-10 by
+`data_prep.code_systems.icd10`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from data_prep import splits, tables
+from data_prep.code_systems.ccs import KEY_STYLES
+from data_prep.code_systems.systems import Icd9, Icd10, Scheme
+from data_prep.corpus_writer import replacing
+from data_prep.prepare import Choices, Coding, Note, Origin, Pair, Progress, prepare, quiet
+from data_prep.sources import mimic3
+from marn.errors import MarnError
+
+COMMAND: Final = "mimic4"
+VERSIONS: Final = (10, 9)
+
+CODE_TABLES: Final = {"dx": "diagnoses_icd", "pr": "procedures_icd"}
+TITLE_TABLES: Final = {"dx": "d_icd_diagnoses", "pr": "d_icd_procedures"}
+NOTES_TABLE: Final = "discharge"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Offer the options of this source."""
+    parser.add_argument(
+        "--raw", type=Path, help="folder of all the tables, or of the folders hosp and note"
+    )
+    parser.add_argument("--hosp", type=Path, help="folder of MIMIC-IV's module hosp, if not in RAW")
+    parser.add_argument("--note", type=Path, help="folder of MIMIC-IV-Note's tables, if not in RAW")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus to write")
+    parser.add_argument(
+        "--version",
+        type=int,
+        choices=VERSIONS,
+        default=VERSIONS[0],
+        help="of ICD: the admissions coded in it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--splits",
+        type=Path,
+        help="folder of {train,dev,test}_CODES_hadm_ids.csv, lists of admissions in CAML's form, "
+        "one id a line (default: split by patient)",
+    )
+    mimic3.add_ccs_arguments(parser)
+    Choices.add_arguments(parser)
+
+
+def run(args: argparse.Namespace, progress: Progress) -> Path:
+    """Prepare the tables that the options name."""
+    hosp, note = _folder(args.raw, args.hosp, "hosp"), _folder(args.raw, args.note, "note")
+    out = args.out.resolve()
+    for raw in (hosp.resolve(), note.resolve()):
+        if out in [raw, *raw.parents]:
+            raise MarnError(f"{args.out} holds the raw tables. Choose another folder for --out.")
+    with replacing(args.out) as partial:
+        build(
+            hosp,
+            note,
+            partial,
+            name=out.name,
+            version=args.version,
+            choices=Choices.of(args),
+            lists=args.splits,
+            ccs_procedures=args.ccs_procedures,
+            ccs_key=args.ccs_key,
+            progress=progress,
+        )
+    return args.out
+
+
+def build(
+    hosp: Path,
+    note: Path,
+    folder: Path,
+    *,
+    name: str,
+    version: int,
+    choices: Choices,
+    lists: Path | None = None,
+    ccs_procedures: Path | None = None,
+    ccs_key: str = KEY_STYLES[0],
+    progress: Progress = quiet,
+) -> dict[str, Any]:
+    """Write the corpus of the tables of MIMIC-IV and MIMIC-IV-Note.
+
+    Args:
+        hosp: folder of the codes, and of their titles where they are there.
+        note: folder of the discharge summaries.
+        folder: a fresh folder, as `marn.corpus.replacing` yields it.
+        name: of the corpus.
+        version: of ICD, 9 or 10.
+        choices: what the user chose.
+        lists: folder of lists of admissions, as `splits.listed` reads them; None splits by patient.
+        ccs_procedures: with ICD-9, HCUP's file of procedure categories; None for those the
+            project states.
+        ccs_key: with ICD-9, "kind:number" or "number".
+        progress: takes lines about how far the work is.
+
+    Returns:
+        The card of the corpus.
+
+    Raises:
+        MarnError: if a table is missing or damaged, or nothing is left.
+    """
+    for table in CODE_TABLES.values():
+        tables.require(hosp, table)  # rather than after an hour of reading notes
+    dropped: Counter[str] = Counter()
+    uses: Counter[Pair] = Counter()
+    scheme = Icd9(ccs_procedures, ccs_key) if version == 9 else Icd10(uses)
+    titles = {kind: read_titles(hosp, kind, scheme) for kind in CODE_TABLES}
+    options = f" --ccs-key {ccs_key}" if version == 9 else ""
+    if version == 9 and ccs_procedures is not None:
+        options += " --ccs-procedures PRREF"
+    split, settings = splits.chosen(lists, choices.codes, choices.seed, dropped)
+    if lists is not None:
+        options += " --splits LISTS"
+    return prepare(
+        folder,
+        notes=read_notes(note, dropped),
+        codings=read_codings(hosp, scheme, dropped, uses),
+        split=split,
+        title=lambda kind, code: titles[kind].get(code) or scheme.title(kind, code),
+        category=scheme.category,
+        origin=Origin(
+            name=name,
+            source="MIMIC-IV with MIMIC-IV-Note, discharge summaries with "
+            f"{scheme.name} codes (PhysioNet)",
+            text="credentialed",
+            command=f"python -m data_prep {COMMAND} --hosp HOSP --note NOTE --out data/{name} "
+            f"--version {version}{options} {choices.options()}",
+            ccs_key=scheme.key,
+        ),
+        choices=choices,
+        dropped=dropped,
+        settings={"version": version, "ccs_procedures": scheme.procedures, **settings},
+        progress=progress,
+    )
+
+
+def read_notes(note: Path, dropped: Counter[str]) -> Iterator[Note]:
+    """Yield the discharge summaries and their addenda.
+
+    Args:
+        note: the folder of the table `discharge`.
+        dropped: gets the rows left out, by reason.
+
+    Raises:
+        MarnError: naming file and line, if a row cannot be read.
+    """
+    path = tables.require(note, NOTES_TABLE)
+    columns = ("note_id", "subject_id", "hadm_id", "note_seq", "charttime", "text")
+    seen: set[str] = set()
+    for place, (note_id, subject, admission, order, date, text) in tables.read(path, columns):
+        key = note_id.strip()
+        hadm_id = tables.identifier(path, place, admission)
+        if key and key in seen:
+            dropped["notes with a note_id seen before"] += 1
+            continue
+        seen.add(key)
+        subject_id = tables.identifier(path, place, subject)
+        sequence = tables.identifier(path, place, order)
+        if hadm_id is None:
+            dropped["notes without hadm_id"] += 1
+        elif subject_id is None:
+            raise tables.fault(path, place, "no subject_id, by which notes are split.")
+        elif not text.strip():
+            dropped["notes that are empty"] += 1
+        else:
+            yield Note(hadm_id, subject_id, text, (date.strip(), int(sequence or 0)), key)
+
+
+def read_codings(
+    hosp: Path, scheme: Scheme, dropped: Counter[str], uses: Counter[Pair]
+) -> Iterator[Coding]:
+    """Yield the codes of both tables that are of one version of ICD.
+
+    Args:
+        hosp: the folder of the tables.
+        scheme: says which version of ICD, and places the dot.
+        dropped: gets the rows left out, by reason.
+        uses: gets the number of rows of each code.
+
+    Raises:
+        MarnError: naming file and line, if a row cannot be read.
+    """
+    for kind, name in CODE_TABLES.items():
+        path = tables.require(hosp, name)
+        columns = ("hadm_id", "icd_code", "icd_version")
+        for place, (admission, code, edition) in tables.read(path, columns):
+            hadm_id = tables.identifier(path, place, admission)
+            written = code.strip()
+            if hadm_id is None:
+                dropped[f"{name} rows without hadm_id"] += 1
+            elif not written:
+                dropped[f"{name} rows without a code"] += 1
+            elif (found := tables.identifier(path, place, edition)) != scheme.version:
+                if found not in ("9", "10"):
+                    raise tables.fault(path, place, f"icd_version {edition!r} is neither 9 nor 10.")
+                dropped[f"{name} rows of ICD-{found}"] += 1
+            elif (whole := scheme.dotted(kind, written)) is None:
+                dropped[f"{name} rows whose code has no form of {scheme.name}"] += 1
+            else:
+                uses[kind, whole] += 1
+                yield Coding(hadm_id, kind, whole)
+
+
+def read_titles(hosp: Path, kind: str, scheme: Scheme) -> dict[str, str]:
+    """Return the title of every code in a table of titles; empty if it is not there.
+
+    Args:
+        hosp: the folder of the tables.
+        kind: "dx" or "pr".
+        scheme: says which version of ICD, and places the dot.
+    """
+    path = tables.find(hosp, TITLE_TABLES[kind])
+    if path is None:
+        return {}
+    found: dict[str, str] = {}
+    columns = ("icd_code", "icd_version", "long_title")
+    for _, (code, edition, title) in tables.read(path, columns):
+        whole = scheme.dotted(kind, code) if edition.strip() == scheme.version else None
+        if whole is not None:
+            found[whole] = title.strip()
+    return found
+
+
+def _folder(raw: Path | None, given: Path | None, module: str) -> Path:
+    """Return the folder of a module: the one given, that within the folder of all, or that."""
+    if given is not None:
+        return tables.folder(given)
+    if raw is None:
+        raise MarnError(f"No tables: give --raw, or --{module}, the folder of its tables.")
+    within = tables.folder(raw) / module
+    return within if within.is_dir() else raw

@@ -1,0 +1,1 @@
+"""Systems with released code that MARN is compared with, one file each."""

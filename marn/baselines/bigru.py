@@ -1,0 +1,105 @@
+"""The plain GRU that CAML was compared with: what it remembers at the end of a note."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from marn.models.base import Coder, SharedOptions
+from marn.nn.layers import BiGRU, PooledHead
+
+
+class FinalStates(PooledHead):
+    """The features at the end of each direction: last token forwards, first token backwards.
+
+    Without a mask "last" is the last place of the batch, after the padding.
+
+    Args:
+        size: D, features of a position.
+        tasks: number of codes of each task.
+        backwards: how many of the features, the latter ones, run backwards.
+    """
+
+    def __init__(self, size: int, tasks: Mapping[str, int], *, backwards: int) -> None:
+        super().__init__(size, tasks)
+        self.split = size - backwards
+
+    def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, D), (B, T) -> (B, D)."""
+        if mask is None:
+            ends = features[:, -1]
+        else:
+            rows = torch.arange(len(features), device=features.device)
+            ends = features[rows, mask.sum(1) - 1]
+        return torch.cat([ends[:, : self.split], features[:, 0, self.split :]], dim=1)
+
+
+class PlainBiGRU(Coder):
+    """GRU whose final states go into one affine layer; no attention.
+
+    The "BiGRU" of MARN's Tables 1 and 2. MT-RAM's Table 3 has another one, with label attention:
+    `bigru_la`. RAM, if asked for, stands between the states of all tokens and the choice of the
+    final ones.
+
+    Parameters with 51,919 embedding rows: 5,767,438 with 50 codes, 10,318,261 with 8,921; the
+    papers give none.
+
+    Args:
+        hidden_size: width of one direction; 256.
+        bidirectional: whether to read both ways. The released script for 50 codes forgets to, with
+            512 units one way (6,160,654 parameters).
+        **shared: see `Coder`; `max_length` is 2,500 and there is no `embedding_dropout` here.
+
+    References:
+        Mullenbach et al. 2018, their baseline "Bi-GRU"; sizes and settings from the released
+        scripts of caml-mimic.
+    """
+
+    name = "bigru"
+    has_attention = False
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "loss": "bce",
+        "learning_rate": 3e-3,
+        "clip_norm": None,
+        "epochs": 100,
+    }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": "precision_at_8",
+        "max_length": 2500,
+        "embedding_dropout": 0.0,
+        "tune_embeddings": True,
+        "source": "released scripts of caml-mimic",
+    }
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int = 256,
+        bidirectional: bool = True,
+        **shared: Unpack[SharedOptions],
+    ) -> None:
+        shared.setdefault("max_length", 2500)
+        shared.setdefault("embedding_dropout", 0.0)
+        backwards = hidden_size if bidirectional else 0
+        super().__init__(
+            feature_size=hidden_size + backwards,
+            head=partial(FinalStates, backwards=backwards),
+            **shared,
+        )
+        self.encoder = (
+            BiGRU(self.embedding_size, hidden_size)
+            if bidirectional
+            else nn.GRU(self.embedding_size, hidden_size, batch_first=True)
+        )
+
+    def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, E) -> (B, T, D), the states."""
+        if isinstance(self.encoder, BiGRU):
+            return self.encoder(x, mask)
+        states, _ = self.encoder(x)
+        return states if mask is None else states * mask[..., None]

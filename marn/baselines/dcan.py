@@ -1,0 +1,127 @@
+"""DCAN: dilated causal convolutions with residual connections, and label attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from marn.models.base import Coder, SharedOptions
+from marn.nn.layers import Convolution
+
+
+class _CausalConvolution(nn.Module):
+    """Convolution with normalised weights that sees no later token; then ReLU and dropout."""
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel_size: int, dilation: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.convolution = weight_norm(
+            Convolution(
+                channels_in,
+                channels_out,
+                kernel_size,
+                padding=(kernel_size - 1) * dilation,
+                dilation=dilation,
+            )
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, channels_in) -> (B, T, channels_out)."""
+        # What is computed from the padding behind the note is cut off: only the past is left.
+        return self.dropout(torch.relu(self.convolution(x)[:, : x.shape[1]]))
+
+
+class _TemporalBlock(nn.Module):
+    """Two causal convolutions beside a shortcut, and ReLU over their sum."""
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel_size: int, dilation: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.first = _CausalConvolution(channels_in, channels_out, kernel_size, dilation, dropout)
+        self.second = _CausalConvolution(channels_out, channels_out, kernel_size, dilation, dropout)
+        self.shortcut: nn.Module = nn.Identity()
+        if channels_in != channels_out:
+            self.shortcut = Convolution(channels_in, channels_out, 1)
+            nn.init.xavier_uniform_(self.shortcut.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(self.first(x)) + self.shortcut(x))
+
+
+class DCAN(Coder):
+    """Dilated convolutional attention network.
+
+    Level i has dilation 2^i. A position sees itself and what came before it,
+    2 (kernel_size - 1) (2^levels - 1) tokens.
+
+    Published size 8.7M. The released defaults are placeholders and give other sizes; 500 filters,
+    100 projected features and 2 levels are an assumption that fits: 8,698,542 with 8,921 codes,
+    51,919 embedding rows and the unused query bias. They are the defaults here.
+
+    Args:
+        filters: channels of the convolutions; 500, an assumption.
+        projected: D, features after the affine layer that follows them; 100, an assumption.
+        levels: temporal blocks; 2, an assumption.
+        kernel_size: tokens that a convolution spans; 2 as in the release.
+        dropout: after each convolution; 0.2.
+        **shared: see `Coder`; `max_length` is 2,500 here.
+
+    References:
+        Ji, Cambria and Marttinen 2020 (DCAN) and the released code shaoxiongji/DCAN. Its weight
+        normalisation undoes its Xavier start of the convolutions, so that they start as torch's
+        do here. Its label smoothing is `TrainConfig(label_smoothing=0.1)`.
+    """
+
+    name = "dcan"
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "loss": "bce",
+        "learning_rate": 1e-4,
+        "clip_norm": None,
+    }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": "macro_f1_caml",
+        "max_length": 2500,
+        "embedding_dropout": 0.2,
+        "tune_embeddings": False,
+        "source": "released code shaoxiongji/DCAN; length and word vectors as AnEMIC sets them",
+    }
+
+    def __init__(
+        self,
+        *,
+        filters: int = 500,
+        projected: int = 100,
+        levels: int = 2,
+        kernel_size: int = 2,
+        dropout: float = 0.2,
+        **shared: Unpack[SharedOptions],
+    ) -> None:
+        shared.setdefault("max_length", 2500)
+        super().__init__(feature_size=projected, **shared)
+        self.blocks = nn.Sequential(
+            *(
+                _TemporalBlock(
+                    filters if level else self.embedding_size,
+                    filters,
+                    kernel_size,
+                    2**level,
+                    dropout,
+                )
+                for level in range(levels)
+            )
+        )
+        self.projection = nn.Linear(filters, projected)
+        nn.init.xavier_uniform_(self.projection.weight)
+
+    def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, E) -> (B, T, D); no real token sees padding, which comes after it."""
+        h = torch.relu(self.projection(self.blocks(x)))
+        return h if mask is None else h * mask[..., None]

@@ -1,0 +1,132 @@
+"""JointLAAT: LAAT in two levels, where coarse codes have a say in the fine ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from marn.baselines.laat import LAAT
+from marn.errors import MarnError
+from marn.models.base import Coder, SharedOptions
+from marn.nn.layers import BiLSTM, TanhAttention
+
+
+class JointAttention(TanhAttention):
+    r"""LAAT's head where one task, the coarse one, informs all others.
+
+    With coarse probabilities p, the view of a fine code is its attended features and
+    :math:`g = \sigma(p G)`, the same for all codes.
+
+    Args:
+        size: D, features of a position.
+        tasks: number of codes of each task.
+        attention_size: A.
+        coarse: the task that informs the others; None if there is none.
+        coarse_size: features of g.
+
+    References:
+        Vu, Nguyen and Nguyen 2020 (JointLAAT).
+    """
+
+    def __init__(
+        self,
+        size: int,
+        tasks: Mapping[str, int],
+        *,
+        attention_size: int,
+        coarse: str | None,
+        coarse_size: int,
+    ) -> None:
+        super().__init__(size, tasks, attention_size=attention_size)
+        self.coarse = coarse
+        if coarse is None:
+            return
+        self.coarse_projection = nn.Linear(self.tasks[coarse], coarse_size, bias=False)
+        for task, codes in self.tasks.items():
+            if task != coarse:
+                self.weight[task] = nn.Parameter(torch.randn(codes, size + coarse_size) * 0.03)
+
+    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Give each code its view: (B, T, D) -> (B, C, D), of fine codes (B, C, D + coarse)."""
+        views = super().attended(features, mask)
+        if self.coarse is None:
+            return views
+        logits = (views[self.coarse] * self.weight[self.coarse]).sum(2) + self.bias[self.coarse]
+        extra = torch.sigmoid(self.coarse_projection(torch.sigmoid(logits)))[:, None]
+        return {
+            task: view
+            if task == self.coarse
+            else torch.cat([view, extra.expand(-1, view.shape[1], -1)], dim=2)
+            for task, view in views.items()
+        }
+
+
+class JointLAAT(Coder):
+    """LAAT that predicts coarse codes first and lets their probabilities inform the fine ones.
+
+    The paper's coarse level is the category, the part of a code before its point. It is a task like
+    any other: a corpus that has it under the name "category" is used as in the paper. Where there
+    is none but a task "ccs", that is the coarse level. With a single task, or with neither of the
+    two, nothing is known to be coarser, and the system is LAAT.
+
+    Beside LAAT's own parameters for the fine codes L, L1 coarse codes add
+    2u d_a + L1 (d_a + 2u + 1 + 128) + 128 L.
+
+    Args:
+        hidden_size: u, width of one direction of the LSTM; 512.
+        attention_size: d_a, width of the attention's hidden layer; 512.
+        coarse: the task that informs the others; "category", else "ccs", by default.
+        coarse_size: features that coarse probabilities are projected to; 128.
+        **shared: see `Coder` and `LAAT`; `embedding_dropout` is 0.3 here.
+
+    Raises:
+        MarnError: `coarse` is not one of the tasks, or is the only one.
+
+    References:
+        Vu, Nguyen and Nguyen 2020 (IJCAI); the projection and its two sigmoids as in the released
+        code aehrc/LAAT. That weighs each level by its share of the codes
+        (`task_weights={task: codes / all}`), where the paper adds the losses up.
+    """
+
+    name = "joint_laat"
+    packs = True
+    recipe: ClassVar[Mapping[str, Any]] = {
+        **LAAT.recipe,
+        "task_weights": {},  # each level weighs 1, as the paper has it
+    }
+    stated: ClassVar[Mapping[str, Any]] = LAAT.stated
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int = 512,
+        attention_size: int = 512,
+        coarse: str | None = None,
+        coarse_size: int = 128,
+        **shared: Unpack[SharedOptions],
+    ) -> None:
+        shared.setdefault("embedding_dropout", 0.3)
+        tasks = shared["tasks"]
+        if coarse is None and len(tasks) > 1:
+            coarse = next((task for task in ("category", "ccs") if task in tasks), None)
+        elif coarse is not None and (coarse not in tasks or len(tasks) == 1):
+            raise MarnError(f"coarse must be one of several tasks, not {coarse!r} of {[*tasks]}")
+        super().__init__(
+            feature_size=2 * hidden_size,
+            head=partial(
+                JointAttention,
+                attention_size=attention_size,
+                coarse=coarse,
+                coarse_size=coarse_size,
+            ),
+            **shared,
+        )
+        self.encoder = BiLSTM(self.embedding_size, hidden_size)
+
+    def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, E) -> (B, T, 2 u)."""
+        return self.encoder(x, mask)

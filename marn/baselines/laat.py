@@ -1,0 +1,67 @@
+"""LAAT: BiLSTM and label attention through a hidden layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Unpack
+
+from torch import Tensor
+
+from marn.models.base import Coder, SharedOptions
+from marn.nn.layers import BiLSTM, TanhAttention
+
+
+class LAAT(Coder):
+    """Label attention model for ICD coding.
+
+    Parameters beside the embedding: 16,750,809 with 8,921 codes; 902,706 with 50 codes and the
+    paper's sizes for them, `hidden_size=256, attention_size=256`. Layers that the released module
+    holds and never uses are not counted. The paper keeps the word vectors fixed
+    (`tune_embeddings=False`).
+
+    Args:
+        hidden_size: u, width of one direction of the LSTM; 512.
+        attention_size: d_a, width of the attention's hidden layer; 512.
+        **shared: see `Coder`; `embedding_dropout` is 0.3 here. With `padding="released"` the
+            LSTM does not see padding, but the attention gives it a share, as in the authors' code.
+
+    References:
+        Vu, Nguyen and Nguyen 2020 (IJCAI); padding, initial weights and settings as in the
+        released code aehrc/LAAT.
+    """
+
+    name = "laat"
+    packs = True
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "loss": "bce",
+        "learning_rate": 1e-3,
+        "batch_size": 8,
+        "clip_norm": None,
+        "epochs": 50,
+        "patience": 6,  # "more than five epochs" in the release
+        "schedule": "plateau",  # by 0.9 after five epochs without gain
+    }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "AdamW",
+        "monitor": "micro_f1",
+        "max_length": 4000,
+        "embedding_dropout": 0.3,
+        "tune_embeddings": False,
+        "source": "released code aehrc/LAAT",
+    }
+
+    def __init__(
+        self, *, hidden_size: int = 512, attention_size: int = 512, **shared: Unpack[SharedOptions]
+    ) -> None:
+        shared.setdefault("embedding_dropout", 0.3)
+        super().__init__(
+            feature_size=2 * hidden_size,
+            head=partial(TanhAttention, attention_size=attention_size),
+            **shared,
+        )
+        self.encoder = BiLSTM(self.embedding_size, hidden_size)
+
+    def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, E) -> (B, T, 2 u)."""
+        return self.encoder(x, mask)

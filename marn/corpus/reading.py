@@ -1,0 +1,404 @@
+"""A prepared data set on disk, read; `data_prep.corpus_writer` writes it.
+
+Where the notes and codes come from is the matter of `data_prep`; how they become batches, of
+`marn.corpus.batches`. Nothing here reads all notes into memory: arrays are mapped from their files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from marn import privacy
+from marn.corpus.text import Vocabulary
+from marn.errors import MarnError
+
+FORMAT = 1
+"""Version of the layout on disk; a corpus of another version is not read."""
+
+SPLITS = ("train", "dev", "test")
+
+EVIDENCE = np.dtype(
+    [("note", "<i4"), ("code", "<i4"), ("begin", "<i4"), ("end", "<i4"), ("role", "|u1")]
+)
+"""One row of a split's evidence: place of the note in the split, column of the code in task
+"icd", character offsets into the note's text, place of the role in the card's list."""
+
+CARD = "card.json"
+VECTORS = "vectors.npy"
+
+
+@dataclass(frozen=True)
+class CodeEntry:
+    """One column of a task."""
+
+    code: str
+    """Dotted ICD code ("427.31"), or the name of a CCS category ("dx:106")."""
+    kind: str
+    """"dx" for a diagnosis, "pr" for a procedure, "dx+pr" where a merged category holds both."""
+    title: str
+    """What the code stands for, in English."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A passage of a note that speaks of one of the corpus's codes."""
+
+    code: int
+    """Column of the code in task "icd"."""
+    begin: int
+    """First character of the passage in the note's text."""
+    end: int
+    """The character after the last."""
+    role: str
+    """What the passage does: "evidence" asserts the code, "negated" denies it, and so on."""
+
+
+class Split:
+    """The notes of one split, with everything that is known about each.
+
+    `len(split)` is N, the number of notes. Made by `Corpus`, not by hand.
+    """
+
+    def __init__(
+        self, folder: Path, tasks: Mapping[str, int], roles: Sequence[str], size: int | None = None
+    ) -> None:
+        self._folder = folder
+        self._tasks = dict(tasks)
+        self._roles = list(roles)
+        offsets = self._array("token_offsets")
+        self._size = len(offsets) - 1 if size is None else min(size, len(offsets) - 1)
+        self._token_offsets = offsets[: self._size + 1]
+        self._tokens = self._array("tokens")
+        self._text = self._array("text")
+        self._text_offsets = self._array("text_offsets")
+        self._indices = {task: self._array(f"{task}.indices") for task in tasks}
+        self._offsets = {task: self._array(f"{task}.offsets")[: self._size + 1] for task in tasks}
+        self.ids = self._array("ids")[: self._size]
+        """(N,) str: the admission of each note."""
+        self.subjects = self._array("subjects")[: self._size]
+        """(N,) str: the patient of each note."""
+
+    def _array(self, name: str) -> np.ndarray:
+        # The mapped array without its class, whose every slice would cost microseconds.
+        return np.asarray(np.load(self._folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64: words in each note, in tokens."""
+        return np.diff(self._token_offsets)
+
+    def _check(self, note: int) -> None:
+        if not 0 <= note < self._size:
+            raise IndexError(f"note {note} of a split of {self._size}")
+
+    def note_tokens(self, note: int) -> np.ndarray:
+        """Return the words of one note as (T,) int32 numbers of the vocabulary, unpadded."""
+        self._check(note)
+        return self._tokens[self._token_offsets[note] : self._token_offsets[note + 1]]
+
+    def text(self, note: int) -> str:
+        """Return the text of one note, as it was written."""
+        self._check(note)
+        return bytes(self._text[self._text_offsets[note] : self._text_offsets[note + 1]]).decode()
+
+    def code_indices(self, task: str, note: int) -> np.ndarray:
+        """Return the columns of the codes of one note, (n,) int32, ascending."""
+        self._check(note)
+        offsets = self._of_task(self._offsets, task)
+        return self._indices[task][offsets[note] : offsets[note + 1]]
+
+    def targets(self, task: str) -> np.ndarray:
+        """Return the codes of all notes as an (N, C) bool array."""
+        offsets = self._of_task(self._offsets, task)
+        dense = np.zeros((self._size, self._tasks[task]), dtype=bool)
+        rows = np.repeat(np.arange(self._size), np.diff(offsets))
+        dense[rows, self._indices[task][: len(rows)]] = True
+        return dense
+
+    def frequency(self, task: str) -> np.ndarray:
+        """Return in how many notes each code occurs, (C,) int64."""
+        offsets = self._of_task(self._offsets, task)
+        used = self._indices[task][: offsets[-1]]
+        return np.bincount(used, minlength=self._tasks[task]).astype(np.int64)
+
+    def _of_task(self, arrays: Mapping[str, np.ndarray], task: str) -> np.ndarray:
+        if task not in arrays:
+            raise MarnError(f"This corpus has no task {task!r}; it has {', '.join(arrays)}.")
+        return arrays[task]
+
+    @cached_property
+    def _evidence(self) -> tuple[np.ndarray, np.ndarray]:
+        if not (self._folder / "evidence.npy").exists():
+            return np.zeros(0, EVIDENCE), np.zeros(self._size + 1, np.int64)
+        rows = self._array("evidence")
+        return rows, np.searchsorted(rows["note"], np.arange(self._size + 1))
+
+    def evidence(self, note: int) -> list[Evidence]:
+        """Return the passages that speak of the corpus's codes, in the order of the text.
+
+        Empty where the source of the corpus marks none.
+        """
+        self._check(note)
+        rows, offsets = self._evidence
+        return [
+            Evidence(int(row["code"]), int(row["begin"]), int(row["end"]), self._roles[row["role"]])
+            for row in rows[offsets[note] : offsets[note + 1]]
+        ]
+
+
+class Corpus:
+    """A prepared data set: notes with their codes, a vocabulary, and a card that says what it is.
+
+    `Corpus.load` opens one; `python -m data_prep` makes one.
+
+    Example:
+        `corpus = Corpus.load("data/teaching")`, then `corpus.tasks` is
+        `{"icd": 50, "ccs": 38}` and `corpus["train"].text(0)` the first note.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        card: dict[str, Any],
+        tasks: Sequence[str],
+        sizes: Mapping[str, int],
+    ) -> None:
+        self.path = path
+        """The folder of the corpus."""
+        self.card = card
+        """What the corpus is: source, counts, rows dropped, hashes (see `card.json`)."""
+        self._sizes = dict(sizes)
+        self.tasks: dict[str, int] = {task: card["tasks"][task] for task in tasks}
+        """Number of codes C of each task."""
+        self._splits = {
+            name: Split(path / name, self.tasks, card["roles"], self._sizes.get(name))
+            for name in card["splits"]
+        }
+
+    @classmethod
+    def load(cls, path: str | Path) -> Corpus:
+        """Open a corpus.
+
+        Cheap: the card is read, file sizes are compared with it, and the arrays are mapped.
+        `verify` compares the contents as well. A corpus whose text is under a data use agreement
+        says so in the log (`marn.privacy.announce`).
+
+        Args:
+            path: the folder that `python -m data_prep` wrote.
+
+        Returns:
+            The corpus.
+
+        Raises:
+            MarnError: if there is no corpus, it was written by another version, a file of it is
+                missing or has another size than when it was written, or its text is credentialed
+                and papermill would write this notebook where it could be committed.
+        """
+        path = Path(path)
+        card = read_card(path)
+        remedy = f"Make it again with: {card['created']['command']}"
+        if card["format"] != FORMAT:
+            raise MarnError(
+                f"The corpus {path} has format {card['format']}, but this version of marn reads "
+                f"format {FORMAT}. {remedy}"
+            )
+        for name, expected in _files(card).items():
+            file = path / name
+            if not file.is_file():
+                raise MarnError(f"The corpus {path} is damaged: {name} is missing. {remedy}")
+            if (size := file.stat().st_size) != expected["bytes"]:
+                raise MarnError(
+                    f"The corpus {path} is damaged: {name} has {size} bytes instead of "
+                    f"{expected['bytes']}. {remedy}"
+                )
+        corpus = cls(path, card, list(card["tasks"]), {})
+        if not corpus.is_open:
+            privacy.announce(corpus.name, corpus.hash)
+        return corpus
+
+    def verify(self) -> None:
+        """Compare the contents of every file with the card.
+
+        Raises:
+            MarnError: naming the first file that differs.
+        """
+        for name, expected in _files(self.card).items():
+            if sha256(self.path / name) != expected["sha256"]:
+                raise MarnError(
+                    f"The corpus {self.path} is damaged: the contents of {name} changed since it "
+                    f"was written. Make it again with: {self.card['created']['command']}"
+                )
+
+    @property
+    def name(self) -> str:
+        """Name of the corpus, such as "mimic3_50"."""
+        return self.card["name"]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the text may be shown and shared; text under credentials may not."""
+        return self.card["text"] == "open"
+
+    @property
+    def hash(self) -> str:
+        """Names the contents: two corpora with one hash hold the same notes, words and codes.
+
+        The vectors are not part of it, since their last digits differ between processors. A
+        corpus cut by `head` says so behind the hash.
+        """
+        cut = ",".join(f"{name}={size}" for name, size in self._sizes.items())
+        return self.card["hash"] + (f"+head({cut})" if cut else "")
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The words of the corpus."""
+        return Vocabulary(_read_json(self.path / "vocabulary.json"))
+
+    @cached_property
+    def _columns(self) -> dict[str, list[dict[str, Any]]]:
+        return _read_json(self.path / "codes.json")
+
+    @cached_property
+    def codes(self) -> dict[str, list[CodeEntry]]:
+        """The C codes of each task, in the order of the columns (sorted by code)."""
+        return {
+            task: [
+                CodeEntry(column["code"], column["kind"], column["title"])
+                for column in self._columns[task]
+            ]
+            for task in self.tasks
+        }
+
+    @cached_property
+    def parent(self) -> np.ndarray:
+        """(C_icd,) int64: column in task "ccs" of the category of each ICD code, or -1.
+
+        Raises:
+            MarnError: if the corpus has not both tasks.
+        """
+        if not {"icd", "ccs"} <= set(self.tasks):
+            raise MarnError(
+                f"Only a corpus with the tasks icd and ccs has parents; this has "
+                f"{', '.join(self.tasks)}."
+            )
+        return np.array([column["ccs"] for column in self._columns["icd"]], dtype=np.int64)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, in the order train, dev, test."""
+        return tuple(self._splits)
+
+    def __getitem__(self, split: str) -> Split:
+        if split not in self._splits:
+            raise MarnError(f"No split {split!r} in this corpus; it has {', '.join(self.splits)}.")
+        return self._splits[split]
+
+    @cached_property
+    def vectors(self) -> np.ndarray | None:
+        """(V + 2, E) float32 word vectors, rows of length one (padding: zero), or None."""
+        if self.card["vectors"] is None:
+            return None
+        return np.load(self.path / VECTORS, mmap_mode="r", allow_pickle=False)
+
+    def frequency(self, task: str, split: str = "train") -> np.ndarray:
+        """Return in how many notes of a split each code occurs.
+
+        Args:
+            task: "icd" or "ccs".
+            split: "train", "dev" or "test".
+
+        Returns:
+            (C,) int64.
+        """
+        return self[split].frequency(task)
+
+    def only(self, *tasks: str) -> Corpus:
+        """Return the same corpus with some of its tasks.
+
+        Args:
+            tasks: the tasks to keep, in this order.
+
+        Raises:
+            MarnError: if the corpus lacks one, or none is named.
+        """
+        if not tasks or (missing := [task for task in tasks if task not in self.tasks]):
+            raise MarnError(
+                f"Expected tasks out of {', '.join(self.tasks)}, but got "
+                f"{', '.join(missing) if tasks else 'none'}."
+            )
+        return Corpus(self.path, self.card, tasks, self._sizes)
+
+    def head(
+        self, *, train: int | None = None, dev: int | None = None, test: int | None = None
+    ) -> Corpus:
+        """Return the same corpus with the first notes of each split, for a small machine.
+
+        Vocabulary, codes and vectors stay those of the whole corpus.
+
+        Args:
+            train: notes to keep of split "train", at most; None keeps all.
+            dev: the same for "dev".
+            test: the same for "test".
+
+        Raises:
+            MarnError: if a number is below 1.
+        """
+        sizes = dict(self._sizes)
+        for name, size in {"train": train, "dev": dev, "test": test}.items():
+            if size is None:
+                continue
+            if size < 1:
+                raise MarnError(f"Expected at least one note of split {name}, but got {size}.")
+            if size < len(self[name]):
+                sizes[name] = size
+        return Corpus(self.path, self.card, list(self.tasks), sizes)
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(f"{count} {task}" for task, count in self.tasks.items())
+        notes = ", ".join(f"{len(self[name])} {name}" for name in self.splits)
+        return f"Corpus({self.name!r}: {notes}; {tasks}; text {self.card['text']})"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MarnError(f"{path} is damaged ({error}). Make the corpus again.") from None
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read the card of the corpus in a folder."""
+    if not (path / CARD).is_file():
+        raise MarnError(
+            f"No corpus at {path}. Make one with: python -m data_prep teaching --out {path} "
+            "(or mimic3, codiesp: see python -m data_prep --help)"
+        )
+    card = _read_json(path / CARD)
+    if not isinstance(card, dict) or "format" not in card or "created" not in card:
+        raise MarnError(f"{path / CARD} is not the card of a marn corpus. Give another folder.")
+    return card
+
+
+def _files(card: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """All files that the card vouches for, the vectors among them."""
+    files = dict(card["files"])
+    if card["vectors"] is not None:
+        files[VECTORS] = card["vectors"]
+    return files
+
+
+def sha256(path: Path) -> str:
+    """Hash the contents of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Readings of the papers and their published scores, as data."""

@@ -1,0 +1,1 @@
+"""The layers that systems are made of."""

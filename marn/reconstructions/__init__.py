@@ -1,0 +1,1 @@
+"""Systems without released code, rebuilt from their papers, one file each."""

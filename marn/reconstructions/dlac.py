@@ -1,0 +1,134 @@
+"""DLAC after Feucht et al. 2021: label attention whose queries are the codes' descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from marn.models.base import Coder, SharedOptions, descriptions
+from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
+from marn.nn.layers import BiGRU, Head, attend
+
+
+class DescriptionAttention(Head):
+    r"""Label attention where a code's query is made from the words of its description.
+
+    For code l with the mean :math:`\bar x_l` of its description's word vectors, classifier
+    :math:`w_l` and bias :math:`b_l`, and one affine layer P, p for all codes:
+
+    .. math::
+        d_l = P \bar x_l + p, \quad a_l = \mathrm{softmax}_t(d_l \cdot h_t / \sqrt D), \quad
+        v_l = \sum_t a_{lt} h_t, \quad \mathrm{logit}_l = w_l \cdot v_l + b_l
+
+    It is a head for any encoder.
+
+    Args:
+        size: D, features of a position.
+        tasks: number of codes of each task.
+        described: {task: (C, E)}, the means. They are kept as they are.
+    """
+
+    def __init__(
+        self, size: int, tasks: Mapping[str, int], *, described: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__(tasks)
+        bound = size**-0.5
+        for task, codes in self.tasks.items():
+            self.weight[task] = nn.Parameter(nn.init.xavier_uniform_(torch.empty(codes, size)))
+            self.bias[task] = nn.Parameter(torch.empty(codes).uniform_(-bound, bound))
+            self.register_buffer(f"description_{task}", described[task])
+        self.projection = nn.Linear(next(iter(described.values())).shape[1], size)
+
+    def queries(self, task: str) -> Tensor:
+        r"""Give the queries of a task, :math:`d_l / \sqrt D`: (C, D)."""
+        return self.projection(self.get_buffer(f"description_{task}")) * (
+            self.projection.out_features**-0.5
+        )
+
+    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Give each code its view of the note: (B, T, D) -> {task: (B, C, D)}."""
+        queries = torch.cat([self.queries(task) for task in self.tasks])  # (sum of C, D)
+        view = attend(queries, features, features, mask, at_once=self.at_once)
+        parts = view.split(list(self.tasks.values()), dim=1)
+        return dict(zip(self.tasks, parts, strict=True))
+
+    def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
+        """Tell what each code looks at: (B, T, D) -> (B, C, T), each row summing to 1."""
+        scores = self.queries(task) @ features.transpose(1, 2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], float("-inf"))
+        return scores.softmax(dim=2)
+
+
+class DLAC(Coder):
+    """Description-based label attention classifier, after Feucht et al. 2021.
+
+    A reconstruction: of the paper the abstract was read, which says that queries come from the
+    codes' descriptions and that the encoder is a transformer, one of several. The encoder is a
+    slot: `DescriptionAttention` goes on any, as the `head` of a `Coder`, and here it is on a BiGRU,
+    which needs no pretrained weights. Assumptions: a description is the mean of its words' vectors
+    (a GRU over them is another reading), as they are when training starts; scores are divided by
+    the root of the width; each code has a classifier of its own.
+
+    Parameters beside the embedding: 814,250 with 50 codes; the paper gives none.
+
+    Args:
+        descriptions: for each task its codes' descriptions as word ids, in the order of the
+            logits, as lists (they are written into the model's card). `build` takes the titles of
+            a corpus's codes. Without words, a code is described by the unknown word.
+        hidden_size: width of one direction of the GRU; 300, that of MARN.
+        **shared: see `Coder`.
+
+    Raises:
+        MarnError: descriptions of a task are missing, not lists of word ids, or not one for each
+            code.
+
+    References:
+        Feucht, Wu, Althammer and Tresp 2021 (W-NUT), abstract.
+    """
+
+    name = "dlac"
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "loss": "bce",
+        # An assumption, for the BiGRU; a pretrained transformer takes about 2e-5.
+        "learning_rate": 1e-3,
+    }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "AdamW",
+        "monitor": None,
+        "max_length": None,
+        "embedding_dropout": None,
+        "tune_embeddings": None,
+        "source": "Feucht et al. 2021, abstract; AdamW is general knowledge, the recipe assumed",
+    }
+
+    def __init__(
+        self,
+        *,
+        descriptions: Descriptions | None = None,
+        hidden_size: int = 300,
+        **shared: Unpack[SharedOptions],
+    ) -> None:
+        texts = check_descriptions(
+            self.name, descriptions, shared["tasks"], shared["vocabulary_size"], every=True
+        )
+
+        def head(size: int, tasks: Mapping[str, int]) -> DescriptionAttention:
+            table = self.embedding.table.weight  # made by `Coder` before the head
+            means = {task: mean_vectors(texts[task], table) for task in tasks}
+            return DescriptionAttention(size, tasks, described=means)
+
+        super().__init__(feature_size=2 * hidden_size, head=head, **shared)
+        self.encoder = BiGRU(self.embedding_size, hidden_size)
+
+    @classmethod
+    def knowledge(cls, corpus: Any) -> dict[str, Any]:
+        """Take the titles of the codes as their descriptions."""
+        return {"descriptions": descriptions(corpus)}
+
+    def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, E) -> (B, T, D)."""
+        return self.encoder(x, mask)

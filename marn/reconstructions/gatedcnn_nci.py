@@ -1,0 +1,201 @@
+"""GatedCNN-NCI after Ji et al. 2021: gated dilated convolutions, and notes and codes that talk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from marn.errors import MarnError
+from marn.models.base import Coder, SharedOptions
+from marn.nn.layers import LabelAttention, convolve
+
+
+class GatedPropagation(nn.Module):
+    r"""Dilated causal convolutions with the gates of an LSTM, one set of weights for all levels.
+
+    Level i looks back in steps of :math:`2^i` tokens. The words x enter anew at each of them. With
+    hidden states z and cells c of the level before, zero before the first:
+
+    .. math::
+        [i, o, g, f] &= \mathrm{conv}_{2^i}([x; z]) \\
+        c'_t &= \sigma(f_t)\, c_{t - 2^i} + \sigma(i_t) \tanh(g_t) \\
+        z'_t &= \sigma(o_t) \tanh(c'_t)
+
+    With a kernel of 2 a position sees itself and the 2^levels - 1 tokens before it.
+
+    Args:
+        size: E, features of a word.
+        hidden_size: h.
+        kernel_size: tokens that a convolution spans.
+        levels: how often the weights are applied.
+    """
+
+    def __init__(self, size: int, hidden_size: int, kernel_size: int, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+        self.weight = nn.Parameter(torch.randn(4 * hidden_size, size + hidden_size, kernel_size))
+        self.weight.data.mul_(0.01)
+        self.bias = nn.Parameter(torch.zeros(4 * hidden_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, E) -> (B, T, h)."""
+        hidden, kernel = self.weight.shape[0] // 4, self.weight.shape[2]
+        cell = state = x.new_zeros(*x.shape[:2], hidden)
+        for level in range(self.levels):
+            step = 2**level
+            seen = F.pad(torch.cat([x, state], dim=2), (0, 0, step * (kernel - 1), 0))
+            gates = convolve(seen, self.weight, self.bias, dilation=step)
+            inner, outer, new, keep = gates.chunk(4, dim=2)
+            before = F.pad(cell, (0, 0, step, 0))[:, : x.shape[1]]
+            cell = torch.sigmoid(keep) * before + torch.sigmoid(inner) * torch.tanh(new)
+            state = torch.sigmoid(outer) * torch.tanh(cell)
+        return state
+
+
+class NoteCodeInteraction(LabelAttention):
+    r"""Label attention after positions and codes have sent each other messages.
+
+    The codes of all tasks and the positions of a note are the two sides of a graph. Code l starts
+    as its query :math:`e_l`, position t as its features :math:`h_t`. In a round, with
+    :math:`a = \mathrm{softmax}_t(e_l \cdot h_t)`:
+
+    .. math::
+        e'_l = \mathrm{ReLU}\left(P \left[e_l; \sum_t a_{lt} h_t\right] + p\right), \quad
+        h'_t = h_t + Q \frac{\sum_l a_{lt} e'_l}{\sum_l a_{lt}} + q
+
+    Logits are those of `LabelAttention` with the last :math:`e_l` as queries. All rounds share P
+    and Q. Each holds the scores of all codes and positions.
+
+    Args:
+        size: D, features of a position.
+        tasks: number of codes of each task.
+        rounds: of messages; 0 makes it `LabelAttention`.
+    """
+
+    def __init__(self, size: int, tasks: Mapping[str, int], *, rounds: int) -> None:
+        super().__init__(size, tasks)
+        self.rounds = rounds
+        if rounds:
+            self.to_codes = nn.Linear(2 * size, size)
+            self.to_positions = nn.Linear(size, size)
+
+    def interact(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Send the messages.
+
+        Args:
+            features: (B, T, D), zero at padding if there is a mask.
+            mask: (B, T) bool or None.
+
+        Returns:
+            The codes of all tasks (B, sum of C, D) and the positions (B, T, D), zero at padding if
+            there is a mask.
+        """
+        codes = torch.cat([self.query[task] for task in self.tasks]).expand(len(features), -1, -1)
+        for _ in range(self.rounds):
+            weights = self._weights(codes, features, mask)
+            codes = torch.relu(self.to_codes(torch.cat([codes, weights @ features], dim=2)))
+            share = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
+            features = features + self.to_positions(share.transpose(1, 2) @ codes)
+            if mask is not None:
+                features = features * mask[..., None]
+        return codes, features
+
+    def _weights(self, codes: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
+        scores = codes @ features.transpose(1, 2)  # (B, C, T)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], float("-inf"))
+        return scores.softmax(dim=2)
+
+    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Give each code its view of the note: (B, T, D) -> {task: (B, C, D)}."""
+        if not self.rounds:
+            return super().attended(features, mask)
+        codes, features = self.interact(features, mask)
+        views = self._weights(codes, features, mask) @ features
+        return dict(zip(self.tasks, views.split(list(self.tasks.values()), dim=1), strict=True))
+
+    def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
+        """Weights after the last round: (B, T, D) -> (B, C, T), each row summing to 1."""
+        codes, features = self.interact(features, mask)
+        of_task = dict(zip(self.tasks, codes.split(list(self.tasks.values()), dim=1), strict=True))
+        return self._weights(of_task[task], features, mask)
+
+
+class GatedCNNNCI(Coder):
+    """Gated convolutional network with note-code interaction, after Ji et al. 2021.
+
+    A reconstruction: no code was released, and of the paper the abstract and the authors' slides
+    were read. They say that word embeddings are injected into every level, that information passes
+    through gates, that levels share weights, that notes and codes exchange messages over a graph,
+    and that there are 7.6M parameters. Everything else is an assumption: the gates of a trellis
+    network (Bai et al. 2019), causal convolutions as in DCAN by the same first author, positions as
+    the graph's note nodes, messages by label attention, and all sizes.
+
+    The published 7.6M fit 120 hidden features and kernels of 2 with 8,921 codes, 51,919 embedding
+    rows and the unused query bias: 7,605,902, of which 43,440 are for the messages. A fit is no
+    evidence.
+
+    Args:
+        hidden_size: h, width of the gated convolutions; 120, fitted.
+        kernel_size: tokens that a convolution spans; 2, fitted.
+        levels: of the convolutions; 6, an assumption.
+        rounds: of messages between note and codes; 1, an assumption. 0 leaves them out.
+        dropout: on the encoder's features; 0.2, an assumption.
+        **shared: see `Coder`; `max_length` is 2,500 here.
+
+    Raises:
+        MarnError: `levels` or `kernel_size` is below 1, or `rounds` below 0.
+
+    References:
+        Ji, Pan and Marttinen 2021 (Findings of ACL), abstract; "Deep Learning for Automated Medical
+        Coding" (slides, 2022), parameter table. The recipe is that of DCAN's released code.
+    """
+
+    name = "gatedcnn_nci"
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "loss": "bce",
+        "learning_rate": 1e-3,  # an assumption
+        "clip_norm": None,
+    }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": None,
+        "max_length": 2500,
+        "embedding_dropout": 0.2,
+        "tune_embeddings": None,
+        "source": "released code of DCAN, by the same first author; the rate is assumed",
+    }
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int = 120,
+        kernel_size: int = 2,
+        levels: int = 6,
+        rounds: int = 1,
+        dropout: float = 0.2,
+        **shared: Unpack[SharedOptions],
+    ) -> None:
+        for option, value, least in (
+            ("levels", levels, 1),
+            ("kernel_size", kernel_size, 1),
+            ("rounds", rounds, 0),
+        ):
+            if value < least:
+                raise MarnError(f"{option} must be at least {least}, but got {value}")
+        shared.setdefault("max_length", 2500)
+        super().__init__(
+            feature_size=hidden_size, head=partial(NoteCodeInteraction, rounds=rounds), **shared
+        )
+        self.encoder = GatedPropagation(self.embedding_size, hidden_size, kernel_size, levels)
+        self.dropout = nn.Dropout(dropout)
+
+    def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, E) -> (B, T, h); no real token sees padding, which comes after it."""
+        h = self.dropout(self.encoder(x))
+        return h if mask is None else h * mask[..., None]

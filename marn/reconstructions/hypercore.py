@@ -1,0 +1,423 @@
+"""HyperCore after Cao et al. 2020: CAML, a tree of codes in a ball, a graph of their company."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, ClassVar, Unpack
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from marn.baselines.caml import CAML
+from marn.errors import MarnError
+from marn.models.base import SharedOptions, descriptions
+from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
+from marn.nn.layers import LabelAttention, attend
+
+EDGE = 1e-5
+"""Points are kept this far from the edge of the ball, as Nickel and Kiela do."""
+
+COMPANIONS = 10
+"""Codes that a code has edges to, beside those that choose it; the most similar ones."""
+
+Tree = Mapping[str, Sequence[Sequence[str]]]
+Edges = Mapping[str, Sequence[Sequence[float]]]
+
+
+def distance(u: Tensor, v: Tensor) -> Tensor:
+    r"""Distance of points in the Poincaré ball.
+
+    .. math::
+        d(u, v) = \operatorname{arcosh}\left(
+        1 + 2 \frac{\lVert u - v \rVert^2}{(1 - \lVert u \rVert^2)(1 - \lVert v \rVert^2)}\right)
+
+    Args:
+        u: (…, p), inside the ball of radius 1.
+        v: (…, p), the same.
+
+    Returns:
+        (…), >= 0. Points closer than about 1e-6 count as that far apart, where the gradient would
+        be infinite.
+
+    References:
+        Nickel and Kiela 2017, Eq. 1.
+    """
+    inside = (1 - u.square().sum(dim=-1)) * (1 - v.square().sum(dim=-1))
+    x = (2 * (u - v).square().sum(dim=-1) / inside).clamp(min=1e-12)
+    return torch.log1p(x + (x * (x + 2)).sqrt())  # arcosh(1 + x), exact near 0
+
+
+def embed_tree(
+    chains: Sequence[Sequence[str]],
+    size: int,
+    *,
+    steps: int = 200,
+    learning_rate: float = 0.1,
+    negatives: int = 10,
+    at_once: int = 4096,
+) -> Tensor:
+    r"""Lay a tree of codes into the Poincaré ball.
+
+    Each node u attracts each of its ancestors v and repels some nodes N that are neither ancestors
+    nor descendants of it, drawn anew in each step:
+
+    .. math::
+        L = -\sum_{(u, v)} \log \frac{e^{-d(u, v)}}{e^{-d(u, v)} + \sum_{n \in N} e^{-d(u, n)}},
+        \quad \theta \leftarrow \mathrm{proj}\left(
+        \theta - \eta \frac{(1 - \lVert\theta\rVert^2)^2}{4} \nabla_\theta L\right)
+
+    A step takes all pairs, or some drawn at random where there are more than `at_once`. A node's
+    gradient is averaged over the terms that it is in.
+
+    Args:
+        chains: for each code its own name, its parent's, and so on upwards.
+        size: p, dimensions of the ball.
+        steps: how often the points are moved.
+        learning_rate: eta.
+        negatives: nodes drawn for a pair.
+        at_once: pairs of a step, at most.
+
+    Returns:
+        (C, p) float32, the codes; norms are below 1.
+
+    References:
+        Nickel and Kiela 2017, Eqs. 4 to 6.
+    """
+    root = ""
+    paths = [[*chain, root] for chain in chains]
+    number = {name: row for row, name in enumerate(dict.fromkeys(n for p in paths for n in p))}
+    pairs = sorted(
+        {(number[low], number[high]) for path in paths for low, high in combinations(path, 2)}
+    )
+    all_low, all_high = torch.tensor(pairs).T
+    nodes = len(number)
+    itself = torch.arange(nodes) * (nodes + 1)
+    kin = torch.cat([all_low * nodes + all_high, all_high * nodes + all_low, itself]).sort().values
+    theta = torch.empty(nodes, size, dtype=torch.float64).uniform_(-1e-3, 1e-3)
+    count = min(len(pairs), at_once)
+    for _ in range(steps):
+        chosen = torch.randperm(len(pairs))[:count] if len(pairs) > count else slice(None)
+        low, high = all_low[chosen], all_high[chosen]
+        drawn = torch.randint(nodes, (count, negatives))
+        keys = low[:, None] * nodes + drawn
+        is_kin = kin[torch.searchsorted(kin, keys).clamp(max=len(kin) - 1)] == keys
+        others = torch.cat([high[:, None], drawn], dim=1)
+        with torch.enable_grad():
+            point = theta.clone().requires_grad_()
+            scores = -distance(point[low][:, None], point[others])
+            scores = scores.masked_fill(F.pad(is_kin, (1, 0)), float("-inf"))
+            loss = F.cross_entropy(scores, torch.zeros_like(low), reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, point)
+        terms = torch.bincount(torch.cat([low, others.flatten()]), minlength=nodes)
+        scale = (1 - theta.square().sum(dim=1, keepdim=True)).square() / 4
+        theta = theta - learning_rate * scale * gradient / terms.clamp(min=1)[:, None]
+        theta = theta / (theta.norm(dim=1, keepdim=True) / (1 - EDGE)).clamp(min=1)
+    return theta[[number[chain[0]] for chain in chains]].float()
+
+
+class CodeGraph(nn.Module):
+    r"""Two graph convolutions over the codes of a task.
+
+    With edges A, the codes' degrees in :math:`A + I` on the diagonal of :math:`\Delta`, and
+    :math:`\hat A = \Delta^{-1/2} (A + I) \Delta^{-1/2}`:
+
+    .. math:: Y = \hat A \, \mathrm{ReLU}(\hat A X W_1) \, W_2
+
+    Args:
+        features: (C, E), X. They are kept as they are.
+        edges: `[i, j, weight]` of each pair of codes that has an edge, once.
+        size: D, features of a code in both layers.
+
+    References:
+        Kipf and Welling 2017, Eq. 9.
+    """
+
+    def __init__(self, features: Tensor, edges: Sequence[Sequence[float]], size: int) -> None:
+        super().__init__()
+        codes = torch.arange(len(features))
+        one, two = (
+            torch.tensor([int(edge[k]) for edge in edges], dtype=torch.int64) for k in (0, 1)
+        )
+        weight = torch.tensor([edge[2] for edge in edges], dtype=features.dtype)
+        target = torch.cat([one, two, codes])
+        weight = torch.cat([weight, weight, torch.ones(len(codes), dtype=features.dtype)])
+        degree = torch.zeros(len(codes), dtype=features.dtype).index_add(0, target, weight)
+        origin = torch.cat([two, one, codes])
+        self.register_buffer("features", features)
+        self.register_buffer("target", target, persistent=False)
+        self.register_buffer("origin", origin, persistent=False)
+        self.register_buffer(
+            "weight", weight / (degree[target] * degree[origin]).sqrt(), persistent=False
+        )
+        self.first = nn.Linear(features.shape[1], size, bias=False)
+        self.second = nn.Linear(size, size, bias=False)
+
+    def _spread(self, x: Tensor) -> Tensor:
+        origin, target, weight = map(self.get_buffer, ("origin", "target", "weight"))
+        return torch.zeros_like(x).index_add(0, target, x[origin] * weight[:, None].to(x.dtype))
+
+    def forward(self) -> Tensor:
+        """(C, D)."""
+        return self._spread(self.second(torch.relu(self._spread(self.first(self.features)))))
+
+
+class HyperCoreAttention(LabelAttention):
+    r"""Label attention, asked twice, and the distance of the note from each code in the ball.
+
+    Beside its view :math:`m_l` of CAML, code l has :math:`c_l`, the same with row :math:`y_l` of
+    `CodeGraph` as query, and the distance from its place :math:`\theta_l` in the ball to where an
+    affine layer puts :math:`m_l`:
+
+    .. math::
+        [r; \rho] = P m_l + p, \quad z_l = \sigma(\rho) \frac{r}{\lVert r \rVert}, \quad
+        t_l = -d(z_l, \theta_l), \quad \mathrm{logit}_l = w_l \cdot [m_l; c_l; t_l] + b_l
+
+    The weight of t_l starts at 1. Each task has places, a graph and an affine layer of its own.
+
+    Args:
+        size: D, features of a position.
+        tasks: number of codes of each task.
+        places: {task: (C, p)}, theta; none leaves t out.
+        graphs: {task: graph of its codes}; none leaves c out.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        tasks: Mapping[str, int],
+        *,
+        places: Mapping[str, Tensor],
+        graphs: Mapping[str, CodeGraph],
+    ) -> None:
+        super().__init__(size, tasks)
+        self.graphs = nn.ModuleDict(graphs)
+        self.to_ball = nn.ModuleDict()
+        for task, codes in self.tasks.items():
+            parts = [self.weight[task].data]
+            if graphs:
+                parts.append(nn.init.xavier_uniform_(torch.empty(codes, size)))
+            if places:
+                parts.append(torch.ones(codes, 1))
+                self.register_buffer(f"places_{task}", places[task])
+                self.to_ball[task] = nn.Linear(size, places[task].shape[1] + 1)
+            self.weight[task] = nn.Parameter(torch.cat(parts, dim=1))
+
+    @property
+    def declared_unused(self) -> int:
+        """None: there is no released code."""
+        return 0
+
+    def place(self, views: Tensor, task: str) -> Tensor:
+        """Put views of notes into the ball: (B, C, D) -> (B, C, p), norms below 1."""
+        moved = self.to_ball[task](views).to(self.get_buffer(f"places_{task}").dtype)
+        radius = torch.sigmoid(moved[..., -1:]) * (1 - EDGE)
+        return radius * F.normalize(moved[..., :-1], dim=-1)
+
+    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Give each code all that it knows of the note: (B, T, D) -> {task: (B, C, width)}."""
+        views = super().attended(features, mask)
+        for task, view in views.items():
+            parts = [view]
+            if self.graphs:
+                codes = self.graphs[task]()
+                parts.append(attend(codes, features, features, mask, at_once=self.at_once))
+            if self.to_ball:
+                places = self.get_buffer(f"places_{task}")
+                parts.append(-distance(self.place(view, task), places)[..., None])
+            views[task] = torch.cat(parts, dim=2)
+        return views
+
+    def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
+        """Weights of a code's query, averaged with those of the graph's: (B, T, D) -> (B, C, T)."""
+        own = super().attention(features, mask, task)
+        if not self.graphs:
+            return own
+        scores = self.graphs[task]() @ features.transpose(1, 2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], float("-inf"))
+        return (own + scores.softmax(dim=2)) / 2
+
+
+class HyperCore(CAML):
+    """Hyperbolic and co-graph representation, after Cao et al. 2020.
+
+    A reconstruction: no code was released, and of the paper the abstract and short accounts were
+    read. They say that codes lie as a tree in a Poincaré ball, that notes are put there too, and
+    that a graph convolution spreads over codes that occur together. Assumptions: CAML's convolution
+    as the encoder; how the parts are put together (`HyperCoreAttention`), which the accounts do not
+    give; places in the ball that stay where the tree put them; the similarity of two codes' columns
+    as an edge's weight; descriptions as means of word vectors, as they are when training starts.
+
+    Either part can be left out; without both it is CAML.
+
+    Parameters beside the embedding with 50 codes: 65,711; the paper gives none.
+
+    Args:
+        hyperbolic: whether to use the tree.
+        graph: whether to use the graph.
+        tree: for each task and code its name, its parent's, and so on up to below the root.
+            `build` takes the prefixes of a corpus's codes: 427.31, 427.3, 427, then the kind, "dx"
+            or "pr". Chapters can be put in by hand.
+        edges: for each task `[i, j, weight]` of the pairs of codes that have an edge, each once, by
+            column. `build` takes the cosine of two codes' columns in the training notes and keeps
+            each code's ten largest.
+        descriptions: for each task its codes' descriptions as word ids, in the order of the logits.
+            `build` takes the titles of a corpus's codes. The graph spreads them. Without words, a
+            code is described by the unknown word.
+        ball_size: p, dimensions of the ball; 10, an assumption.
+        tree_steps: of laying the tree into the ball, which is done as the model is built, in about
+            a second or, with 8,921 codes, ten; 200, an assumption.
+        filters: D, channels of the convolution; 50 as in CAML, an assumption.
+        kernel_size: tokens that it spans; 10.
+        **shared: see `Coder`; `max_length` is 2,500 here.
+
+    Raises:
+        MarnError: the tree, edges or descriptions of a task are missing though a part needs them,
+            or do not fit its codes.
+
+    References:
+        Cao et al. 2020 (ACL), abstract; Nickel and Kiela 2017 for the ball, Kipf and Welling 2017
+        for the graph; MT-RAM (Sun et al. 2021), which notes that there is no source code.
+    """
+
+    name = "hypercore"
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "loss": "bce",
+        "learning_rate": 1e-3,  # an assumption
+        "clip_norm": None,
+    }
+    stated: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "Adam",
+        "monitor": None,
+        "max_length": 2500,
+        "embedding_dropout": 0.2,
+        "tune_embeddings": None,
+        "source": "general knowledge of Cao et al. 2020, abstract read; the rate is assumed",
+    }
+
+    def __init__(
+        self,
+        *,
+        hyperbolic: bool = True,
+        graph: bool = True,
+        tree: Tree | None = None,
+        edges: Edges | None = None,
+        descriptions: Descriptions | None = None,
+        ball_size: int = 10,
+        tree_steps: int = 200,
+        filters: int = 50,
+        kernel_size: int = 10,
+        **shared: Unpack[SharedOptions],
+    ) -> None:
+        super().__init__(filters=filters, kernel_size=kernel_size, **shared)
+        places, graphs = {}, {}
+        if hyperbolic:
+            for task, chains in self._of_all_tasks(tree, "tree", "hyperbolic").items():
+                self._check_tree(task, chains)
+                places[task] = embed_tree(chains, ball_size, steps=tree_steps)
+        if graph:
+            of_tasks = self._of_all_tasks(edges, "edges", "graph")
+            texts = check_descriptions(
+                self.name, descriptions, self.tasks, shared["vocabulary_size"], every=True
+            )
+            for task, given in of_tasks.items():
+                self._check_edges(task, given)
+                features = mean_vectors(texts[task], self.embedding.table.weight)
+                graphs[task] = CodeGraph(features, given, filters)
+        self.head = HyperCoreAttention(filters, self.tasks, places=places, graphs=graphs)
+
+    def _of_all_tasks(
+        self, given: Mapping[str, Any] | None, name: str, part: str
+    ) -> dict[str, Any]:
+        missing = [task for task in self.tasks if task not in (given or {})]
+        if given is None or missing:
+            raise MarnError(
+                f"hypercore needs {name} of the codes of {missing}; give a corpus, or {name}, or "
+                f"{part}=False"
+            )
+        return {task: given[task] for task in self.tasks}
+
+    def _check_tree(self, task: str, chains: Sequence[Sequence[str]]) -> None:
+        codes = self.tasks[task]
+        if len(chains) != codes or not all(chains) or len({c[0] for c in chains}) != codes:
+            raise MarnError(
+                f"tree must give each of the {codes} codes of task {task!r} its own name first"
+            )
+
+    def _check_edges(self, task: str, given: Sequence[Sequence[float]]) -> None:
+        codes = self.tasks[task]
+        for edge in given:
+            if len(edge) != 3 or not (
+                0 <= edge[0] < codes and 0 <= edge[1] < codes and edge[2] > 0
+            ):
+                raise MarnError(
+                    f"edges of task {task!r} must be [i, j, weight] with two columns below {codes} "
+                    f"and a weight above 0, but one is {list(edge)}"
+                )
+
+    @classmethod
+    def knowledge(cls, corpus: Any) -> dict[str, Any]:
+        """Take the prefixes of the codes, their company in training, and their titles."""
+        return {
+            "tree": {
+                task: [ancestry(code.kind, code.code) for code in codes]
+                for task, codes in corpus.codes.items()
+            },
+            "edges": {task: company(corpus, task) for task in corpus.tasks},
+            "descriptions": descriptions(corpus),
+        }
+
+
+def ancestry(kind: str, code: str) -> list[str]:
+    """Name a code and what lies above it, by its prefixes.
+
+    Args:
+        kind: "dx" or "pr".
+        code: dotted, or of a system without levels.
+
+    Returns:
+        Names from the code up to its kind.
+
+    Example:
+        >>> ancestry("dx", "427.31")
+        ['dx 427.31', 'dx 427.3', 'dx 427', 'dx']
+    """
+    before, dot, after = code.partition(".")
+    prefixes = [f"{before}.{after[:size]}" for size in range(len(after), 0, -1)] if dot else []
+    return [*(f"{kind} {prefix}" for prefix in [*prefixes, before]), kind]
+
+
+def company(corpus: Any, task: str) -> list[list[float]]:
+    """Tell which codes occur together in the training notes.
+
+    Args:
+        corpus: as `marn.Corpus`.
+        task: whose codes.
+
+    Returns:
+        `[i, j, cosine]` with i < j: the notes with both codes over the geometric mean of the notes
+        with either, to four digits; the `COMPANIONS` largest of each code.
+    """
+    train = corpus["train"]
+    notes = [train.code_indices(task, note) for note in range(len(train))]
+    rows = np.repeat(np.arange(len(notes)), [len(codes) for codes in notes])
+    columns = np.concatenate([np.zeros(0, np.int64), *notes])
+    shape = (len(notes), corpus.tasks[task])
+    present = sparse.csr_matrix((np.ones(len(columns)), (rows, columns)), shape=shape)
+    together = (present.T @ present).tocoo()
+    counts = together.diagonal()
+    apart = together.row != together.col
+    one, two = together.row[apart], together.col[apart]
+    weight = together.data[apart] / np.sqrt(counts[one] * counts[two])
+    kept: dict[tuple[int, int], float] = {}
+    ranked = np.lexsort((two, -weight, one))  # by code, then from the largest
+    starts = np.searchsorted(one[ranked], np.arange(shape[1]))
+    places = np.arange(len(ranked)) - starts[one[ranked]]
+    for edge in ranked[places < COMPANIONS]:
+        pair = (min(one[edge], two[edge]), max(one[edge], two[edge]))
+        kept[pair] = round(float(weight[edge]), 4)
+    return [[int(i), int(j), weight] for (i, j), weight in sorted(kept.items()) if weight > 0]

@@ -1,0 +1,1 @@
+"""Systems over a transformer, one file each."""

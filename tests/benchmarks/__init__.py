@@ -1,0 +1,207 @@
+"""Benchmarks against a straightforward reference: `python -m benchmarks [NAME …]`.
+
+Every module beside this one that has `BARS` is a benchmark: its docstring says what is compared,
+`BARS` what is promised, and `measure(quick)` returns the figures. Both sides do the same work, in
+one process, turn by turn; what counts is the CPU time of the process at one thread, and the memory
+that a fresh process takes on top of what it had. Times and memory belong to a machine; ratios
+travel.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import multiprocessing
+import pkgutil
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from marn.errors import MarnError
+
+REPEATS = 3
+"""Turns of each side; the median counts."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One promise on one figure of a benchmark."""
+
+    figure: str
+    """Key of what `measure` returns."""
+    text: str
+    """What is measured."""
+    least: float | None = None
+    most: float | None = None
+    unit: str = "x"
+    """`"x"` is a ratio to the reference."""
+
+    def met(self, value: float) -> bool:
+        """Whether a measured value keeps the promise."""
+        return (self.least is None or value >= self.least) and (
+            self.most is None or value <= self.most
+        )
+
+    def __str__(self) -> str:
+        """Write the promise: `>= 2 x`."""
+        return (
+            f">= {self.least:g} {self.unit}"
+            if self.most is None
+            else f"<= {self.most:g} {self.unit}"
+        )
+
+
+def available() -> dict[str, ModuleType]:
+    """Return the benchmarks by name, in alphabetical order."""
+    modules = [
+        importlib.import_module(f"{__name__}.{found.name}")
+        for found in pkgutil.iter_modules(__path__)
+        if found.name != "__main__"
+    ]
+    return {
+        module.__name__.rpartition(".")[2]: module for module in modules if hasattr(module, "BARS")
+    }
+
+
+def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int = REPEATS) -> dict[str, float]:
+    """Let the sides do their work in turns.
+
+    Args:
+        sides: what each does.
+        repeats: turns of each.
+
+    Returns:
+        Median seconds of CPU time of this process, for each side.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, work in sides.items():
+            gc.collect()
+            began = time.process_time()
+            work()
+            taken[name].append(time.process_time() - began)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def agree(name: str, ours: Any, theirs: Any, tolerance: float) -> None:
+    """See that both sides do the same work.
+
+    Args:
+        name: of what is compared.
+        ours: numbers, arrays or tensors without gradients.
+        theirs: of the same shape.
+        tolerance: largest absolute difference.
+
+    Raises:
+        MarnError: they differ by more.
+    """
+    import numpy as np
+
+    sides = [
+        np.asarray(getattr(side, "detach", lambda side=side: side)()) for side in (ours, theirs)
+    ]
+    apart = float(np.abs(sides[0] - sides[1]).max())
+    if not apart <= tolerance:
+        raise MarnError(f"the two sides of a benchmark differ by {apart:g} in {name}")
+
+
+def _status(field: str) -> float:
+    """Read a size from Linux's account of this process, in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise MarnError("this system does not tell the memory of a process; benchmarks need Linux")
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak of the resident size
+
+
+def _watched(
+    setup: Callable[..., Callable[[], Any]], arguments: Any, whole: bool, told: Any
+) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    before = _status("VmRSS")
+    work = setup(**arguments)
+    gc.collect()
+    if not whole:
+        before = _status("VmRSS")
+    _forget_peak()
+    work()
+    told.send(_status("VmHWM") - before)
+
+
+def peak(setup: Callable[..., Callable[[], Any]], *, whole: bool, **arguments: Any) -> float:
+    """Measure the memory that some work takes in a fresh process.
+
+    Args:
+        setup: a function of a module; makes the inputs and returns the work.
+        whole: whether the inputs count, for the peak above import; else only what the work adds.
+        **arguments: of `setup`.
+
+    Returns:
+        MB.
+
+    Raises:
+        MarnError: the process died, or this is not Linux.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        raise MarnError("this system does not tell the memory of a process; benchmarks need Linux")
+    # A server that has imported what is needed, and done nothing else, makes each process.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(
+        ["torch", "lightning_fabric", "marn.train.loop", setup.__module__]
+    )
+    here, there = processes.Pipe()
+    process = processes.Process(target=_watched, args=(setup, arguments, whole, there))
+    process.start()
+    there.close()
+    try:
+        return float(here.recv())
+    except EOFError as error:
+        process.join()
+        raise MarnError(f"{setup.__name__} died with status {process.exitcode}") from error
+    finally:
+        process.join()
+
+
+def table(name: str, module: ModuleType, figures: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Lay the bars of a benchmark beside what was measured, one row each."""
+    return [
+        {
+            "benchmark": name,
+            "work": bar.text,
+            "bar": str(bar),
+            "measured": figures[bar.figure],
+            "unit": bar.unit,
+            "met": bar.met(figures[bar.figure]),
+        }
+        for bar in module.BARS
+        if bar.figure in figures
+    ]
+
+
+def keep(path: Path, scale: str, made: Mapping[str, Any]) -> None:
+    """Write benchmarks into a JSON file; those of others that are there stay.
+
+    Raises:
+        MarnError: the file is of another scale, or damaged.
+    """
+    import json
+
+    from marn.saving import write_json
+
+    there: dict[str, Any] = {"scale": scale}
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+    if there["scale"] != scale:
+        raise MarnError(f"{path} holds benchmarks of scale {there['scale']!r}; give another file")
+    command = f"python -m benchmarks --json {path.name}"
+    benchmarks = dict(sorted({**there.get("benchmarks", {}), **made}.items()))
+    write_json(path, {"command": command, "scale": scale, "benchmarks": benchmarks})
