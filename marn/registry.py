@@ -36,7 +36,7 @@ class _Corpus(Protocol):
 
 def available() -> list[str]:
     """Names of the systems that `build` knows, in alphabetical order."""
-    return sorted(Coder.systems)
+    return sorted(Coder.registry)
 
 
 def build(
@@ -64,11 +64,11 @@ def build(
     Raises:
         MarnError: the name or an option is unknown or out of range, or the sizes are missing.
     """
-    if name not in Coder.systems:
+    if name not in Coder.registry:
         near = difflib.get_close_matches(name, available(), 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; available are {available()}"
         raise MarnError(f"no system is named {name!r}{hint}")
-    system = Coder.systems[name]
+    system = Coder.registry[name]
     own = [
         key
         for cls in system.__mro__
@@ -88,12 +88,12 @@ def build(
         tasks = tasks or corpus.tasks
         if corpus.vectors is not None and not {"vectors", "embedding_size"} & set(options):
             arguments["vectors"] = torch.from_numpy(np.array(corpus.vectors, np.float32))
-        arguments = system.knowledge(corpus) | arguments
+        arguments = system.options_from_corpus(corpus) | arguments
     if vocabulary_size is None or tasks is None:
         raise MarnError("build needs a corpus, or both vocabulary_size and tasks")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = system(vocabulary_size=vocabulary_size, tasks=tasks, **arguments)
     asked = {key: value for key, value in arguments.items() if key != "vectors"}
-    model.options = model.recorded(asked | {"seed": seed})
+    model.options = model.saved_options(asked | {"seed": seed})
     return model

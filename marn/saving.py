@@ -195,7 +195,7 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
 
 def _rebuilt(card: dict[str, Any]) -> SavedModel:
     """Build the model of a card, without its weights."""
-    if "pretrained" in card["options"]:  # `Coder.recorded` never leaves it there
+    if "pretrained" in card["options"]:  # `Coder.saved_options` never leaves it there
         raise MarnError("the option 'pretrained' is refused, a card reads no other files")
     codes = {
         task: [CodeEntry(**code) for code in entries] for task, entries in card["codes"].items()

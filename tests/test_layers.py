@@ -106,7 +106,7 @@ def test_mixed_max_has_the_weights_that_mt_ram_prints():
     classifiers = sum(head.weight[t].numel() + head.bias[t].numel() for t in tasks)
     assert classifiers == (50 * 50 + 50) + (38 * 38 + 38)
     features, mask = masked_input(600)
-    views = head.double().attended(features, mask)["ccs"]
+    views = head.double().label_representations(features, mask)["ccs"]
     expected = torch.stack([(head.weight["ccs"] @ view).max(1).values for view in views])
     assert torch.allclose(head(features, mask)["ccs"], expected + head.bias["ccs"], atol=1e-12)
 
@@ -270,7 +270,9 @@ def test_tanh_attention_equals_a_loop_and_its_own_weights(with_mask):
     for task, codes in head.tasks.items():
         weights = head.attention(features, seen, task)
         assert torch.allclose(weights.sum(2), torch.ones(3, codes, dtype=torch.float64))
-        assert torch.allclose(weights @ features, head.attended(features, seen)[task], atol=1e-12)
+        assert torch.allclose(
+            weights @ features, head.label_representations(features, seen)[task], atol=1e-12
+        )
         for b in range(3):
             positions = range(int(LENGTHS[b]) if with_mask else 7)
             hidden = [torch.tanh(head.projection[task].T @ features[b, t]) for t in positions]
@@ -292,7 +294,7 @@ def test_pooled_head_gives_every_code_the_same_view():
         layer = nn.Linear(6, head.tasks[task]).double()
         layer.load_state_dict({"weight": head.weight[task], "bias": head.bias[task]})
         assert torch.allclose(logits, layer(features[:, 0]), atol=1e-12)
-        view = head.attended(features, None)[task]
+        view = head.label_representations(features, None)[task]
         assert torch.equal(view, features[:, :1].expand_as(view))
 
 

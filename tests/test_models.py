@@ -33,7 +33,7 @@ BAG = "bag_of_a_cell"
 def cell() -> Iterator[None]:
     exec(CELL, {"Coder": Coder, "__name__": "__main__"})
     yield
-    del Coder.systems[BAG]
+    del Coder.registry[BAG]
 
 
 def small(name, tasks=TASKS, **options):
@@ -47,9 +47,9 @@ paddings = pytest.mark.parametrize("padding", ["masked", "released"])
 
 @pytest.mark.parametrize("name", available())
 def test_is_documented(name):
-    text = Coder.systems[name].__doc__
+    text = Coder.registry[name].__doc__
     assert "References:" in text
-    assert Coder.systems[name].recipe
+    assert Coder.registry[name].training_defaults
 
 
 @systems
@@ -331,9 +331,9 @@ def test_caml_is_the_published_6_2_million():
 
 
 def test_a_cell_can_be_run_again_but_takes_nobodys_name():
-    before = Coder.systems[BAG]
+    before = Coder.registry[BAG]
     exec(CELL, {"Coder": Coder, "__name__": "__main__"})
-    assert Coder.systems[BAG] is not before
+    assert Coder.registry[BAG] is not before
     with pytest.raises(MarnError, match="exists already, in __main__"):
         exec(CELL, {"Coder": Coder, "__name__": "elsewhere"})
 

@@ -146,7 +146,7 @@ def test_a_preset_of_ones_own():
 
 @pytest.mark.parametrize("name", marn.available())
 def test_every_system_says_how_its_source_trains(name):
-    stated = vars(Coder.systems[name]).get("stated", {})  # its own, not that of one it extends
+    stated = vars(Coder.registry[name]).get("paper_settings", {})  # its own, none inherited
     keys = {"optimiser", "monitor", "max_length", "embedding_dropout", "tune_embeddings", "source"}
     assert set(stated) == keys
     assert stated["source"]
@@ -166,8 +166,8 @@ def test_recipes_are_settings_and_stated_ones_go_with_the_models():
     table = presets.recipes().set_index("system")
     assert set(table.index) == set(marn.available())
     known = {field.name for field in dataclasses.fields(marn.TrainConfig)}
-    for name, system in Coder.systems.items():
-        assert set(system.recipe) <= known, name
+    for name, system in Coder.registry.items():
+        assert set(system.training_defaults) <= known, name
     assert table["source"].notna().all()
     # what a source does not say stays empty
     assert table.loc["hypercore", ["monitor", "tune_embeddings"]].isna().all()
@@ -179,11 +179,11 @@ def test_recipes_are_settings_and_stated_ones_go_with_the_models():
     assert table.loc["mt_ram", "learning_rate"] == 8e-3
     assert table.loc["mt_ram", "max_length"] == 2500
 
-    class Extended(Coder.systems["caml"]):
+    class Extended(Coder.registry["caml"]):
         name = "extended caml"
 
     try:
         assert "source" not in presets.recipes(["extended caml"])
     finally:
-        del Coder.systems["extended caml"]
+        del Coder.registry["extended caml"]
     assert table.loc["caml", ["learning_rate", "epochs"]].tolist() == [1e-4, 200]

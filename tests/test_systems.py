@@ -65,7 +65,7 @@ def test_cnn_lays_a_window_over_its_tokens():
     model = small("cnn")
     weights = torch.zeros(2, 1, 3)
     weights[0, 0, 1], weights[1, 0, 0] = 1, 1
-    found = model.over_tokens(weights, torch.tensor([6, 2]), 6)[:, 0]
+    found = model.positions_to_tokens(weights, torch.tensor([6, 2]), 6)[:, 0]
     assert found.tolist() == [[0, 0.25, 0.25, 0.25, 0.25, 0], [0.5, 0.5, 0, 0, 0, 0]]
 
 
@@ -328,7 +328,7 @@ def test_released_heads_run_and_count():
 def test_fusion_lays_a_pair_over_its_tokens():
     model = small("fusion")
     weights = torch.tensor([[[0.5, 0.3, 0.2]], [[1.0, 0.0, 0.0]]])
-    found = model.over_tokens(weights, torch.tensor([5, 2]), 6)[:, 0]
+    found = model.positions_to_tokens(weights, torch.tensor([5, 2]), 6)[:, 0]
     assert found[0].tolist() == pytest.approx([0.25, 0.25, 0.15, 0.15, 0.2, 0])
     assert found[1].tolist() == pytest.approx([0.5, 0.5, 0, 0, 0, 0])
 

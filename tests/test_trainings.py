@@ -34,8 +34,8 @@ def test_every_system_has_a_training():
     assert [plan.system for plan in plans] == marn.available()
     assert set(systems.SIZES) <= set(marn.available())
     for plan in plans:
-        model = marn.Coder.systems[plan.system]
-        marn.TrainConfig(**{**model.recipe, **plan.training})
+        model = marn.Coder.registry[plan.system]
+        marn.TrainConfig(**{**model.training_defaults, **plan.training})
 
 
 def test_the_grid_is_the_papers():

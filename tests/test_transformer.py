@@ -155,7 +155,7 @@ def test_mdbert_is_bert_on_segments_and_torchs_transformer_on_them(segment_as):
 def test_mdbert_lays_a_segment_over_its_pieces():
     model = small("mdbert")
     weights = torch.tensor([[[0.5, 0.3, 0.2]], [[0.5, 0.3, 0.2]], [[1.0, 0, 0]]])
-    found = model.over_tokens(weights, torch.tensor([10, 9, 3]), 10)[:, 0]
+    found = model.positions_to_tokens(weights, torch.tensor([10, 9, 3]), 10)[:, 0]
     assert found[0].tolist() == pytest.approx([0.125] * 4 + [0.075] * 4 + [0.1] * 2)
     assert found[1].tolist() == pytest.approx([0.125] * 4 + [0.075] * 4 + [0.2, 0])
     assert found[2].tolist() == pytest.approx([1 / 3] * 3 + [0] * 7)
@@ -293,7 +293,7 @@ def test_a_note_of_many_pieces_keeps_the_contract(name, pretrained, corpus):
     for row, length in enumerate(lengths.tolist()):
         alone = model(tokens[row : row + 1, :length], lengths[row : row + 1])["icd"][0]
         assert torch.allclose(alone, together[row], atol=1e-5)
-    _, sizes = model.units(tokens, lengths)
+    _, sizes = model.to_subwords(tokens, lengths)
     assert int(sizes[0]) == 21
     if model.has_attention:
         weights = model.attention(wide, lengths, "icd")
@@ -384,7 +384,7 @@ def test_nothing_but_these_systems_needs_transformers(monkeypatch):
     subprocess.run([sys.executable, "-c", code], check=True)
     monkeypatch.setitem(sys.modules, "transformers", None)
     for name in available():
-        if issubclass(Coder.systems[name], TransformerCoder):
+        if issubclass(Coder.registry[name], TransformerCoder):
             with pytest.raises(MarnError, match=r'pip install "marn\[transformers\]"'):
                 build(name, vocabulary_size=40, tasks=TASKS)
 

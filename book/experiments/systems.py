@@ -106,7 +106,7 @@ def counts() -> dict[str, dict[str, Any]]:
                 },
                 "tree_steps": 1,
             }
-            taken = inspect.signature(Coder.systems[name].__init__).parameters
+            taken = inspect.signature(Coder.registry[name].__init__).parameters
             options = {key: value for key, value in known.items() if key in taken}
             if size == "50":
                 options |= _FOR_50.get("laat" if name == "joint_laat" else name, {})

@@ -61,13 +61,13 @@ class PlainBiGRU(Coder):
 
     name = "bigru"
     has_attention = False
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 3e-3,
         "clip_norm": None,
         "epochs": 100,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "Adam",
         "monitor": "precision_at_8",
         "max_length": 2500,

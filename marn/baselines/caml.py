@@ -30,13 +30,13 @@ class CAML(Coder):
     """
 
     name = "caml"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 1e-4,
         "clip_norm": None,
         "epochs": 200,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "Adam",
         "monitor": "precision_at_8",
         "max_length": 2500,

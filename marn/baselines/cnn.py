@@ -73,13 +73,13 @@ class CNN(Coder):
     """
 
     name = "cnn"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 3e-3,
         "clip_norm": None,
         "epochs": 100,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "Adam",
         "monitor": "precision_at_8",
         "max_length": 2500,
@@ -111,7 +111,7 @@ class CNN(Coder):
             return h
         return h * length_mask(self.positions(mask.sum(1)), h.shape[1])[..., None]
 
-    def over_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
+    def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
         """Share a window's weight evenly among its tokens."""
         span = lengths.clamp(max=self.kernel_size)[:, None, None]
         tokens = weights.new_zeros(*weights.shape[:2], width)

@@ -80,12 +80,12 @@ class DCAN(Coder):
     """
 
     name = "dcan"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 1e-4,
         "clip_norm": None,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "Adam",
         "monitor": "macro_f1_caml",
         "max_length": 2500,

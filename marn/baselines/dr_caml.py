@@ -58,8 +58,8 @@ class DRCAML(CAML):
     """
 
     name = "dr_caml"
-    recipe: ClassVar[Mapping[str, Any]] = CAML.recipe
-    stated: ClassVar[Mapping[str, Any]] = CAML.stated
+    training_defaults: ClassVar[Mapping[str, Any]] = CAML.training_defaults
+    paper_settings: ClassVar[Mapping[str, Any]] = CAML.paper_settings
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class DRCAML(CAML):
         nn.init.xavier_uniform_(self.description_projection.weight)
 
     @classmethod
-    def knowledge(cls, corpus: Any) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Any) -> dict[str, Any]:
         """Take the titles of the codes, and the codes that no training note has."""
         return {
             "descriptions": descriptions(corpus),
@@ -131,7 +131,7 @@ class DRCAML(CAML):
         logits = self.head(features, mask)
         if self.training or not self.unseen:
             return logits
-        views = self.head.attended(features, mask)
+        views = self.head.label_representations(features, mask)
         for task, columns in self.unseen.items():
             codes = torch.tensor(columns, device=features.device)
             described = (views[task][:, codes] * self.describe(task, codes)).sum(dim=2)

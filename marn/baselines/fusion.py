@@ -166,13 +166,13 @@ class FusionCoder(Coder):
     """
 
     name = "fusion"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 1e-4,
         "clip_norm": None,
         "epochs": 30,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "Adam",
         "monitor": "precision_at_5",
         "max_length": 2500,
@@ -239,7 +239,7 @@ class FusionCoder(Coder):
         h = self.dropout(torch.tanh(self.transformer(h, halved)))
         return h if halved is None else h * halved[..., None]
 
-    def over_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
+    def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
         """Share a pair's weight evenly among its tokens."""
         tokens = weights.repeat_interleave(2, dim=2)[:, :, :width]  # (B, C, T)
         steps = torch.arange(width, device=weights.device)

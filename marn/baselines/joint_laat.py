@@ -50,9 +50,9 @@ class JointAttention(TanhAttention):
             if task != coarse:
                 self.weight[task] = nn.Parameter(torch.randn(codes, size + coarse_size) * 0.03)
 
-    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view: (B, T, D) -> (B, C, D), of fine codes (B, C, D + coarse)."""
-        views = super().attended(features, mask)
+        views = super().label_representations(features, mask)
         if self.coarse is None:
             return views
         logits = (views[self.coarse] * self.weight[self.coarse]).sum(2) + self.bias[self.coarse]
@@ -94,11 +94,11 @@ class JointLAAT(Coder):
 
     name = "joint_laat"
     packs = True
-    recipe: ClassVar[Mapping[str, Any]] = {
-        **LAAT.recipe,
+    training_defaults: ClassVar[Mapping[str, Any]] = {
+        **LAAT.training_defaults,
         "task_weights": {},  # each level weighs 1, as the paper has it
     }
-    stated: ClassVar[Mapping[str, Any]] = LAAT.stated
+    paper_settings: ClassVar[Mapping[str, Any]] = LAAT.paper_settings
 
     def __init__(
         self,

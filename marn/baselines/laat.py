@@ -33,7 +33,7 @@ class LAAT(Coder):
 
     name = "laat"
     packs = True
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 1e-3,
         "batch_size": 8,
@@ -42,7 +42,7 @@ class LAAT(Coder):
         "patience": 6,  # "more than five epochs" in the release
         "schedule": "plateau",  # by 0.9 after five epochs without gain
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "AdamW",
         "monitor": "micro_f1",
         "max_length": 4000,

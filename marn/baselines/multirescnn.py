@@ -63,13 +63,13 @@ class MultiResCNN(Coder):
     """
 
     name = "multirescnn"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 1e-4,
         "clip_norm": None,
         "epochs": 500,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "Adam",
         "monitor": "precision_at_5",
         "max_length": 2500,

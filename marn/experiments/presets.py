@@ -192,12 +192,12 @@ def recipes(names: Iterable[str] | None = None) -> pd.DataFrame:
         does with length, dropout and word vectors, and the source. Empty where it does not say.
     """
     lines = []
-    for name in sorted(Coder.systems) if names is None else names:
-        system = Coder.systems[name]
-        config = TrainConfig(**system.recipe)
+    for name in sorted(Coder.registry) if names is None else names:
+        system = Coder.registry[name]
+        config = TrainConfig(**system.training_defaults)
         kept = ("loss", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size")
         line = {"system": name} | {key: getattr(config, key) for key in kept}
         line |= {key: getattr(config, key) for key in ("clip_norm", "epochs", "patience")}
-        lines.append(line | dict(vars(system).get("stated", {})))  # not that of a system it extends
+        lines.append(line | dict(vars(system).get("paper_settings", {})))  # not that of a system it extends
     table = pd.DataFrame(lines)
     return table.astype({"max_length": "Int64"}) if "max_length" in table else table

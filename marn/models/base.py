@@ -56,8 +56,8 @@ def descriptions(corpus: Any) -> dict[str, list[list[int]]]:
 class Coder(nn.Module):
     """A system that gives a note a logit for every code of every task.
 
-    Subclasses define `name`, `recipe` (training settings of the paper, by `TrainConfig` field) and
-    `encode`, and hand `feature_size` to this constructor.
+    Subclasses define `name`, `training_defaults` (training settings of the paper, by `TrainConfig`
+    field) and `encode`, and hand `feature_size` to this constructor.
 
     Args:
         feature_size: D, features that `encode` gives each position.
@@ -85,17 +85,17 @@ class Coder(nn.Module):
     """
 
     name: ClassVar[str]
-    recipe: ClassVar[Mapping[str, Any]] = {}
-    stated: ClassVar[Mapping[str, Any]] = {}
-    """What the source says of training beyond `recipe`, where this library does otherwise unless
-    told: `optimiser`, `monitor` (what stops it), `max_length`, `embedding_dropout`,
+    training_defaults: ClassVar[Mapping[str, Any]] = {}
+    paper_settings: ClassVar[Mapping[str, Any]] = {}
+    """What the source says of training beyond `training_defaults`, where this library does
+    otherwise unless told: `optimiser`, `monitor` (what stops it), `max_length`, `embedding_dropout`,
     `tune_embeddings`, each None where it does not say, and the `source` of recipe and all of this.
     See `marn.experiments.presets.recipes`."""
     has_attention: ClassVar[bool] = True
     """Whether the system can say what a code looks at; `attention` raises otherwise."""
     packs: ClassVar[bool] = False
     """Whether the released code hides padding from the encoder: `encode` always gets a mask."""
-    systems: ClassVar[dict[str, type[Coder]]] = {}
+    registry: ClassVar[dict[str, type[Coder]]] = {}
     options: dict[str, Any]
     """What `build` was asked for, beyond the corpus; written into the card of a saved model."""
 
@@ -104,11 +104,11 @@ class Coder(nn.Module):
         name = cls.__dict__.get("name")
         if name is None:
             return
-        known = Coder.systems.get(name)
+        known = Coder.registry.get(name)
         # The same name from the same module is a notebook cell that was run again.
         if known is not None and known.__module__ != cls.__module__:
             raise MarnError(f"a system named {name!r} exists already, in {known.__module__}")
-        Coder.systems[name] = cls
+        Coder.registry[name] = cls
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class Coder(nn.Module):
         return self.embedding.table.embedding_dim
 
     @classmethod
-    def knowledge(cls, corpus: Any) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Any) -> dict[str, Any]:
         """Give the options that this system takes from a corpus, beyond vocabulary and tasks.
 
         `build` asks for them and lets an option that was given win. They are written into the card
@@ -180,7 +180,7 @@ class Coder(nn.Module):
         """
         return {}
 
-    def recorded(self, options: dict[str, Any]) -> dict[str, Any]:
+    def saved_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """Give the options that make this model anew without what it was made from.
 
         Args:
@@ -200,7 +200,8 @@ class Coder(nn.Module):
 
         Returns:
             (B, T', D), zero at padding if there is a mask. T' is T unless the system lengthens or
-            shortens the note; `positions` says by how much, `over_tokens` which tokens those are.
+            shortens the note; `positions` says by how much, `positions_to_tokens`
+            which tokens those are.
         """
         raise NotImplementedError
 
@@ -208,7 +209,7 @@ class Coder(nn.Module):
         """Count the encoded positions of notes of these lengths: (B,) -> (B,)."""
         return lengths
 
-    def over_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
+    def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
         """Lay weights of positions over the tokens that the positions stand for.
 
         Unless overridden, position i stands for token i, and the last token gets the surplus where
@@ -229,7 +230,7 @@ class Coder(nn.Module):
         folded = weights.new_zeros(*weights.shape[:2], width)
         return folded.scatter_add_(2, target[:, None].expand_as(weights), weights)
 
-    def units(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def to_subwords(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Cut notes into what is embedded: the first `max_length` words, unless overridden.
 
         Args:
@@ -242,7 +243,7 @@ class Coder(nn.Module):
         tokens = tokens[:, : self.max_length]
         return tokens, lengths.clamp(max=self.max_length).to(tokens.device)
 
-    def of_words(self, weights: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def subwords_to_words(self, weights: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Give each word the weights of its units.
 
         Args:
@@ -265,7 +266,7 @@ class Coder(nn.Module):
         Returns:
             Features (B, T', D) and their mask (B, T'), None with `padding="released"`.
         """
-        tokens, lengths = self.units(tokens, lengths)
+        tokens, lengths = self.to_subwords(tokens, lengths)
         masked = self.padding == "masked"
         seen = length_mask(lengths, tokens.shape[1]) if masked or self.packs else None
         h = self.encode(self.embedding(tokens), seen)
@@ -300,21 +301,21 @@ class Coder(nn.Module):
             MarnError: the model has no such task, or its system has no attention.
         """
         if not self.has_attention:
-            having = sorted(name for name, system in self.systems.items() if system.has_attention)
+            having = sorted(name for name, system in self.registry.items() if system.has_attention)
             raise MarnError(f"{self.name} has no attention; of the systems, {having} have one")
         if task not in self.tasks:
             raise MarnError(f"task must be one of {sorted(self.tasks)}, but got {task!r}")
         features, mask = self.features(tokens, lengths)
         weights = self.head.attention(features, mask, task)
-        units, sizes = self.units(tokens, lengths)
+        units, sizes = self.to_subwords(tokens, lengths)
         width = units.shape[1]
         sizes = sizes.clamp(max=width) if mask is not None else torch.full_like(sizes, width)
-        over_units = self.over_tokens(weights, sizes, width)
-        return self.of_words(over_units, tokens[:, : self.max_length], lengths)
+        over_units = self.positions_to_tokens(weights, sizes, width)
+        return self.subwords_to_words(over_units, tokens[:, : self.max_length], lengths)
 
     def code_features(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         """Give each code's view of each note, V of Eq. 13: {task: (B, C, D)}."""
-        return self.head.attended(*self.features(tokens, lengths))
+        return self.head.label_representations(*self.features(tokens, lengths))
 
     def penalty(self, targets: Mapping[str, Tensor]) -> Tensor:
         """Give what training adds to the loss of a batch; 0 unless a system has such a term.

@@ -28,11 +28,11 @@ class BiGRULabelAttention(Coder):
     """
 
     name = "bigru_la"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 8e-3,  # MT-RAM Section 4.3, for all its base systems
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "Adam",
         "monitor": "macro_f1_caml",
         "max_length": 2500,
@@ -74,12 +74,12 @@ class MARN(BiGRULabelAttention):
     """
 
     name = "marn"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "focal",
         "learning_rate": 1e-3,
         "task_weights": {"icd": 0.7, "ccs": 0.3},
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "Adam",
         "monitor": "precision_at_5",
         "max_length": 4000,
@@ -111,12 +111,12 @@ class MTRAM(MARN):
     """
 
     name = "mt_ram"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 8e-3,
         "task_weights": {"icd": 0.7, "ccs": 0.3},
     }
-    stated: ClassVar[Mapping[str, Any]] = BiGRULabelAttention.stated
+    paper_settings: ClassVar[Mapping[str, Any]] = BiGRULabelAttention.paper_settings
 
     def __init__(
         self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Unpack[SharedOptions]

@@ -355,7 +355,7 @@ class Head(nn.Module):
         """Parameters that the released code declares here and never uses."""
         return 0
 
-    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note.
 
         Args:
@@ -375,7 +375,7 @@ class Head(nn.Module):
         """(B, T, D) -> logits {task: (B, C)}, the product of view and classifier plus the bias."""
         return {
             task: (view * self.weight[task]).sum(dim=2) + self.bias[task]
-            for task, view in self.attended(features, mask).items()
+            for task, view in self.label_representations(features, mask).items()
         }
 
 
@@ -428,7 +428,7 @@ class LabelAttention(Head):
         if self.pooling == "sum":
             return super().forward(features, mask)
         logits = {}
-        for task, view in self.attended(features, mask).items():
+        for task, view in self.label_representations(features, mask).items():
             weight = self.weight[task]
             scores = weight @ view if self.pooling == "mixed_max" else weight * view  # (B, C, D)
             logits[task] = scores.amax(dim=2) + self.bias[task]
@@ -439,7 +439,7 @@ class LabelAttention(Head):
         """Parameters that the released code declares here and never uses."""
         return sum(self.tasks.values())
 
-    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note, V of Eq. 13.
 
         Args:
@@ -497,7 +497,7 @@ class TanhAttention(Head):
             self.weight[task] = nn.Parameter(torch.randn(codes, size) * 0.03)
             self.bias[task] = nn.Parameter(torch.empty(codes).uniform_(-bound, bound))
 
-    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note: (B, T, D) -> {task: (B, C, D)}."""
         views = {}
         for task in self.tasks:
@@ -535,7 +535,7 @@ class PooledHead(Head):
         """(B, T, D), (B, T) -> (B, D)."""
         raise NotImplementedError
 
-    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code the pooled vector: (B, T, D) -> {task: (B, C, D)}."""
         pooled = self.pool(features, mask)[:, None]
         return {task: pooled.expand(-1, codes, -1) for task, codes in self.tasks.items()}

@@ -131,7 +131,7 @@ class TitleAttention(Head):
             return F.one_hot(scores.argmax(dim=2), scores.shape[2]).to(features.dtype)
         return scores.softmax(dim=2)
 
-    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Put what each code found beside its title: (B, S, D) -> {task: (B, C, 2 D)}."""
         views = {}
         for task in self.tasks:
@@ -184,11 +184,11 @@ class AttentiveLSTM(Coder):
     """
 
     name = "attentive_lstm"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 1e-3,  # of Adam; the rate is an assumption
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "Adam",
         "monitor": None,
         "max_length": None,
@@ -264,7 +264,7 @@ class AttentiveLSTM(Coder):
         self.embedding = embedding(range(rows))
 
     @classmethod
-    def knowledge(cls, corpus: Any) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Any) -> dict[str, Any]:
         """Take the titles of the codes, and the words of the vocabulary for their spelling."""
         return {"descriptions": descriptions(corpus), "spelling": list(corpus.vocabulary.words)}
 
@@ -283,7 +283,7 @@ class AttentiveLSTM(Coder):
         states = last_states(self.reader, segments.flatten(0, 1), sizes.flatten())
         return states.view(notes, -1, states.shape[1])
 
-    def over_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
+    def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
         """Share a segment's weight evenly among its words."""
         real = length_mask(lengths, width)  # (B, T)
         missing = -width % self.segment_size

@@ -112,12 +112,12 @@ class CMemNN(Coder):
 
     name = "c_memnn"
     has_attention = False
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 1e-3,  # of Adam; the rate is an assumption
         "clip_norm": None,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "Adam",
         "monitor": None,
         "max_length": None,
@@ -150,7 +150,7 @@ class CMemNN(Coder):
         self.projection = nn.Linear(self.embedding_size, hidden_size)
 
     @classmethod
-    def knowledge(cls, corpus: Any) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Any) -> dict[str, Any]:
         """Take the titles of the codes as the memory."""
         return {"descriptions": descriptions(corpus)}
 

@@ -48,7 +48,7 @@ class DescriptionAttention(Head):
             self.projection.out_features**-0.5
         )
 
-    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note: (B, T, D) -> {task: (B, C, D)}."""
         queries = torch.cat([self.queries(task) for task in self.tasks])  # (sum of C, D)
         view = attend(queries, features, features, mask, at_once=self.at_once)
@@ -91,12 +91,12 @@ class DLAC(Coder):
     """
 
     name = "dlac"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         # An assumption, for the BiGRU; a pretrained transformer takes about 2e-5.
         "learning_rate": 1e-3,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "AdamW",
         "monitor": None,
         "max_length": None,
@@ -125,7 +125,7 @@ class DLAC(Coder):
         self.encoder = BiGRU(self.embedding_size, hidden_size)
 
     @classmethod
-    def knowledge(cls, corpus: Any) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Any) -> dict[str, Any]:
         """Take the titles of the codes as their descriptions."""
         return {"descriptions": descriptions(corpus)}
 

@@ -111,10 +111,10 @@ class NoteCodeInteraction(LabelAttention):
             scores = scores.masked_fill(~mask[:, None], float("-inf"))
         return scores.softmax(dim=2)
 
-    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note: (B, T, D) -> {task: (B, C, D)}."""
         if not self.rounds:
-            return super().attended(features, mask)
+            return super().label_representations(features, mask)
         codes, features = self.interact(features, mask)
         views = self._weights(codes, features, mask) @ features
         return dict(zip(self.tasks, views.split(list(self.tasks.values()), dim=1), strict=True))
@@ -157,12 +157,12 @@ class GatedCNNNCI(Coder):
     """
 
     name = "gatedcnn_nci"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 1e-3,  # an assumption
         "clip_norm": None,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "Adam",
         "monitor": None,
         "max_length": 2500,

@@ -217,9 +217,9 @@ class HyperCoreAttention(LabelAttention):
         radius = torch.sigmoid(moved[..., -1:]) * (1 - EDGE)
         return radius * F.normalize(moved[..., :-1], dim=-1)
 
-    def attended(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code all that it knows of the note: (B, T, D) -> {task: (B, C, width)}."""
-        views = super().attended(features, mask)
+        views = super().label_representations(features, mask)
         for task, view in views.items():
             parts = [view]
             if self.graphs:
@@ -285,12 +285,12 @@ class HyperCore(CAML):
     """
 
     name = "hypercore"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 1e-3,  # an assumption
         "clip_norm": None,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "Adam",
         "monitor": None,
         "max_length": 2500,
@@ -360,7 +360,7 @@ class HyperCore(CAML):
                 )
 
     @classmethod
-    def knowledge(cls, corpus: Any) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Any) -> dict[str, Any]:
         """Take the prefixes of the codes, their company in training, and their titles."""
         return {
             "tree": {

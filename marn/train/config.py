@@ -104,7 +104,7 @@ class TrainConfig:
         """Start from the recipe of a system, its paper's settings, and change some.
 
         Args:
-            model: whose `recipe` is taken.
+            model: whose `training_defaults` is taken.
             **changes: fields of this class.
 
         Raises:
@@ -114,7 +114,7 @@ class TrainConfig:
         unknown = sorted(set(changes) - known)
         if unknown:
             raise MarnError(f"TrainConfig has no setting {unknown[0]!r}; it has {sorted(known)}")
-        return cls(**{**model.recipe, **changes})
+        return cls(**{**model.training_defaults, **changes})
 
     def __post_init__(self) -> None:
         """Check every setting, so that a wrong one is met before hours of work."""

@@ -338,11 +338,11 @@ class TransformerCoder(Coder):
         self.source = None if pretrained is None else Path(pretrained)
 
     @classmethod
-    def knowledge(cls, corpus: Any) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Any) -> dict[str, Any]:
         """The words, for `pretrained` to cut."""
         return {"words": corpus.vocabulary.words}
 
-    def recorded(self, options: dict[str, Any]) -> dict[str, Any]:
+    def saved_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """Put configuration and number of pieces in the place of words and `pretrained`."""
         kept = {key: value for key, value in options.items() if key not in ("words", "pretrained")}
         if self.source is None or self.pieces is None:
@@ -357,14 +357,14 @@ class TransformerCoder(Coder):
         config["_name_or_path"] = self.source.name if self.source.is_dir() else str(self.source)
         return kept | {"configuration": config, "piece_count": len(self.pieces.ids)}
 
-    def units(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def to_subwords(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Cut notes into pieces: (B, T) -> the first `max_length` of each, (B, P) and (B,)."""
-        tokens, lengths = super().units(tokens, lengths)
+        tokens, lengths = super().to_subwords(tokens, lengths)
         if self.pieces is None:
             return tokens, lengths
-        return super().units(*self.pieces(tokens, lengths))
+        return super().to_subwords(*self.pieces(tokens, lengths))
 
-    def of_words(self, weights: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def subwords_to_words(self, weights: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Add up the weights of a word's pieces: (B, C, P) -> (B, C, T)."""
         if self.pieces is None:
             return weights

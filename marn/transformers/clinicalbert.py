@@ -74,13 +74,13 @@ class ClinicalBERT(TransformerCoder):
 
     name = "clinicalbert"
     has_attention = False
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 2e-5,  # the least of BERT's three, 2e-5, 3e-5 and 5e-5
         "schedule": "linear",
         "warmup": 0.1,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "AdamW",
         "monitor": "macro_f1_caml",
         "max_length": 2498,

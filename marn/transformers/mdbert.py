@@ -51,13 +51,13 @@ class MDBERT(TransformerCoder):
     """
 
     name = "mdbert"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 2e-5,  # the least of BERT's three, 2e-5, 3e-5 and 5e-5
         "schedule": "linear",
         "warmup": 0.1,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "AdamW",
         "monitor": None,
         "max_length": None,
@@ -118,7 +118,7 @@ class MDBERT(TransformerCoder):
             h = layer(h, src_key_padding_mask=~whole)
         return h * whole[..., None]
 
-    def over_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
+    def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
         """Share a segment's weight evenly among its pieces."""
         steps = torch.arange(weights.shape[2], device=weights.device) * self.segment
         pieces = (lengths[:, None] - steps).clamp(1, self.segment)  # (B, S)

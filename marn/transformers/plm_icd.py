@@ -42,7 +42,7 @@ class PLMICD(TransformerCoder):
     """
 
     name = "plm_icd"
-    recipe: ClassVar[Mapping[str, Any]] = {
+    training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 5e-5,
         "schedule": "linear",
@@ -51,7 +51,7 @@ class PLMICD(TransformerCoder):
         "clip_norm": None,
         "epochs": 20,
     }
-    stated: ClassVar[Mapping[str, Any]] = {
+    paper_settings: ClassVar[Mapping[str, Any]] = {
         "optimiser": "AdamW",
         "monitor": None,
         "max_length": 3072,
