@@ -198,6 +198,7 @@ def recipes(names: Iterable[str] | None = None) -> pd.DataFrame:
         kept = ("loss", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size")
         line = {"system": name} | {key: getattr(config, key) for key in kept}
         line |= {key: getattr(config, key) for key in ("clip_norm", "epochs", "patience")}
-        lines.append(line | dict(vars(system).get("paper_settings", {})))  # not that of a system it extends
+        own = vars(system).get("paper_settings", {})  # not that of a system it extends
+        lines.append(line | dict(own))
     table = pd.DataFrame(lines)
     return table.astype({"max_length": "Int64"}) if "max_length" in table else table

@@ -88,9 +88,9 @@ class Coder(nn.Module):
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     paper_settings: ClassVar[Mapping[str, Any]] = {}
     """What the source says of training beyond `training_defaults`, where this library does
-    otherwise unless told: `optimiser`, `monitor` (what stops it), `max_length`, `embedding_dropout`,
-    `tune_embeddings`, each None where it does not say, and the `source` of recipe and all of this.
-    See `marn.experiments.presets.recipes`."""
+    otherwise unless told: `optimiser`, `monitor` (what stops it), `max_length`,
+    `embedding_dropout`, `tune_embeddings`, each None where it
+    does not say, and the `source` of all of this. See `marn.experiments.presets.recipes`."""
     has_attention: ClassVar[bool] = True
     """Whether the system can say what a code looks at; `attention` raises otherwise."""
     packs: ClassVar[bool] = False
