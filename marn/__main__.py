@@ -98,7 +98,7 @@ def _train(args: argparse.Namespace) -> None:
     run = fit(model, corpus, config, run_dir=args.run_dir)
     if not args.test:
         return
-    with parallel.together() if config.processes > 1 else nullcontext():
+    with parallel.collective() if config.processes > 1 else nullcontext():
         scores = evaluate(run.model, corpus, "test", batch_size=2 * config.batch_size)
         if parallel.rank() == 0:
             _tell(scores)
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _train(args)
     except MarnError as error:
         # What all processes meet alike is said once.
-        if first or isinstance(error, parallel.OwnError):
+        if first or isinstance(error, parallel.RankError):
             sys.stderr.write(f"{parser.prog} {args.command}: {error}\n")
         return 2
     except KeyboardInterrupt:

@@ -80,7 +80,7 @@ def predict(
 ) -> Predictions:
     """Score every note of a split.
 
-    Where several processes train together (`marn.parallel.together`) each reads its share of the
+    Where several processes train together (`marn.parallel.collective`) each reads its share of the
     batches and gets the logits of all.
 
     Args:
@@ -102,23 +102,23 @@ def predict(
     logits = {task: np.empty((len(notes), c), np.float32) for task, c in model.tasks.items()}
     order = _order(model, notes, batch_size)
     with evaluating(model):
-        for batch in _batches(model, notes, order[parallel.rank() :: parallel.count()]):
+        for batch in _batches(model, notes, order[parallel.rank() :: parallel.world_size()]):
             for task, values in model(batch.tokens, batch.lengths).items():
                 logits[task][batch.notes] = values.float().cpu().numpy()
-    if parallel.count() > 1:
+    if parallel.world_size() > 1:
         _gather(logits, order, next(model.parameters()).device)
     return Predictions(logits, {task: notes.targets(task) for task in model.tasks}, notes.ids)
 
 
 def _gather(logits: dict[str, NDArray[np.float32]], order: Order, device: torch.device) -> None:
     """Fill in the rows that the other processes have found: each note was read by one of them."""
-    for rank in range(parallel.count()):
-        theirs = order[rank :: parallel.count()]
+    for rank in range(parallel.world_size()):
+        theirs = order[rank :: parallel.world_size()]
         if theirs:
             rows = np.concatenate(theirs)
             for found in logits.values():
                 values = torch.from_numpy(found[rows]).to(device)
-                found[rows] = parallel.spread(values, rank).cpu().numpy()
+                found[rows] = parallel.broadcast(values, rank).cpu().numpy()
 
 
 def tune_thresholds(

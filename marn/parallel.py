@@ -1,7 +1,7 @@
-"""Several processes, one for each device, that train one model: what they tell each other.
+"""Collective operations of the processes that train one model, in torch.distributed's words.
 
-`marn.train.loop` starts them through Lightning Fabric. Outside `together` a process is alone,
-whatever was started: nothing here then waits for anybody, and nothing is computed otherwise.
+Outside `collective` every function acts as if there were one process, so code that calls them
+needs no process group.
 """
 
 from __future__ import annotations
@@ -20,56 +20,56 @@ from marn.errors import MarnError
 T = TypeVar("T")
 
 
-class OwnError(MarnError):
-    """An error of this process alone; the others see only that it ends."""
+class RankError(MarnError):
+    """Raised on one rank only; the other ranks just see it exit."""
 
 
 @dataclass
 class _State:
-    count: int = 1
+    world_size: int = 1
     rank: int = 0
-    counts: bool = True
+    shadow: bool = False
 
 
 _state = _State()
 
 
-def count() -> int:
-    """Number of processes that work together; 1 outside `together`."""
-    return _state.count
+def world_size() -> int:
+    """Return the number of processes; 1 outside `collective`."""
+    return _state.world_size
 
 
 def rank() -> int:
-    """Place of this process among them, from 0."""
+    """Return the rank of this process, from 0."""
     return _state.rank
 
 
-def counts() -> bool:
-    """Whether what this process computes counts; see `standing_in`."""
-    return _state.counts
+def is_shadow() -> bool:
+    """Tell whether this rank only shadows the others; see `shadowing`."""
+    return _state.shadow
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Let the processes that were started work together: each has to do the same in here."""
-    _state.count, _state.rank = distributed.get_world_size(), distributed.get_rank()
+def collective() -> Iterator[None]:
+    """Make the functions of this module collective: every process must make the same calls."""
+    _state.world_size, _state.rank = distributed.get_world_size(), distributed.get_rank()
     try:
         yield
     finally:
-        _state.count, _state.rank = 1, 0
+        _state.world_size, _state.rank = 1, 0
 
 
 @contextmanager
-def standing_in(really: bool) -> Iterator[None]:
-    """Take part in what all compute together without adding to it, if `really`.
+def shadowing(enabled: bool) -> Iterator[None]:
+    """Take part in collective operations without contributing to batch statistics.
 
-    A process that was dealt no note of a batch does so, because the others wait for it.
+    A rank without a note of the batch does so, because the other ranks wait for its calls.
     """
-    _state.counts = not really
+    _state.shadow = enabled
     try:
         yield
     finally:
-        _state.counts = True
+        _state.shadow = False
 
 
 @contextmanager
@@ -80,32 +80,32 @@ def _answered() -> Iterator[None]:
         # Without the engine's place in its source, and without its advice.
         said = re.sub(r"^\[[^\]]*\] *", "", str(error).strip()).partition("\n")[0]
         said = said.partition(". ")[0]
-        raise OwnError(
-            f"process {rank()} of {count()}: another process of this training has ended, or does "
+        raise RankError(
+            f"process {rank()} of {world_size()}: another process of this training has ended, or does "
             f"not answer ({said}); the last good checkpoint is kept. Start again by the same "
             "command"
         ) from error
 
 
-def add_up(tensor: Tensor) -> Tensor:
+def all_reduce(tensor: Tensor) -> Tensor:
     """Replace a tensor by its sum over the processes, which is the same to the bit on each."""
-    if count() > 1:
+    if world_size() > 1:
         with _answered():
             distributed.all_reduce(tensor)
     return tensor
 
 
-def gather(tensor: Tensor) -> Tensor:
+def all_gather(tensor: Tensor) -> Tensor:
     """Stack the tensors of all processes: (…) -> (P, …)."""
-    found = [torch.empty_like(tensor) for _ in range(count())]
+    found = [torch.empty_like(tensor) for _ in range(world_size())]
     with _answered():
         distributed.all_gather(found, tensor.contiguous())
     return torch.stack(found)
 
 
-def spread(tensor: Tensor, source: int = 0) -> Tensor:
+def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
     """Give the tensor that the process `source` has; those of the others lend it the shape."""
-    if count() == 1:
+    if world_size() == 1:
         return tensor
     tensor = tensor.contiguous()
     with _answered():
@@ -113,24 +113,24 @@ def spread(tensor: Tensor, source: int = 0) -> Tensor:
     return tensor
 
 
-def align(state: Mapping[str, Tensor]) -> None:
+def broadcast_state(state: Mapping[str, Tensor]) -> None:
     """Set tensors, such as a model's state, to those of the first process."""
-    if count() > 1:
+    if world_size() > 1:
         for tensor in state.values():
-            tensor.copy_(spread(tensor.detach().clone()))
+            tensor.copy_(broadcast(tensor.detach().clone()))
 
 
-def told(value: T) -> list[T]:
+def all_gather_object(value: T) -> list[T]:
     """Gather a small value of each process, such as a text; by rank."""
-    if count() == 1:
+    if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * count()
+    found: list[Any] = [None] * world_size()
     with _answered():
         distributed.all_gather_object(found, value)
     return found
 
 
-def first(action: Callable[[], T]) -> T:
+def on_main_process(action: Callable[[], T]) -> T:
     """Let the first process do something, such as to write a file, while the others wait.
 
     Args:
@@ -142,7 +142,7 @@ def first(action: Callable[[], T]) -> T:
     Raises:
         MarnError: the action raised it; in all of them.
     """
-    if count() == 1:
+    if world_size() == 1:
         return action()
     outcome: list[Any] = [None, None]
     if rank() == 0:
@@ -170,7 +170,7 @@ def add_gradients(parameters: list[Tensor], loss: Tensor) -> Tensor:
     Returns:
         Scalar, the loss of the batch.
     """
-    if count() == 1:
+    if world_size() == 1:
         return loss
     gradients = [x.grad for x in parameters]
     flat = torch.cat(
@@ -183,7 +183,7 @@ def add_gradients(parameters: list[Tensor], loss: Tensor) -> Tensor:
             ),
         ]
     )
-    add_up(flat)
+    all_reduce(flat)
     start = 1 + len(parameters)
     for x, having in zip(parameters, flat[1:start].tolist(), strict=True):
         if having:

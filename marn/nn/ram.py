@@ -33,13 +33,13 @@ class _Standardised(torch.autograd.Function):
     ) -> Tensor:
         out = (rows - mean) / deviation
         ctx.save_for_backward(out, deviation, rows_of_all)
-        ctx.counts = parallel.counts()
+        ctx.counts = not parallel.is_shadow()
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         out, deviation, rows_of_all = ctx.saved_tensors
-        sums = parallel.add_up(torch.stack([gradient.sum(0), (gradient * out).sum(0)]))
+        sums = parallel.all_reduce(torch.stack([gradient.sum(0), (gradient * out).sum(0)]))
         moved = sums / rows_of_all * (rows_of_all > 1) * ctx.counts  # (2, C)
         return (gradient - moved[0] - out * moved[1]) / deviation, None, None, None
 
@@ -67,7 +67,7 @@ class TokenNorm(nn.BatchNorm1d):
         return out.view_as(x)
 
     def _normalise(self, rows: Tensor) -> Tensor:
-        if self.training and parallel.count() > 1:
+        if self.training and parallel.world_size() > 1:
             exact = rows.to(torch.promote_types(rows.dtype, torch.float32))
             return self._normalise_together(exact).to(rows.dtype)
         if len(rows) > 1 or not self.training:
@@ -85,8 +85,8 @@ class TokenNorm(nn.BatchNorm1d):
         assert self.momentum is not None
         with torch.no_grad():
             var, mean = torch.var_mean(rows, dim=0, correction=0)  # (C,), (C,)
-            size = var.new_full((1,), len(rows) * parallel.counts())
-            found = parallel.gather(torch.cat([size, mean, var]))  # (P, 1 + 2 C)
+            size = var.new_full((1,), len(rows) * (not parallel.is_shadow()))
+            found = parallel.all_gather(torch.cat([size, mean, var]))  # (P, 1 + 2 C)
             sizes, means, variances = found.split([1, len(mean), len(mean)], dim=1)
             total = sizes.sum()
             mean = (sizes * means).sum(0) / total

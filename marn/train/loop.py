@@ -314,7 +314,7 @@ def _backward(
     """
     total = torch.zeros((), device=fabric.device)
     for part in np.array_split(np.arange(len(notes)), min(parts, len(notes))):
-        mine = part[part % parallel.count() == parallel.rank()]
+        mine = part[part % parallel.world_size() == parallel.rank()]
         share = len(mine) / len(notes)
         if not share:
             if not _has_statistics(model):
@@ -325,7 +325,7 @@ def _backward(
         if model.padding == "released":  # as wide as the whole part is: padding takes part
             longest = int(train.lengths[notes[part]].clip(max=model.max_length).max())
             tokens = nn.functional.pad(tokens, (0, longest - tokens.shape[1]))
-        with parallel.standing_in(not share):
+        with parallel.shadowing(not share):
             with fabric.autocast():
                 logits = model(tokens, batch.lengths)
             loss = config.loss_of({t: x.float() for t, x in logits.items()}, batch.targets)
@@ -423,7 +423,7 @@ class Steps:
                     self.fabric, self.model, self.train, notes, self.config, self.parts
                 )
             except torch.cuda.OutOfMemoryError as error:
-                self._shrink(-(-len(notes) // parallel.count()), longest, error)
+                self._shrink(-(-len(notes) // parallel.world_size()), longest, error)
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(buffers[name])
             _random_state(state)
@@ -432,13 +432,13 @@ class Steps:
         head, row = self.model.head, -(-notes // self.parts) * longest
         held = min(head.at_once or 0, row * sum(self.model.tasks.values()))
         statistics = _has_statistics(self.model)
-        waited_for = parallel.count() > 1 and statistics
+        waited_for = parallel.world_size() > 1 and statistics
         if held > row and not waited_for:
             head.at_once = held // 2
         elif self.parts < notes and not statistics:
             self.parts *= 2
         else:
-            raise parallel.OwnError(
+            raise parallel.RankError(
                 f"{self.fabric.device} has no memory for {notes} notes of {longest} tokens; the "
                 f"last good checkpoint is kept. Train with a smaller batch_size, or accumulate="
                 f"{2 * self.parts}, or a shorter max_length; marn.train.budget tells what fits"
@@ -475,7 +475,7 @@ def _explained(device: torch.device) -> Iterator[None]:
     except RuntimeError as error:  # torch's own error for it is younger than torch 2.4
         if "CUDA error" not in str(error):
             raise
-        raise parallel.OwnError(
+        raise parallel.RankError(
             f"{device} failed ({str(error).splitlines()[0]}); the last good checkpoint is kept. "
             "Start again by the same command when the device is back"
         ) from error
@@ -524,7 +524,7 @@ def _train_epoch(
 def _agree(settings: dict[str, Any], epochs: int) -> None:
     """Check that all processes train the same, from the same checkpoint on."""
     mine = {**json.loads(json.dumps(settings)), "epochs done": epochs}
-    for rank, theirs in enumerate(parallel.told(mine)):
+    for rank, theirs in enumerate(parallel.all_gather_object(mine)):
         changed = _differences(mine, theirs)
         if changed:
             raise MarnError(
@@ -582,7 +582,7 @@ def fit(
         raise MarnError(f"the model's tasks are {model.tasks}, but the corpus has {corpus.tasks}")
     folder = None if run_dir is None else Path(run_dir)
     step = Steps(model, corpus["train"], config)
-    with parallel.together() if config.processes > 1 else nullcontext():
+    with parallel.collective() if config.processes > 1 else nullcontext():
         return _fit(step, corpus, folder, quiet)
 
 
@@ -590,7 +590,7 @@ def _fit(step: Steps, corpus: Corpus, folder: Path | None, quiet: bool) -> Run:
     model, config, device = step.model, step.config, step.fabric.device
     settings = _settings(model, corpus, config)
     if folder is not None:
-        parallel.first(partial(_claim, folder, settings, corpus.card["text"]))
+        parallel.on_main_process(partial(_claim, folder, settings, corpus.card["text"]))
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {"epoch": 0, "value": float("-inf"), "model": {}}
     if folder is not None and (folder / CHECKPOINT).exists():
@@ -603,7 +603,7 @@ def _fit(step: Steps, corpus: Corpus, folder: Path | None, quiet: bool) -> Run:
         step.load(state)
         history, best = state["history"], state["best"]
     _agree(settings, len(history))
-    parallel.align(model.state_dict())
+    parallel.broadcast_state(model.state_dict())
     monitored = next(iter(model.tasks))
     steps = -(-len(corpus["train"]) // config.batch_size)
     alone = parallel.rank() == 0  # who writes and speaks
@@ -622,7 +622,9 @@ def _fit(step: Steps, corpus: Corpus, folder: Path | None, quiet: bool) -> Run:
                 loss = _train_epoch(step, corpus, history, log, progress.step)
         with _explained(device), step.fabric.autocast():
             scores = evaluate(model, corpus, "dev", batch_size=2 * config.batch_size)
-        scores = parallel.told(scores)[0]  # what stops the training stops all processes
+        scores = parallel.all_gather_object(scores)[
+            0
+        ]  # what stops the training stops all processes
         value = scores[monitored].get(config.monitor)
         if value is None:
             raise MarnError(
@@ -639,10 +641,12 @@ def _fit(step: Steps, corpus: Corpus, folder: Path | None, quiet: bool) -> Run:
             state = step.state() | {"history": history, "best": best}
             # The checkpoint last: what is killed before it is written is done again, all of it.
             table = pd.DataFrame(history)
-            parallel.first(
+            parallel.on_main_process(
                 partial(replace_file, folder / HISTORY, partial(table.to_csv, index=False))
             )
-            parallel.first(partial(replace_file, folder / CHECKPOINT, partial(torch.save, state)))
+            parallel.on_main_process(
+                partial(replace_file, folder / CHECKPOINT, partial(torch.save, state))
+            )
         progress.line(
             f"epoch {epoch:2d}/{config.epochs}  loss {loss:.4f}  "
             f"dev {monitored} {config.monitor} {value:.3f}"
@@ -655,16 +659,16 @@ def _fit(step: Steps, corpus: Corpus, folder: Path | None, quiet: bool) -> Run:
     if kept == best["epoch"]:
         model.load_state_dict(best["model"])
     if folder is not None and (
-        progress.done > progress.start or not parallel.first((folder / SCORES).exists)
+        progress.done > progress.start or not parallel.on_main_process((folder / SCORES).exists)
     ):
         with step.fabric.autocast():
             thresholds = tune_thresholds(model, corpus, batch_size=2 * config.batch_size)
-        parallel.first(partial(save_model, folder, model, corpus, thresholds))
+        parallel.on_main_process(partial(save_model, folder, model, corpus, thresholds))
         found = {
             "best_epoch": best["epoch"],
             "kept_epoch": kept,
             "dev": {task: _scores(history[kept - 1], task) for task in model.tasks},
         }
-        parallel.first(partial(write_json, folder / SCORES, found))
+        parallel.on_main_process(partial(write_json, folder / SCORES, found))
     table = pd.DataFrame(history).astype({"epoch": int})
     return Run(model, table, best["epoch"], kept, replace(config), folder)

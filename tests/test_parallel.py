@@ -128,7 +128,7 @@ def gradients(rank):
     parameters = [nn.Parameter(torch.zeros(size)) for size in (2, 3, 4)]
     for x, gradient in zip(parameters, given, strict=True):
         x.grad = gradient
-    with parallel.together():
+    with parallel.collective():
         loss = parallel.add_gradients(parameters, torch.tensor(0.5 + rank))
     return float(loss), [x.grad if x.grad is None else x.grad.tolist() for x in parameters]
 
@@ -139,16 +139,16 @@ def normalised(rows, weight):
     rows = rows.clone().requires_grad_()
     out = norm._normalise(rows)
     (out * weight).sum().backward()
-    add = [parallel.add_up(x.grad) for x in (norm.weight, norm.bias)]
+    add = [parallel.all_reduce(x.grad) for x in (norm.weight, norm.bias)]
     return [out.detach(), rows.grad, *add, norm.running_mean, norm.running_var]
 
 
 def normalisations(rank):
     split, nothing = [ROWS[:2], ROWS[2:]][rank], [1.0, 0.0][rank]
     weights = torch.arange(7.0, dtype=torch.float64)[:, None].square()
-    with parallel.together():
+    with parallel.collective():
         whole = normalised(split, weights[:2] if rank == 0 else weights[2:])
-        with parallel.standing_in(rank == 1):
+        with parallel.shadowing(rank == 1):
             shadowed = normalised(ROWS, weights * nothing)
             lone = normalised(ROWS[:1], weights[1:2] * nothing)
     return whole, shadowed, lone
@@ -156,7 +156,7 @@ def normalisations(rank):
 
 def predictions(corpus):
     model = small(corpus)
-    with parallel.together():
+    with parallel.collective():
         return predict(model, corpus, "test", batch_size=2).logits
 
 
@@ -364,7 +364,7 @@ def full(rank, folder):
         return real(fabric, model, *arguments)
 
     module._backward = refusing
-    with pytest.raises(parallel.OwnError) as error:
+    with pytest.raises(parallel.RankError) as error:
         going_on(Corpus.load(folder / "corpus"), folder / "full", devices=2)
     return str(error.value)
 
@@ -395,7 +395,7 @@ def killed(rank, folder, who):
 
     module.collate = dying
     corpus = Corpus.load(folder / "corpus")
-    with pytest.raises(parallel.OwnError) as error:
+    with pytest.raises(parallel.RankError) as error:
         # two machines that are one
         going_on(corpus, folder / f"killed{who}", devices=1, nodes=2)
     return str(error.value)
@@ -411,11 +411,11 @@ def test_where_one_is_killed_the_other_ends(corpus, folder, work, who):
 
 def test_alone_nothing_is_waited_for():
     x = torch.ones(2)
-    assert parallel.add_up(x) is x
-    assert parallel.first(lambda: 3) == 3
-    assert parallel.told("a") == ["a"]
+    assert parallel.all_reduce(x) is x
+    assert parallel.on_main_process(lambda: 3) == 3
+    assert parallel.all_gather_object("a") == ["a"]
     with pytest.raises(MarnError, match="as it was"):
-        parallel.first(lambda: (_ for _ in ()).throw(MarnError("as it was")))
+        parallel.on_main_process(lambda: (_ for _ in ()).throw(MarnError("as it was")))
 
 
 def test_a_script_without_processes_is_told_how_to_start_them(corpus, monkeypatch):
