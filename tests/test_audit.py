@@ -26,8 +26,9 @@ from data_prep.audit import (
     to_json,
 )
 from data_prep.audit.repeats import NEAR
+from data_prep.commit_check import examine
 from data_prep.corpus_writer import CorpusWriter, replacing
-from marn import privacy
+from data_prep.publishable import withheld
 from marn.corpus import CodeEntry, Corpus
 from marn.corpus.text import Vocabulary
 
@@ -432,8 +433,8 @@ def test_of_credentialed_data_nothing_private_is_said(
     out = tmp_path / "audit.json"
     assert main(["audit", str(folder), "--json", str(out)]) == 0
     result = json.loads(out.read_text())
-    assert privacy.withheld(result) == []
-    assert privacy.examine(out, tmp_path) == []
+    assert withheld(result) == []
+    assert examine(out, tmp_path) == []
     found = {finding["name"]: finding for finding in result["corpus"]["findings"]}
     assert found["patients in several splits"]["count"] == "1 to 10"
     assert found["unmapped codes"]["examples"] == ["486", "960.4"]
