@@ -81,8 +81,8 @@ def _answered() -> Iterator[None]:
         said = re.sub(r"^\[[^\]]*\] *", "", str(error).strip()).partition("\n")[0]
         said = said.partition(". ")[0]
         raise RankError(
-            f"process {rank()} of {world_size()}: another process of this training has ended, or does "
-            f"not answer ({said}); the last good checkpoint is kept. Start again by the same "
+            f"process {rank()} of {world_size()}: another process of this training has ended, or "
+            f"does not answer ({said}); the last good checkpoint is kept. Start again by the same "
             "command"
         ) from error
 

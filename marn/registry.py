@@ -7,31 +7,20 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from marn import baselines, models, reconstructions, transformers
 from marn.errors import MarnError
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder, CorpusLike, SharedOptions
 
 for _package in (models, baselines, transformers, reconstructions):
     for _module in pkgutil.iter_modules(_package.__path__):
         importlib.import_module(f"{_package.__name__}.{_module.name}")
 
 __all__ = ["available", "build"]
-
-
-class _Corpus(Protocol):
-    """What `build` asks of a corpus."""
-
-    @property
-    def vocabulary(self) -> Any: ...
-    @property
-    def tasks(self) -> dict[str, int]: ...
-    @property
-    def vectors(self) -> np.ndarray | None: ...
 
 
 def available() -> list[str]:
@@ -41,7 +30,7 @@ def available() -> list[str]:
 
 def build(
     name: str,
-    corpus: _Corpus | None = None,
+    corpus: CorpusLike | None = None,
     *,
     vocabulary_size: int | None = None,
     tasks: Mapping[str, int] | None = None,

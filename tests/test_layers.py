@@ -6,14 +6,12 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from marn.errors import MarnError
+from marn.nn.convolution import Convolution, ResidualConvolution
+from marn.nn.heads import PooledHead, TanhAttention
 from marn.nn.layers import (
     BiGRU,
     BiLSTM,
-    Convolution,
     LabelAttention,
-    PooledHead,
-    ResidualConvolution,
-    TanhAttention,
     WordEmbedding,
     attend,
     convolve,
@@ -221,7 +219,7 @@ def test_residual_block_by_hand():
         block.shortcut.weight.fill_(3.0)
     out = block(torch.tensor([[[0.2], [0.4]]]), None).flatten().tolist()
     assert out == pytest.approx([math.tanh(0.6), math.tanh(math.tanh(0.2) + 1.2)])
-    with pytest.raises(MarnError, match="odd kernels, not 4"):
+    with pytest.raises(MarnError, match="must be odd"):
         ResidualConvolution(1, 1, 4, norm=TokenNorm, dropout=0.0)
 
 

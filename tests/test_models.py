@@ -334,7 +334,7 @@ def test_a_cell_can_be_run_again_but_takes_nobodys_name():
     before = Coder.registry[BAG]
     exec(CELL, {"Coder": Coder, "__name__": "__main__"})
     assert Coder.registry[BAG] is not before
-    with pytest.raises(MarnError, match="exists already, in __main__"):
+    with pytest.raises(MarnError, match="already exists in __main__"):
         exec(CELL, {"Coder": Coder, "__name__": "elsewhere"})
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from marn.models.base import Coder, SharedOptions
-from marn.nn.layers import BiGRU, PooledHead
+from marn.nn.heads import PooledHead
+from marn.nn.layers import BiGRU
 
 
 class FinalStates(PooledHead):

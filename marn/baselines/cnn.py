@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marn.models.base import Coder, SharedOptions
-from marn.nn.layers import Convolution, PooledHead, length_mask
+from marn.nn.convolution import Convolution
+from marn.nn.heads import PooledHead
+from marn.nn.layers import length_mask
 
 
 class MaxPool(PooledHead):

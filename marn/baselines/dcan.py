@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from marn.models.base import Coder, SharedOptions
-from marn.nn.layers import Convolution
+from marn.nn.convolution import Convolution
 
 
 class _CausalConvolution(nn.Module):

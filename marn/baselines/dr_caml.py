@@ -13,7 +13,8 @@ from marn.baselines.caml import CAML
 from marn.errors import MarnError
 from marn.models.base import SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions
-from marn.nn.layers import Convolution, length_mask
+from marn.nn.convolution import Convolution
+from marn.nn.layers import length_mask
 
 Reading = Literal["released", "paper"]
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from marn.errors import MarnError
 from marn.models.base import Coder, SharedOptions
-from marn.nn.layers import Convolution, ResidualConvolution, length_mask
+from marn.nn.convolution import Convolution, ResidualConvolution
+from marn.nn.layers import length_mask
 
 HeadReading = Literal["standard", "released"]
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from marn.baselines.laat import LAAT
 from marn.errors import MarnError
 from marn.models.base import Coder, SharedOptions
-from marn.nn.layers import BiLSTM, TanhAttention
+from marn.nn.heads import TanhAttention
+from marn.nn.layers import BiLSTM
 
 
 class JointAttention(TanhAttention):

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Unpack
 from torch import Tensor
 
 from marn.models.base import Coder, SharedOptions
-from marn.nn.layers import BiLSTM, TanhAttention
+from marn.nn.heads import TanhAttention
+from marn.nn.layers import BiLSTM
 
 
 class LAAT(Coder):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from marn.models.base import Coder, SharedOptions
-from marn.nn.layers import Convolution, ResidualConvolution
+from marn.nn.convolution import Convolution, ResidualConvolution
 from marn.nn.ram import TokenNorm
 
 

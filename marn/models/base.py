@@ -1,15 +1,16 @@
-"""The contract of every system: embed, encode, recalibrate if asked to, one head for all tasks.
+"""What every system shares: embed, encode, recalibrate on request, one head for all tasks.
 
-A system is one file beside this one with a subclass of `Coder`. It implements `encode`, and what
-else differs from here. RAM, the set of tasks and the treatment of padding are arguments that all
-systems take; losses and thresholds are outside.
+A system is one file with a subclass of `Coder`, which implements `encode` and overrides what else
+differs. RAM, the set of tasks and the treatment of padding are options of every system; losses and
+thresholds are outside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, Required, TypedDict, get_args
+from typing import Any, ClassVar, Literal, Protocol, Required, TypedDict, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,8 +22,35 @@ from marn.nn.ram import Fusion, RecalibratedAggregation, Up
 Padding = Literal["masked", "released"]
 
 
+class CorpusLike(Protocol):
+    """What systems read of a corpus; `marn.Corpus` has it all."""
+
+    @property
+    def vocabulary(self) -> Any:
+        """The words, as `marn.corpus.text.Vocabulary`."""
+
+    @property
+    def tasks(self) -> dict[str, int]:
+        """Number of codes of each task."""
+
+    @property
+    def codes(self) -> Mapping[str, Any]:
+        """{task: its codes, in the order of the logits, as `marn.corpus.CodeEntry`}."""
+
+    @property
+    def parent(self) -> np.ndarray:
+        """(C_icd,) int64: column in task "ccs" of the category of each ICD code, or -1."""
+
+    @property
+    def vectors(self) -> np.ndarray | None:
+        """(V + 2, E) float32 word vectors, or None."""
+
+    def __getitem__(self, split: str, /) -> Any:
+        """Give a split, as `marn.corpus.Split`."""
+
+
 class SharedOptions(TypedDict, total=False):
-    """What every system takes; `Coder` says what each means."""
+    """Options of every system; see `Coder`."""
 
     vocabulary_size: Required[int]
     tasks: Required[Mapping[str, int]]
@@ -38,11 +66,8 @@ class SharedOptions(TypedDict, total=False):
     padding: Padding
 
 
-def descriptions(corpus: Any) -> dict[str, list[list[int]]]:
-    """Give the titles of a corpus's codes as word ids.
-
-    Args:
-        corpus: has `vocabulary` and `codes`, as `marn.Corpus`.
+def descriptions(corpus: CorpusLike) -> dict[str, list[list[int]]]:
+    """Encode the titles of a corpus's codes as word ids.
 
     Returns:
         {task: for each code, in the order of the logits, its words}.
@@ -54,50 +79,51 @@ def descriptions(corpus: Any) -> dict[str, list[list[int]]]:
 
 
 class Coder(nn.Module):
-    """A system that gives a note a logit for every code of every task.
+    """Score a note for every code of every task.
 
-    Subclasses define `name`, `training_defaults` (training settings of the paper, by `TrainConfig`
-    field) and `encode`, and hand `feature_size` to this constructor.
+    Subclasses define `name`, `training_defaults` and `encode`, and pass `feature_size` to this
+    constructor.
 
     Args:
-        feature_size: D, features that `encode` gives each position.
-        head: makes the layer from features to logits, given D and the tasks.
-        vocabulary_size: rows of the embedding: words + padding + unknown word (51,919 for the
+        feature_size: D, features of a position that `encode` returns.
+        head: creates the layer from features to logits, given D and the tasks.
+        vocabulary_size: rows of the embedding: words, padding and the unknown word (51,919 for the
             51,917 words of MIMIC-III).
-        tasks: number of codes of each task, as `{"icd": 50, "ccs": 38}`.
-        vectors: (vocabulary_size, E) float32 word vectors to start from; random ones otherwise.
-        embedding_size: E where no `vectors` are given; 100 in all the papers.
-        tune_embeddings: whether training changes the word vectors. True in CAML's and
-            MultiResCNN's commands; the commands of MARN and MT-RAM leave them frozen.
+        tasks: number of codes of each task, such as `{"icd": 50, "ccs": 38}`.
+        vectors: (vocabulary_size, E) float32, initial word vectors; random by default.
+        embedding_size: E if there are no `vectors`; 100 in all the papers.
+        tune_embeddings: whether training changes the word vectors. True in the commands of CAML
+            and MultiResCNN; those of MARN and MT-RAM leave them frozen.
         embedding_dropout: 0.2 in CAML, MultiResCNN, MT-RAM and MARN.
-        max_length: tokens of a note that are read; the rest is cut. 4,000 in MARN, 2,500 in
-            MT-RAM, CAML and MultiResCNN.
-        recalibrate: put a RAM on the encoder's features: `"multiply"` (MARN Eq. 11), `"add"`
-            (MT-RAM Table 4) or None.
+        max_length: tokens of a note that are read, from the first. 4,000 in MARN; 2,500 in MT-RAM,
+            CAML and MultiResCNN.
+        recalibrate: put a RAM behind the encoder: `"multiply"` (MARN Eq. 11), `"add"` (MT-RAM
+            Table 4) or None.
         ram_dropout: 0.2 in MARN.
-        ram_up: see `RecalibratedAggregation`, `up`.
-        ram_tanh: see `RecalibratedAggregation`, `tanh`.
+        ram_up: `up` of `RecalibratedAggregation`.
+        ram_tanh: `tanh` of `RecalibratedAggregation`.
         padding: `"masked"`: a note's logits do not depend on its batch. `"released"`: padding takes
-            part in GRU, batch normalisation and label attention, as in the authors' code.
+            part in GRU, batch normalisation and label attention, as in the released code.
 
     Raises:
-        MarnError: an option is out of its range.
+        MarnError: an option is out of range.
     """
 
     name: ClassVar[str]
     training_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Training settings of the paper, by field of `TrainConfig`."""
     paper_settings: ClassVar[Mapping[str, Any]] = {}
-    """What the source says of training beyond `training_defaults`, where this library does
-    otherwise unless told: `optimiser`, `monitor` (what stops it), `max_length`,
-    `embedding_dropout`, `tune_embeddings`, each None where it
-    does not say, and the `source` of all of this. See `marn.experiments.presets.recipes`."""
+    """What the source says about training that this library does differently by default:
+    `optimiser`, `monitor` (the score for early stopping), `max_length`, `embedding_dropout`,
+    `tune_embeddings` (None where it says nothing), and `source` for all settings. See
+    `marn.experiments.presets.recipes`."""
     has_attention: ClassVar[bool] = True
-    """Whether the system can say what a code looks at; `attention` raises otherwise."""
+    """Whether `attention` works; it raises otherwise."""
     packs: ClassVar[bool] = False
     """Whether the released code hides padding from the encoder: `encode` always gets a mask."""
     registry: ClassVar[dict[str, type[Coder]]] = {}
     options: dict[str, Any]
-    """What `build` was asked for, beyond the corpus; written into the card of a saved model."""
+    """Options given to `build`, except the corpus; written into the card of a saved model."""
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
@@ -105,9 +131,11 @@ class Coder(nn.Module):
         if name is None:
             return
         known = Coder.registry.get(name)
-        # The same name from the same module is a notebook cell that was run again.
+        # The same name from the same module: a notebook cell was run again.
         if known is not None and known.__module__ != cls.__module__:
-            raise MarnError(f"a system named {name!r} exists already, in {known.__module__}")
+            raise MarnError(
+                f"a system named {name!r} already exists in {known.__module__}; choose another name"
+            )
         Coder.registry[name] = cls
 
     def __init__(
@@ -135,7 +163,8 @@ class Coder(nn.Module):
             raise MarnError(f"tasks must give each task at least one code, but got {dict(tasks)}")
         if vocabulary_size < 3:
             raise MarnError(
-                f"vocabulary_size counts padding, words and the unknown word: {vocabulary_size}"
+                f"vocabulary_size must be at least 3 (padding, a word, the unknown word), "
+                f"but got {vocabulary_size}"
             )
         if max_length < 1:
             raise MarnError(f"max_length must be at least one token, but got {max_length}")
@@ -169,30 +198,24 @@ class Coder(nn.Module):
         return self.embedding.table.embedding_dim
 
     @classmethod
-    def options_from_corpus(cls, corpus: Any) -> dict[str, Any]:
-        """Give the options that this system takes from a corpus, beyond vocabulary and tasks.
+    def options_from_corpus(cls, corpus: CorpusLike) -> dict[str, Any]:
+        """Take options from a corpus, beyond vocabulary and tasks; none unless overridden.
 
-        `build` asks for them and lets an option that was given win. They are written into the card
-        of a saved model, so they are made of lists, dictionaries, numbers and text.
-
-        Args:
-            corpus: has `vocabulary`, `codes`, `parent` and splits, as `marn.Corpus`.
+        Options given to `build` have priority. The values are written into the card of a saved
+        model, so they consist of lists, dictionaries, numbers and text.
         """
         return {}
 
     def saved_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Give the options that make this model anew without what it was made from.
+        """Give the options that rebuild this model from its card; the same unless overridden.
 
         Args:
-            options: what `build` was asked for, beyond vocabulary, tasks and word vectors.
-
-        Returns:
-            What goes into the card of a saved model: the same, unless overridden.
+            options: those given to `build`, except vocabulary, tasks and word vectors.
         """
         return options
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Give each position its features.
+        """Compute the features of each position.
 
         Args:
             x: (B, T, E), embedded words, zero at padding.
@@ -200,24 +223,23 @@ class Coder(nn.Module):
 
         Returns:
             (B, T', D), zero at padding if there is a mask. T' is T unless the system lengthens or
-            shortens the note; `positions` says by how much, `positions_to_tokens`
-            which tokens those are.
+            shortens the note; see `positions` and `positions_to_tokens`.
         """
         raise NotImplementedError
 
     def positions(self, lengths: Tensor) -> Tensor:
-        """Count the encoded positions of notes of these lengths: (B,) -> (B,)."""
+        """Count the encoded positions of notes with these lengths: (B,) -> (B,)."""
         return lengths
 
     def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """Lay weights of positions over the tokens that the positions stand for.
+        """Assign the weights of positions to tokens.
 
-        Unless overridden, position i stands for token i, and the last token gets the surplus where
-        there are more positions than tokens.
+        Unless overridden, position i belongs to token i, and surplus positions belong to the last
+        token.
 
         Args:
-            weights: (B, C, T'), zero at positions beyond those of `lengths`.
-            lengths: (B,) tokens of each note that may get weight, >= 1.
+            weights: (B, C, T'), zero at positions beyond `lengths`.
+            lengths: (B,) tokens of each note that may receive weight, >= 1.
             width: T, the tokens of a row.
 
         Returns:
@@ -231,7 +253,7 @@ class Coder(nn.Module):
         return folded.scatter_add_(2, target[:, None].expand_as(weights), weights)
 
     def to_subwords(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut notes into what is embedded: the first `max_length` words, unless overridden.
+        """Cut notes into embedded units: the first `max_length` words, unless overridden.
 
         Args:
             tokens: (B, T) int64, padded with 0.
@@ -244,7 +266,7 @@ class Coder(nn.Module):
         return tokens, lengths.clamp(max=self.max_length).to(tokens.device)
 
     def subwords_to_words(self, weights: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Give each word the weights of its units.
+        """Assign the weights of units to words.
 
         Args:
             weights: (B, C, U).
@@ -257,7 +279,7 @@ class Coder(nn.Module):
         return weights
 
     def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Encode notes and recalibrate them: what the heads see.
+        """Encode and recalibrate notes: the input of the head.
 
         Args:
             tokens: (B, T) int64, padded with 0.
@@ -269,7 +291,7 @@ class Coder(nn.Module):
         tokens, lengths = self.to_subwords(tokens, lengths)
         masked = self.padding == "masked"
         seen = length_mask(lengths, tokens.shape[1]) if masked or self.packs else None
-        h = self.encode(self.embedding(tokens), seen)
+        h = self.encode(self.embedding(tokens), seen)  # (B, T', D)
         mask = length_mask(self.positions(lengths), h.shape[1]) if masked else None
         return (h if self.ram is None else self.ram(h, mask)), mask
 
@@ -281,28 +303,28 @@ class Coder(nn.Module):
             lengths: (B,) int, real tokens of each note, >= 1.
 
         Returns:
-            Logits {task: (B, C)}, unbounded; a sigmoid makes them probabilities.
+            Logits {task: (B, C)}; a sigmoid turns them into probabilities.
         """
         return self.head(*self.features(tokens, lengths))
 
     def attention(self, tokens: Tensor, lengths: Tensor, task: str) -> Tensor:
-        """Tell how much each code looks at each token.
+        """Compute how much each code attends to each token.
 
         Args:
             tokens: (B, T) int64, padded with 0.
             lengths: (B,) int.
-            task: whose codes.
+            task: one of `tasks`.
 
         Returns:
             (B, C, T') float with T' = min(T, max_length). With `padding="masked"` the weights over
-            a note's real tokens sum to 1; with `"released"` padding has a share.
+            a note's real tokens sum to 1; with `"released"` padding receives a share.
 
         Raises:
-            MarnError: the model has no such task, or its system has no attention.
+            MarnError: the model lacks the task, or its system has no attention.
         """
         if not self.has_attention:
             having = sorted(name for name, system in self.registry.items() if system.has_attention)
-            raise MarnError(f"{self.name} has no attention; of the systems, {having} have one")
+            raise MarnError(f"{self.name} has no attention; choose one of {having}")
         if task not in self.tasks:
             raise MarnError(f"task must be one of {sorted(self.tasks)}, but got {task!r}")
         features, mask = self.features(tokens, lengths)
@@ -318,7 +340,7 @@ class Coder(nn.Module):
         return self.head.label_representations(*self.features(tokens, lengths))
 
     def penalty(self, targets: Mapping[str, Tensor]) -> Tensor:
-        """Give what training adds to the loss of a batch; 0 unless a system has such a term.
+        """Compute what training adds to the loss of a batch; 0 unless overridden.
 
         Args:
             targets: {task: (B, C)} float, 0 or 1.
@@ -330,16 +352,16 @@ class Coder(nn.Module):
 
     @property
     def declared_unused(self) -> int:
-        """Parameters that the released code declares and that have no effect in it."""
+        """Number of parameters that the released code declares and never uses."""
         return self.head.declared_unused
 
     def count_parameters(self, *, embeddings: bool = True, unused: bool = False) -> int:
         """Count parameters, frozen ones included.
 
         Args:
-            embeddings: whether the word vectors count.
-            unused: whether to add those that the released code declares and never uses (the bias of
-                the label queries); published counts include them.
+            embeddings: include the word vectors.
+            unused: include those that the released code declares and never uses (the bias of the
+                label queries); published counts include them.
         """
         count = sum(parameter.numel() for parameter in self.parameters())
         if not embeddings:

@@ -1,4 +1,8 @@
-"""MARN, its predecessor MT-RAM, and the encoder that both stand on."""
+"""MARN, its predecessor MT-RAM, and their base system, a BiGRU with label attention.
+
+The layers are in `marn.nn.layers` and `marn.nn.ram`. `marn.plain` has the whole model and its
+training in one file, in torch alone; tests hold the two equal.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,19 @@ from typing import Any, ClassVar, Unpack
 from torch import Tensor
 
 from marn.models.base import Coder, SharedOptions
-from marn.nn.layers import BiGRU, LabelAttention, Pooling
+from marn.nn.layers import BiGRU, LabelAttention, Pooling, length_mask
 
 
 class BiGRULabelAttention(Coder):
-    """BiGRU and label attention: MARN without RAM, second task and focal loss.
+    """Encode by a BiGRU, classify by label attention: MARN without RAM, multitask and focal loss.
 
-    The base system "BiGRU" of MT-RAM's Table 3 and MARN's ablations. The "BiGRU" of MARN's Table 1
-    is another one, CAML's GRU without label attention.
+    This is the base system "BiGRU" of MT-RAM's Table 3 and of MARN's ablations. The "BiGRU" of
+    MARN's Table 1 is a different one, CAML's GRU without label attention.
 
     Args:
         hidden_size: d_r, width of one direction; 300 in MT-RAM (Section 4.3) and both releases.
         pooling: see `LabelAttention`; `"sum"` in both releases.
-        **shared: see `Coder`.
+        **shared: options of `Coder`.
 
     References:
         Sun et al. 2022 (MARN), Eqs. 1-3 and 12-15.
@@ -50,27 +54,25 @@ class BiGRULabelAttention(Coder):
         self.encoder = BiGRU(self.embedding_size, hidden_size)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Eqs. 1-3: (B, T, E) -> (B, T, 2 d_r)."""
+        """Encode, Eqs. 1-3: (B, T, E) -> (B, T, 2 d_r)."""
         return self.encoder(x, mask)
 
 
 class MARN(BiGRULabelAttention):
-    """Multitask Balanced and Recalibrated Network.
+    """Multitask Balanced and Recalibrated Network: BiGRU, RAM, label attention for each task.
 
-    BiGRU, RAM, label attention for every task on the same features; trained with the focal loss
-    and 0.7 of it on ICD, 0.3 on CCS codes.
-
-    Parameters beside the embedding, unused query bias counted: 4,007,876 with 50 + 38 codes,
-    14,979,732 with 8,921 + 295.
+    It is trained with the focal loss, weighted 0.7 for ICD and 0.3 for CCS codes. Without the
+    embedding, and with the unused query bias, it has 4,007,876 parameters for 50 + 38 codes and
+    14,979,732 for 8,921 + 295.
 
     Args:
         hidden_size: d_r, width of one direction; 300.
-        pooling: see `LabelAttention`; MT-RAM's paper writes of max pooling.
-        **shared: see `Coder`; `recalibrate` is `"multiply"` here.
+        pooling: see `LabelAttention`; MT-RAM's paper mentions max pooling.
+        **shared: options of `Coder`; `recalibrate` is `"multiply"` by default.
 
     References:
-        Sun et al. 2022, Eqs. 1-17; settings from its Section 4.2 and, where it is silent (gradient
-        clipping, dropout after the embedding), from the released code VRCMF/MARN.
+        Sun et al. 2022, Eqs. 1-17. Settings from its Section 4.2 or, where that says nothing
+        (gradient clipping, dropout after the embedding), from the released code VRCMF/MARN.
     """
 
     name = "marn"
@@ -94,17 +96,31 @@ class MARN(BiGRULabelAttention):
         shared.setdefault("recalibrate", "multiply")
         super().__init__(hidden_size=hidden_size, pooling=pooling, **shared)
 
+    def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute O of Eq. 11: (B, T), (B,) -> (B, T, 2 d_r) and its mask (B, T)."""
+        tokens, lengths = self.to_subwords(tokens, lengths)  # the first max_length words
+        mask = length_mask(lengths, tokens.shape[1]) if self.padding == "masked" else None
+        x = self.embedding(tokens)  # (B, T, E)
+        h = self.encoder(x, mask)  # (B, T, 2 d_r), Eqs. 1-3
+        o = self.ram(h, mask) if self.ram else h  # (B, T, 2 d_r), Eqs. 4-11
+        return o, mask
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Score notes, see `Coder.forward`: (B, T), (B,) -> logits {task: (B, C)}."""
+        o, mask = self.features(tokens, lengths)
+        return self.head(o, mask)  # Eqs. 12-15
+
 
 class MTRAM(MARN):
-    """MT-RAM, the predecessor: the same network trained with binary cross-entropy.
+    """MT-RAM, the predecessor of MARN: the same network trained with binary cross-entropy.
 
-    Between the two releases only the loss differs; the papers also differ in the learning rate and
+    Only the loss differs between the two releases; the papers also differ in the learning rate and
     in the length of the notes.
 
     Args:
         hidden_size: d_r, width of one direction; 300.
-        pooling: see `LabelAttention`; MT-RAM's paper writes of max pooling.
-        **shared: see `Coder`; `max_length` is 2,500 here.
+        pooling: see `LabelAttention`; MT-RAM's paper mentions max pooling.
+        **shared: options of `Coder`; `max_length` is 2,500 by default.
 
     References:
         Sun et al. 2021 (ECML-PKDD), Eqs. 1-14 and Section 4.3.

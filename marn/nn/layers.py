@@ -1,12 +1,14 @@
-"""Building blocks shared by the systems: embedding, exact GRU and LSTM, convolutions, heads.
+"""Layers on the way from tokens to logits: embedding, BiGRU, label attention.
 
-Shapes: B notes, T positions, E embedding width, D features, C codes. A mask is (B, T) bool, true
+RAM, which sits between the last two, has a file of its own, `marn.nn.ram`.
+
+Shapes: B notes, T positions, E embedding width, D features, C codes. A mask is (B, T) bool, True
 at real positions; None means that every position counts, padding included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -16,7 +18,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from marn.errors import MarnError
-from marn.nn.recurrent import two_way_gru
+
+Pooling = Literal["sum", "max", "mixed_max"]
+
+SCORES_AT_ONCE = 2**28  # attention scores held at a time: 1 GiB in fp32
 
 
 def length_mask(lengths: Tensor, width: int) -> Tensor:
@@ -28,20 +33,24 @@ def length_mask(lengths: Tensor, width: int) -> Tensor:
 
     Returns:
         (B, T) bool.
+
+    Example:
+        >>> length_mask(torch.tensor([1, 3]), 3).int().tolist()
+        [[1, 0, 0], [1, 1, 1]]
     """
     return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 class WordEmbedding(nn.Module):
-    """Look words up, then drop features out. Row 0, the padding, is zero and stays zero.
+    """Look up word vectors, then drop features. Row 0, the padding, is zero and stays zero.
 
     Args:
         vocabulary_size: rows of the table: the words, padding and the unknown word.
         size: E, the width of a word vector.
-        vectors: (vocabulary_size, E) float, initial table, but for row 0; by default rows drawn
-            uniformly from +-sqrt(3/E) and scaled to length 1, the authors' draw for the unknown
-            word.
-        tune: whether training changes the table. The authors' commands leave it frozen.
+        vectors: (vocabulary_size, E) float, the initial table except for row 0. By default rows
+            are drawn uniformly from ±sqrt(3/E) and scaled to length 1, as the released code draws
+            the unknown word.
+        tune: whether training changes the table; the released commands leave it frozen.
         dropout: share of features dropped after the look-up.
     """
 
@@ -70,13 +79,17 @@ class WordEmbedding(nn.Module):
         return self.dropout(self.table(tokens))
 
 
-class _Bidirectional(nn.Module):
-    """One recurrent layer read both ways, exact for padded batches.
+class Bidirectional(nn.Module):
+    """Run one recurrent layer in both directions, exactly for padded batches.
 
-    The backward direction reads each note from its own last word: its input is reversed note by
-    note with a gather, and its output gathered back. That equals a packed sequence, in time linear
-    in T (packed sequences are quadratic in training on CPU). Without a mask the backward
-    direction starts in the padding.
+    The backward direction reads each note from its own last word: its input is reversed per note
+    by a gather, and its output is gathered back. This equals a packed sequence, but takes time
+    linear in T (training on a CPU with packed sequences is quadratic). Without a mask the backward
+    direction starts in the padding, as in the released code.
+
+    Args:
+        input_size: E.
+        hidden_size: d_r, width of one direction; the output has D = 2 d_r features.
     """
 
     cell: ClassVar[type[nn.GRU] | type[nn.LSTM]]
@@ -89,115 +102,37 @@ class _Bidirectional(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, E), (B, T) -> (B, T, 2 d_r), zero at padding if there is a mask."""
         if mask is None:
-            there, back = self.run(x, x.flip(1))
-            return torch.cat([there, back.flip(1)], dim=2)
+            ahead, back = self.run(x, x.flip(1))
+            return torch.cat([ahead, back.flip(1)], dim=2)
         steps = torch.arange(x.shape[1], device=x.device)
         reverse = torch.where(mask, mask.sum(1, keepdim=True) - 1 - steps, steps)  # (B, T)
-        there, back = self.run(x, x.gather(1, reverse[..., None].expand_as(x)))
+        ahead, back = self.run(x, x.gather(1, reverse[..., None].expand_as(x)))
         back = back.gather(1, reverse[..., None].expand_as(back))
-        return torch.cat([there, back], dim=2) * mask[..., None]
+        return torch.cat([ahead, back], dim=2) * mask[..., None]
 
-    def run(self, there: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, ahead: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """Run each direction on its input: (B, T, E), (B, T, E) -> (B, T, d_r), (B, T, d_r)."""
-        return self.forwards(there)[0], self.backwards(back)[0]
+        return self.forwards(ahead)[0], self.backwards(back)[0]
 
 
-class BiGRU(_Bidirectional):
-    """One-layer bidirectional GRU, Eqs. 1-3 of MARN, exact for padded batches.
-
-    It equals a packed sequence. Without a mask the backward direction starts in the padding, as
-    the authors' code does.
-
-    Args:
-        input_size: E.
-        hidden_size: width of one direction, d_r; the output has D = 2 d_r features.
-    """
-
-    cell = nn.GRU
-
-    def run(self, there: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
-        """Run each direction on its input; on a CPU both in one loop, which is faster."""
-        if there.device.type != "cpu":
-            return super().run(there, back)
-        weights = [gru.all_weights[0] for gru in (self.forwards, self.backwards)]
-        out = two_way_gru(torch.stack([there, back]), weights)
-        return out[0], out[1]
-
-
-class BiLSTM(_Bidirectional):
-    """One-layer bidirectional LSTM, the encoder of LAAT; as `BiGRU` otherwise.
-
-    Args:
-        input_size: E.
-        hidden_size: width of one direction, u; the output has D = 2 u features.
-    """
+class BiLSTM(Bidirectional):
+    """One-layer bidirectional LSTM, the encoder of LAAT."""
 
     cell = nn.LSTM
 
 
-class _Convolved(torch.autograd.Function):
-    """`conv2d` over an image of height 1, with the gradient of its weights by plain products.
+class BiGRU(Bidirectional):
+    """One-layer bidirectional GRU, Eqs. 1-3 of MARN."""
 
-    oneDNN works that gradient out at half the pace of products of matrices, and at a quarter where
-    notes are long (`python -m benchmarks convolution`).
-    """
+    cell = nn.GRU
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, dilation: int
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.options = padding, dilation
-        return _image_convolution(x, weight, bias, padding, dilation)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        padding, dilation = ctx.options
-        of_x = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_x = torch.ops.aten.convolution_backward(
-                _image(gradient),
-                _image(x),
-                weight[:, :, None],
-                None,
-                [1, 1],
-                [0, padding],
-                [1, dilation],
-                False,
-                [0, 0],
-                1,
-                [True, False, False],
-            )[0]
-            of_x = of_x.squeeze(2).transpose(1, 2)
-        if ctx.needs_input_grad[1]:
-            out, channels, kernel = weight.shape
-            taps = weight.new_zeros(kernel, out, channels)
-            for place, tap in enumerate(taps):
-                shift = place * dilation - padding  # position t of the result read t + shift
-                begin, end = max(0, -shift), min(gradient.shape[1], x.shape[1] - shift)
-                if begin < end:
-                    for made, read in zip(gradient, x, strict=True):
-                        tap.addmm_(made[begin:end].T, read[begin + shift : end + shift])
-            of_weight = taps.permute(1, 2, 0)
-        if ctx.needs_input_grad[2]:
-            of_bias = gradient.sum((0, 1))
-        return of_x, of_weight, of_bias, None, None
-
-
-def _image(x: Tensor) -> Tensor:
-    """(B, T, C) seen as a channels-last image of height 1, (B, C, 1, T)."""
-    return x.transpose(1, 2)[:, :, None]
-
-
-def _image_convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, dilation: int
-) -> Tensor:
-    out = F.conv2d(
-        _image(x), weight[:, :, None], bias, padding=(0, padding), dilation=(1, dilation)
-    )
-    return out.squeeze(2).transpose(1, 2)
+    def run(self, ahead: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+        """Run each direction on its input; on a CPU both in one loop, which is faster."""
+        if ahead.device.type != "cpu":
+            return super().run(ahead, back)
+        weights = [gru.all_weights[0] for gru in (self.forwards, self.backwards)]
+        out = bidirectional_gru(torch.stack([ahead, back]), weights)
+        return out[0], out[1]
 
 
 def convolve(
@@ -205,101 +140,40 @@ def convolve(
 ) -> Tensor:
     """Convolve over the positions, as `conv1d` does over the last dimension, with stride 1.
 
+    The note is treated as a channels-last image of height 1, which needs no copy and runs up to a
+    quarter faster on a CPU than `conv1d` on the transposed note.
+
     Args:
         x: (B, T, C).
         weight: (O, C, K).
         bias: (O,).
-        padding: zeros before the first and behind the last position.
-        dilation: positions from one tap to the next.
+        padding: zeros before the first and after the last position.
+        dilation: positions between two taps.
 
     Returns:
         (B, T + 2 padding - dilation (K - 1), O).
     """
-    # Channels last: no copy, and the faster kernel.
-    if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-        return _Convolved.apply(x, weight, bias, padding, dilation)
-    return _image_convolution(x, weight, bias, padding, dilation)
-
-
-class Convolution(nn.Conv1d):
-    """`nn.Conv1d` over the positions of (B, T, C), with its arguments, weights and start."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, channels_in) -> (B, T', channels_out)."""
-        padding, dilation = int(self.padding[0]), self.dilation[0]
-        return convolve(x, self.weight, self.bias, padding=padding, dilation=dilation)
-
-
-class ResidualConvolution(nn.Module):
-    r"""Residual block of MultiResCNN, which Fusion took over.
-
-    .. math:: \mathrm{dropout}(\tanh(N(C(\tanh(N(C(x))))) + N(S(x))))
-
-    with convolutions C of an odd kernel, a convolution S of kernel 1, none of them with a bias, and
-    normalisations N of their own.
-
-    Args:
-        channels_in: features of a position before.
-        channels_out: and after.
-        kernel_size: tokens that C spans; odd, so that the length is kept.
-        norm: makes a normalisation, given its channels: a module of (B, T, C) and a mask that
-            leaves padding zero, as `marn.nn.ram.TokenNorm` does.
-        dropout: share dropped at the end.
-
-    Raises:
-        MarnError: `kernel_size` is even.
-
-    References:
-        Li and Yu 2020 (MultiResCNN) and its released code.
-    """
-
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        kernel_size: int,
-        *,
-        norm: Callable[[int], nn.Module],
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        if kernel_size % 2 == 0:
-            raise MarnError(f"a residual block keeps the length by odd kernels, not {kernel_size}")
-        same = kernel_size // 2
-        self.first = Convolution(channels_in, channels_out, kernel_size, padding=same, bias=False)
-        self.second = Convolution(channels_out, channels_out, kernel_size, padding=same, bias=False)
-        self.shortcut = Convolution(channels_in, channels_out, 1, bias=False)
-        self.norms = nn.ModuleList([norm(channels_out) for _ in range(3)])
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, channels_in), zero at padding if there is a mask -> (B, T, channels_out), same."""
-        first, second, third = self.norms
-        main = second(self.second(torch.tanh(first(self.first(x), mask))), mask)
-        return self.dropout(torch.tanh(main + third(self.shortcut(x), mask)))
-
-
-_SCORES = 2**28  # 1 GiB in fp32
-
-Pooling = Literal["sum", "max", "mixed_max"]
+    image = x.transpose(1, 2)[:, :, None]  # (B, C, 1, T)
+    out = F.conv2d(image, weight[:, :, None], bias, padding=(0, padding), dilation=(1, dilation))
+    return out.squeeze(2).transpose(1, 2)
 
 
 def attend(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, at_once: int | None
 ) -> Tensor:
-    """Average values under each query's softmax over the positions, unscaled, in bounded memory.
+    """Average the values under each query's unscaled softmax, in bounded memory.
 
-    On a CPU torch's fused kernel never holds the scores where keys and values are equally wide.
-    Elsewhere it has none for values as wide as these, so some queries are done at a time, and the
-    backward pass computes their scores anew.
+    On a CPU, torch's fused kernel never holds the scores if keys and values are equally wide.
+    Elsewhere it has no kernel for values this wide, so the queries are processed in parts whose
+    scores the backward pass recomputes.
 
     Args:
         queries: (C, A).
         keys: (B, T, A).
         values: (B, T, D).
         mask: (B, T) bool, or None.
-        at_once: scores held at a time, at most, where the fused kernel cannot be used; one query
-            of each note is the least. None for all.
+        at_once: most scores held at a time where the fused kernel cannot be used (at least one
+            query per note); None for all.
 
     Returns:
         (B, C, D).
@@ -316,33 +190,34 @@ def attend(
             scale=1.0,
         )[:, 0]
     if size >= len(queries):
-        return _attend(queries, keys, values, mask)
+        return attention_weights(queries, keys, mask) @ values
     parts = [
-        checkpoint(_attend, q, keys, values, mask, use_reentrant=False) for q in queries.split(size)
+        checkpoint(lambda q: attention_weights(q, keys, mask) @ values, part, use_reentrant=False)
+        for part in queries.split(size)
     ]
     return torch.cat(parts, dim=1)
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """`attend` with all scores held at once."""
-    scores = queries @ keys.transpose(1, 2)  # (B, C, T)
+def attention_weights(queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+    """Weigh the positions for each query, Eq. 12: (C, A), (B, T, A), (B, T) -> (B, C, T)."""
+    scores = queries @ keys.transpose(1, 2)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None], float("-inf"))
-    return scores.softmax(dim=2) @ values
+    return scores.softmax(dim=2)
 
 
 class Head(nn.Module):
-    """From features to logits; code l has a view v of the note, a classifier w and a bias b.
+    """Turn features into logits: each code has a view v of the note, a classifier w and a bias b.
 
-    A subclass makes `weight` and `bias` of each task and says what the view is.
+    A subclass creates `weight` and `bias` for each task and defines the view.
 
     Args:
         tasks: number of codes of each task.
     """
 
     at_once: int | None = None
-    """Attention scores held at a time, at most, where a head uses `attend`; None elsewhere. Fewer
-    cost time and no exactness."""
+    """Most attention scores held at a time, for heads that use `attend`; None for the others. Less
+    costs time, not accuracy."""
 
     def __init__(self, tasks: Mapping[str, int]) -> None:
         super().__init__()
@@ -352,23 +227,15 @@ class Head(nn.Module):
 
     @property
     def declared_unused(self) -> int:
-        """Parameters that the released code declares here and never uses."""
+        """Number of parameters that the released code declares here and never uses."""
         return 0
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """Give each code its view of the note.
-
-        Args:
-            features: (B, T, D).
-            mask: (B, T) bool or None.
-
-        Returns:
-            {task: (B, C, D)}.
-        """
+        """Give each code its view of the note: (B, T, D), (B, T) -> {task: (B, C, D)}."""
         raise NotImplementedError
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Tell what each code looks at: (B, T, D) -> (B, C, T), each row summing to 1."""
+        """Give each code's weights over the positions: (B, T, D) -> (B, C, T), rows sum to 1."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
@@ -380,7 +247,7 @@ class Head(nn.Module):
 
 
 class LabelAttention(Head):
-    r"""One attention and one classifier for each code of each task, Eqs. 12-15 of MARN.
+    r"""Label attention, Eqs. 12-15 of MARN: one query and one classifier for each code.
 
     For code l with query :math:`u_l`, classifier :math:`w_l` and bias :math:`b_l`:
 
@@ -388,27 +255,26 @@ class LabelAttention(Head):
         a_l = \mathrm{softmax}_t(u_l \cdot h_t), \quad v_l = \sum_t a_{lt} h_t, \quad
         \mathrm{logit}_l = w_l \cdot v_l + b_l
 
-    This is the sum pooling of Eq. 15 over the element-wise product of Eq. 14, the reading that the
-    printed shapes force and that the released code takes (CAML's head, Mullenbach et al. 2018,
-    Eqs. 3-5). All tasks share one call of scaled-dot-product attention, unscaled.
+    This reads Eqs. 14-15 as sum pooling over an element-wise product, which the printed shapes
+    require and the released code does (CAML's head, Mullenbach et al. 2018, Eqs. 3-5). All tasks
+    share one call of attention.
 
-    The released code declares a bias of size C on the queries that never enters the forward pass;
-    published parameter counts include it (`declared_unused`).
+    The released code also declares a bias of size C on the queries that never enters the forward
+    pass; published parameter counts include it (`declared_unused`).
 
     Args:
         size: D, features of a position.
         tasks: number of codes of each task.
-        pooling: from a view to a logit. `"sum"`: over the features of :math:`w_l \circ v_l` (MARN
-            Eq. 15 and both releases). `"max"`: the largest of them (the word in MT-RAM
-            Section 3.4). `"mixed_max"`: the largest feature of row l of W V with a C x C matrix W,
-            which mixes the codes (MT-RAM Eq. 11 to the letter; 79.6 million weights at 8,921
-            codes).
+        pooling: from a view to a logit. `"sum"`: sum of :math:`w_l \circ v_l` over the features
+            (MARN Eq. 15 and both releases). `"max"`: its largest feature (the word used in MT-RAM
+            Section 3.4). `"mixed_max"`: the largest feature of row l of W V with a C x C matrix W
+            that mixes the codes (MT-RAM Eq. 11 to the letter; 79.6 million weights at 8,921 codes).
 
     Raises:
         MarnError: `pooling` is unknown.
     """
 
-    at_once = _SCORES
+    at_once = SCORES_AT_ONCE
 
     def __init__(self, size: int, tasks: Mapping[str, int], *, pooling: Pooling = "sum") -> None:
         super().__init__(tasks)
@@ -423,6 +289,22 @@ class LabelAttention(Head):
             bound = width**-0.5
             self.bias[task] = nn.Parameter(torch.empty(codes).uniform_(-bound, bound))
 
+    @property
+    def declared_unused(self) -> int:
+        """One bias per query."""
+        return sum(self.tasks.values())
+
+    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Give each code its view of the note, V of Eq. 13: (B, T, D) -> {task: (B, C, D)}."""
+        queries = torch.cat([self.query[task] for task in self.tasks])  # (sum of C, D)
+        view = attend(queries, features, features, mask, at_once=self.at_once)
+        parts = view.split(list(self.tasks.values()), dim=1)
+        return dict(zip(self.tasks, parts, strict=True))
+
+    def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
+        """Give each code's weights over the positions, Eq. 12: (B, T, D) -> (B, C, T)."""
+        return attention_weights(self.query[task], features, mask)
+
     def forward(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """(B, T, D) -> logits {task: (B, C)}, pooled from the views plus the bias."""
         if self.pooling == "sum":
@@ -434,113 +316,140 @@ class LabelAttention(Head):
             logits[task] = scores.amax(dim=2) + self.bias[task]
         return logits
 
-    @property
-    def declared_unused(self) -> int:
-        """Parameters that the released code declares here and never uses."""
-        return sum(self.tasks.values())
 
-    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """Give each code its view of the note, V of Eq. 13.
+# --- the GRU on a CPU -----------------------------------------------------------------------------
 
-        Args:
-            features: (B, T, D).
-            mask: (B, T) bool or None.
-
-        Returns:
-            {task: (B, C, D)}.
-        """
-        queries = torch.cat([self.query[task] for task in self.tasks])  # (sum of C, D)
-        view = attend(queries, features, features, mask, at_once=self.at_once)
-        parts = view.split(list(self.tasks.values()), dim=1)
-        return dict(zip(self.tasks, parts, strict=True))
-
-    def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Weights of Eq. 12: (B, T, D) -> (B, C, T), each row summing to 1."""
-        scores = self.query[task] @ features.transpose(1, 2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None], float("-inf"))
-        return scores.softmax(dim=2)
+STEPS_AT_ONCE = 32
+"""Steps whose input products are computed at once: enough for efficient products, few enough for
+the arrays to stay in the cache and below the 32 MB from which glibc maps memory anew each time."""
 
 
-class TanhAttention(Head):
-    r"""Label attention of LAAT: each code weighs positions by a hidden layer of their features.
+def bidirectional_gru(x: Tensor, parameters: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Run `nn.GRU` in several directions at once, in one loop over time.
 
-    For code l of a task with projection P (D x A), query :math:`q_l`, classifier :math:`w_l` and
-    bias :math:`b_l`:
-
-    .. math::
-        z_t = \tanh(h_t P), \quad a_l = \mathrm{softmax}_t(q_l \cdot z_t), \quad
-        v_l = \sum_t a_{lt} h_t, \quad \mathrm{logit}_l = w_l \cdot v_l + b_l
-
-    Each task has a projection of its own, as each level of JointLAAT has.
+    Per step `nn.GRU` runs each direction by itself on a CPU and records a dozen operations for
+    autograd. Here a step takes six operations for all directions together, and the gradient is
+    written out. The results agree up to rounding; a small model's step takes half the time.
 
     Args:
-        size: D, features of a position.
-        tasks: number of codes of each task.
-        attention_size: A, d_a in the paper.
+        x: (W, B, T, E), the input of each direction, in its own reading order.
+        parameters: for each direction `[weight_ih, weight_hh, bias_ih, bias_hh]` of an `nn.GRU`.
 
-    References:
-        Vu, Nguyen and Nguyen 2020 (LAAT); P, q and w start from a normal distribution of standard
-        deviation 0.03, as in the released code aehrc/LAAT.
+    Returns:
+        (W, B, T, H), the states in the same reading order.
+    """
+    weights = [torch.stack(part) for part in zip(*parameters, strict=True)]
+    states = _Recurrence.apply(x.transpose(1, 2), *weights, torch.is_grad_enabled())
+    return states.permute(1, 2, 0, 3)
+
+
+def _blocks(steps: int) -> list[slice]:
+    starts = range(0, steps, STEPS_AT_ONCE)
+    return [slice(start, min(start + STEPS_AT_ONCE, steps)) for start in starts]
+
+
+class _Recurrence(torch.autograd.Function):
+    """The recurrence; W directions, T steps, B notes, E features, H units, S steps at once.
+
+    Gates are those of `nn.GRU`, in its order r, z, n: r and z are sigmoids,
+    n = tanh(i_n + r (h U_n + b_n)), and the new state is (1 - z) n + z h.
     """
 
-    at_once = _SCORES
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,  # (W, T, B, E)
+        weight_ih: Tensor,  # (W, 3H, E)
+        weight_hh: Tensor,  # (W, 3H, H)
+        bias_ih: Tensor,  # (W, 3H)
+        bias_hh: Tensor,  # (W, 3H)
+        keep: bool,  # whether a gradient will be needed
+    ) -> Tensor:  # (T, W, B, H)
+        ways, steps, notes, _ = x.shape
+        units = weight_hh.shape[2]
+        from_input, from_state = weight_ih.transpose(1, 2), weight_hh.transpose(1, 2).contiguous()
+        added = bias_hh[:, None].expand(ways, notes, 3 * units)
+        states = weight_hh.new_empty(steps, ways, notes, units)
+        h = weight_hh.new_zeros(ways, notes, units)
+        kept: list[Tensor] = []
+        for block in _blocks(steps):
+            # (W, S, B, 3H); under autocast in half precision, which the recurrence is not.
+            inputs = torch.baddbmm(bias_ih[:, None], x[:, block].flatten(1, 2), from_input)
+            inputs = inputs.to(weight_hh.dtype).view(ways, -1, notes, 3 * units)
+            # [r, z, h U_n + b_n] of each step; the sums of r and z become gates in place.
+            recurrent = states.new_empty(inputs.shape[1], ways, notes, 3 * units)
+            n = states.new_empty(inputs.shape[1], ways, notes, units)
+            each = zip(
+                inputs[..., : 2 * units].unbind(1),
+                inputs[..., 2 * units :].unbind(1),
+                recurrent.unbind(0),
+                recurrent[..., : 2 * units].unbind(0),
+                recurrent[..., :units].unbind(0),
+                recurrent[..., units : 2 * units].unbind(0),
+                recurrent[..., 2 * units :].unbind(0),
+                n.unbind(0),
+                states[block].unbind(0),
+                strict=True,
+            )
+            for in_rz, in_n, at, at_rz, at_r, at_z, at_hidden, at_n, at_h in each:
+                torch.baddbmm(added, h, from_state, out=at)
+                at_rz.add_(in_rz).sigmoid_()
+                torch.addcmul(in_n, at_r, at_hidden, out=at_n).tanh_()
+                h = torch.lerp(at_n, h, at_z, out=at_h)
+            if keep:
+                kept += [recurrent, n]
+        ctx.save_for_backward(x, weight_ih, weight_hh, states, *kept)
+        return states
 
-    def __init__(self, size: int, tasks: Mapping[str, int], *, attention_size: int) -> None:
-        super().__init__(tasks)
-        self.projection = nn.ParameterDict()
-        self.query = nn.ParameterDict()
-        bound = size**-0.5
-        for task, codes in self.tasks.items():
-            self.projection[task] = nn.Parameter(torch.randn(size, attention_size) * 0.03)
-            self.query[task] = nn.Parameter(torch.randn(codes, attention_size) * 0.03)
-            self.weight[task] = nn.Parameter(torch.randn(codes, size) * 0.03)
-            self.bias[task] = nn.Parameter(torch.empty(codes).uniform_(-bound, bound))
-
-    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """Give each code its view of the note: (B, T, D) -> {task: (B, C, D)}."""
-        views = {}
-        for task in self.tasks:
-            keys = torch.tanh(features @ self.projection[task])  # (B, T, A)
-            views[task] = attend(self.query[task], keys, features, mask, at_once=self.at_once)
-        return views
-
-    def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Tell what each code looks at: (B, T, D) -> (B, C, T), each row summing to 1."""
-        keys = torch.tanh(features @ self.projection[task])
-        scores = self.query[task] @ keys.transpose(1, 2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None], float("-inf"))
-        return scores.softmax(dim=2)
-
-
-class PooledHead(Head):
-    """One vector of the note, the same for every code, and an affine layer for each task.
-
-    A subclass says how features are pooled. The affine layers start as `nn.Linear` does.
-
-    Args:
-        size: D, features of a position and of the pooled vector.
-        tasks: number of codes of each task.
-    """
-
-    def __init__(self, size: int, tasks: Mapping[str, int]) -> None:
-        super().__init__(tasks)
-        bound = size**-0.5
-        for task, codes in self.tasks.items():
-            self.weight[task] = nn.Parameter(torch.empty(codes, size).uniform_(-bound, bound))
-            self.bias[task] = nn.Parameter(torch.empty(codes).uniform_(-bound, bound))
-
-    def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, D), (B, T) -> (B, D)."""
-        raise NotImplementedError
-
-    def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """Give each code the pooled vector: (B, T, D) -> {task: (B, C, D)}."""
-        pooled = self.pool(features, mask)[:, None]
-        return {task: pooled.expand(-1, codes, -1) for task, codes in self.tasks.items()}
-
-    def forward(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """(B, T, D) -> logits {task: (B, C)}."""
-        pooled = self.pool(features, mask)
-        return {task: F.linear(pooled, self.weight[task], self.bias[task]) for task in self.tasks}
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight_ih, weight_hh, states, *kept = ctx.saved_tensors
+        steps, ways, notes, units = states.shape
+        # A step's gradient is laid out as [n, z, r, product]: n to r concern the inputs, z to
+        # product the states. The rows of the weights are put in these orders.
+        to_input = torch.cat(weight_ih.split(units, 1)[::-1], 1)
+        r_rows, z_rows, product_rows = weight_hh.split(units, 1)
+        to_state = torch.cat([z_rows, r_rows, product_rows], 1)
+        d_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        d_input, d_state = torch.zeros_like(weight_ih), torch.zeros_like(weight_hh)
+        summed = states.new_zeros(ways, 4 * units)
+        carried = torch.zeros_like(states[0])
+        for number, block in reversed(list(enumerate(_blocks(steps)))):
+            recurrent, n = kept[2 * number : 2 * number + 2]
+            r, z, hidden = recurrent.split(units, dim=3)
+            start = states[block.start - 1] if block.start else torch.zeros_like(states[0])
+            before = torch.cat([start[None], states[block][:-1]])
+            # From the gradient of a state to those of n and z before their functions, and from
+            # that of n to those of r and of the product inside n.
+            of_state = torch.stack([(1 - z) * (1 - n * n), (before - n) * z * (1 - z)], dim=3)
+            of_n = torch.stack([hidden * r * (1 - r), r], dim=3)
+            found = states.new_empty(ways, len(n), notes, 4, units)
+            each = zip(
+                grad[block].unbind(0),
+                z.unbind(0),
+                of_state.unbind(0),
+                of_n.unbind(0),
+                found[..., :2, :].unbind(1),
+                found[..., :1, :].unbind(1),
+                found[..., 2:, :].unbind(1),
+                found.flatten(3)[..., units:].unbind(1),
+                strict=True,
+            )
+            for at, keep, by_state, by_n, at_nz, at_n, at_rp, at_zrp in reversed(list(each)):
+                carried = carried + at
+                torch.mul(carried[:, :, None], by_state, out=at_nz)
+                torch.mul(at_n, by_n, out=at_rp)
+                carried = torch.baddbmm(carried * keep, at_zrp, to_state)
+            rows = found.view(ways, -1, 4 * units)
+            of_input, of_hidden = rows[..., : 3 * units], rows[..., units:]
+            summed += rows.sum(1)
+            d_input.baddbmm_(of_input.transpose(1, 2), x[:, block].flatten(1, 2).to(states.dtype))
+            d_state.baddbmm_(of_hidden.transpose(1, 2), before.transpose(0, 1).flatten(1, 2))
+            if d_x is not None:
+                d_x[:, block] = (of_input @ to_input).view_as(d_x[:, block])
+        d_input = torch.cat(d_input.split(units, 1)[::-1], 1)
+        z_rows, r_rows, product_rows = d_state.split(units, 1)
+        d_state = torch.cat([r_rows, z_rows, product_rows], 1)
+        n, z, r, product = summed.split(units, 1)
+        return d_x, d_input, d_state, torch.cat([r, z, n], 1), torch.cat([r, z, product], 1), None

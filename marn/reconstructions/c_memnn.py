@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from marn.errors import MarnError
 from marn.models.base import Coder, SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
-from marn.nn.layers import PooledHead
+from marn.nn.heads import PooledHead
 
 
 def condensed_size(size: int, hops: int) -> int:

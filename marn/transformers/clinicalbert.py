@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from marn.errors import MarnError
-from marn.nn.layers import PooledHead, length_mask
+from marn.nn.heads import PooledHead
+from marn.nn.layers import length_mask
 from marn.transformers.base import TransformerCoder, TransformerOptions
 
 Reading = Literal["state", "pooled"]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 
-from marn.nn.layers import TanhAttention
+from marn.nn.heads import TanhAttention
 from marn.transformers.base import TransformerCoder, TransformerOptions, cut_windows
 
 
