@@ -1,4 +1,4 @@
-"""Views for a live kernel: read a note through a model, and turn the knobs of the focal loss.
+"""Widgets for a live kernel: read a note through a model, and vary the focal loss.
 
 They need `ipywidgets` and a running kernel; the rendered book shows the figures instead.
 """
@@ -6,10 +6,10 @@ They need `ipywidgets` and a running kernel; the rendered book shows the figures
 from __future__ import annotations
 
 import html
-import json
 from typing import Any
 
 import ipywidgets
+import plotly.io
 
 from marn import figures
 from marn.corpus import Corpus
@@ -20,7 +20,8 @@ from marn.privacy import check_may_show
 
 __all__ = ["focal_explorer", "note_explorer"]
 
-OWN = -1  # the choice "my own text" among the notes
+OWN = -1
+"""Value of the choice "my own text" among the notes."""
 
 
 def note_explorer(
@@ -33,20 +34,20 @@ def note_explorer(
     notes: int = 100,
     show_credentialed_text: bool = False,
 ) -> ipywidgets.VBox:
-    """Show what a model makes of a note: its codes, and for each the words it looked at.
+    """Show the codes that a model predicts for a note, and the words that each looks at.
 
-    The reader picks a note of the corpus or types one, then a code. Codes that the note truly has
-    carry a tick; passages known to prove the code are underlined.
+    The reader picks a note of the corpus or types one, then a code. Codes that the note really has
+    are ticked; passages known as evidence for the code are underlined.
 
     Args:
         model: a system trained on `corpus`.
-        corpus: where notes, vocabulary and codes come from.
-        split: whose notes are offered.
+        corpus: source of notes, vocabulary and codes.
+        split: the split whose notes are offered.
         task: "icd" or "ccs".
-        k: how many codes are listed.
-        notes: how many notes are offered, from the first.
-        show_credentialed_text: shows notes that are not open. A notebook saves what it shows:
-            clear its outputs before it leaves the machine.
+        k: number of codes listed.
+        notes: number of notes offered, from the first.
+        show_credentialed_text: show notes although they are not open. A notebook saves what it
+            shows: clear its outputs before it leaves the machine.
 
     Returns:
         A box with, from the top: choice of note, text area, choice of code, view.
@@ -69,22 +70,22 @@ def note_explorer(
     now: dict[str, Any] = {}
 
     def read(_: object = None) -> None:
-        """Code the chosen note and list its codes."""
-        own.layout.display = None if note.value == OWN else "none"
+        """Predict the codes of the chosen note, and list them."""
+        mine = note.value == OWN
+        own.layout.display = None if mine else "none"
         now.clear()
-        true = set() if note.value == OWN else set(source.code_indices(task, note.value).tolist())
-        text = own.value if note.value == OWN else source.text(note.value)
+        true = [] if mine else source.code_indices(task, note.value).tolist()
+        text = own.value if mine else source.text(note.value)
         try:
-            now["seen"] = explain_note(
-                model, corpus.vocabulary, corpus.codes[task], text, k=k, task=task
-            )
+            seen = explain_note(model, corpus.vocabulary, corpus.codes[task], text, k=k, task=task)
         except MarnError as error:
             code.options = []
             view.value = f"<p>{html.escape(str(error))}</p>"
             return
+        now["seen"] = seen
         code.options = [
             (f"{'✓' if c.column in true else '·'} {c.probability:.2f} {c.code} {c.title}", i)
-            for i, c in enumerate(now["seen"].codes)
+            for i, c in enumerate(seen.codes)
         ]
         code.index = 0
         show()  # the index may have been 0 before
@@ -95,15 +96,14 @@ def note_explorer(
             return
         seen, chosen = now["seen"], now["seen"].codes[code.value]
         known = [] if note.value == OWN or task != "icd" else source.evidence(note.value)
+        proof = [e for e in known if e.code == chosen.column and e.role == "evidence"]
         view.value = attention_html(
             seen.text,
             seen.spans,
             chosen.weights,
             title=f"{chosen.code} {chosen.title}: {chosen.probability:.1%}",
             open_text=corpus.is_open,
-            evidence=[
-                (e.begin, e.end) for e in known if e.code == chosen.column and e.role == "evidence"
-            ],
+            evidence=[(e.begin, e.end) for e in proof],
             show_credentialed_text=show_credentialed_text,
         )
 
@@ -120,37 +120,26 @@ def focal_explorer() -> ipywidgets.VBox:
     Returns:
         A box with, from the top: alpha, gamma, reading, a sentence, the figure.
     """
-    alpha = ipywidgets.SelectionSlider(
-        options=[0.25, 0.5, 0.75, 0.9, 0.99, 0.999], value=0.999, description="α"
-    )
+    alphas = [0.25, 0.5, 0.75, 0.9, 0.99, 0.999]
+    alpha = ipywidgets.SelectionSlider(options=alphas, value=0.999, description="α")
     gamma = ipywidgets.FloatSlider(value=2, min=0, max=5, step=0.5, description="γ")
-    reading = ipywidgets.Dropdown(
-        options=[
-            ("both", ("paper", "released")),
-            ("Eq. 16 of the paper", ("paper",)),
-            ("released code", ("released",)),
-        ],
-        description="Reading",
-    )
+    readings = {"both": ("paper", "released")}
+    readings |= {"Eq. 16 of the paper": ("paper",), "released code": ("released",)}
+    reading = ipywidgets.Dropdown(options=list(readings.items()), description="Reading")
     sentence = ipywidgets.HTML()
     output = ipywidgets.Output()
 
     def draw(_: object = None) -> None:
-        crossing = {"paper": 1 - alpha.value, "released": 0.5}
-        said = " and ".join(
-            f"{crossing[name]:.3g} ({'Eq. 16' if name == 'paper' else 'released code'})"
-            for name in reading.value
-        )
-        sentence.value = f"<p>A code is predicted where its true probability exceeds {said}.</p>"
+        crossings = {
+            "paper": f"{1 - alpha.value:.3g} (Eq. 16)",
+            "released": "0.5 (released code)",
+        }
+        where = " and ".join(crossings[name] for name in reading.value)
+        sentence.value = f"<p>A code is predicted if its true probability exceeds {where}.</p>"
         figure = figures.focal_optimum(alpha.value, (gamma.value,), reading.value)
-        # set as a whole: shown by any front end that knows plotly, and nothing is printed
-        output.outputs = (
-            {
-                "output_type": "display_data",
-                "data": {"application/vnd.plotly.v1+json": json.loads(figure.to_json())},
-                "metadata": {},
-            },
-        )
+        # set as a whole: any front end that knows plotly shows it, and nothing is printed
+        data = plotly.io.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())
+        output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
 
     for control in (alpha, gamma, reading):
         control.observe(draw, "value")

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import plotly.io
 import pytest
 
 from marn import analysis, figures
@@ -22,7 +23,7 @@ def history():
             "epoch": epochs,
             "loss": 1 / epochs / 3,
             "dev/icd/micro_f1": epochs / 7,
-            "dev/icd/macro_f1": [np.nan, 0.1, 0.2, 0.3, 0.4],
+            "dev/icd/macro_f1_caml": [np.nan, 0.1, 0.2, 0.3, 0.4],
         }
     )
 
@@ -69,9 +70,6 @@ MAKERS = {
     "training_curves": lambda: figures.training_curves(history(), best_epoch=4),
     "score_bars": lambda: figures.score_bars(scores()),
     "loss_by_frequency": lambda: figures.loss_by_frequency({HOSTILE: losses(), "b": losses()}),
-    "f1_by_frequency": lambda: figures.f1_by_frequency(
-        np.arange(20), {HOSTILE: np.linspace(0, 1, 20) / 3}
-    ),
     "code_clusters": lambda: figures.code_clusters(
         points(30), points(9, 1), icd_names=[HOSTILE] * 30, explained=[1 / 3, 1 / 7]
     ),
@@ -145,6 +143,17 @@ def test_only_the_theme_says_which_colours_text_and_ground_have():
 # -- each figure by hand --------------------------------------------------------------------------
 
 
+def test_no_figure_that_is_shown_offers_to_upload_itself():
+    for make in (MAKERS["attention_heatmap"], go.Figure):  # a chapter's own figures too
+        shown = plotly.io.renderers["plotly_mimetype"].to_mimebundle(make().to_dict())
+        config = shown["application/vnd.plotly.v1+json"]["config"]
+        assert config == {"displaylogo": False, "showSendToCloud": False}
+    assert (
+        '"showSendToCloud": false'
+        in (plotly.io.renderers["notebook"].to_mimebundle(go.Figure().to_dict())["text/html"])
+    )
+
+
 def test_code_frequency_keeps_the_corners_of_the_curve():
     figure = figures.code_frequency([2, 7, 2, 2, 0, 2, 0])
     # sorted 7 2 2 2 2 0 0: the runs are rank 1, ranks 2 to 5, ranks 6 to 7
@@ -162,7 +171,9 @@ def test_code_frequency_draws_the_same_curve_with_and_without_names():
 
 
 def test_code_frequency_refuses_the_wrong_number_of_names():
-    with pytest.raises(MarnError, match="2 for `frequency`, 1 for `names`"):
+    with pytest.raises(
+        MarnError, match="frequency and names must have the same length, but got 2 and 1"
+    ):
         figures.code_frequency([1, 2], names=["a"])
 
 
@@ -220,6 +231,8 @@ def test_training_curves_put_loss_above_and_scores_below():
     figure = figures.training_curves(history(), best_epoch=4)
     assert [trace.yaxis for trace in figure.data] == ["y", "y2", "y2"]
     assert figure.data[2].y == (None, 0.1, 0.2, 0.3, 0.4)
+    names = ["training loss", "dev ICD, micro F1", "dev ICD, macro F1 (CAML)"]
+    assert [trace.name for trace in figure.data] == names
     assert figure.layout.title.text == "Training (best: epoch 4)"
     assert {shape.x0 for shape in figure.layout.shapes} == {4}
     with pytest.raises(MarnError, match="dev/icd/auc"):
@@ -260,24 +273,11 @@ def test_loss_by_frequency_draws_codes_or_medians_of_runs():
     expected = np.median(frame["loss"].to_numpy().reshape(4, 3), axis=1)
     np.testing.assert_allclose(few.data[0].y, expected, rtol=1e-3)
     assert few.data[0].x == (2, 5, 8, 11)
+    assert figure.layout.yaxis.dtick is None  # within two decades: ticks between powers of ten
+    wide = figures.loss_by_frequency({"BCE": frame.assign(loss=np.logspace(-4, 0, 12))})
+    assert wide.layout.yaxis.dtick == 1
     with pytest.raises(MarnError, match="'focal'"):
         figures.loss_by_frequency({"BCE": frame, "focal": frame[::-1]})
-
-
-def test_f1_by_frequency_by_hand():
-    figure = figures.f1_by_frequency([0, 1, 100, 4, 4], {"a": [1, 0.1, 0.8, 0.2, 0.4]}, groups=2)
-    cloud, line = figure.data
-    assert cloud.x == (1, 4, 4, 100)
-    # two groups of two codes: 1 and 4 (geometric mean 2), 4 and 100 (20)
-    np.testing.assert_allclose(line.x, [2, 20])
-    np.testing.assert_allclose(line.y, [0.15, 0.6])
-    assert "1 unseen codes" in figure.layout.title.text.replace("<br>", " ")
-    many = figures.f1_by_frequency(np.arange(1, 2000), {"a": np.ones(1999)})
-    assert len(many.data) == 1
-    with pytest.raises(MarnError, match="occurs"):
-        figures.f1_by_frequency([0, 0], {"a": [1, 1]})
-    with pytest.raises(MarnError, match="1 for `a`"):
-        figures.f1_by_frequency([1, 2], {"a": [1]})
 
 
 def test_code_clusters_draws_every_code():

@@ -128,6 +128,8 @@ def test_focal_explorer_draws_what_the_controls_say():
     alpha.value, gamma.value, reading.value = 0.9, 1.0, ("paper",)
     assert "0.1 (Eq. 16)" in sentence.value
     assert "released" not in sentence.value
-    (curve,) = output.outputs[0]["data"]["application/vnd.plotly.v1+json"]["data"]
+    figure = output.outputs[0]["data"]["application/vnd.plotly.v1+json"]
+    assert figure["config"]["showSendToCloud"] is False
+    (curve,) = figure["data"]
     expected = analysis.focal_optimum(curve["x"], 0.9, 1.0, "paper")
     np.testing.assert_allclose(curve["y"], expected, atol=1e-3)

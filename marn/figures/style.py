@@ -1,0 +1,137 @@
+"""What all figures share: layout, colours, rounding, and checks of their input.
+
+A figure leaves the colours of text, grid and background to the page that shows it (template
+"none"), is legible on a phone, and holds plain lists rounded to four digits, so that its JSON is
+small and the same on every machine.
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io
+from numpy.typing import ArrayLike, NDArray
+
+from marn.errors import MarnError
+
+COLOURS: Final = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2")
+"""Colours of traces, legible on white and on near-black."""
+
+GREY: Final = "#8b949e"
+"""Colour of lines and points in the background."""
+
+CONFIG: Final = {"displaylogo": False, "showSendToCloud": False}
+"""Plotly settings of every figure shown after this module is imported.
+
+Without them plotly.js offers a button that uploads the figure, note text included, to a cloud."""
+
+
+def _configure_renderers() -> None:
+    for name in plotly.io.renderers:
+        renderer = plotly.io.renderers[name]
+        if hasattr(renderer, "config"):
+            renderer.config = {**(renderer.config or {}), **CONFIG}
+
+
+_configure_renderers()
+
+
+def new_figure(
+    title: str, x: str = "", y: str = "", *, height: int = 420, traces: Sequence[Any] = ()
+) -> go.Figure:
+    """Return a figure in the house layout, with titles of its axes."""
+    figure = go.Figure(list(traces))
+    lay_out(figure, title, height)
+    figure.update_xaxes(title_text=x)
+    figure.update_yaxes(title_text=y)
+    return figure
+
+
+def lay_out(figure: go.Figure, title: str, height: int) -> None:
+    """Give a figure, in place, the house layout: title wrapped for a phone, legend below."""
+    lines = textwrap.wrap(title, 42)
+    figure.update_layout(
+        template="none",
+        colorway=COLOURS,
+        title={"text": "<br>".join(map(escaped, lines)), "font": {"size": 15}},
+        title_x=0.02,
+        title_xanchor="left",
+        title_yref="container",
+        title_y=round(1 - 12 / height, 4),
+        title_yanchor="top",
+        height=height,
+        margin={"l": 60, "r": 16, "t": 28 + 20 * len(lines), "b": 56},
+        legend={"orientation": "h", "x": 0, "xanchor": "left"},
+        legend_yref="container",
+        legend_y=0.01,
+        legend_yanchor="bottom",
+        hoverlabel={"align": "left"},
+    )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+
+
+def rounded(values: ArrayLike, digits: int = 4) -> list[Any]:
+    """Return numbers rounded to so many significant digits, None for those that are not finite.
+
+    Example:
+        >>> rounded([1 / 3, float("nan"), 12345.6])
+        [0.3333, None, 12350.0]
+    """
+    array = np.asarray(values)
+    if np.issubdtype(array.dtype, np.integer) or array.dtype == bool:
+        return array.tolist()
+    return [float(f"{x:.{digits}g}") if np.isfinite(x) else None for x in array.tolist()]
+
+
+def escaped(text: object) -> str:
+    """Return text that plotly shows as it is: it would read the "<500g" of a title as a tag."""
+    return html.escape(str(text), quote=False)
+
+
+def wrapped(texts: Sequence[object], width: int = 40) -> list[str]:
+    """Return texts escaped and broken into lines of at most so many characters."""
+    return ["<br>".join(map(escaped, textwrap.wrap(str(text), width))) for text in texts]
+
+
+def curve(x: ArrayLike, y: ArrayLike, name: object, hover: str, **options: Any) -> go.Scatter:
+    """Return a line through points, with the text shown on hover."""
+    options = {"mode": "lines", "hovertemplate": hover, **options}
+    return go.Scatter(x=rounded(x), y=rounded(y), name=escaped(name), **options)
+
+
+def dots(
+    points: NDArray[Any],
+    name: object,
+    texts: Sequence[object] | None,
+    kind: Any = go.Scatter,
+    **marker: Any,
+) -> Any:
+    """Return a trace of (n, 2) points, with the texts shown on hover, or nothing without texts."""
+    text = None if texts is None else wrapped(texts)
+    hover = "skip" if texts is None else "text"
+    x, y = rounded(points[:, 0], 3), rounded(points[:, 1], 3)
+    return kind(x=x, y=y, name=name, text=text, hoverinfo=hover, mode="markers", marker=marker)
+
+
+def check_lengths(**arrays: Any) -> None:
+    """Raise MarnError for arrays of different lengths."""
+    lengths = [len(array) for array in arrays.values()]
+    if len(set(lengths)) > 1:
+        raise MarnError(
+            f"{' and '.join(arrays)} must have the same length, but got "
+            + " and ".join(map(str, lengths))
+        )
+
+
+def check_columns(name: str, frame: pd.DataFrame, needed: Sequence[str]) -> None:
+    """Raise MarnError for a frame without the columns that a figure needs."""
+    missing = [column for column in needed if column not in frame]
+    if missing:
+        raise MarnError(f"{name} lacks the columns {missing}; it has {list(frame.columns)}")
