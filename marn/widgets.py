@@ -123,9 +123,12 @@ def focal_explorer() -> ipywidgets.VBox:
     alphas = [0.25, 0.5, 0.75, 0.9, 0.99, 0.999]
     alpha = ipywidgets.SelectionSlider(options=alphas, value=0.999, description="α")
     gamma = ipywidgets.FloatSlider(value=2, min=0, max=5, step=0.5, description="γ")
-    readings = {"both": ("paper", "released")}
-    readings |= {"Eq. 16 of the paper": ("paper",), "released code": ("released",)}
-    reading = ipywidgets.Dropdown(options=list(readings.items()), description="Reading")
+    choices = [
+        ("both", ("paper", "released")),
+        ("Eq. 16 of the paper", ("paper",)),
+        ("released code", ("released",)),
+    ]
+    reading = ipywidgets.Dropdown(options=choices, description="Reading")
     sentence = ipywidgets.HTML()
     output = ipywidgets.Output()
 

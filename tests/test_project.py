@@ -133,7 +133,7 @@ def violations(name: str, seen: set[str]) -> set[str]:
     if name == "site":
         return seen - {"site"}
     allowed = {other for other in seen if FLOOR_OF.get(other, 99) < FLOOR_OF[name]} | {name}
-    allowed &= DRAWN_FROM_ARRAYS.get(name, allowed)
+    allowed &= DRAWN_FROM_ARRAYS.get(name, allowed) | {name}
     return seen - allowed
 
 
