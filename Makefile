@@ -35,20 +35,20 @@ environment:  ## the virtual environment .venv, from requirements.lock
 	echo "$$wanted" > $(VENV)/made-from
 
 data: environment  ## the teaching hospital and its corpus, in data/teaching
-	@$(BIN)/python -m marn.site data
+	@$(BIN)/python book/_ext/make_book.py data
 
 book:  ## everything: environment, data, every chapter executed here, pages in _build/html
 	@began=$$(date +%s); $(MAKE) --no-print-directory environment && \
-	$(BIN)/python -m marn.site book --environment $$(( $$(date +%s) - began ))
+	$(BIN)/python book/_ext/make_book.py book --environment $$(( $$(date +%s) - began ))
 
 site: environment  ## the pages from the stored outputs, in seconds
-	@$(BIN)/python -m marn.site site
+	@$(BIN)/python book/_ext/make_book.py site
 
 lab: data  ## the chapters in JupyterLab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book
 
 chapters: environment  ## execute what changed and update the committed notebooks (CHAPTER="03 04" for some)
-	@$(BIN)/python -m marn.site chapters $(CHAPTER)
+	@$(BIN)/python book/_ext/make_book.py chapters $(CHAPTER)
 
 test: lint data browser unit nbval  ## all that CI runs: lint, tests, the chapters' stored outputs, the pages in a browser
 

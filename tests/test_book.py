@@ -8,8 +8,8 @@ import nbformat
 import pytest
 import yaml
 
-from marn.site import chapters
-from marn.site.chapters import BOOK, ROOT
+import chapters
+from chapters import BOOK, ROOT
 
 TEXTS = chapters.texts()
 TAGS = {

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from marn.site.__main__ import render
-from marn.site.chapters import BOOK
+from chapters import BOOK
+from make_book import render
 
 sync_api = pytest.importorskip("playwright.sync_api")
 

@@ -7,8 +7,8 @@ from typing import Any
 import papermill
 import pytest
 
-from marn.site import chapters
-from marn.site.chapters import BOOK
+import chapters
+from chapters import BOOK
 
 TEXTS = chapters.texts()
 RUNS: dict[str, dict[str, Any]] = {  # quick ones, other than what is stored

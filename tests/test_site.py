@@ -1,13 +1,15 @@
-"""Executing chapters, knowing which have to be, and the figures' place in the page."""
+"""The book's tools: which chapters are executed again, what makes the data, figures in pages."""
 
 import json
+from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import pytest
 
-from marn.site import MIME, PlotlyMime, chapters
+import chapters
+import make_book
+from book_pages import PLOTLY_MIME, figure_html, read_notebook
 
 CHAPTER = """---
 jupytext:
@@ -40,7 +42,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "book/intro.md": "# Intro\n",
         "book/results/figures.json": "{}",
         "marn/module.py": "one = 1\n",
-        "marn/site/page.css": "",
+        "book/_ext/static/book.css": "",
         "data_prep/module.py": "",
         "data/teaching/card.json": "{}",
         "requirements.lock": "",
@@ -65,7 +67,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("book/results/figures.json", "[]", True),
         ("requirements.lock", "torch==1\n", True),
         ("book/02_two.md", CHAPTER, False),  # another chapter
-        ("marn/site/page.css", "a {}", False),  # how pages look
+        ("book/_ext/static/book.css", "a {}", False),  # how pages look
         ("marn/__pycache__/module.pyc", "x", False),
         ("marn/module.py", "one = 1\n", False),  # the same content at another date
     ],
@@ -140,26 +142,95 @@ def test_cell_ids_follow_content_and_are_unique(project: Path) -> None:
     assert len(set(after)) == len(before) + 1
 
 
-def figure(**content: object) -> str | None:
-    data = SimpleNamespace(mime_type=MIME, content=content)
-    found = PlotlyMime.handle_mime(None, data, inline=False)
-    return None if found is None else found[0].astext()
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("data_prep/sources/teaching.py", True),
+        ("data_prep/hospital/lexicon.txt", True),
+        ("marn/corpus/text.py", True),  # a module of a package
+        ("marn/errors.py", True),
+        ("marn/models/marn.py", False),
+        ("book/01_one.md", False),
+    ],
+)
+def test_data_are_made_again_when_their_makers_change(
+    project: Path, monkeypatch: pytest.MonkeyPatch, name: str, again: bool
+) -> None:
+    commands: list[tuple[object, ...]] = []
+    monkeypatch.setattr(make_book, "ROOT", project)
+    monkeypatch.setattr(make_book, "CARD", chapters.CARD)
+    monkeypatch.setattr(make_book, "DATA_STAMP", project / "data" / "teaching.key")
+    monkeypatch.setattr(make_book, "_run", lambda *command: commands.append(command))
+    for file in ("marn/corpus/text.py", "marn/errors.py"):
+        (project / file).parent.mkdir(exist_ok=True)
+        (project / file).write_text("")
+    assert make_book.data()
+    assert not make_book.data()
+    path = project / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("changed = True\n")
+    assert make_book.data() is again
+    assert len(commands) == 1 + again
+
+
+class Elements(HTMLParser):
+    """Lists a text's elements and the data within each script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.script = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.found and self.found[-1][0] == "script":
+            self.script += data
 
 
 def test_figure_keeps_its_data_and_leaves_its_template() -> None:
-    layout = {"template": {"layout": {"font": {"color": "red"}}}, "height": 300}
-    html = figure(data=[{"y": [1, 2], "name": "</script>"}], layout=layout, frames=[])
-    assert html is not None
-    assert "min-height:300px" in html
-    body = html.split('<script type="application/json">')[1].split("</script>")[0]
-    assert json.loads(body) == {
-        "data": [{"y": [1, 2], "name": "</script>"}],
-        "layout": {"height": 300},
+    layout = {
+        "template": {"layout": {"font": {"color": "red"}}},
+        "height": 300,
+        "title": {"text": 'F1 <b>by</b> "code"'},
     }
+    figure = {"data": [{"y": [1, 2]}], "layout": layout, "frames": []}
+    page = Elements(figure_html(figure))
+    host = page.found[0][1]
+    assert host["style"] == "min-height:300px"
+    assert host["aria-label"] == 'F1  by  "code"'
+    kept = {"height": 300, "title": layout["title"]}
+    assert json.loads(page.script) == {"data": [{"y": [1, 2]}], "layout": kept}
+    assert "template" in layout  # the notebook is left as it is
 
 
-def test_other_outputs_are_left_to_others() -> None:
-    other = SimpleNamespace(mime_type="text/plain", content="1")
-    assert PlotlyMime.handle_mime(None, other, inline=False) is None
-    inline = SimpleNamespace(mime_type=MIME, content={})
-    assert PlotlyMime.handle_mime(None, inline, inline=True) is None
+@pytest.mark.parametrize("text", ["</script>", "<!--<script>", "]]>", "<br>", "\u2028"])
+def test_no_text_of_a_figure_ends_or_swallows_the_page(text: str) -> None:
+    figure = {"data": [{"name": text}], "layout": {"title": {"text": text}}}
+    page = Elements(figure_html(figure) + "<p>after</p>")
+    assert [tag for tag, _ in page.found] == ["div", "script", "noscript", "p"]
+    assert json.loads(page.script.split("This figure")[0])["data"][0]["name"] == text
+
+
+def notebook_with(data: dict[str, object]) -> str:
+    output = nbformat.v4.new_output("display_data", data)
+    cell = nbformat.v4.new_code_cell("1", outputs=[output])
+    return nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))
+
+
+def test_reader_turns_figures_into_html_and_leaves_other_outputs() -> None:
+    figure = {"data": [{"y": [3]}], "layout": {}}
+    read = read_notebook(notebook_with({PLOTLY_MIME: figure, "text/plain": "Figure(...)"}))
+    assert read.cells[0].outputs[0].data == {"text/html": figure_html(figure)}
+    read = read_notebook(notebook_with({"text/plain": "1"}))
+    assert read.cells[0].outputs[0].data == {"text/plain": "1"}
+
+
+def test_tables_have_no_empty_headers() -> None:
+    table = '<tr><th></th><th class="x"></th><th>F1</th></tr>'
+    read = read_notebook(notebook_with({"text/html": table}))
+    assert read.cells[0].outputs[0].data["text/html"] == (
+        '<tr><td></td><td class="x"></td><th>F1</th></tr>'
+    )

@@ -1,4 +1,7 @@
-"""Make the book: `python -m marn.site data | chapters | book | site`; the Makefile calls it."""
+"""Make the book: `python book/_ext/make_book.py data | chapters | book | site`.
+
+The Makefile calls it.
+"""
 
 import argparse
 import logging
@@ -10,20 +13,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from marn.site import chapters
-from marn.site.chapters import BOOK, CARD, ROOT
+import chapters
+from chapters import BOOK, CARD, ROOT
 
-log = logging.getLogger("marn.site")
+log = logging.getLogger("make_book")
 
 BUILD = ROOT / "_build"
 EXECUTED = BUILD / "book"
 INDEX = BUILD / "html" / "index.html"
 DATA_STAMP = CARD.parents[1] / "teaching.key"
-DATA_MODULES = ("corpus", "codes", "text", "errors", "embeddings")  # what data_prep sees of marn
+DATA_PREP_IMPORTS = ("corpus", "errors", "privacy")  # the parts of marn that data_prep may import
 
 
 class PartError(Exception):
-    """A part that did not come out; the message says which."""
+    """Raised if a part of the book could not be made; the message says which."""
 
 
 def _run(*command: str | Path, quietly: bool = False) -> None:
@@ -38,17 +41,14 @@ def _run(*command: str | Path, quietly: bool = False) -> None:
 
 
 def data() -> bool:
-    """Make the teaching hospital and its corpus, unless what makes them is as it was.
+    """Make the teaching hospital and its corpus, unless the code that makes them is unchanged.
 
     Returns:
         True if there was something to do.
     """
-    modules = [ROOT / "marn" / f"{module}.py" for module in DATA_MODULES]
-    makers = [
-        *chapters.files_below("data_prep"),
-        *(module for module in modules if module.exists()),
-    ]
-    key = chapters.digest(makers)
+    rooms = [f"marn/{name}" for name in DATA_PREP_IMPORTS]
+    modules = [path for room in rooms if (path := ROOT / f"{room}.py").exists()]
+    key = chapters.digest([*chapters.files_below("data_prep", *rooms), *modules])
     if CARD.exists() and DATA_STAMP.exists() and DATA_STAMP.read_text() == key:
         return False
     _run(sys.executable, "-m", "data_prep", "teaching", "--out", CARD.parent.relative_to(ROOT))
@@ -57,7 +57,7 @@ def data() -> bool:
 
 
 def execute(names: list[str]) -> bool:
-    """Execute on this machine the chapters that changed, into `_build/book`."""
+    """Execute the chapters that changed into `_build/book`; return whether there were any."""
     done = chapters.execute(chapters.texts(names), EXECUTED)
     if failed := [name for name, seconds in done.items() if seconds is None]:
         raise PartError(f"failed: {', '.join(failed)}")
@@ -65,7 +65,7 @@ def execute(names: list[str]) -> bool:
 
 
 def twins(names: list[str]) -> None:
-    """Execute the chapters that changed and bring the outputs into `book/`, to be committed."""
+    """Execute the chapters that changed and copy them into `book/`, to be committed."""
     execute(names)
     for text in chapters.texts(names):
         executed = EXECUTED / f"{text.stem}.ipynb"
@@ -76,7 +76,7 @@ def twins(names: list[str]) -> None:
 
 
 def render(source: Path, out: Path = ROOT) -> bool:
-    """Render a folder of pages and executed notebooks; a warning is an error."""
+    """Render a folder of pages and executed notebooks; any warning is an error."""
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     strict = ("-W", "-n", "--keep-going")
     where = ("--config", ROOT / "_config.yml", "--path-output", out)
@@ -85,7 +85,11 @@ def render(source: Path, out: Path = ROOT) -> bool:
 
 
 def book(environment: float) -> None:
-    """Make everything that a reader's machine can make, and say how long each part took."""
+    """Make data, chapters and pages on this machine, and log how long each part took.
+
+    Args:
+        environment: seconds that the virtual environment took.
+    """
     parts: list[tuple[str, float, bool]] = [("environment", environment, environment > 2)]
 
     def part(name: str, action: Callable[[], bool]) -> None:
@@ -99,30 +103,33 @@ def book(environment: float) -> None:
         return render(EXECUTED)
 
     part("teaching hospital and corpus", data)
-    part("chapters, with the training in them", lambda: execute([]))
+    part("chapters, including training", lambda: execute([]))
     part("rendering", rendered)
     log.info("")
     for name, seconds, done in parts:
         log.info("%-38s %6.0f s%s", name, seconds, "" if done else "   (nothing changed)")
-    log.info("%-38s %6.0f s", "together", sum(seconds for _, seconds, _ in parts))
+    log.info("%-38s %6.0f s", "total", sum(seconds for _, seconds, _ in parts))
     log.info("\nOpen %s", INDEX.as_uri())
 
 
 def main() -> int:
-    """Read the command line and do one thing."""
+    """Run the command line; return its exit status."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("marn.site").setLevel(logging.INFO)
-    parser = argparse.ArgumentParser(prog="python -m marn.site", description=__doc__)
+    for logger in (log, chapters.log):
+        logger.setLevel(logging.INFO)
+    parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("data", help="make data/teaching, if what makes it changed")
-    one = commands.add_parser("chapters", help="execute chapters and update the committed outputs")
-    one.add_argument("names", nargs="*", help="names or numbers of chapters (all of them)")
-    whole = commands.add_parser("book", help="data, execution on this machine, rendering")
-    whole.add_argument("--environment", type=float, default=0.0, help="seconds its set-up took")
-    commands.add_parser("site", help="render from the outputs that are stored")
+    commands.add_parser("data", help="make data/teaching, if the code that makes it changed")
+    one = commands.add_parser(
+        "chapters", help="execute changed chapters and update their notebooks"
+    )
+    one.add_argument("names", nargs="*", help="names or numbers of chapters; default: all")
+    whole = commands.add_parser("book", help="make data, execute chapters here, render the pages")
+    whole.add_argument("--environment", type=float, default=0.0, help="seconds it took to set up")
+    commands.add_parser("site", help="render the pages from the stored outputs")
     options = parser.parse_args()
 
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # chapters run side by side
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # chapters run in parallel
     try:
         if options.command == "data":
             data()

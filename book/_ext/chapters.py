@@ -1,8 +1,8 @@
-"""Chapters: the text that people edit, and its executed twin that everything else reads.
+"""Read, execute and store chapters.
 
-`book/NN_name.md` (MyST) is the source. `book/NN_name.ipynb` is made from it, committed with its
-outputs, and never edited. Kernels run in `book/`, so that paths in a chapter mean the same
-wherever its executed copy is written.
+People edit `book/NN_name.md` (MyST). `book/NN_name.ipynb` is made from it by execution, committed
+with its outputs and never edited; pages, nbval and papermill read it. Kernels run in `book/`, so a
+chapter's paths do not depend on where its executed copy is written.
 """
 
 import asyncio
@@ -22,41 +22,44 @@ from nbformat import NotebookNode
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 CELL_SECONDS = 600  # a cell that takes longer has hung
-PARALLEL = 2  # chapters executed at once
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of tracebacks, which also go to files
-LIBRARY = ("marn", "data_prep")
+PARALLEL = 2  # chapters executed at the same time
+ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # tracebacks have it, and are also logged to files
 CARD = ROOT / "data" / "teaching" / "card.json"
 
 
 def texts(names: Iterable[str] = ()) -> list[Path]:
-    """List the chapters' texts in order.
+    """List the chapters' sources in order.
 
     Args:
-        names: chapter names such as "03_label_attention", or their numbers; empty means all.
+        names: chapter names such as "03_marn", or numbers such as "03"; empty means all.
+
+    Returns:
+        Paths of the `.md` files.
 
     Raises:
-        FileNotFoundError: if a name fits no chapter.
+        FileNotFoundError: if a name matches no chapter.
     """
     found = sorted(BOOK.glob("[0-9][0-9]_*.md"))
     if not (wanted := list(names)):
         return found
     chosen = []
     for name in wanted:
-        fitting = [text for text in found if name in (text.stem, text.stem[:2])]
-        if not fitting:
-            raise FileNotFoundError(f"no chapter {name!r} in {BOOK}")
-        chosen += fitting
+        matching = [text for text in found if name in (text.stem, text.stem[:2])]
+        if not matching:
+            known = ", ".join(text.stem for text in found)
+            raise FileNotFoundError(f"no chapter {name!r}; choose from {known}")
+        chosen += matching
     return chosen
 
 
 def notebook(text: Path) -> NotebookNode:
-    """Read a chapter's text as a notebook without outputs.
+    """Read a chapter's source as a notebook without outputs.
 
-    Cell ids are drawn from the cells' sources and the metadata is the same on every machine, so
-    that a twin changes in git only where the chapter or its outputs do.
+    Cell ids are hashes of the cells' sources and the metadata is the same on every machine, so the
+    stored notebook changes in git only where the chapter or its outputs do.
     """
     book = jupytext.read(text, fmt="md:myst")
     seen: dict[str, int] = {}
@@ -73,12 +76,12 @@ def notebook(text: Path) -> NotebookNode:
 
 
 def sources(book: NotebookNode) -> list[tuple[str, str, list[str]]]:
-    """Give what a chapter and its twin must share: kind, source and tags of each cell."""
+    """List type, source and tags of each cell: what a chapter shares with its stored notebook."""
     return [(c.cell_type, c.source, sorted(c.metadata.get("tags", []))) for c in book.cells]
 
 
 def digest(files: Iterable[Path]) -> str:
-    """Hash files of the project: their names and contents."""
+    """Hash the names and contents of files of the project."""
     total = hashlib.sha256()
     for file in sorted(files):
         total.update(f"{file.relative_to(ROOT)}\0".encode())
@@ -86,21 +89,22 @@ def digest(files: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
-def files_below(*folders: str, without: str = "__pycache__") -> Iterator[Path]:
-    """Walk the files of some folders of the project, caches left out."""
+def files_below(*folders: str) -> Iterator[Path]:
+    """Walk through the files in folders of the project, without caches."""
+    caches = {"__pycache__", ".ipynb_checkpoints"}
     for folder in folders:
         for file in (ROOT / folder).rglob("*"):
-            if file.is_file() and "__pycache__" not in file.parts and without not in file.parts:
+            if file.is_file() and not caches & set(file.parts):
                 yield file
 
 
 def key(text: Path) -> str:
-    """Hash all that a chapter's outputs depend on: its text, library, data and environment.
+    """Hash everything that a chapter's outputs depend on: source, library, data and environment.
 
-    By content, not by date: a clone has fresh dates, and a branch switched back has old ones.
+    Contents count, not dates: a clone has new dates, and a branch that was switched back old ones.
     """
     beside = [f for f in files_below("book") if f.suffix in {".csv", ".json", ".yaml", ".svg"}]
-    library = files_below(*LIBRARY, without="site")
+    library = files_below("marn", "data_prep")
     return digest([text, *library, *beside, CARD, ROOT / "requirements.lock"])
 
 
@@ -108,7 +112,7 @@ async def _execute(text: Path, folder: Path, turn: asyncio.Semaphore) -> float |
     async with turn:
         began = time.perf_counter()
         for run in ROOT.glob(f"runs/{text.stem}*"):
-            # The run of an earlier version would be taken up instead of trained anew.
+            # fit would resume the run of an earlier version instead of training again
             shutil.rmtree(run, ignore_errors=True)
         book = notebook(text)
         client = NotebookClient(
@@ -124,7 +128,7 @@ async def _execute(text: Path, folder: Path, turn: asyncio.Semaphore) -> float |
         try:
             await client.async_execute()
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            log.error("%s failed:\n%s", text.name, COLOUR.sub("", str(error)))
+            log.error("%s failed:\n%s", text.name, ANSI_COLOUR.sub("", str(error)))
             return None
         book.metadata.language_info = NotebookNode(name="python")
         for cell in book.cells:
@@ -137,7 +141,7 @@ async def _execute(text: Path, folder: Path, turn: asyncio.Semaphore) -> float |
 
 
 def write(book: NotebookNode, path: Path) -> None:
-    """Write a notebook, replacing the file in one step: an interruption leaves the old one."""
+    """Write a notebook in one step, so that an interruption leaves the old file."""
     nbformat.validate(book)
     partial = path.with_suffix(".partial")
     partial.write_text(nbformat.writes(book) + "\n", encoding="utf-8")
@@ -148,11 +152,11 @@ def execute(chapters: Iterable[Path], folder: Path) -> dict[str, float | None]:
     """Execute the chapters whose key has changed since they were last executed into `folder`.
 
     Args:
-        chapters: texts, from `texts`.
-        folder: where executed notebooks and their keys lie.
+        chapters: sources, from `texts`.
+        folder: folder of the executed notebooks and their keys.
 
     Returns:
-        Seconds by name of the executed chapters; None for one that failed (its error is logged).
+        Name of each executed chapter to its seconds, or to None if it failed (the error is logged).
     """
     folder.mkdir(parents=True, exist_ok=True)
     due = []
@@ -170,17 +174,17 @@ def execute(chapters: Iterable[Path], folder: Path) -> dict[str, float | None]:
 
 
 def mirror(folder: Path) -> None:
-    """Bring the book's other sources into `folder`, beside the executed notebooks.
+    """Copy the book's other sources into `folder`, next to the executed notebooks.
 
-    Unchanged files keep their dates, so that Sphinx reads only what changed; what is gone from the
-    book goes from the copy.
+    Unchanged files keep their dates, so that Sphinx reads only what changed. Files that the book no
+    longer has are deleted from the copy.
     """
     names = {text.stem for text in texts()}
     wanted = {
         file.relative_to(BOOK)
         for file in files_below("book")
         if not re.match(r"\d\d_.*\.(md|ipynb)$", file.name)
-        and ".ipynb_checkpoints" not in file.parts
+        and Path(__file__).parent.name not in file.parts
     }
     for relative in wanted:
         source, target = BOOK / relative, folder / relative

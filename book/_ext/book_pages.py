@@ -1,0 +1,108 @@
+"""Sphinx extension of this book: what its rendered pages need, and no other book gets.
+
+Notebooks store a figure as plotly JSON. `read_notebook` turns it into an element that `figures.js`
+draws with the plotly.js of the installed plotly package, copied next to the pages: nothing is
+fetched from elsewhere, and figure and script always agree.
+"""
+
+import hashlib
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import plotly
+from docutils import nodes
+from nbformat import NotebookNode
+
+PLOTLY_MIME = "application/vnd.plotly.v1+json"
+STATIC = Path(__file__).parent / "static"
+DEFAULT_HEIGHT = 450  # pixels; plotly's own
+TAG = re.compile(r"<[^>]*>")
+
+
+def read_notebook(text: str) -> NotebookNode:
+    """Read a notebook whose outputs MyST-NB can render (`nb_custom_formats` in `_config.yml`).
+
+    Args:
+        text: content of an `.ipynb` file.
+
+    Returns:
+        The notebook, with each plotly figure as HTML and without empty header cells in tables.
+    """
+    notebook = nbformat.reads(text, as_version=4)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if PLOTLY_MIME in data:
+                output.data = NotebookNode({"text/html": figure_html(data[PLOTLY_MIME])})
+            elif "text/html" in data:  # screen readers announce an empty header, but no empty cell
+                data["text/html"] = re.sub(r"<th([^>]*)></th>", r"<td\1></td>", data["text/html"])
+    return notebook
+
+
+def figure_html(figure: dict[str, Any]) -> str:
+    """Write one plotly figure as the element that `figures.js` draws.
+
+    Args:
+        figure: plotly JSON with "data", "layout" and perhaps "frames" and "config".
+
+    Returns:
+        HTML with the figure's JSON in it, and the figure's title as its accessible name.
+    """
+    parts = ("data", "layout", "frames", "config")
+    kept = {part: figure[part] for part in parts if figure.get(part)}
+    layout = dict(kept.get("layout", {}))
+    layout.pop("template", None)  # the page supplies it: light or dark
+    kept["layout"] = layout
+    height = int(layout.get("height") or DEFAULT_HEIGHT)
+    title = TAG.sub(" ", (layout.get("title") or {}).get("text") or "Figure")
+    label = html.escape(html.unescape(title), quote=True)
+    # No "<" at all: "<!--<script>" in a title would swallow the rest of the page
+    body = json.dumps(kept, separators=(",", ":")).replace("<", "\\u003c")
+    return (
+        f'<div class="marn-fig" role="figure" aria-label="{label}" style="min-height:{height}px">'
+        f'<script type="application/json">{body}</script>'
+        "<noscript>This figure needs JavaScript.</noscript></div>"
+    )
+
+
+def _add_static(app: Any) -> None:
+    script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+    app.config.html_static_path += [str(STATIC), str(script)]
+    app.add_css_file("book.css")
+
+
+def _finish_page(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    # sphinx-thebe registers its constants twice; the second `const` is a SyntaxError on every page
+    bodies: set[str] = set()
+    kept = []
+    for script in context.get("script_files", []):
+        body = getattr(script, "attributes", {}).get("body") or ""
+        if "THEBE_JS_URL" in body and body in bodies:
+            continue
+        bodies.add(body)
+        kept.append(script)
+    context["script_files"][:] = kept
+    if tree is not None and any(
+        'class="marn-fig"' in raw.astext() for raw in tree.findall(nodes.raw)
+    ):
+        app.add_js_file("figures.js", loading_method="defer")
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Register with Sphinx."""
+    app.connect("builder-inited", _add_static)
+    app.connect("html-page-context", _finish_page)
+    # Sphinx copies scripts only with pages that it writes, so a change here makes it write them all
+    own = hashlib.sha256(plotly.__version__.encode())
+    for file in sorted([Path(__file__), *STATIC.iterdir()]):
+        own.update(file.read_bytes())
+    return {
+        "version": "1",
+        "env_version": int(own.hexdigest()[:8], 16),
+        "parallel_read_safe": True,
+        "parallel_write_safe": True,
+    }
