@@ -1,10 +1,14 @@
 # From a clone with nothing installed: `make book` or `make test`. Needs Python 3.11 to 3.13, make and git.
+# Linux and macOS.
 
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := 2.13.0  # the release that every platform of the project has
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 CHAPTER ?=
+NAME ?=
+PYTHON ?=  # the interpreter of .venv; else the first of those below
+PYTHONS := $(or $(strip $(PYTHON)),python3.11 python3.12 python3.13 python3 python)
 
 export OMP_NUM_THREADS ?= 1
 # glibc keeps freed memory instead of returning it: training steps are a fifth faster.
@@ -13,22 +17,23 @@ export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-NAME ?=
 .PHONY: help environment data book site lab chapters test lint unit nbval bench other-cpu browser lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
-environment:  ## the virtual environment .venv, from requirements.lock
+environment:  ## the virtual environment .venv, from requirements.lock (PYTHON=python3.12 for another interpreter)
 	@wanted=$$(git hash-object requirements.lock pyproject.toml | tr '\n' ' '); \
-	if [ -x $(BIN)/python ] && [ "$$(cat $(VENV)/made-from 2>/dev/null)" = "$$wanted" ]; then exit 0; fi; \
-	if [ ! -x $(BIN)/python ]; then \
-	  for python in python3.11 python3.12 python3.13 python3 python; do \
+	version() { "$$1" -c 'import sys; print(sys.version)' 2>/dev/null; }; \
+	if [ -x $(BIN)/python ] && { [ -z "$(strip $(PYTHON))" ] || [ "$$(version $(PYTHONS))" = "$$(version $(BIN)/python)" ]; }; then \
+	  if [ "$$(cat $(VENV)/made-from 2>/dev/null)" = "$$wanted" ]; then exit 0; fi; \
+	else \
+	  for python in $(PYTHONS); do \
 	    $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break; \
 	    python=; \
 	  done; \
-	  [ -n "$$python" ] || { echo "No Python 3.11, 3.12 or 3.13 with venv found; install one, e.g. apt-get install python3.11-venv." >&2; exit 1; }; \
-	  $$python -m venv $(VENV) || exit 1; \
+	  [ -n "$$python" ] || { echo "no Python 3.11 to 3.13 with venv among: $(PYTHONS); install one, e.g. apt-get install python3.11-venv" >&2; exit 1; }; \
+	  $$python -m venv --clear $(VENV) || exit 1; \
 	fi; \
 	echo "environment: $$($(BIN)/python --version) in $(VENV), packages of requirements.lock (some minutes) ..."; \
 	$(PIP) -r requirements.lock && $(PIP) --no-deps --no-build-isolation --editable . && \
@@ -57,8 +62,8 @@ lint: environment  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: data  ## unit, property, contract, pipeline, papermill and browser tests
-	$(BIN)/pytest -n 2 --dist loadgroup --durations 10 tests
+unit: data  ## unit, property, contract, pipeline, papermill and browser tests, and the examples in docstrings
+	$(BIN)/pytest -n 2 --dist loadgroup --durations 10 --doctest-modules tests marn data_prep
 
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 1800 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider
 NOTEBOOKS = $(if $(CHAPTER),$(foreach number,$(CHAPTER),$(wildcard book/$(number)*.ipynb)),book)
@@ -83,8 +88,10 @@ browser: environment
 
 lock:  ## requirements.lock anew, from pyproject.toml
 	python3.11 -m venv --clear _build/lock
-	_build/lock/bin/pip install --quiet torch==$(TORCH) '.[book,test,transformers]'
-	{ grep '^#' requirements.lock; _build/lock/bin/pip freeze --all --exclude pip --exclude marn \
+	_build/lock/bin/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*project["dependencies"], *sum(project["optional-dependencies"].values(), []), sep="\n")' > _build/lock/wanted
+	_build/lock/bin/pip install --quiet torch==$(TORCH) -r _build/lock/wanted
+	{ grep '^#' requirements.lock; _build/lock/bin/pip freeze --all --exclude pip \
 	  | sed -E 's/\+[a-z0-9.]+$$//' | grep -vE '^(nvidia|cuda|triton)'; } > _build/requirements.lock
 	mv _build/requirements.lock requirements.lock
 

@@ -149,6 +149,55 @@ def test_figures_follow_the_theme(site: Path, visit: Callable[..., Any]) -> None
     assert luminance > 150  # light letters on the dark page
 
 
+@pytest.fixture
+def figures_page(site: Path, browser: Any) -> Iterator[Any]:
+    """The page with the most figures, dark, with nothing scrolled into view."""
+    path = max(site.glob("*.html"), key=lambda page: page.read_text().count("marn-fig"))
+    context = browser.new_context(viewport=DESKTOP, color_scheme="dark", offline=True)
+    page = context.new_page()
+    page.goto(path.as_uri(), wait_until="load")
+    page.wait_for_function("window.Plotly", timeout=1000 * DRAW_SECONDS)
+    yield page
+    context.close()
+
+
+def test_every_figure_is_on_paper(figures_page: Any) -> None:
+    state = """() => [...document.querySelectorAll('.marn-fig')].map(figure => [
+        !!figure.querySelector('.main-svg'),
+        figure.querySelector('.js-plotly-plot')?._fullLayout.width,
+        figure.querySelector('.js-plotly-plot')?._fullLayout.font.color,
+        document.documentElement.dataset.theme])"""
+    figures_page.evaluate(f"addEventListener('beforeprint', () => window.paper = ({state})())")
+    figures_page.pdf()
+    paper = figures_page.evaluate("window.paper")
+    assert len(paper) > 1
+    assert {(drawn, width, theme) for drawn, width, _, theme in paper} == {(True, 640, "light")}
+    screen = figures_page.evaluate(f"({state})()")
+    assert {theme for *_, theme in screen} == {"dark"}
+    assert not {colour for *_, colour, _ in paper} & {colour for *_, colour, _ in screen}
+
+
+def test_code_on_paper_breaks_its_lines(figures_page: Any) -> None:
+    figures_page.set_viewport_size({"width": 640, "height": 900})
+    cut = "[...document.querySelectorAll('pre')].filter(p => p.scrollWidth > p.clientWidth).length"
+    assert figures_page.evaluate(cut)
+    figures_page.emulate_media(media="print")
+    assert not figures_page.evaluate(cut)
+
+
+def test_figures_offer_nothing_to_the_cloud(site: Path, visit: Callable[..., Any]) -> None:
+    with_figure = (path for path in sorted(site.glob("*.html")) if "marn-fig" in path.read_text())
+    page, _ = visit(next(with_figure), "light", DESKTOP)
+    titles = page.eval_on_selector_all(".modebar-btn", "all => all.map(b => b.dataset.title)")
+    assert titles
+    assert not [title for title in titles if "Share" in (title or "")]
+    servers = page.eval_on_selector_all(
+        ".js-plotly-plot",
+        "all => all.map(p => [p._context.showSendToCloud, p._context.plotlyServerURL])",
+    )
+    assert {tuple(server) for server in servers} == {(False, "")}
+
+
 def test_buttons_of_figures_can_be_read(site: Path, visit: Callable[..., Any]) -> None:
     with_button = (
         path for path in sorted(site.glob("*.html")) if "updatemenus" in path.read_text()

@@ -1,6 +1,6 @@
 """Sphinx extension of this book: what its rendered pages need, and no other book gets.
 
-Notebooks store a figure as plotly JSON. `read_notebook` turns it into an element that `figures.js`
+Notebooks store a figure as plotly JSON. `read_notebook` turns it into an element that `book.js`
 draws with the plotly.js of the installed plotly package, copied next to the pages: nothing is
 fetched from elsewhere, and figure and script always agree.
 """
@@ -14,7 +14,6 @@ from typing import Any
 
 import nbformat
 import plotly
-from docutils import nodes
 from nbformat import NotebookNode
 
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
@@ -44,7 +43,7 @@ def read_notebook(text: str) -> NotebookNode:
 
 
 def figure_html(figure: dict[str, Any]) -> str:
-    """Write one plotly figure as the element that `figures.js` draws.
+    """Write one plotly figure as the element that `book.js` draws.
 
     Args:
         figure: plotly JSON with "data", "layout" and perhaps "frames" and "config".
@@ -73,6 +72,7 @@ def _add_static(app: Any) -> None:
     script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
     app.config.html_static_path += [str(STATIC), str(script)]
     app.add_css_file("book.css")
+    app.add_js_file("book.js", loading_method="defer")
 
 
 def _finish_page(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
@@ -86,10 +86,6 @@ def _finish_page(app: Any, page: str, template: str, context: dict[str, Any], tr
         bodies.add(body)
         kept.append(script)
     context["script_files"][:] = kept
-    if tree is not None and any(
-        'class="marn-fig"' in raw.astext() for raw in tree.findall(nodes.raw)
-    ):
-        app.add_js_file("figures.js", loading_method="defer")
 
 
 def setup(app: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 // Draws the plotly figures of a page with the plotly.min.js next to this file, in the colours of the
-// page's theme: each when it comes near the window, all of them before the page is printed.
+// page's theme: each when it comes near the window, all of them before the page is printed. Paper is
+// light.
 (() => {
   "use strict";
   const here = document.currentScript.src;
@@ -28,9 +29,7 @@
     light: theme("#24292f", "#57606a", "#d8dee4", "#f6f8fa"),
     dark: theme("#ced6dd", "#8b949e", "#30363d", "#21262d"),
   };
-  const PRINT_WIDTH = 640; // pixels; fits between the margins of A4 and letter paper
-  let printing = false;
-  const current = () => themes[!printing && root.dataset.theme === "dark" ? "dark" : "light"];
+  const current = () => themes[root.dataset.theme === "dark" ? "dark" : "light"];
 
   let library;
   const plotly = () => library ??= new Promise((resolve, reject) => {
@@ -63,15 +62,20 @@
     for (const entry of entries) if (entry.isIntersecting) plotly().then(() => paint(entry.target));
   }, {rootMargin: "600px"});
   for (const host of hosts) near.observe(host);
-  // Without the script at hand, printing would come before it.
-  addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(plotly));
+  // Printing cannot wait for the script.
+  if (hosts.length) addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(plotly));
 
+  const PRINT_WIDTH = 640; // pixels; fits between the margins of A4 and letter paper
+  let screenTheme; // while the page is being printed
   const print = (now) => {
-    if (printing === now || !window.Plotly) return;
-    printing = now;
+    if (now === (screenTheme !== undefined)) return;
+    const theme = now ? "light" : screenTheme;
+    screenTheme = now ? root.dataset.theme ?? "light" : undefined;
+    root.dataset.theme = theme;
+    if (!window.Plotly) return;
+    const size = now ? {autosize: false, width: PRINT_WIDTH} : {autosize: true, width: null};
     for (const host of hosts) {
       if (now) paint(host);
-      const size = now ? {autosize: false, width: PRINT_WIDTH} : {autosize: true, width: null};
       if (host.canvas) Plotly.relayout(host.canvas, {...size, template: current()});
     }
   };
