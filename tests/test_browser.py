@@ -191,11 +191,11 @@ def test_figures_offer_nothing_to_the_cloud(site: Path, visit: Callable[..., Any
     titles = page.eval_on_selector_all(".modebar-btn", "all => all.map(b => b.dataset.title)")
     assert titles
     assert not [title for title in titles if "Share" in (title or "")]
-    servers = page.eval_on_selector_all(
-        ".js-plotly-plot",
-        "all => all.map(p => [p._context.showSendToCloud, p._context.plotlyServerURL])",
+    context = (
+        "all => all.map(plot => [plot._context.showSendToCloud, plot._context.plotlyServerURL])"
     )
-    assert {tuple(server) for server in servers} == {(False, "")}
+    found = page.eval_on_selector_all(".js-plotly-plot", context)
+    assert {tuple(settings) for settings in found} == {(False, "")}
 
 
 def test_buttons_of_figures_can_be_read(site: Path, visit: Callable[..., Any]) -> None:
