@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main, sources
-from data_prep.hospital import PRESETS, build
+from data_prep.hospital import PRESETS
 from marn.corpus import Corpus
 from marn.corpus.text import tokenize
 
@@ -105,7 +105,6 @@ def test_bad_choice_is_one_line_and_leaves_nothing(tmp_path, capsys):
 def test_a_preset_with_lists_is_split_by_them(tmp_path, monkeypatch):
     small = replace(PRESETS["mimic50"], notes=80, sizes=(55, 11, 12), words=80.0)
     monkeypatch.setitem(PRESETS, "mimic50", small)
-    build._writer.cache_clear()
     out = tmp_path / "lists"
     line = ["teaching", "--preset", "mimic50", "--out", str(out), "--vectors", "none"]
     assert main([*line, "--workers", "1", "--gzip"]) == 0
@@ -119,4 +118,3 @@ def test_a_preset_with_lists_is_split_by_them(tmp_path, monkeypatch):
     assert Corpus.load(tmp_path / "data" / "lists").hash == corpus.hash
     assert main([*line, "--codes", "30"]) == 0  # no list is made for thirty: split by patient
     assert [len(Corpus.load(out)[name]) for name in corpus.splits] != [55, 11, 12]
-    build._writer.cache_clear()

@@ -35,7 +35,7 @@ PROCEDURES_SHA256: Final = "cc4b451919366ea9e21d5bfcc2cfa129c3c264f577f242fb1c3b
 KEY_STYLES: Final = ("kind:number", "number")
 """How a category is written as a label: ``"dx:106"``, or the papers' ``"106"``."""
 
-_STATED_TABLE: Final = Path(__file__).parents[1] / "hospital" / "procedures.csv"
+_STATED_TABLE: Final = Path(__file__).with_name("stated_procedures.csv")
 
 
 @dataclass(frozen=True)

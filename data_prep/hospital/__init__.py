@@ -1,6 +1,6 @@
-"""The teaching hospital: a seeded writer of MIMIC-III-shaped tables."""
+"""The teaching hospital: a seeded writer of tables in the shape of MIMIC-III."""
 
-from data_prep.hospital.build import HospitalReport, write
+from data_prep.hospital.build import write
 from data_prep.hospital.presets import PRESETS
 
-__all__ = ["PRESETS", "HospitalReport", "write"]
+__all__ = ["PRESETS", "write"]

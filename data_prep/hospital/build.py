@@ -1,54 +1,55 @@
-"""Writes the hospital as a stream: some patients at a time, in order, whoever made them."""
+"""Write the tables of the hospital as a stream of patients, in order, by one process or several."""
 
-import io
-from collections import deque
-from collections.abc import Callable, Iterator
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
+from typing import TextIO
 
-from data_prep.hospital.code_catalogue import titles, world
-from data_prep.hospital.notes import Writer
+from data_prep.code_systems.ccs import titles
+from data_prep.hospital.code_catalogue import code_catalogue
+from data_prep.hospital.codes import HEAD
+from data_prep.hospital.data_files import settings
+from data_prep.hospital.notes import NoteWriter
 from data_prep.hospital.patients import FIRST_ADMISSION, Admission, Patient, patient
-from data_prep.hospital.portable_random import Dice
+from data_prep.hospital.portable_random import PortableRandom
 from data_prep.hospital.presets import PRESETS, Preset
-from data_prep.hospital.tables import COLUMNS, Table, aside, tables
+from data_prep.hospital.tables import COLUMNS, opened, row
+from marn.corpus.codes import undotted
 from marn.errors import MarnError
 
 Progress = Callable[[int, int], None]
 
+SPARE = 12
+"""Admissions beyond the lists: the last patient of each list may have up to 4 too many."""
 
-@dataclass
-class HospitalReport:
-    """What was written.
+CHUNK = 40
+"""Patients that a worker makes at a time."""
 
-    Attributes:
-        preset: name of the size.
-        seed: of the hospital.
-        patients: persons.
-        admissions: stays.
-        summaries: admissions with a discharge summary.
-        notes: rows of NOTEEVENTS, addenda and other categories included.
-        diagnoses: rows of DIAGNOSES_ICD.
-        procedures: rows of PROCEDURES_ICD.
-        evidence: rows of EVIDENCE.
-        noise: rows of CODING_NOISE.
-    """
+NOTES_PER_STAY, CODES_PER_STAY = 4, 100
+"""ROW_IDs reserved for each admission. They follow from its number and have gaps, as MIMIC's do,
+so that neither the size nor the number of workers changes the rows of a patient."""
 
-    preset: str
-    seed: int
-    patients: int = 0
-    admissions: int = 0
-    summaries: int = 0
-    notes: int = 0
-    diagnoses: int = 0
-    procedures: int = 0
-    evidence: int = 0
-    noise: int = 0
+TABLES = {"dx": "DIAGNOSES_ICD", "pr": "PROCEDURES_ICD"}
+TITLES = {"dx": "D_ICD_DIAGNOSES", "pr": "D_ICD_PROCEDURES"}
 
+
+COUNTED = {
+    "patients": "PATIENTS",
+    "admissions": "ADMISSIONS",
+    "notes": "NOTEEVENTS",
+    "diagnoses": "DIAGNOSES_ICD",
+    "procedures": "PROCEDURES_ICD",
+    "evidence": "EVIDENCE",
+    "noise": "CODING_NOISE",
+}
+"""Tables whose rows are counted in the README."""
 
 README = """SYNTHETIC. Nobody in these tables ever lived.
 
@@ -62,84 +63,6 @@ and diseases go together by rough rules for teaching machines: this is no source
 """
 
 
-SPARE = 12
-"""Admissions beyond the lists: the last patient of each list may have up to 4 too many."""
-
-CHUNK = 40
-"""Patients that a worker makes at a time."""
-
-PER_PATIENT = ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD", "PROCEDURES_ICD", "NOTEEVENTS",
-               "EVIDENCE", "CODING_NOISE")  # fmt: skip
-
-
-@dataclass
-class _Sheaf:
-    """All rows of one patient.
-
-    Attributes:
-        texts: table → its rows as they stand in the file.
-        rows: table → how many.
-        subject_id: of the patient.
-        admissions: stays.
-        summaries: HADM_IDs with a discharge summary.
-        listed: those of them that a list may hold.
-    """
-
-    texts: dict[str, str]
-    rows: dict[str, int]
-    subject_id: int
-    admissions: int
-    summaries: list[int] = field(default_factory=list)
-    listed: list[int] = field(default_factory=list)
-
-
-@lru_cache(maxsize=1)
-def _writer(seed: int, preset: str) -> Writer:
-    return Writer(seed, world(PRESETS[preset]), PRESETS[preset])
-
-
-def _sheaf(preset: str, seed: int, index: int) -> _Sheaf:
-    writer = _writer(seed, preset)
-    size = writer.preset
-    person = patient(seed, index, writer.world)
-    files = {name: Table(name, io.StringIO(), header=False) for name in PER_PATIENT}
-    sheaf = _Sheaf({}, {}, person.subject_id, len(person.admissions))
-    _write_patient(files, person)
-    for stay in person.admissions:
-        _write_stay(files, person, stay, seed)
-        _write_codes(files, person, stay)
-        _write_notes(files, writer, person, stay)
-        if stay.has_summary:
-            sheaf.summaries.append(stay.hadm_id)
-            keys = stay.coded()
-            if keys and (size.lists != "50" or any(writer.world.codes[k].rank < 50 for k in keys)):
-                sheaf.listed.append(stay.hadm_id)
-    sheaf.texts = {name: table.text() for name, table in files.items()}
-    sheaf.rows = {name: table.rows for name, table in files.items()}
-    return sheaf
-
-
-def _chunk(preset: str, seed: int, first: int) -> list[_Sheaf]:
-    return [_sheaf(preset, seed, index) for index in range(first, first + CHUNK)]
-
-
-def _stream(preset: str, seed: int, workers: int) -> Iterator[_Sheaf]:
-    """All patients in the order of their index, without end."""
-    if workers == 1:
-        for index in count():
-            yield _sheaf(preset, seed, index)
-    with ProcessPoolExecutor(workers) as pool:
-        firsts = count(0, CHUNK)
-        waiting: deque[Future[list[_Sheaf]]] = deque()
-        try:
-            while True:
-                while len(waiting) < 3 * workers:  # enough to keep them busy, and no more
-                    waiting.append(pool.submit(_chunk, preset, seed, next(firsts)))
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
 def write(
     out: Path,
     preset: str = "teaching",
@@ -148,80 +71,84 @@ def write(
     *,
     workers: int = 1,
     zipped: bool = False,
-) -> HospitalReport:
-    """Writes the raw tables of a teaching hospital.
+) -> dict[str, int]:
+    """Write the raw tables of a teaching hospital.
 
     Args:
-        out: folder that takes the tables; one that exists is replaced.
-        preset: a row of `PRESETS`.
+        out: folder for the tables, which must be new or empty.
+        preset: a key of `PRESETS`.
         seed: the same seed gives the same bytes.
         progress: called with (summaries so far, summaries in all) after every patient.
         workers: processes that write notes; the bytes do not depend on it.
         zipped: write `.csv.gz` instead of `.csv`.
 
     Returns:
-        The counts.
+        The numbers of patients, admissions, summaries (admissions with a discharge summary),
+        notes (of all categories), diagnoses, procedures, mentions of codes ("evidence") and
+        differences between notes and codes ("noise").
 
     Raises:
-        MarnError: for an unknown preset, no worker, or a folder that holds other things.
+        MarnError: for an unknown preset, no worker, or a folder that is not empty.
     """
     if preset not in PRESETS:
-        raise MarnError(f"no hospital of size {preset!r}: take one of {', '.join(PRESETS)}")
+        raise MarnError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
     if workers < 1:
-        raise MarnError(f"{workers} workers write nothing: give 1 or more")
+        raise MarnError(f"workers must be at least 1, but got {workers}; give 1 or more")
     out = Path(out)
-    if out.exists() and not any(out.glob("CODING_NOISE.csv*")) and any(out.iterdir()):
-        raise MarnError(f"{out} holds something else: name a new or empty folder")
-    size = PRESETS[preset]
-    report = HospitalReport(preset, seed)
-    listed: list[tuple[int, list[int]]] = []
-    on_lists = 0
-    wanted = sum(size.sizes) + (SPARE if size.lists else 0)
-    with aside(out) as folder:
-        with tables(folder, list(COLUMNS), zipped) as files:
-            for kind, name in (("dx", "D_ICD_DIAGNOSES"), ("pr", "D_ICD_PROCEDURES")):
-                for number, (raw, (short, long)) in enumerate(titles(kind).items(), 1):
-                    files[name].add(number, raw, short, long)
-            stream = _stream(preset, seed, workers)
-            while report.summaries < size.notes or on_lists < wanted:
-                sheaf = next(stream)
-                for name, text in sheaf.texts.items():
-                    files[name].paste(text, sheaf.rows[name])
-                report.patients += 1
-                report.admissions += sheaf.admissions
-                report.summaries += len(sheaf.summaries)
-                if size.lists:
-                    listed.append((sheaf.subject_id, sheaf.listed))
-                    on_lists += len(sheaf.listed)
-                if progress is not None:
-                    progress(report.summaries, size.notes)
-            stream.close()  # type: ignore[attr-defined]
-            report.notes = files["NOTEEVENTS"].rows
-            report.diagnoses = files["DIAGNOSES_ICD"].rows
-            report.procedures = files["PROCEDURES_ICD"].rows
-            report.evidence = files["EVIDENCE"].rows
-            report.noise = files["CODING_NOISE"].rows
-        if size.lists:
-            _write_lists(folder, size, listed, seed)
-        counts = "\n".join(f"{name}: {value}" for name, value in asdict(report).items())
+    if out.exists() and any(out.iterdir()):
+        raise MarnError(f"{out} is not empty; name a new or an empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with opened(out, list(COLUMNS), zipped) as files:
+            report, listed = _write_tables(files, PRESETS[preset], seed, workers, progress)
+        if PRESETS[preset].lists:
+            _write_lists(out, PRESETS[preset], listed, seed)
+        counts = "\n".join(f"{name}: {value}" for name, value in report.items())
         text = README.format(preset=preset, seed=seed, counts=counts)
-        (folder / "README.txt").write_text(text, "utf-8")
+        (out / "README.txt").write_text(text, "utf-8")
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
     return report
 
 
-def _write_lists(
-    folder: Path, size: Preset, listed: list[tuple[int, list[int]]], seed: int
-) -> None:
-    """Deals admissions to lists of exactly the preset's sizes, never a patient to two lists.
+def _write_tables(
+    files: dict[str, TextIO], size: Preset, seed: int, workers: int, progress: Progress | None
+) -> tuple[dict[str, int], list[list[int]]]:
+    """Write all tables; return what was counted, and each patient's admissions for the lists."""
+    for kind, name in TITLES.items():
+        short = titles(kind, "short")
+        for number, (code, title) in enumerate(titles(kind).items(), 1):
+            files[name].write(row(name, number, undotted(code), short.get(code, ""), title))
+    rows: Counter[str] = Counter()
+    listed: list[list[int]] = []
+    summaries = on_lists = 0
+    wanted = sum(size.sizes) + (SPARE if size.lists else 0)
+    with closing(_stream(size, seed, workers)) as stream:
+        while summaries < size.notes or on_lists < wanted:
+            made = next(stream)
+            for name, text in made.texts.items():
+                files[name].write(text)
+            rows.update(made.rows)
+            summaries += made.summaries
+            listed.append(made.listed)
+            on_lists += len(made.listed)
+            if progress is not None:
+                progress(summaries, size.notes)
+    return {name: rows[table] for name, table in COUNTED.items()} | {"summaries": summaries}, listed
 
-    As in CAML's lists, a few admissions may stand in none.
+
+def _write_lists(folder: Path, size: Preset, listed: list[list[int]], seed: int) -> None:
+    """Deal admissions to lists of exactly the preset's sizes, never a patient to two lists.
+
+    As in CAML's lists, a few admissions may be in none.
     """
-    dice = Dice(seed, "lists")
+    rng = PortableRandom(seed, "lists")
     names = ("train", "dev", "test")
     left = dict(zip(names, size.sizes, strict=True))
     chosen: dict[str, list[int]] = {name: [] for name in names}
-    for _, admissions in dice.sample(listed, len(listed)):
-        point = dice.random() * sum(left.values())
+    for admissions in rng.sample(listed, len(listed)):
+        point = rng.random() * sum(left.values())
         for name in names:
             if point < left[name]:
                 taken = admissions[: left[name]]
@@ -234,12 +161,84 @@ def _write_lists(
         (folder / f"{name}_{size.lists}_hadm_ids.csv").write_text(text, "utf-8")
 
 
-NOTES_PER_STAY, CODES_PER_STAY = 4, 100
-"""Room for the ROW_IDs of an admission. They follow from its place and have gaps, as MIMIC's do,
-so that neither the size nor the number of workers changes the rows of a patient."""
+# -- one patient after the other
 
 
-def _place(stay: Admission) -> int:
+@dataclass
+class _PatientRows:
+    """All rows of one patient.
+
+    Attributes:
+        texts: table → its rows as they are in the file.
+        rows: table → how many.
+        summaries: admissions with a discharge summary.
+        listed: HADM_IDs of those that a list may have.
+    """
+
+    texts: dict[str, str]
+    rows: dict[str, int]
+    summaries: int = 0
+    listed: list[int] = field(default_factory=list)
+
+
+def _stream(size: Preset, seed: int, workers: int) -> Generator[_PatientRows, None, None]:
+    """Yield all patients in the order of their index, without end."""
+    if workers == 1:
+        for index in count():
+            yield _patient_rows(size, seed, index)
+    with ProcessPoolExecutor(workers) as pool:
+        firsts = count(0, CHUNK)
+        waiting: deque[Future[list[_PatientRows]]] = deque()
+        try:
+            while True:
+                while len(waiting) < 3 * workers:  # enough to keep them busy, and no more
+                    waiting.append(pool.submit(_chunk, size, seed, next(firsts)))
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _chunk(size: Preset, seed: int, first: int) -> list[_PatientRows]:
+    return [_patient_rows(size, seed, index) for index in range(first, first + CHUNK)]
+
+
+@lru_cache(maxsize=1)
+def _writer(seed: int, size: Preset) -> NoteWriter:
+    return NoteWriter(seed, code_catalogue(size), size)
+
+
+def _patient_rows(size: Preset, seed: int, index: int) -> _PatientRows:
+    writer = _writer(seed, size)
+    catalogue = writer.material.catalogue
+    person = patient(seed, index, catalogue)
+    rows: dict[str, list[str]] = {name: [] for name in COLUMNS if name not in TITLES.values()}
+    listed = []
+
+    def add(table: str, *cells: str | int | None) -> None:
+        rows[table].append(row(table, *cells))
+
+    _add_patient(add, person)
+    for stay in person.admissions:
+        _add_stay(add, person, stay, seed)
+        _add_codes(add, person, stay)
+        _add_notes(add, writer, person, stay)
+        keys = stay.coded()
+        fits = size.lists != "50" or any(catalogue.codes[key].rank < HEAD for key in keys)
+        if stay.has_summary and keys and fits:
+            listed.append(stay.hadm_id)
+    return _PatientRows(
+        {name: "".join(lines) for name, lines in rows.items()},
+        {name: len(lines) for name, lines in rows.items()},
+        sum(stay.has_summary for stay in person.admissions),
+        listed,
+    )
+
+
+Add = Callable[..., None]
+"""Takes the name of a table and the cells of a row."""
+
+
+def _number(stay: Admission) -> int:
     return stay.hadm_id - FIRST_ADMISSION
 
 
@@ -251,93 +250,71 @@ def _day(day: date | None) -> str | None:
     return None if day is None else f"{day:%Y-%m-%d} 00:00:00"
 
 
-def _write_patient(files: dict[str, Table], person: Patient) -> None:
+def _add_patient(add: Add, person: Patient) -> None:
     last = person.admissions[-1]
-    dead = last.discharged.date() if last.died else None
+    dead = _day(last.discharged.date() if last.died else None)
     born = person.born
     if person.admissions[0].age > 89:  # as MIMIC hides the very old
         born = born.replace(year=born.year - 210, day=min(born.day, 28))
-    files["PATIENTS"].add(
-        person.index + 1,
-        person.subject_id,
-        person.sex,
-        _day(born),
-        _day(dead),
-        _day(dead),
-        None,
-        int(last.died),
-    )
+    row_id = person.index + 1
+    flag = int(last.died)
+    add("PATIENTS", row_id, person.subject_id, person.sex, _day(born), dead, dead, None, flag)
 
 
-INSURANCES = ("Medicare", "Medicare", "Medicare", "Private", "Private", "Medicaid", "Government")
-RELIGIONS = (
-    "CATHOLIC", "CATHOLIC", "NOT SPECIFIED", "UNOBTAINABLE", "PROTESTANT QUAKER", "JEWISH",
-    "OTHER", "EPISCOPALIAN", "GREEK ORTHODOX", "BUDDHIST",
-)  # fmt: skip
-ETHNICITIES = (
-    "WHITE", "WHITE", "WHITE", "WHITE", "WHITE", "BLACK/AFRICAN AMERICAN", "HISPANIC OR LATINO",
-    "ASIAN", "UNKNOWN/NOT SPECIFIED", "OTHER", "WHITE - RUSSIAN",
-)  # fmt: skip
-HOMES = ("HOME", "HOME HEALTH CARE", "SNF", "REHAB/DISTINCT PART HOSP", "LONG TERM CARE HOSPITAL")
-
-
-def _write_stay(files: dict[str, Table], person: Patient, stay: Admission, seed: int) -> None:
-    dice = Dice(seed, "stay", person.index, stay.number)
-    lasting = Dice(seed, "person", person.index)
+def _add_stay(add: Add, person: Patient, stay: Admission, seed: int) -> None:
+    rng = PortableRandom(seed, "stay", person.index, stay.number)
+    lasting = PortableRandom(seed, "person", person.index)
+    cells = settings()["admission"]
     newborn = stay.service == "NB"
-    elective = stay.service in ("CSURG", "ORTHO", "SURG", "NSURG") and dice.chance(0.4)
-    kind = "NEWBORN" if newborn else "ELECTIVE" if elective else "EMERGENCY"
-    place = (
-        "PHYS REFERRAL/NORMAL DELI"
-        if newborn or elective
-        else dice.pick(
-            ("EMERGENCY ROOM ADMIT", "EMERGENCY ROOM ADMIT", "TRANSFER FROM HOSP/EXTRAM",
-             "CLINIC REFERRAL/PREMATURE")
-        )
-    )  # fmt: skip
-    diagnoses = [fact.code.raw for fact in stay.facts if fact.code.kind == "dx"]
-    title = titles("dx")[diagnoses[0]][0] if diagnoses else ""
-    files["ADMISSIONS"].add(
-        _place(stay) + 1,
+    elective = stay.service in ("CSURG", "ORTHO", "SURG", "NSURG") and rng.chance(0.4)
+    planned = newborn or elective
+    place = "PHYS REFERRAL/NORMAL DELI" if planned else rng.pick(cells["place"])
+    diagnoses = [fact.code.code for fact in stay.facts if fact.code.kind == "dx"]
+    reason = titles("dx", "short").get(diagnoses[0], "").upper() if diagnoses else ""
+    admitted, discharged = _time(stay.admitted), _time(stay.discharged)
+    emergency = admitted if place == "EMERGENCY ROOM ADMIT" else None
+    add(
+        "ADMISSIONS",
+        _number(stay) + 1,
         person.subject_id,
         stay.hadm_id,
-        _time(stay.admitted),
-        _time(stay.discharged),
-        _time(stay.discharged) if stay.died else None,
-        kind,
+        admitted,
+        discharged,
+        discharged if stay.died else None,
+        "NEWBORN" if newborn else "ELECTIVE" if elective else "EMERGENCY",
         place,
-        "DEAD/EXPIRED" if stay.died else "HOME" if newborn else dice.pick(HOMES),
-        "Private" if newborn else lasting.pick(INSURANCES),
-        None if lasting.chance(0.4) else lasting.pick(("ENGL", "ENGL", "ENGL", "SPAN", "RUSS")),
-        lasting.pick(RELIGIONS),
-        None if newborn else lasting.pick(("MARRIED", "MARRIED", "SINGLE", "WIDOWED", "DIVORCED")),
-        lasting.pick(ETHNICITIES),
-        _time(stay.admitted) if place == "EMERGENCY ROOM ADMIT" else None,
-        _time(stay.admitted) if place == "EMERGENCY ROOM ADMIT" else None,
-        "NEWBORN" if newborn else title.upper() or None,
+        "DEAD/EXPIRED" if stay.died else "HOME" if newborn else rng.pick(cells["home"]),
+        "Private" if newborn else lasting.pick(cells["insurance"]),
+        None if lasting.chance(0.4) else lasting.pick(cells["language"]),
+        lasting.pick(cells["religion"]),
+        None if newborn else lasting.pick(cells["marital_status"]),
+        lasting.pick(cells["ethnicity"]),
+        emergency,
+        emergency,
+        "NEWBORN" if newborn else reason or None,
         int(stay.died),
         1,
     )
 
 
-def _write_codes(files: dict[str, Table], person: Patient, stay: Admission) -> None:
-    for kind, name in (("dx", "DIAGNOSES_ICD"), ("pr", "PROCEDURES_ICD")):
-        keys = [key for key in stay.coded() if key[0] == kind]
-        for place, (_, code) in enumerate(keys, 1):
-            row = CODES_PER_STAY * _place(stay) + place
-            files[name].add(row, person.subject_id, stay.hadm_id, place, code.replace(".", ""))
-        if not keys and kind == "dx":  # the real table has such a row for a stay without codes
-            row = CODES_PER_STAY * _place(stay) + 1
-            files[name].add(row, person.subject_id, stay.hadm_id, None, None)
+def _add_codes(add: Add, person: Patient, stay: Admission) -> None:
+    first = CODES_PER_STAY * _number(stay)
+    for kind, name in TABLES.items():
+        codes = [code for of, code in stay.coded() if of == kind]
+        for place, code in enumerate(codes, 1):
+            add(name, first + place, person.subject_id, stay.hadm_id, place, undotted(code))
+        if not codes and kind == "dx":  # the real table has such a row for a stay without codes
+            add(name, first + 1, person.subject_id, stay.hadm_id, None, None)
     for (kind, code), what in stay.noise():
-        files["CODING_NOISE"].add(stay.hadm_id, kind, code.replace(".", ""), what)
+        add("CODING_NOISE", stay.hadm_id, kind, undotted(code), what)
 
 
-def _write_notes(files: dict[str, Table], writer: Writer, person: Patient, stay: Admission) -> None:
+def _add_notes(add: Add, writer: NoteWriter, person: Patient, stay: Admission) -> None:
     for number, note in enumerate(writer.notes(person, stay), 1):
-        row = NOTES_PER_STAY * _place(stay) + number
-        files["NOTEEVENTS"].add(
-            row,
+        row_id = NOTES_PER_STAY * _number(stay) + number
+        add(
+            "NOTEEVENTS",
+            row_id,
             person.subject_id,
             stay.hadm_id if note.linked else None,
             _day(note.day),
@@ -349,8 +326,6 @@ def _write_notes(files: dict[str, Table], writer: Writer, person: Patient, stay:
             None,
             note.text,
         )
-        for span in note.spans:
-            raw = span.code.replace(".", "")
-            files["EVIDENCE"].add(
-                row, stay.hadm_id, span.kind, raw, span.begin, span.end, span.role, span.section
-            )
+        for kind, code, begin, end, role, section in note.annotations:
+            raw = undotted(code)
+            add("EVIDENCE", row_id, stay.hadm_id, kind, raw, begin, end, role, section)

@@ -3,17 +3,16 @@
 The lexicon was written for this project and is dedicated to the public domain (CC0).
 """
 
-import csv
 import re
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
-from importlib.resources import files
+from functools import cache
 
-from data_prep.hospital.code_catalogue import RAREST, Code, titles
-from data_prep.hospital.grammar import Part, blocks, parse
-from data_prep.hospital.portable_random import Dice
-
-Parts = tuple[Part, ...]
+from data_prep.code_systems.ccs import titles
+from data_prep.hospital.codes import HEAD, Code
+from data_prep.hospital.data_files import blocks, rows
+from data_prep.hospital.grammar import Parts, parse
+from data_prep.hospital.portable_random import PortableRandom
+from data_prep.hospital.rare import RAREST, clean
 
 
 @dataclass
@@ -39,7 +38,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Drug:
-    """A medicine as lists and sentences name it."""
+    """A medicine as lists and sentences name it.
+
+    Attributes:
+        generic: name.
+        brand: name.
+        doses: usual ones.
+        unit: and form, such as "mg Tablet".
+        times: how often it is taken, such as "daily".
+        group: of the drugs of which a patient takes one at most.
+    """
 
     generic: str
     brand: str
@@ -54,10 +62,9 @@ class Drug:
         return not any(word in self.unit for word in ("infusion", "once", "Recon"))
 
 
-@lru_cache(maxsize=1)
+@cache
 def drugs() -> dict[str, Drug]:
-    """Generic name → drug."""
-    text = files("data_prep.hospital").joinpath("drugs.csv").read_text("utf-8")
+    """Return every drug by its generic name."""
     return {
         row["generic"]: Drug(
             row["generic"],
@@ -67,84 +74,75 @@ def drugs() -> dict[str, Drug]:
             tuple(row["times"].split()),
             row["class"] or row["generic"],
         )
-        for row in csv.DictReader(text.splitlines())
+        for row in rows("drugs.csv")
     }
 
 
-@lru_cache(maxsize=1)
+@cache
 def _entries() -> dict[str, Entry]:
     found = {}
     for header, lines in blocks("lexicon.txt"):
-        entry = Entry()
+        entry = found[header] = Entry()
         for line in lines:
             label, _, rest = line.partition(": ")
             phrases = [phrase.strip() for phrase in rest.split(";")]
             if label == "lab":
                 triples = (phrase.split() for phrase in phrases)
                 entry.labs = tuple((name, float(low), float(high)) for name, low, high in triples)
-            elif label == "name":
-                entry.names = tuple(map(parse, phrases))
-            elif label in ("say", "pmh", "social"):
-                setattr(entry, label, tuple(map(parse, phrases)))
+                continue
+            parsed = tuple(map(parse, phrases))
+            if label in ("name", "say", "pmh", "social"):
+                setattr(entry, "names" if label == "name" else label, parsed)
             else:
-                entry.cues[label] = tuple(map(parse, phrases))
-        found[header] = entry
+                entry.cues[label] = parsed
     return found
 
 
-_DROP = re.compile(
+@cache
+def entry_of(code: Code) -> Entry:
+    """Return the words of a code: its own where the lexicon has them, else of its category."""
+    entries = _entries()
+    own = entries.get(f"{code.kind} {code.code}")
+    if own is not None:
+        return own
+    shared = entries.get(f"ccs {code.kind} {code.ccs}", Entry())
+    return Entry(names=tuple(map(parse, code.names)), cues=shared.cues, labs=shared.labs)
+
+
+_ADMINISTRATIVE = re.compile(
     r",\s*(unspecified|not elsewhere classified|not otherwise specified|so stated|"
     r"without mention of|not stated as|type II or unspecified type)\b.*|^(other|unspecified) ",
     re.IGNORECASE,
 )
 
 
-def _plain(title: str) -> str:
-    plain = re.sub(r"[\[\]<>{}|~]", "", _DROP.sub("", title)).strip(" ,")
-    if not plain[1:2].isupper():
-        plain = plain[:1].lower() + plain[1:]
-    return plain
-
-
-@cache
-def entry_of(code: Code) -> Entry:
-    """The words of a code: its own where the lexicon has them, else those of its category."""
-    entries = _entries()
-    own = entries.get(f"{code.kind} {code.code}")
-    if own is not None:
-        return own
-    shared = entries.get(f"ccs {code.kind} {code.ccs}", Entry())
-    names = [parse(name) for name in code.names]
-    return Entry(names=tuple(names), cues=shared.cues, labs=shared.labs)
-
-
 @cache
 def title_of(code: Code) -> str:
-    """The official title without its administrative words."""
-    return _plain(titles(code.kind)[code.raw][1])
+    """Return the official title without its administrative words."""
+    return clean(_ADMINISTRATIVE.sub("", titles(code.kind)[code.code]))
 
 
-def name_of(code: Code, dice: Dice, author: int) -> Parts:
-    """A full name of a code: for a sibling, the head noun with its qualifiers."""
+def name_of(code: Code, rng: PortableRandom, author: int) -> Parts:
+    """Draw a full name of a code: one of its names, with qualifiers where it has any."""
     names = entry_of(code).names
-    luck, habit = dice.random(), author * 7 + code.rank * 13
-    if code.rank >= 50 and luck > 0.95 and len(title_of(code)) < 60:
+    luck, habit = rng.random(), author * 7 + code.rank * 13
+    if code.rank >= HEAD and luck > 0.95 and len(title_of(code)) < 60:
         return (title_of(code),)
     if luck < 0.3:
         name = names[habit % len(names)]
     else:  # people write the shorter of two names that come to mind
-        name = min(dice.pick(names), dice.pick(names), key=lambda parts: len(str(parts[0])))
+        name = min(rng.pick(names), rng.pick(names), key=lambda parts: len(str(parts[0])))
     if not code.pre and not code.post:
         return name
     noun = str(name[0]).lower()
     pre = [words for words in code.pre if words.split()[0].lower() not in noun]
-    before = bool(pre) and (not code.post or dice.chance(0.6))
-    after = bool(code.post) and (not before or dice.chance(0.2))
+    before = bool(pre) and (not code.post or rng.chance(0.6))
+    after = bool(code.post) and (not before or rng.chance(0.2))
     if code.rank >= RAREST and after:  # titles are longer than what people say
-        after = dice.chance(0.4)
+        after = rng.chance(0.4)
     parts: Parts = name
     if before:
-        parts = (dice.pick(pre) + " ", *parts)
+        parts = (rng.pick(pre) + " ", *parts)
     if after:
-        parts = (*parts, " " + dice.pick(code.post))
+        parts = (*parts, " " + rng.pick(code.post))
     return parts

@@ -1,4 +1,4 @@
-"""Chance that is the same on every machine: the few draws that the hospital needs."""
+"""Random numbers that are the same on every machine: the few draws that the hospital needs."""
 
 import random
 from bisect import bisect
@@ -11,42 +11,54 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Dice:
+class PortableRandom:
     """Draws made from `random.Random.random` alone.
 
-    Python promises that this one sequence never changes for a given seed; `choice`, `shuffle` and
+    Python promises that this one sequence never changes for a given seed. `choice`, `shuffle` and
     `sample` may change from version to version, so they are not used.
+
+    Args:
+        *seed: names the sequence: two generators with the same seed give the same numbers, and
+            generators with different seeds are independent.
+
+    Example:
+        >>> PortableRandom(0, "notes", 7).pick("abc")
+        'b'
     """
 
     def __init__(self, *seed: int | str) -> None:
         self.random = random.Random("/".join(map(str, seed))).random
 
     def chance(self, probability: float) -> bool:
-        """True with the given probability."""
+        """Return True with the given probability."""
         return self.random() < probability
 
     def pick(self, items: Sequence[T]) -> T:
-        """One of the items, all equally likely."""
+        """Return one of the items, all equally likely."""
         return items[int(self.random() * len(items))]
 
     def weighted(self, items: Sequence[T], cumulative: Sequence[float]) -> T:
-        """One of the items, given the running sums of their weights."""
+        """Return one of the items, given the running sums of their weights."""
         return items[min(bisect(cumulative, self.random() * cumulative[-1]), len(items) - 1)]
 
     def integer(self, low: int, high: int) -> int:
-        """A whole number between the bounds, both included."""
+        """Return a whole number between the bounds, both included."""
         return low + int(self.random() * (high - low + 1))
 
+    def uniform(self, low: float, high: float) -> float:
+        """Return a number between the bounds."""
+        return low + (high - low) * self.random()
+
     def normal(self) -> float:
-        """A standard normal number (Box-Muller)."""
+        """Return a standard normal number (Box-Muller)."""
         return sqrt(-2.0 * log(1.0 - self.random())) * cos(two_pi * self.random())
 
     def lognormal(self, median: float, sigma: float) -> float:
-        """A log-normal number of that median."""
+        """Return a log-normal number; sigma is the standard deviation of its logarithm."""
         return median * exp(sigma * self.normal())
 
     def sample(self, items: Sequence[T], count: int) -> list[T]:
-        """Some of the items, each at most once, in random order."""
+        """Return up to `count` of the items, each at most once, in random order."""
         pool = list(items)
         taken = []
         for _ in range(min(count, len(pool))):
@@ -57,5 +69,5 @@ class Dice:
 
 
 def running_sums(weights: Sequence[float]) -> list[float]:
-    """Cumulative weights for `Dice.weighted`."""
+    """Return the cumulative weights for `PortableRandom.weighted`."""
     return list(accumulate(weights))

@@ -1,141 +1,68 @@
 """The codes that only CMS lists: thousands of rare ones, named by rule from their titles.
 
-How often one comes is its chapter's weight times a fixed luck of its own. The weights are ours,
-set by hand; no counts of patients stand behind them.
+The frequency of a code is the weight of its chapter times a fixed luck of its own. The weights and
+the rules for titles are in `rare.toml`. They were set for this project, and not fitted to counts
+of patients.
 """
 
 import re
-from functools import lru_cache
+from functools import cache
 from math import exp
 
-from data_prep.hospital.code_catalogue import (
-    RAREST,
-    SERVICES,
-    Code,
-    diagnosis_ccs,
-    every_code,
-    procedures,
-    titles,
-)
-from data_prep.hospital.portable_random import Dice, running_sums
+from data_prep.code_systems.ccs import titles
+from data_prep.hospital.codes import MOTHER, NEWBORN, Code, category, head_and_tail
+from data_prep.hospital.data_files import settings
+from data_prep.hospital.portable_random import PortableRandom, running_sums
+from marn.corpus.codes import undotted
+
+RAREST = 1000
+"""Rank of the first rare code."""
 
 CODES = 9_150
-"""So many that with head and tail about 8,920 codes come in 52,726 notes (data.md 2.1)."""
+"""Rare codes. With head and tail, about 8,920 codes then occur in 52,726 notes, as in MIMIC-III."""
 
 SPREAD = 2.5
-"""Standard deviation of the logarithm of the luck: half of the codes come fewer than 10 times."""
+"""Standard deviation of the logarithm of the luck: half of the codes occur fewer than 10 times."""
 
 LEVEL = 120
-"""So many at the top come equally often, below the head."""
+"""The most frequent rare codes, all equally frequent so that none overtakes the head."""
 
-CHAPTERS = (
-    ("dx", "001", "018", 0.5, "MED"), ("dx", "020", "027", 0.03, "MED"),
-    ("dx", "030", "041", 1.0, "MED OMED SURG"), ("dx", "042", "044", 0.3, "MED"),
-    ("dx", "045", "066", 0.05, "MED"), ("dx", "070", "079", 0.6, "MED"),
-    ("dx", "080", "104", 0.04, "MED"), ("dx", "110", "118", 0.8, "OMED MED"),
-    ("dx", "120", "139", 0.08, "MED"), ("dx", "140", "239", 1.1, "OMED SURG NSURG"),
-    ("dx", "240", "279", 1.5, "MED SURG"), ("dx", "280", "289", 1.2, "MED OMED"),
-    ("dx", "290", "319", 0.9, "MED NMED"), ("dx", "320", "359", 1.0, "NMED NSURG"),
-    ("dx", "360", "389", 0.3, "MED NMED"), ("dx", "390", "459", 2.2, "CMED CSURG MED NMED"),
-    ("dx", "460", "519", 1.6, "MED SURG"), ("dx", "520", "529", 0.25, "MED"),
-    ("dx", "530", "579", 1.8, "SURG MED"), ("dx", "580", "629", 1.2, "MED SURG"),
-    ("dx", "630", "679", 1.0, "OBS"), ("dx", "680", "709", 0.7, "MED SURG"),
-    ("dx", "710", "739", 1.0, "ORTHO NSURG MED"), ("dx", "740", "759", 0.3, "CSURG NB"),
-    ("dx", "760", "779", 1.0, "NB"), ("dx", "780", "799", 1.6, "MED NMED CMED"),
-    ("dx", "800", "939", 0.8, "TRAUM ORTHO NSURG"), ("dx", "940", "949", 0.1, "TRAUM"),
-    ("dx", "950", "959", 0.4, "TRAUM"), ("dx", "960", "995", 0.5, "MED"),
-    ("dx", "996", "999", 3.0, "SURG CSURG ORTHO"), ("dx", "E00", "E99", 0.5, "TRAUM ORTHO NSURG"),
-    ("dx", "V00", "V91", 1.0, "MED SURG CMED OMED"),
-    ("pr", "00", "05", 0.9, "NSURG CMED"), ("pr", "06", "07", 0.4, "SURG"),
-    ("pr", "08", "16", 0.06, "SURG"), ("pr", "17", "17", 0.3, "SURG"),
-    ("pr", "18", "29", 0.25, "SURG TRAUM"), ("pr", "30", "34", 1.0, "SURG CSURG"),
-    ("pr", "35", "39", 2.2, "CSURG CMED SURG"), ("pr", "40", "41", 0.6, "OMED SURG"),
-    ("pr", "42", "54", 2.0, "SURG MED"), ("pr", "55", "59", 1.0, "SURG MED"),
-    ("pr", "60", "64", 0.4, "SURG"), ("pr", "65", "71", 0.4, "SURG"),
-    ("pr", "72", "75", 1.0, "OBS"), ("pr", "76", "84", 1.2, "ORTHO TRAUM NSURG"),
-    ("pr", "85", "86", 0.8, "SURG TRAUM"), ("pr", "87", "99", 2.0, "MED CMED SURG OMED"),
-)  # fmt: skip
-"""Kind, first and last category, weight, and the services that see it."""
+OWN_SERVICE, OTHER_SERVICE = 2.5, 0.35
+"""Factors of the weight in the services that see a chapter most, and in all others."""
 
-SELDOM = re.compile(
-    r"\bwar\b|terroris|spacecraft|railway|streetcar|aircraft|parachut|animal-drawn|venomous|legal "
-    r"intervention|watercraft|nuclear|snow vehicle|nontraffic|cataclysm|hurricane|tsunami|earthq",
-    re.IGNORECASE,
-)
-FIRST_DAYS = re.compile(r"newborn|neonat|fetus|fetal|perinatal|liveborn|at birth", re.IGNORECASE)
-BIRTH = re.compile(
-    r"pregnan|deliver(y|ed)|partum|obstetric|puerper|gestation|cesarean|placenta", re.IGNORECASE
-)
-CHILDREN = re.compile(r"juvenile|infant|child|congenital|pediatric|developmental", re.IGNORECASE)
-WOMEN = re.compile(
-    r"female|ovar(y|ian)|uter(us|ine)|cervix|vagin|vulva|fallopian|endometri|menopaus|menstr",
-    re.IGNORECASE,
-)
-MEN = re.compile(r"\bmale\b|prostat|testi(s|cular)|penis|scrot|seminal|sperm", re.IGNORECASE)
-OLD = re.compile(r"senile|presbyop|age-related", re.IGNORECASE)
-VAGUE = re.compile(r"unspecified|not otherwise specified|without mention", re.IGNORECASE)
-LASTING = (("140", "319"), ("320", "389"), ("401", "405"), ("412", "414"), ("424", "429"),
-           ("440", "459"), ("490", "496"), ("585", "585"), ("710", "759"))  # fmt: skip
+INJURY_ELSEWHERE, NOT_OF_BIRTH = 0.1, 0.02
+"""Further factors: of injuries outside the services that treat them, which meet few of them, and
+of all that is not of birth in obstetrics, whose patients are young and mostly healthy."""
 
-SHORT = {
-    "fracture": "fx", "with": "w/", "without": "w/o", "due to": "2/2", "disease": "dz",
-    "infection": "infxn", "hemorrhage": "bleed", "bilateral": "b/l", "syndrome": "synd",
-    "chronic": "chr", "secondary": "2ry", "malignant": "malig", "carcinoma": "ca",
-    "disorder": "d/o", "replacement": "repl", "injury": "inj", "resection": "resxn",
-    "biopsy": "bx", "operation": "op", "history of": "h/o", "complication": "compl",
-    "unilateral": "unilat", "laceration": "lac", "insufficiency": "insuff", "artery": "art",
-    "procedure": "proc", "diagnostic": "dx", "transplant": "txp", "metastatic": "met",
-    "neoplasm": "tumor", "abnormality": "abnl", "respiratory": "resp", "pulmonary": "pulm",
-    "gastrointestinal": "GI", "genitourinary": "GU", "percutaneous": "perc", "examination": "exam",
-    "radiography": "film", "computerized axial tomography": "CT", "intracranial": "IC",
-    "cerebral": "cer", "abdominal": "abd", "thoracic": "T", "lumbar": "L", "cervical": "C",
-    "extremity": "ext", "anomaly": "anom", "congenital": "cong", "nontraumatic": "nontraum",
-    "postoperative": "postop", "peripheral": "periph", "vascular": "vasc", "rheumatic": "rheum",
-    "diabetes mellitus": "DM", "hypertensive": "HTN", "hypertension": "HTN", "rupture": "rupt",
-    "tuberculosis": "TB", "dependence": "dep", "embolism": "PE", "thrombosis": "thromb",
-    "superficial": "superf", "occlusion": "occl", "stenosis": "sten",
-}  # fmt: skip
-_SHORT = re.compile(r"\b(" + "|".join(sorted(SHORT, key=len, reverse=True)) + r")\b")
-_TURNS = (
-    (r"^(?:malignant|primary malignant) neoplasm of (?:the )?(.+)$",
-     ("{0} cancer", "cancer of the {0}", "{0} malignancy")),
-    (r"^secondary malignant neoplasm of (?:the )?(.+)$", ("{0} metastasis", "spread to the {0}")),
-    (r"^benign neoplasm of (?:the )?(.+)$", ("benign {0} tumor", "benign tumor of the {0}")),
-    (r"^(closed|open) fracture of (?:the )?(.+)$",
-     ("{0} {1} fracture", "{1} fracture, {0}", "{1} fx")),
-    (r"^open wound of (?:the )?(.+)$", ("{0} laceration", "open {0} wound", "{0} wound")),
-    (r"^contusion of (?:the )?(.+)$", ("{0} contusion", "bruised {0}")),
-    (r"^injury to (?:the )?(.+)$", ("{0} injury", "injured {0}")),
-    (r"^personal history of (.+)$", ("prior {0}", "h/o {0}", "history of {0}")),
-    (r"^family history of (.+)$", ("family history of {0}", "{0} in the family")),
-    (r"^poisoning by (.+)$", ("{0} overdose", "{0} poisoning", "{0} toxicity")),
-    (r"^(acute|chronic|acquired|congenital) (.+)$", ("{0} {1}", "{1}, {0}")),
-    (r"^(excision|repair|biopsy|resection|incision|replacement|removal) of (?:the )?(.+)$",
-     ("{1} {0}", "{0} of the {1}")),
-    (r"^(.+) of (?:the )?(\w+)$", ("{1} {0}", "{0} of the {1}")),
-)  # fmt: skip
-_DROP = re.compile(
-    r"\s*\([^)]*\)|,?\s*(?:not elsewhere classified|not otherwise specified|so stated|unspecified"
-    r"(?: as to [a-z ]+)?|(?:without|with no) mention of [a-z ,]+|type unspecified|"
-    r"organism unspecified|site unspecified|episode of care unspecified(?: or not applicable)?)",
-    re.IGNORECASE,
-)
 _PART = re.compile(r",? (?=(?:with|without|due to|by|complicated by|as cause of|affecting) )|, ")
+_OTHER = re.compile(r"^(?:other(?: and unspecified)?|unspecified) ", re.IGNORECASE)
+
+
+@cache
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(settings("rare.toml")["title"][name], re.IGNORECASE)
+
+
+def clean(title: str) -> str:
+    """Return a title without the signs of the grammar, beginning in lower case.
+
+    An abbreviation at the beginning keeps its capitals.
+    """
+    title = re.sub(r"[\[\]<>{}|~;]", "", title).strip(" ,")
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
 
 
 def plain(title: str) -> str:
-    """A title as somebody would say it: without administrative words, in lower case.
+    """Return a title as people would say it, without administrative words and in lower case.
 
     Args:
         title: long title of CMS.
     """
-    said = re.sub(r"^(?:other(?: and unspecified)?|unspecified) ", "", title, flags=re.IGNORECASE)
-    said = re.sub(r"[\[\]<>{}|~;]", "", _DROP.sub("", said)).strip(" ,")
-    return said if said[1:2].isupper() else said[:1].lower() + said[1:]
+    return clean(_pattern("administrative").sub("", _OTHER.sub("", title)))
 
 
 def spoken(title: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of a code and what is said behind them, from its title.
+    """Derive the names of a code, and what is said after them, from its title.
 
     Args:
         title: long title of CMS.
@@ -143,15 +70,14 @@ def spoken(title: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     Returns:
         Names of the head noun, and qualifiers (none, or one).
     """
-    said = plain(title) or title.lower()
-    noun, *rest = _PART.split(said, maxsplit=1)
+    rules = settings("rare.toml")
+    noun, *rest = _PART.split(plain(title) or title.lower(), maxsplit=1)
     names = [noun]
-    for pattern, forms in _TURNS:
-        found = re.match(pattern, noun)
-        if found:
+    for pattern, *forms in rules["turns"]:
+        if found := re.match(pattern, noun):
             names += [form.format(*found.groups()) for form in forms]
             break
-    names += [_SHORT.sub(lambda found: SHORT[found[0]], name) for name in (names[0], names[-1])]
+    names += [_abbreviated(name) for name in (names[0], names[-1])]
     short = re.split(r" (?:of|for|in|by|or|and|to|on|from) ", names[-1])[0]
     if len(short) >= 8 and " " in short:
         names.append(short)
@@ -160,97 +86,106 @@ def spoken(title: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(dict.fromkeys(names)), post
 
 
+def _abbreviated(name: str) -> str:
+    short = settings("rare.toml")["short"]
+    return _long_words().sub(lambda found: short[found[0]], name)
+
+
+@cache
+def _long_words() -> re.Pattern[str]:
+    words = sorted(settings("rare.toml")["short"], key=len, reverse=True)
+    return re.compile(r"\b(" + "|".join(words) + r")\b")
+
+
 def _who(kind: str, code: str, title: str) -> tuple[str, tuple[int, int]] | None:
-    """Sex and ages that can have a code; None for codes that nobody here can have."""
-    birth = (kind == "dx" and "630" <= code[:3] <= "679") or (kind == "pr" and code[:2] in BIRTHS)
-    if birth or BIRTH.search(title):
-        return "F", (16, 45)
-    if (kind == "dx" and ("760" <= code[:3] <= "779" or "V29" <= code[:3] <= "V39")) or (
-        FIRST_DAYS.search(title)
-    ):
-        return "", (0, 0)
-    sex = "F" if WOMEN.search(title) else "M" if MEN.search(title) else ""
-    if kind == "pr" and code[:2] in ("60", "61", "62", "63", "64"):
+    """Return the sex and ages that can have a code; None for codes that nobody here can have."""
+
+    def says(name: str) -> bool:
+        return _pattern(name).search(title) is not None
+
+    of_diagnosis, of_procedure = (code[:3], "") if kind == "dx" else ("", code[:2])
+    if "630" <= of_diagnosis <= "679" or "72" <= of_procedure <= "75" or says("births"):
+        return "F", MOTHER
+    if "760" <= of_diagnosis <= "779" or "V29" <= of_diagnosis <= "V39" or says("newborns"):
+        return "", NEWBORN
+    sex = "F" if says("women") else "M" if says("men") else ""
+    if "60" <= of_procedure <= "64":
         sex = "M"
-    elif kind == "pr" and "65" <= code[:2] <= "71":
+    elif "65" <= of_procedure <= "71":
         sex = "F"
-    if CHILDREN.search(title) and not (kind == "dx" and "740" <= code[:3] <= "759"):
+    if says("children") and not "740" <= of_diagnosis <= "759":
         return None
-    return sex, (60 if OLD.search(title) else 1, 120)
+    return sex, (60 if says("old") else 1, 120)
 
 
-BIRTHS = ("72", "73", "74", "75")
-
-
-@lru_cache(maxsize=1)
-def _weighted() -> tuple[tuple[Code, float, tuple[str, ...]], ...]:
-    """Code, weight and services of the rare codes, by weight."""
-    head, tail = every_code()
-    taken = {code.key for code in (*head, *tail)}
+@cache
+def _weighted() -> tuple[tuple[Code, float, list[str]], ...]:
+    """Return code, weight and services of the rare codes, the most frequent first."""
+    taken = {code.key for codes in head_and_tail() for code in codes}
     found = []
     for kind in ("dx", "pr"):
-        for raw, (_, title) in titles(kind).items():
-            at = 2 if kind == "pr" else 4 if raw[0] == "E" else 3
-            code = raw if len(raw) <= at else f"{raw[:at]}.{raw[at:]}"
-            who, row = _who(kind, code, title), _chapter(kind, raw)
-            if (kind, code) in taken or who is None or row is None:
+        for code, title in titles(kind).items():
+            who, chapter = _who(kind, code, title), _chapter(kind, code)
+            if (kind, code) in taken or who is None or chapter is None:
                 continue
-            weight = row[3] * Dice("rare", kind, code).lognormal(1.0, SPREAD)
-            weight *= (3.0 if VAGUE.search(title) else 1.0) * exp(-len(title) / 60)
-            weight *= 0.02 if SELDOM.search(title) else 1.0
-            found.append((weight, kind, code, title, who, tuple(row[4].split())))
+            weight, services = chapter
+            weight *= PortableRandom("rare", kind, code).lognormal(1.0, SPREAD)
+            # Vague codes are used most, long titles less, and what hardly occurs hardly at all.
+            weight *= (3.0 if _pattern("vague").search(title) else 1.0) * exp(-len(title) / 60)
+            weight *= 0.02 if _pattern("seldom").search(title) else 1.0
+            found.append((weight, kind, code, title, who, services))
     found.sort(key=lambda entry: (-entry[0], entry[2]))
+    lasting = settings("rare.toml")["lasting"]
     level = found[LEVEL][0]
     codes = []
-    for place, (weight, kind, code, title, who, services) in enumerate(found[:CODES]):
+    for place, (weight, kind, code, title, (sex, ages), services) in enumerate(found[:CODES]):
         names, post = spoken(title)
-        if kind == "dx":
-            ccs = diagnosis_ccs().get(code.replace(".", ""), "")
-        else:
-            ccs = procedures().get(code, {}).get("ccs", f"rubric {code[:2]}")
-        lasting = kind == "dx" and any(low <= code[:3] <= high for low, high in LASTING)
         made = Code(
             kind=kind,
             code=code,
-            ccs=ccs,
+            ccs=category(kind, code),
             rank=RAREST + place,
-            sex=who[0],
-            ages=who[1],
+            sex=sex,
+            ages=ages,
             names=names,
             post=post,
-            lasting=lasting,
+            lasting=kind == "dx" and any(low <= code[:3] <= high for low, high in lasting),
         )
         codes.append((made, min(weight, level), services))
     return tuple(codes)
 
 
-def _chapter(kind: str, raw: str) -> tuple[str, str, str, float, str] | None:
-    place = raw[: 2 if kind == "pr" else 3]
-    return next((row for row in CHAPTERS if row[0] == kind and row[1] <= place <= row[2]), None)
+def _chapter(kind: str, code: str) -> tuple[float, list[str]] | None:
+    """Return the weight and the services of the chapter of a code."""
+    place = undotted(code)[: 2 if kind == "pr" else 3]
+    for of, first, last, weight, services in settings("rare.toml")["chapters"]:
+        if of == kind and first <= place <= last:
+            return weight, services.split()
+    return None
 
 
-@lru_cache(maxsize=1)
+@cache
 def rare_codes() -> tuple[Code, ...]:
-    """All rare codes, the most frequent first."""
+    """Return all rare codes, the most frequent first."""
     return tuple(code for code, *_ in _weighted())
 
 
-@lru_cache(maxsize=1)
+@cache
 def rare_lottery() -> dict[str, tuple[tuple[Code, ...], list[float]]]:
-    """Service → (codes, running sums of their weights)."""
+    """Return, for each service, its codes and the running sums of their weights."""
     lottery = {}
-    for service in SERVICES:
+    for service in settings()["services"]:
         codes, weights = [], []
         for code, weight, services in _weighted():
-            newborn, birth = code.ages == (0, 0), code.ages == (16, 45)
+            newborn, birth = code.ages == NEWBORN, code.ages == MOTHER
             if newborn != (service == "NB") or (birth and service != "OBS"):
                 continue
             if not birth and not newborn:
-                weight *= 2.5 if service in services else 0.35
+                weight *= OWN_SERVICE if service in services else OTHER_SERVICE
                 if services[0] == "TRAUM" and service not in services:
-                    weight *= 0.1
+                    weight *= INJURY_ELSEWHERE
                 if service == "OBS":
-                    weight *= 0.02
+                    weight *= NOT_OF_BIRTH
             codes.append(code)
             weights.append(weight)
         lottery[service] = (tuple(codes), running_sums(weights))

@@ -1,0 +1,150 @@
+"""The codes of the head and the tail, as `head.csv` and `tail.csv` state them."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from data_prep.code_systems.ccs import Ccs
+from data_prep.hospital.data_files import rows
+from data_prep.hospital.portable_random import PortableRandom
+from marn.corpus.codes import undotted
+
+Key = tuple[str, str]
+"""Kind ("dx" or "pr") and dotted code."""
+
+HEAD = 50
+"""Codes in the head: their ranks are 0 to 49."""
+
+OFTEN = 0.35
+"""A tail code that a feature brings with a higher share belongs to that feature. One whose shares
+are all lower is common or rare by a fixed luck of its own, for a tail as long as that of real
+codes."""
+
+LUCK = (0.3, 1.7)
+"""Median and sigma of that luck, a log-normal factor."""
+
+NEWBORN, MOTHER = (0, 0), (16, 45)
+"""Ages, in years, of the codes of birth: the newborn's and the mother's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """A code and the terms on which it comes.
+
+    Attributes:
+        kind: "dx" or "pr".
+        code: dotted.
+        ccs: number of its CCS category within the kind; of a rare procedure, for which the
+            project states none, its rubric.
+        rank: 0 to 49 for the head, then on in the order of the tail, from 1000 for the rare ones.
+        base: log-odds before any feature (head only).
+        odds: log-odds that features add (head only).
+        given: features, each of which brings the code with a probability of its own (tail only).
+        services: where it is met; empty is everywhere but newborn and obstetric (tail only).
+        sex: "M", "F" or "" for both.
+        ages: lowest and highest age in years.
+        without: dotted codes of the same admission that exclude it.
+        names: noun phrases for it (tail only).
+        pre: qualifiers that precede a name.
+        post: qualifiers that follow it.
+        share: of the admissions that have it, as published (head only).
+        lasting: whether this is a rare code that patients bring along.
+    """
+
+    kind: str
+    code: str
+    ccs: str
+    rank: int
+    base: float = 0.0
+    odds: tuple[tuple[str, float], ...] = ()
+    given: tuple[tuple[str, float], ...] = ()
+    services: tuple[str, ...] = ()
+    sex: str = ""
+    ages: tuple[int, int] = (1, 120)
+    without: frozenset[str] = frozenset()
+    names: tuple[str, ...] = ()
+    pre: tuple[str, ...] = ()
+    post: tuple[str, ...] = ()
+    share: float = 0.0
+    lasting: bool = False
+
+    @property
+    def key(self) -> Key:
+        """Kind and dotted code."""
+        return self.kind, self.code
+
+    @property
+    def raw(self) -> str:
+        """The code as the tables have it, without its dot."""
+        return undotted(self.code)
+
+    def suits(self, sex: str, age: int) -> bool:
+        """Return whether a patient of that sex and age can have it."""
+        return self.sex in ("", sex) and self.ages[0] <= age <= self.ages[1]
+
+
+def category(kind: str, code: str) -> str:
+    """Return the CCS category of a code, or the rubric of a procedure for which none is stated."""
+    number = Ccs.load().number(kind, code)
+    if number is not None:
+        return str(number)
+    return f"rubric {code[:2]}" if kind == "pr" else ""
+
+
+@cache
+def head_and_tail() -> tuple[tuple[Code, ...], tuple[Code, ...]]:
+    """Return all codes of `head.csv` and `tail.csv`, in the order of the files."""
+    head = rows("head.csv")
+    by_share = sorted(head, key=lambda row: -float(row["rate"]))
+    rank = {(row["kind"], row["code"]): place for place, row in enumerate(by_share)}
+    return (
+        tuple(
+            Code(
+                **_common(row),
+                rank=rank[row["kind"], row["code"]],
+                base=float(row["base"]),
+                odds=_pairs(row["odds"]),
+                share=float(row["rate"]) / 100,
+            )
+            for row in head
+        ),
+        tuple(_tail_code(row, HEAD + place) for place, row in enumerate(rows("tail.csv"))),
+    )
+
+
+def _common(row: dict[str, str]) -> dict[str, Any]:
+    kind, code = row["kind"], row["code"]
+    without = frozenset(row["without"].split())
+    return {"kind": kind, "code": code, "ccs": category(kind, code), "without": without}
+
+
+def _tail_code(row: dict[str, str], rank: int) -> Code:
+    given = _pairs(row["given"])
+    brought = {name for name, _ in given}
+    lucky = row["kind"] == "dx" and not brought & {"NB", "OBS"}
+    if lucky and all(share <= OFTEN for _, share in given):
+        luck = PortableRandom("prior", row["code"]).lognormal(*LUCK)
+        given = tuple((name, share * min(1.1, luck)) for name, share in given)
+    who: dict[str, Any] = {}
+    if "NB" in brought:
+        who["ages"] = NEWBORN
+    elif "OBS" in brought:
+        who |= {"sex": "F", "ages": MOTHER}
+    for word in row["who"].split():
+        if "-" in word:
+            low, high = word.split("-")
+            who["ages"] = (int(low or 0), int(high or 120))
+        else:
+            who["sex"] = word
+    phrases: dict[str, Any] = {
+        name: tuple(phrase for phrase in row[name].split("|") if phrase)
+        for name in ("names", "pre", "post")
+    }
+    services = tuple(row["services"].split())
+    return Code(**_common(row), rank=rank, given=given, services=services, **who, **phrases)
+
+
+def _pairs(cell: str) -> tuple[tuple[str, float], ...]:
+    """Read "diabetes .3;old .1"."""
+    pairs = (item.rsplit(" ", 1) for item in cell.split(";") if item.strip())
+    return tuple((name.strip(), float(number)) for name, number in pairs)

@@ -1,0 +1,38 @@
+"""Read the files beside the code: settings, tables, and texts in blocks."""
+
+import csv
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+
+
+@cache
+def settings(name: str = "hospital.toml") -> dict[str, Any]:
+    """Return the content of a TOML file."""
+    return tomllib.loads((FOLDER / name).read_text("utf-8"))
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    return list(csv.DictReader((FOLDER / name).read_text("utf-8").splitlines()))
+
+
+def blocks(name: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the blocks of a text: the name in the line ``= name``, and the lines below it.
+
+    Empty lines and comments, which begin with ``##`` or ``%``, are left out.
+    """
+    header = ""
+    lines: list[str] = []
+    for line in (FOLDER / name).read_text("utf-8").splitlines():
+        if line.startswith("= "):
+            if header:
+                yield header, lines
+            header, lines = line[2:].strip(), []
+        elif line.strip() and not line.startswith(("##", "%")):
+            lines.append(line)
+    yield header, lines
