@@ -67,6 +67,7 @@ unit: data  ## unit, property, contract, pipeline, papermill and browser tests, 
 
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 1800 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider
 NOTEBOOKS = $(if $(CHAPTER),$(foreach number,$(CHAPTER),$(wildcard book/$(number)*.ipynb)),book)
+nbval: export TQDM_DISABLE := 1  # as the stored outputs were made
 nbval: data  ## every chapter executed and compared with its stored outputs (CHAPTER="03" for one)
 	@rm -rf runs/[0-9][0-9]_*  # else a chapter would take up an earlier run instead of training
 	$(BIN)/pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)

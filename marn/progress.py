@@ -1,7 +1,8 @@
-"""Lines that tell a waiting person how far long work is and how long it will still take."""
+"""How far long work is: tqdm's bar in a terminal or a notebook, plain lines in a log or a pipe."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TextIO
@@ -18,39 +19,59 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Reports work of a known number of steps: transient in a terminal, line by line elsewhere.
+    """Progress of work with a known number of steps.
+
+    A bar is shown where somebody watches, and is gone when the work ends. The environment variable
+    `TQDM_DISABLE` turns it off, as for the chapters of the book, whose outputs are stored.
 
     Args:
         total: number of steps.
-        stream: where to write; standard output by default, None for silence.
-        done: steps that were done before this start (work that was resumed).
+        stream: where to write; None for silence.
+        done: steps completed before, if the work was resumed.
+        unit: what a step is called.
     """
 
-    def __init__(self, total: int, *, stream: TextIO | None, done: int = 0) -> None:
-        self.total = total
-        self.stream = stream
+    def __init__(
+        self, total: int, *, stream: TextIO | None, done: int = 0, unit: str = "step"
+    ) -> None:
+        self.total, self.stream = total, stream
         self.start = self.done = done
-        self.began = self._shown = time.monotonic()
+        self._began = time.monotonic()
+        self._bar = None
+        in_notebook = type(stream).__module__.startswith("ipykernel")
+        if stream is None or os.environ.get("TQDM_DISABLE") or not (in_notebook or stream.isatty()):
+            return
+        from tqdm.auto import tqdm  # imported only where it is seen
+
+        tqdm.monitor_interval = 0  # no thread, since processes may be forked from this one
+        self._bar = tqdm(
+            total=total, initial=done, unit=unit, leave=False, file=None if in_notebook else stream
+        )
+
+    @property
+    def has_bar(self) -> bool:
+        """Whether a bar is shown."""
+        return self._bar is not None
 
     def left(self) -> float:
-        """Seconds that the remaining steps will take at the pace so far; nan before the first."""
+        """Return the seconds that the rest will take at the pace so far; nan before a step."""
         steps = self.done - self.start
-        elapsed = time.monotonic() - self.began
+        elapsed = time.monotonic() - self._began
         return elapsed / steps * (self.total - self.done) if steps else float("nan")
 
-    def step(self, text: str) -> None:
-        """Count a step; a terminal shows `text` and the time left, twice a second at most."""
-        self.done += 1
-        now = time.monotonic()
-        if self.stream is not None and self.stream.isatty() and now - self._shown > 0.5:
-            self._shown = now
-            self.stream.write(f"\r\x1b[K{text}, {duration(self.left())} left")
-            self.stream.flush()
+    def step(self, text: str, count: int = 1) -> None:
+        """Count steps; `text` stands before the bar."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.update(count)
 
     def line(self, text: str) -> None:
-        """Write a line that stays, in place of a transient one."""
-        if self.stream is not None:
-            self.stream.write(f"\r\x1b[K{text}\n" if self.stream.isatty() else f"{text}\n")
+        """Write a line that stays."""
+        if self._bar is not None:
+            self._bar.write(text, file=self.stream)
+        elif self.stream is not None:
+            self.stream.write(f"{text}\n")
             self.stream.flush()
 
 

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from marn import baselines, models, reconstructions, transformers
 from marn.errors import MarnError
 from marn.models.base import Coder, CorpusLike, SharedOptions
+from marn.settings import Seed, check, kinds, unknown
 
 for _package in (models, baselines, transformers, reconstructions):
     for _module in pkgutil.iter_modules(_package.__path__):
         importlib.import_module(f"{_package.__name__}.{_module.name}")
 
-__all__ = ["available", "build"]
+__all__ = ["available", "build", "system"]
+
+_Size = Annotated[int, Field(ge=1, le=1 << 16)]
+_MAY_BE_ZERO = ("rounds", "tree_steps")
+_LONG = ("max_length", "piece_count", "tree_steps")  # what memory grows with slowly or not at all
 
 
 def available() -> list[str]:
     """Names of the systems that `build` knows, in alphabetical order."""
     return sorted(Coder.registry)
+
+
+def system(name: str) -> type[Coder]:
+    """Return the class of a system.
+
+    Raises:
+        MarnError: no system has this name.
+    """
+    if name not in Coder.registry:
+        raise unknown("no system is named", name, available())
+    return Coder.registry[name]
 
 
 def build(
@@ -53,36 +71,58 @@ def build(
     Raises:
         MarnError: the name or an option is unknown or out of range, or the sizes are missing.
     """
-    if name not in Coder.registry:
-        near = difflib.get_close_matches(name, available(), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; available are {available()}"
-        raise MarnError(f"no system is named {name!r}{hint}")
-    system = Coder.registry[name]
-    own = [
-        key
-        for cls in system.__mro__
-        if issubclass(cls, Coder) and cls is not Coder and "__init__" in cls.__dict__
-        for key, parameter in inspect.signature(cls.__init__).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    ]
-    known = sorted({*own, *SharedOptions.__annotations__} - {"vocabulary_size", "tasks"})
-    for option in options:
-        if option not in known:
-            near = difflib.get_close_matches(option, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {known}"
-            raise MarnError(f"{name} has no option {option!r}{hint}")
+    cls = system(name)
+    known = _options(cls)
     arguments = dict(options)
+    for key, value in options.items():
+        if key not in known:
+            raise unknown(f"{name} has no option", key, known)
+        arguments[key] = _checked(key, *known[key], value)
+    seed = check("seed", Seed, seed)
     if corpus is not None:
         vocabulary_size = vocabulary_size or len(corpus.vocabulary)
         tasks = tasks or corpus.tasks
         if corpus.vectors is not None and not {"vectors", "embedding_size"} & set(options):
             arguments["vectors"] = torch.from_numpy(np.array(corpus.vectors, np.float32))
-        arguments = system.options_from_corpus(corpus) | arguments
+        arguments = cls.options_from_corpus(corpus) | arguments
     if vocabulary_size is None or tasks is None:
         raise MarnError("build needs a corpus, or both vocabulary_size and tasks")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = system(vocabulary_size=vocabulary_size, tasks=tasks, **arguments)
+        model = cls(vocabulary_size=vocabulary_size, tasks=tasks, **arguments)
     asked = {key: value for key, value in arguments.items() if key != "vectors"}
     model.options = model.saved_options(asked | {"seed": seed})
     return model
+
+
+def _options(cls: type[Coder]) -> dict[str, tuple[Any, Any]]:
+    """Return the type and the default of every option: those of all systems, and a system's own."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for base in reversed(cls.__mro__):
+        if not issubclass(base, Coder) or "__init__" not in base.__dict__:
+            continue
+        try:
+            hints = get_type_hints(base.__init__, include_extras=True)
+        except NameError:  # a class of yours may name types that only a type checker sees
+            hints = {}
+        for key, parameter in inspect.signature(base.__init__).parameters.items():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                found[key] = hints.get(key, Any), parameter.default
+    shared = {*SharedOptions.__annotations__} - {"vocabulary_size", "tasks"}
+    inner = {*inspect.signature(Coder.__init__).parameters} - shared
+    return {key: option for key, option in found.items() if key not in inner}
+
+
+def _checked(key: str, annotation: Any, default: Any, value: Any) -> Any:
+    """Check an option that is a number, a text or a choice; systems check what is built of them."""
+    wanted = kinds(annotation)
+    if annotation in (Sequence[int], tuple[int, int]):
+        annotation = Sequence[_Size]
+    elif wanted - {bool, int, float, str, Path, NoneType} - {k for k in wanted if type(k) is str}:
+        return value
+    elif int in wanted:
+        least, most = key not in _MAY_BE_ZERO, 1 << 24 if key in _LONG else 1 << 16
+        annotation = Annotated[annotation, Field(ge=least, le=most)]
+    elif float in wanted:
+        annotation = Annotated[annotation, Field(ge=0, lt=1 if key.endswith("dropout") else None)]
+    return check(key, annotation, value, default)

@@ -1,11 +1,15 @@
 """Settings of a training: the learning rate of each step, softened targets, and what is refused."""
 
+import dataclasses
 import math
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
-from marn import MarnError, TrainConfig
+from marn import MarnError, TrainConfig, losses, metrics
+from marn.train import config as module
 
 
 def rates(config, steps, watched=()):
@@ -47,7 +51,7 @@ def test_plateaus_agree_with_torch():
 
 
 def test_label_smoothing_by_hand():
-    config = TrainConfig(loss="bce", label_smoothing=0.2, task_weights={})
+    config = TrainConfig(loss="bce", label_smoothing=0.2)
     logits, targets = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[1.0, 0.0]])
     # Targets 0.9 and 0.1; -log sigmoid(log 3) = log(4/3), -log sigmoid(-log 3) = log 4.
     second = 0.1 * math.log(4 / 3) + 0.9 * math.log(4)
@@ -73,19 +77,73 @@ def test_a_sum_over_codes_is_as_many_means(loss):
     ("change", "message"),
     [
         ({"reduction": "none"}, "reduction must be 'mean' or 'sum_codes', or None"),
-        ({"schedule": "cosine"}, "schedule must be 'constant' or 'linear' or 'plateau'"),
+        ({"schedule": "cosine"}, "schedule must be 'constant', 'linear' or 'plateau'"),
         ({"warmup": 1.0}, "warmup must be below 1"),
-        ({"warmup": -0.1}, "warmup must be at least 0"),
-        ({"plateau_factor": 1.0}, "between 0 and 1"),
+        ({"warmup": -0.1}, "warmup must be at least 0, but got -0.1; the default is 0.0"),
+        ({"plateau_factor": 1.0}, "plateau_factor must be below 1"),
+        ({"plateau_factor": 0}, "plateau_factor must be above 0"),
         ({"plateau_patience": -1}, "at least 0"),
-        ({"label_smoothing": 0.1}, "for loss='bce' alone"),
+        ({"label_smoothing": 0.1}, "label_smoothing needs loss='bce'"),
         ({"label_smoothing": 1.0, "loss": "bce"}, "below 1"),
         ({"keep": "first"}, "'best' or 'last'"),
         ({"batching": "sorted"}, "'bucketed' or 'random'"),
-        ({"precision": "fp8"}, "'fp32' or 'bf16' or 'fp16'"),
+        ({"precision": "fp8"}, "'fp32', 'bf16' or 'fp16'"),
         ({"accumulate": 0}, "at least 1"),
+        ({"epochs": True}, "epochs must be a whole number, but got True"),
+        ({"epochs": np.float64(3)}, "epochs must be a whole number, but got 3.0"),
+        ({"learning_rate": math.nan}, "learning_rate must be a finite number, but got nan"),
+        ({"clip_norm": math.inf}, "clip_norm must be a finite number, or None, but got inf"),
+        ({"task_weights": {"icd": -1}}, r"task_weights\['icd'\] must be at least 0, but got -1"),
+        ({"task_weights": {}}, "task_weights must be non-empty"),
+        ({"task_weights": {"icd": 0}}, "task_weights must not all be 0"),
+        ({"monitor": "precision_at_x"}, "monitor must be one of .*, but got 'precision_at_x'"),
+        ({"monitor": "recall_at_0"}, "monitor must be one of .*precision_at_K, recall_at_K"),
+        ({"device": "cdua"}, "device must be 'auto', 'cpu', .*, but got 'cdua'"),
+        ({"device": "meta"}, "device must be"),
+        ({"seed": 2**63}, "seed must be at most 9223372036854775807"),
+        ({"epoch": 3}, "TrainConfig has no setting 'epoch'; did you mean 'epochs'"),
     ],
 )
 def test_bad_settings(change, message):
-    with pytest.raises(MarnError, match=message):
+    with pytest.raises(MarnError, match=message) as error:
         TrainConfig(**change)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_become_pythons():
+    config = TrainConfig(
+        epochs=np.int64(3),
+        learning_rate=np.float32(0.5),
+        task_weights={"icd": np.float64(1)},
+        seed=torch.tensor(4),
+    )
+    assert (config.epochs, config.learning_rate, config.seed) == (3, 0.5, 4)
+    values = [config.epochs, config.learning_rate, config.seed, config.task_weights["icd"]]
+    assert [type(value) for value in values] == [int, float, int, float]
+    assert TrainConfig(learning_rate=1, clip_norm=None, seed=2**63 - 1).clip_norm is None
+
+
+def test_a_config_is_a_frozen_dataclass():
+    config = dataclasses.replace(TrainConfig(), epochs=2)
+    assert TrainConfig(**dataclasses.asdict(config)) == config
+    with pytest.raises(MarnError, match="epochs must be at least 1"):
+        dataclasses.replace(config, epochs=0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.epochs = 3
+
+
+@pytest.mark.parametrize("monitor", ["precision_at_5", "recall_at_15", "macro_f1_caml"])
+def test_monitors_are_scores(monitor):
+    scores = metrics.score(np.full((1, 20), 0.5), np.eye(20)[:1])
+    assert TrainConfig(monitor=monitor).monitor in scores
+
+
+def test_readings_are_those_of_the_focal_loss():
+    assert get_args(module.Reading) == get_args(losses.Reading)
+
+
+def test_every_setting_explains_itself():
+    for field in dataclasses.fields(TrainConfig):
+        described = TrainConfig.__pydantic_fields__[field.name].description
+        assert described, field.name
+        assert described.endswith("."), field.name

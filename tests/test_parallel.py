@@ -21,7 +21,7 @@ from toys import SYSTEM_SIZES, toy_corpus
 
 import marn
 from marn import Corpus, MarnError, TrainConfig, build, fit, parallel, predict
-from marn.__main__ import main
+from marn.cli import main
 from marn.nn.ram import TokenNorm
 from marn.train import budget
 from marn.train import loop as module
@@ -85,20 +85,20 @@ def going_on(corpus, folder, **changes):
 
 def exploding(corpus, folder, **changes):
     """Train with a loss that is infinite in the second epoch, in the last process."""
-    real, calls = marn.train.config.focal_loss, []
+    real, calls = marn.losses.focal_loss, []
 
     def explode(*arguments, **named):
         calls.append(1)
         bad = len(calls) > 10 and os.environ["LOCAL_RANK"] == "1"
         return real(*arguments, **named) * (math.inf if bad else 1)
 
-    marn.train.config.focal_loss, module._LOG_STEPS = explode, 1
+    marn.losses.focal_loss, module._LOG_STEPS = explode, 1
     try:
         going_on(corpus, folder, **changes)
     except MarnError as error:
         return str(error)
     finally:
-        marn.train.config.focal_loss, module._LOG_STEPS = real, 50
+        marn.losses.focal_loss, module._LOG_STEPS = real, 50
 
 
 def short_of_memory(corpus, name, room, **changes):
@@ -428,7 +428,7 @@ def test_a_script_without_processes_is_told_how_to_start_them(corpus, monkeypatc
     monkeypatch.delattr(sys, "ps1")
     with pytest.raises(MarnError, match="MASTER_ADDR, MASTER_PORT, NODE_RANK in the environment"):
         fit(small(corpus), corpus, dataclasses.replace(config, nodes=2))
-    with pytest.raises(MarnError, match="at least a note for each device, but got 8"):
+    with pytest.raises(MarnError, match="at least the number of processes, 10, but got 8"):
         dataclasses.replace(config, nodes=5)
 
 
@@ -474,15 +474,18 @@ def test_the_same_command_for_one_device_and_for_two(corpus, folder, capfd):
     [
         ({"NAME": "marm"}, "no system is named 'marm'; did you mean 'marn'?"),
         ({"CORPUS": "nowhere"}, "No corpus at"),
-        ({"more": ["--epoch", "3"]}, "unrecognized arguments: --epoch 3"),
-        ({"more": ["--epochs", "ten"]}, "argument --epochs: invalid int value: 'ten'"),
+        ({"more": ["--epoch", "3"]}, "no such option: --epoch"),
+        ({"more": ["--epochs", "ten"]}, "epochs must be a whole number, but got 'ten'"),
         ({"more": ["--epochs", "0"]}, "epochs must be at least 1, but got 0"),
-        ({"more": ["--loss", "mse"]}, "argument --loss: invalid choice: 'mse'"),
+        ({"more": ["--loss", "mse"]}, "loss must be 'focal' or 'bce', but got 'mse'"),
         ({"more": ["--clip-norm", "much"]}, "clip_norm must be a number, or None, but got 'much'"),
-        ({"more": ["--task-weights", "0.7"]}, "task_weights must be a weight for each task"),
-        ({"more": ["--model", "hidden"]}, "'hidden' is not KEY=VALUE"),
+        ({"more": ["--task-weights", "0.7"]}, "task_weights must be a dictionary, but got 0.7"),
+        ({"more": ["--model", "hidden"]}, "--model must be KEY=VALUE, but got 'hidden'"),
         ({"more": ["--model", "hiden_size=8"]}, "did you mean 'hidden_size'?"),
-        ({"more": ["--devices", "9"]}, "batch_size must be at least a note for each device"),
+        (
+            {"more": ["--devices", "9"]},
+            "at least the number of processes, 9, but got 8",
+        ),
         ({"more": ["--device", "cuda:7"]}, "device"),
     ],
 )
@@ -496,7 +499,7 @@ def test_a_command_line_that_is_wrong_is_one_line(folder, tmp_path, capsys, chan
         status = end.code
     shown = capsys.readouterr()
     assert status == 2
-    assert shown.err.startswith("python -m marn")
+    assert shown.err.startswith("marn train: ")
     assert says in shown.err
     assert shown.err.count("\n") == 1
     assert shown.out == ""

@@ -22,21 +22,41 @@ class Terminal(io.StringIO):
 def test_time_left_by_hand(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    stream = Terminal()
-    progress = Progress(10, stream=stream, done=4)  # four were done before: six are to do
+    progress = Progress(10, stream=None, done=4)  # four were done before: six are to do
     assert progress.left() != progress.left()
     now[0] += 6
     progress.step("working")  # one step in 6 s: five left
     assert progress.left() == 30
-    assert "working, 30 s left" in stream.getvalue()
+
+
+def test_a_terminal_shows_a_bar_and_keeps_the_lines(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    stream = Terminal()
+    progress = Progress(10, stream=stream, done=4, unit="note")
+    assert progress.has_bar
+    progress.step("working", 6)
     progress.line("kept")
-    assert stream.getvalue().endswith("kept\n")
+    assert "working: 100%" in stream.getvalue()
+    assert "10/10" in stream.getvalue()
+    assert "kept\n" in stream.getvalue()
+    del progress  # with the work, the bar is gone
+    assert stream.getvalue().rpartition("\r")[0].endswith(" " * 20)
+
+
+def test_a_bar_can_be_turned_off(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    stream = Terminal()
+    progress = Progress(2, stream=stream)
+    progress.step("working")
+    progress.line("kept")
+    assert stream.getvalue() == "kept\n"
 
 
 def test_only_whole_lines_outside_a_terminal(capsys):
     progress = Progress(2, stream=standard(quiet=False))
-    progress.step("transient")
+    progress.step("working")
     progress.line("kept")
     assert capsys.readouterr().out == "kept\n"
+    assert not progress.has_bar
     assert standard(quiet=True) is None
     Progress(2, stream=None).line("nowhere")

@@ -26,7 +26,8 @@ EXTRAS = PROJECT["optional-dependencies"]
 # From the ground up; a module imports only from floors below its own. Every module has a floor.
 FLOORS = [
     {"errors"},
-    {"losses", "metrics", "parallel", "privacy", "progress"},
+    {"settings"},
+    {"command_line", "losses", "metrics", "parallel", "privacy", "progress"},
     {"analysis", "corpus", "nn"},
     {"figures", "models"},
     {"baselines"},
@@ -35,6 +36,7 @@ FLOORS = [
     {"explain", "saving"},
     {"train", "widgets"},
     {"experiments"},
+    {"cli"},
     {"__main__"},
 ]
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}

@@ -135,16 +135,16 @@ def test_patience_stops_early(corpus):
 
 def test_an_infinite_loss_stops_and_keeps_the_checkpoint(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_LOG_STEPS", 1)
-    real, steps = marn.train.config.focal_loss, []
+    real, steps = marn.losses.focal_loss, []
 
     def exploding(*arguments, **named):
         steps.append(1)
         return real(*arguments, **named) * (math.inf if len(steps) > 6 else 1)
 
-    monkeypatch.setattr(marn.train.config, "focal_loss", exploding)  # twice a step: ICD and CCS
+    monkeypatch.setattr(marn.losses, "focal_loss", exploding)  # twice a step: ICD and CCS
     with pytest.raises(MarnError, match=r"in epoch 2, by step 1 of 3.*learning_rate"):
         fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
-    monkeypatch.setattr(marn.train.config, "focal_loss", real)
+    monkeypatch.setattr(marn.losses, "focal_loss", real)
     run = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
     assert np.isfinite(run.history.loss).all()
 
@@ -210,7 +210,7 @@ def test_one_task_and_any_device_name(corpus):
         ({"learning_rate": "fast"}, "a number"),
         ({"loss": "mse"}, "'focal' or 'bce'"),
         ({"reading": "eq16"}, "'released' or 'paper'"),
-        ({"monitor": "f1"}, "monitor must be one of"),
+        ({"monitor": "f1"}, "monitor must be one of micro_f1, "),
         ({"clip_norm": 0}, "above 0, or None"),
         ({"seed": -1}, "at least 0"),
     ],

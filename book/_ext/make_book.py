@@ -22,7 +22,8 @@ BUILD = ROOT / "_build"
 EXECUTED = BUILD / "book"
 INDEX = BUILD / "html" / "index.html"
 DATA_STAMP = CARD.parents[1] / "teaching.key"
-DATA_PREP_IMPORTS = ("corpus", "errors", "privacy")  # the parts of marn that data_prep may import
+# The parts of marn that data_prep may import.
+DATA_PREP_IMPORTS = ("command_line", "corpus", "errors", "privacy", "progress", "settings")
 
 
 class PartError(Exception):
@@ -130,6 +131,7 @@ def main() -> int:
     options = parser.parse_args()
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # chapters run in parallel
+    os.environ.setdefault("TQDM_DISABLE", "1")  # stored outputs hold lines, not progress bars
     try:
         if options.command == "data":
             data()

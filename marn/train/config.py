@@ -2,175 +2,167 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from torch import Tensor
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, field_validator
 
 from marn import metrics
 from marn.errors import MarnError
-from marn.losses import Reading, bce_loss, focal_loss, multitask_loss, smooth
-from marn.models import Coder
+from marn.settings import Count, Seed, Share, settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from marn.models import Coder
 
 Loss = Literal["focal", "bce"]
+Reading = Literal["released", "paper"]
 Reduction = Literal["mean", "sum_codes"]
 Schedule = Literal["constant", "linear", "plateau"]
 Keep = Literal["best", "last"]
 Batching = Literal["bucketed", "random"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
-_PROBE = metrics.score([[0.9, 0.1]], [[1, 0]], ks=(5, 8, 15))
+_DEVICE = re.compile(r"auto|cpu|(cuda|mps)(:\d+)?")
+_AT_K = re.compile(r"(precision|recall)_at_[1-9]\d*")
+_SCORES = [*metrics.score([[0.9, 0.1]], [[1, 0]], ks=()), "precision_at_K", "recall_at_K"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TrainConfig:
     """Settings of one training.
 
-    The defaults are MARN's. `TrainConfig.of(model, …)` starts from the recipe of a system.
+    The defaults are MARN's. `TrainConfig.of(model, …)` starts from the settings of a system's
+    paper. A wrong setting raises a `MarnError`:
+
+        >>> TrainConfig(batch_size=0)
+        Traceback (most recent call last):
+        marn.errors.MarnError: batch_size must be at least 1, but got 0; the default is 16
     """
 
-    epochs: int = 50
-    """Passes over the training notes, at most (released code)."""
-    batch_size: int = 16
-    """Notes a step, over all devices (MARN Section 4.2, top-50 codes; 64 for the full set)."""
+    epochs: Count = 50
+    """Maximum number of passes over the training notes (released code)."""
+    batch_size: Count = 16
+    """Notes per step, over all devices (MARN Section 4.2 for the top 50 codes; 64 for all)."""
     batching: Batching = "bucketed"
-    """`"bucketed"`: notes of like length share a batch (fidelity row 19, sound); `"random"`: any
-    notes do (released code). See `marn.corpus.batches.training_order`."""
-    accumulate: int = 1
-    """Parts that a batch is computed in, one after the other, their gradients added up. Memory
-    shrinks with the parts, the step stays the same to rounding; but batch normalisation then sees
-    a part at a time, and dropout draws anew."""
-    learning_rate: float = 1e-3
-    """Of AdamW (MARN Section 4.2; MT-RAM has 8e-3)."""
+    """Which notes share a batch: "bucketed", notes of similar length (fidelity row 19, sound), or
+    "random", any notes (released code). See `marn.corpus.batches.training_order`."""
+    accumulate: Count = 1
+    """Parts that a batch is split into; their gradients are added up. More parts need less memory,
+    and the step stays the same to rounding; but batch normalisation sees one part at a time, and
+    dropout draws different masks."""
+    learning_rate: PositiveFloat = 1e-3
+    """AdamW learning rate (MARN Section 4.2; MT-RAM uses 8e-3)."""
     schedule: Schedule = "constant"
-    """What becomes of the learning rate: `"constant"` (the released code of MARN, MT-RAM and
-    CAML), `"linear"` decay to 0 behind the last of all `epochs` (the habit of pre-trained encoders,
-    PLM-ICD), `"plateau"`: multiplied by `plateau_factor` after more than `plateau_patience` epochs
-    without a better dev score (LAAT)."""
-    warmup: float = 0.0
-    """Share of all steps in which the learning rate first rises from 0, in a straight line; in
-    [0, 1). None of the systems of 2018 to 2022 has it, PLM-ICD does."""
-    plateau_factor: float = 0.9
-    """See `schedule` (LAAT's released code; its floor of 1e-4 is out of reach in 50 epochs)."""
-    plateau_patience: int = 5
-    """See `schedule` (LAAT's released code)."""
-    weight_decay: float = 0.0
-    """Of AdamW; 0 makes it Adam (released code)."""
+    """How the learning rate changes: "constant" (released code of MARN, MT-RAM and CAML); "linear"
+    decay to 0 at the end of all `epochs` (usual for pre-trained encoders, PLM-ICD); "plateau",
+    multiplied by `plateau_factor` after more than `plateau_patience` epochs without a better dev
+    score (LAAT)."""
+    warmup: Share = 0.0
+    """Fraction of all steps over which the learning rate first rises linearly from 0; in [0, 1).
+    PLM-ICD uses it, none of the other systems of 2018 to 2022."""
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """Factor of `schedule` "plateau" (LAAT's released code, whose floor of 1e-4 cannot be reached
+    in 50 epochs)."""
+    plateau_patience: NonNegativeInt = 5
+    """Patience of `schedule` "plateau", in epochs (LAAT's released code)."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW weight decay; 0 makes it Adam (released code)."""
     loss: Loss = "focal"
-    """`"focal"` (MARN) or `"bce"` (MT-RAM, CAML)."""
-    label_smoothing: float = 0.0
-    """Share s that softens targets y to y (1 - s) + s / C, with C codes (DCAN, 0.1); in [0, 1),
-    with the loss `"bce"` alone."""
-    alpha: float = 0.999
-    """Weight in the focal loss (MARN Section 4.2)."""
-    gamma: float = 2.0
-    """Focusing exponent of the focal loss (MARN Section 4.2)."""
+    """Loss of a task: "focal" (MARN) or "bce", binary cross-entropy (MT-RAM, CAML)."""
+    label_smoothing: Share = 0.0
+    """Smoothing s, in [0, 1): targets y become y (1 - s) + s / C for C codes (0.1 in DCAN). Only
+    with `loss` "bce"."""
+    alpha: NonNegativeFloat = 0.999
+    """Weight α of the focal loss (MARN Section 4.2)."""
+    gamma: NonNegativeFloat = 2.0
+    """Focusing exponent γ of the focal loss (MARN Section 4.2)."""
     reading: Reading = "released"
-    """Which focal loss: the authors' code or Eq. 16; see `marn.focal_loss`."""
+    """Which focal loss: the authors' code ("released") or Eq. 16 ("paper"). See
+    `marn.focal_loss`."""
     reduction: Reduction | None = None
-    """What makes one number of a batch's losses (fidelity row 2): `"mean"` over notes and codes
-    (the released code of all systems), `"sum_codes"`: the sum over codes, the mean over notes
-    (MARN Eq. 16, MT-RAM Eqs. 12-13). None is that of `reading` with the focal loss, the mean with
-    `"bce"`. Adam does not see the difference, but for its epsilon; `clip_norm` does."""
-    task_weights: Mapping[str, float] = field(default_factory=lambda: {"icd": 0.7, "ccs": 0.3})
-    """Weight of each task's loss (Eq. 17; MARN Section 4.2). A single task weighs 1."""
-    clip_norm: float | None = 1.0
-    """Global norm that gradients are clipped to, None for no clipping (1.0 in released code)."""
-    patience: int = 10
-    """Epochs without a better dev score before training stops (MARN Section 4.2)."""
+    """How the losses of a batch become one number (fidelity row 2): "mean" over notes and codes
+    (released code of all systems), or "sum_codes", the sum over codes and mean over notes (MARN
+    Eq. 16, MT-RAM Eqs. 12-13). None follows `reading` for the focal loss, and is the mean for
+    "bce". Adam ignores the difference, but for its epsilon; `clip_norm` does not."""
+    task_weights: Mapping[str, NonNegativeFloat] = Field(
+        default_factory=lambda: {"icd": 0.7, "ccs": 0.3}, min_length=1
+    )
+    """Weight of each task's loss (Eq. 17; MARN Section 4.2). A single task has weight 1."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Maximum norm of all gradients together; None does not clip (1.0 in the released code)."""
+    patience: Count = 10
+    """Epochs without a better dev score after which training stops (MARN Section 4.2)."""
     monitor: str = "mean_average_precision"
-    """Dev score that chooses the best epoch, of the model's first task: the sound reading, as it
-    needs no threshold. MARN prints precision at 5, its code watches `macro_f1_caml`."""
+    """Dev score of the first task that chooses the best epoch. The default needs no threshold
+    (sound reading); MARN's paper uses precision_at_5, its code macro_f1_caml."""
     keep: Keep = "best"
-    """Weights that the model is left with (fidelity row 5): those of the `"best"` epoch, or, as in
-    the released code, of the `"last"` one where the epochs run out before the patience does."""
+    """Which weights the model ends with (fidelity row 5): those of the "best" epoch, or the "last"
+    ones if the epochs ran out before the patience did (released code)."""
     precision: Precision = "fp32"
-    """Arithmetic of the forward pass: `"fp32"`, or `"bf16"` and `"fp16"` where that is safe (the
-    autocast of torch; weights, optimiser and loss stay fp32). `"fp16"` needs CUDA."""
-    seed: int = 0
-    """Of the order of the notes and of dropout; initial weights are `marn.build`'s."""
+    """Precision of the forward pass: "fp32", or torch's autocast to "bf16" or "fp16". Weights,
+    optimiser and loss stay in fp32. "fp16" needs CUDA."""
+    seed: Seed = 0
+    """Seed of the order of the notes and of dropout. `marn.build` has its own for the weights."""
     device: str = "auto"
-    """`"auto"` takes a CUDA device where there is one, else the CPU; or a torch device name."""
-    devices: int = 1
-    """Devices of a node, each with a process of its own and its share of each batch (one in all the
-    papers). GPUs, or as many processes on a CPU. The training is the same to rounding, but for
-    dropout, which draws anew with another number of devices. See `marn.fit`."""
-    nodes: int = 1
-    """Machines, each with `devices` (one in all the papers)."""
+    """Torch device, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is a device."""
+    devices: Count = 1
+    """Devices per node: GPUs, or processes on a CPU. Each has a process and its share of every
+    batch (1 in all the papers). Training is the same to rounding, except that dropout draws
+    different masks. See `marn.fit`."""
+    nodes: Count = 1
+    """Machines, each with `devices` (1 in all the papers)."""
 
     @classmethod
-    def of(cls, model: Coder, **changes: Any) -> Self:
-        """Start from the recipe of a system, its paper's settings, and change some.
+    def of(cls, model: Coder | type[Coder], **changes: Any) -> Self:
+        """Start from the settings of a system's paper, and change some.
 
         Args:
-            model: whose `training_defaults` is taken.
+            model: a system or its class, which has `training_defaults`.
             **changes: fields of this class.
 
         Raises:
             MarnError: a setting is unknown or out of range.
         """
-        known = {item.name for item in fields(cls)}
-        unknown = sorted(set(changes) - known)
-        if unknown:
-            raise MarnError(f"TrainConfig has no setting {unknown[0]!r}; it has {sorted(known)}")
         return cls(**{**model.training_defaults, **changes})
 
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, device: str) -> str:
+        if not _DEVICE.fullmatch(device):
+            raise ValueError("'auto', 'cpu', 'cuda', 'mps' or a numbered one such as 'cuda:0'")
+        return device
+
+    @field_validator("monitor")
+    @classmethod
+    def _is_a_score(cls, monitor: str) -> str:
+        if monitor not in _SCORES[:-2] and not _AT_K.fullmatch(monitor):
+            raise ValueError(f"one of {', '.join(_SCORES)}")
+        return monitor
+
     def __post_init__(self) -> None:
-        """Check every setting, so that a wrong one is met before hours of work."""
-
-        def need(name: str, holds: bool, rule: str) -> None:
-            if not holds:
-                raise MarnError(f"{name} must be {rule}, but got {getattr(self, name)!r}")
-
-        whole = {"epochs": 1, "batch_size": 1, "accumulate": 1, "patience": 1, "seed": 0}
-        whole |= {"plateau_patience": 0, "devices": 1, "nodes": 1}
-        for name, least in whole.items():
-            value = getattr(self, name)
-            need(name, isinstance(value, int) and not isinstance(value, bool), "a whole number")
-            need(name, value >= least, f"at least {least}")
-        need("batch_size", self.batch_size >= self.processes, "at least a note for each device")
-        shares = ("warmup", "label_smoothing")
-        for name in ("learning_rate", "weight_decay", "alpha", "gamma", "plateau_factor", *shares):
-            value = getattr(self, name)
-            need(name, isinstance(value, (int, float)) and not isinstance(value, bool), "a number")
-            need(name, value >= 0, "at least 0")
-        for name in shares:
-            need(name, getattr(self, name) < 1, "below 1")
-        need("learning_rate", self.learning_rate > 0, "above 0")
-        need("plateau_factor", 0 < self.plateau_factor < 1, "between 0 and 1")
-        for name, choices in (
-            ("loss", Loss),
-            ("reading", Reading),
-            ("schedule", Schedule),
-            ("keep", Keep),
-            ("batching", Batching),
-            ("precision", Precision),
-        ):
-            allowed = " or ".join(map(repr, get_args(choices)))
-            need(name, getattr(self, name) in get_args(choices), allowed)
-        sums = " or ".join(map(repr, get_args(Reduction)))
-        need("reduction", self.reduction in (None, *get_args(Reduction)), f"{sums}, or None")
+        if self.batch_size < self.processes:
+            raise MarnError(
+                f"batch_size must be at least the number of processes, {self.processes}, but got "
+                f"{self.batch_size}; each process needs a note"
+            )
         if self.label_smoothing and self.loss != "bce":
-            raise MarnError("label_smoothing is defined for loss='bce' alone; set it to 0")
-        clipped = self.clip_norm is None or isinstance(self.clip_norm, (int, float))
-        need("clip_norm", clipped, "a number, or None")
-        need("task_weights", isinstance(self.task_weights, Mapping), "a weight for each task")
-        need("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or None")
-        need(
-            "monitor",
-            self.monitor in _PROBE or self.monitor.startswith(("precision_at_", "recall_at_")),
-            f"one of {sorted(_PROBE)}",
-        )
-        object.__setattr__(self, "task_weights", dict(self.task_weights))
+            raise MarnError("label_smoothing needs loss='bce'; set it to 0 or change the loss")
+        if not any(self.task_weights.values()):
+            raise MarnError("task_weights must not all be 0; give one task a weight above 0")
 
     @property
     def processes(self) -> int:
-        """Processes that train together, one for each device of each node."""
+        """Number of processes that train together, one per device."""
         return self.devices * self.nodes
 
     def loss_of(self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
         """Joint loss of a batch, Eq. 17: {task: (B, C)}, {task: (B, C)} -> scalar."""
+        # Imported here, so that the command line's help does not wait for torch.
+        from marn.losses import bce_loss, focal_loss, multitask_loss, smooth
+
         losses = {
             task: bce_loss(
                 logits[task],

@@ -1,0 +1,118 @@
+"""The command line of marn: what is wrong is one line before anything is made; help is quick."""
+
+import subprocess
+import sys
+
+import pytest
+from toys import toy_corpus
+
+import marn
+from marn import command_line
+from marn.cli import main
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return toy_corpus(tmp_path_factory.mktemp("cli") / "corpus").path
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("--model hidden_size=8.5", "hidden_size must be a whole number, but got 8.5"),
+        ("--model hidden_size=abc", "hidden_size must be a whole number, but got 'abc'"),
+        ("--model hidden_size=1e9", "hidden_size must be a whole number, but got 1000000000.0"),
+        ("--model hidden_size=1000000000", "hidden_size must be at most 65536"),
+        ("--model max_length=null", "max_length must be a whole number, but got None"),
+        ("--model embedding_dropout=1.5", "embedding_dropout must be below 1, but got 1.5"),
+        ("--model seed=abc", "seed must be a whole number, but got 'abc'"),
+        ("--device meta", "device must be 'auto', 'cpu'"),
+        ("--seed 99999999999999999999", "seed must be at most 9223372036854775807"),
+        ("--seed", "option '--seed' requires an argument; marn train --help"),
+        ("--learning-rate NaN", "learning_rate must be a finite number"),
+        ("extra", "got unexpected extra argument"),
+    ],
+)
+def test_what_is_wrong_is_one_line(corpus, tmp_path, capsys, given, says):
+    line = ["train", "marn", str(corpus), str(tmp_path / "run"), *given.split()]
+    assert main(line) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("marn train: ")
+    assert says in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_version_and_no_command(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"marn {marn.__version__}\n"
+    assert main([]) == 2
+    assert capsys.readouterr().err == "marn: missing command; marn --help lists what there is\n"
+    assert main(["trian"]) == 2
+    assert "Did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_help_has_the_docstrings_and_neither_torch_nor_rich(capsys):
+    assert main(["train", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    fields = marn.TrainConfig.__pydantic_fields__
+    for name, field in fields.items():
+        assert f"--{name.replace('_', '-')} " in shown
+        assert " ".join(field.description.split())[:40].partition("-")[0] in shown
+    code = "import sys; from marn.cli import main; main(['train', '--help']); "
+    code += "sys.exit(bool({'torch', 'rich', 'pandas'} & {*sys.modules}))"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_list_option_takes_several_values():
+    app, seen = command_line.new("Try."), []
+
+    def attempt(given: dict, model: list[str] | None = None, test: bool = False) -> None:
+        """Try it."""
+        seen.append((given, model, test))
+
+    command_line.add(app, attempt, marn.TrainConfig, defaults=False)
+    line = "attempt --model a=1 b=2 --epochs 3 --clip-norm None --model c=3 --test --keep last"
+    assert command_line.run(app, "toy", line.split(), kept="nothing") == 0
+    given = {"epochs": 3, "clip_norm": None, "keep": "last"}
+    assert seen == [(given, ["a=1", "b=2", "c=3"], True)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (KeyboardInterrupt(), 130, "toy fail: interrupted; all is kept\n"),
+        (OSError(28, "No space left on device"), 2, "toy fail: No space left on device; all is"),
+        (OSError(13, "Permission denied", "x"), 2, "toy fail: x: Permission denied; all is kept\n"),
+        (marn.MarnError("no"), 2, "toy fail: no\n"),
+    ],
+)
+def test_errors_are_one_line(capsys, error, status, line):
+    app = command_line.new("Fail.")
+
+    def fail(given: dict) -> None:
+        """Fail."""
+        raise error
+
+    command_line.add(app, fail, marn.TrainConfig)
+    assert command_line.run(app, "toy", ["fail"], kept="all is kept") == status
+    assert capsys.readouterr().err.startswith(line)
+    silent = {"kept": "all is kept", "silent": lambda met: isinstance(met, type(error))}
+    if not isinstance(error, OSError):
+        assert command_line.run(app, "toy", ["fail"], **silent) == status
+        assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full is Linux's")
+def test_a_full_disk_behind_the_output_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "marn", "--version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("marn: No space left on device; ")
+    assert done.stderr.count("\n") == 1
