@@ -319,7 +319,7 @@ def test_released_heads_run_and_count():
     assert model.count_parameters(unused=True) == standard.count_parameters(unused=True)
     with pytest.raises(MarnError, match="needs padding='released'"):
         small("fusion", heads_as="released")
-    with pytest.raises(MarnError, match="heads_as must be one of"):
+    with pytest.raises(MarnError, match="heads_as must be '"):
         small("fusion", heads_as="mixed")
     with pytest.raises(MarnError, match="3 heads do not divide 8 features"):
         small("fusion", heads=3)
@@ -419,7 +419,7 @@ def test_a_corpus_says_which_codes_training_never_meets(tmp_path):
         ({"descriptions": {"icd": [[1]]}}, "5 codes, but 1 descriptions"),
         ({"descriptions": {"icd": [[40]] * 5}}, "word ids from 1 to 39"),
         ({"descriptions": {"icd": [np.array([3])] * 5}}, "tolist"),
-        ({"penalty_as": "printed"}, "penalty_as must be one of"),
+        ({"penalty_as": "printed"}, "penalty_as must be '"),
         ({"unseen": {"icd": [5]}}, "from 0 to 4, but gives \\[5\\]"),
         ({"unseen": {"icd": [1.0]}}, "whole numbers"),
     ],
