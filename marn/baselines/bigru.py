@@ -1,4 +1,4 @@
-"""The plain GRU that CAML was compared with: what it remembers at the end of a note."""
+"""The plain GRU that CAML was compared with: its states at the two ends of a note."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
+from marn.baselines.caml import CAML
+from marn.baselines.cnn import CNN
 from marn.models.base import Coder, SharedOptions
 from marn.nn.heads import PooledHead
 from marn.nn.layers import BiGRU
@@ -17,7 +19,7 @@ from marn.nn.layers import BiGRU
 class FinalStates(PooledHead):
     """The features at the end of each direction: last token forwards, first token backwards.
 
-    Without a mask "last" is the last place of the batch, after the padding.
+    Without a mask "last" is the last position of the batch, after the padding.
 
     Args:
         size: D, features of a position.
@@ -43,8 +45,7 @@ class PlainBiGRU(Coder):
     """GRU whose final states go into one affine layer; no attention.
 
     The "BiGRU" of MARN's Tables 1 and 2. MT-RAM's Table 3 has another one, with label attention:
-    `bigru_la`. RAM, if asked for, stands between the states of all tokens and the choice of the
-    final ones.
+    `bigru_la`. A RAM recalibrates the states of all tokens, before the final ones are chosen.
 
     Parameters with 51,919 embedding rows: 5,767,438 with 50 codes, 10,318,261 with 8,921; the
     papers give none.
@@ -53,7 +54,7 @@ class PlainBiGRU(Coder):
         hidden_size: width of one direction; 256.
         bidirectional: whether to read both ways. The released script for 50 codes forgets to, with
             512 units one way (6,160,654 parameters).
-        **shared: see `Coder`; `max_length` is 2,500 and there is no `embedding_dropout` here.
+        **shared: see `Coder`; `max_length` is 2,500 and `embedding_dropout` 0 here.
 
     References:
         Mullenbach et al. 2018, their baseline "Bi-GRU"; sizes and settings from the released
@@ -62,20 +63,8 @@ class PlainBiGRU(Coder):
 
     name = "bigru"
     has_attention = False
-    training_defaults: ClassVar[Mapping[str, Any]] = {
-        "loss": "bce",
-        "learning_rate": 3e-3,
-        "clip_norm": None,
-        "epochs": 100,
-    }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "Adam",
-        "monitor": "precision_at_8",
-        "max_length": 2500,
-        "embedding_dropout": 0.0,
-        "tune_embeddings": True,
-        "source": "released scripts of caml-mimic",
-    }
+    training_defaults: ClassVar[Mapping[str, Any]] = CNN.training_defaults
+    paper_settings: ClassVar[Mapping[str, Any]] = {**CAML.paper_settings, "embedding_dropout": 0.0}
 
     def __init__(
         self,
@@ -87,11 +76,8 @@ class PlainBiGRU(Coder):
         shared.setdefault("max_length", 2500)
         shared.setdefault("embedding_dropout", 0.0)
         backwards = hidden_size if bidirectional else 0
-        super().__init__(
-            feature_size=hidden_size + backwards,
-            head=partial(FinalStates, backwards=backwards),
-            **shared,
-        )
+        head = partial(FinalStates, backwards=backwards)
+        super().__init__(feature_size=hidden_size + backwards, head=head, **shared)
         self.encoder = (
             BiGRU(self.embedding_size, hidden_size)
             if bidirectional

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from marn.models.base import Coder, SharedOptions
+from marn.nn.layers import length_mask
 
 
 class CAML(Coder):
@@ -61,11 +62,8 @@ class CAML(Coder):
         return lengths + self.surplus
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T + 1, D) with an even kernel, by convolution and tanh."""
-        if mask is not None:
-            x = x * mask[..., None]
+        """(B, T, E) -> (B, T + 1, D) with an even kernel."""
         h = torch.tanh(self.convolution(x.transpose(1, 2))).transpose(1, 2)
         if mask is None:
             return h
-        steps = torch.arange(h.shape[1], device=h.device)
-        return h * (steps < self.positions(mask.sum(1))[:, None])[..., None]
+        return h * length_mask(self.positions(mask.sum(1)), h.shape[1])[..., None]

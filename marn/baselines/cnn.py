@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from marn.baselines.caml import CAML
 from marn.models.base import Coder, SharedOptions
 from marn.nn.convolution import Convolution
 from marn.nn.heads import PooledHead
@@ -18,16 +19,16 @@ from marn.nn.layers import length_mask
 class MaxPool(PooledHead):
     """The largest value of each feature over the note.
 
-    A code's attention is where those values come from: a window weighs as much as it adds to the
+    A code's attention says where those values come from: a window weighs as much as it adds to the
     code's logit, by the features that have their maximum there. Features that count against the
-    code have no part in it.
+    code are left out.
 
     Args:
         size: D, features of a position.
         tasks: number of codes of each task.
 
     References:
-        Mullenbach et al. 2018 find the most important window of this system by the arg-max too,
+        Mullenbach et al. 2018 also find the most important window of this system by the arg-max,
         and sum classifier weights; here they are multiplied by the feature's value.
     """
 
@@ -46,7 +47,7 @@ class MaxPool(PooledHead):
         return self._largest(features, mask)[0]
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Tell which positions won the maxima: (B, T, D) -> (B, C, T), each row summing to 1."""
+        """Weigh the positions of the maxima: (B, T, D) -> (B, C, T), each row summing to 1."""
         value, place = self._largest(features, mask)
         # The floor keeps the sum at 1 for a code that no feature speaks for.
         share = (value[:, None] * self.weight[task]).clamp(min=1e-12)  # (B, C, D)
@@ -66,7 +67,7 @@ class CNN(Coder):
 
     Args:
         filters: D, channels of the convolution; 500.
-        kernel_size: tokens that it spans; 4.
+        kernel_size: tokens it spans; 4.
         **shared: see `Coder`; `max_length` is 2,500 here.
 
     References:
@@ -76,19 +77,11 @@ class CNN(Coder):
 
     name = "cnn"
     training_defaults: ClassVar[Mapping[str, Any]] = {
-        "loss": "bce",
+        **CAML.training_defaults,
         "learning_rate": 3e-3,
-        "clip_norm": None,
         "epochs": 100,
     }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "Adam",
-        "monitor": "precision_at_8",
-        "max_length": 2500,
-        "embedding_dropout": 0.2,
-        "tune_embeddings": True,
-        "source": "released scripts of caml-mimic",
-    }
+    paper_settings: ClassVar[Mapping[str, Any]] = CAML.paper_settings
 
     def __init__(
         self, *, filters: int = 500, kernel_size: int = 4, **shared: Unpack[SharedOptions]
@@ -100,13 +93,11 @@ class CNN(Coder):
         nn.init.xavier_uniform_(self.convolution.weight)
 
     def positions(self, lengths: Tensor) -> Tensor:
-        """Windows that lie inside the note, at least one."""
+        """Windows inside the note, at least one."""
         return (lengths - self.kernel_size + 1).clamp(min=1)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, E) -> (B, T', D), the windows."""
-        if mask is not None:
-            x = x * mask[..., None]
         missing = max(0, self.kernel_size - x.shape[1])
         h = torch.tanh(self.convolution(F.pad(x, (0, 0, 0, missing))))
         if mask is None:

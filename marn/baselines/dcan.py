@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -14,26 +15,21 @@ from marn.nn.convolution import Convolution
 
 
 class _CausalConvolution(nn.Module):
-    """Convolution with normalised weights that sees no later token; then ReLU and dropout."""
+    """Convolution with normalised weights over past tokens; then ReLU and dropout."""
 
     def __init__(
         self, channels_in: int, channels_out: int, kernel_size: int, dilation: int, dropout: float
     ) -> None:
         super().__init__()
+        past = (kernel_size - 1) * dilation
         self.convolution = weight_norm(
-            Convolution(
-                channels_in,
-                channels_out,
-                kernel_size,
-                padding=(kernel_size - 1) * dilation,
-                dilation=dilation,
-            )
+            Convolution(channels_in, channels_out, kernel_size, padding=past, dilation=dilation)
         )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, channels_in) -> (B, T, channels_out)."""
-        # What is computed from the padding behind the note is cut off: only the past is left.
+        # Padding on both sides gives more positions than tokens; the first T see only the past.
         return self.dropout(torch.relu(self.convolution(x)[:, : x.shape[1]]))
 
 
@@ -63,7 +59,7 @@ class DCAN(Coder):
 
     Published size 8.7M. The released defaults are placeholders and give other sizes; 500 filters,
     100 projected features and 2 levels are an assumption that fits: 8,698,542 with 8,921 codes,
-    51,919 embedding rows and the unused query bias. They are the defaults here.
+    51,919 embedding rows and the unused query bias.
 
     Args:
         filters: channels of the convolutions; 500, an assumption.
@@ -75,8 +71,8 @@ class DCAN(Coder):
 
     References:
         Ji, Cambria and Marttinen 2020 (DCAN) and the released code shaoxiongji/DCAN. Its weight
-        normalisation undoes its Xavier start of the convolutions, so that they start as torch's
-        do here. Its label smoothing is `TrainConfig(label_smoothing=0.1)`.
+        normalisation overwrites its Xavier initialisation of the convolutions, so they start as
+        torch's do here. Its label smoothing is `TrainConfig(label_smoothing=0.1)`.
     """
 
     name = "dcan"
@@ -106,16 +102,11 @@ class DCAN(Coder):
     ) -> None:
         shared.setdefault("max_length", 2500)
         super().__init__(feature_size=projected, **shared)
+        widths = [self.embedding_size, *[filters] * levels]
         self.blocks = nn.Sequential(
             *(
-                _TemporalBlock(
-                    filters if level else self.embedding_size,
-                    filters,
-                    kernel_size,
-                    2**level,
-                    dropout,
-                )
-                for level in range(levels)
+                _TemporalBlock(before, after, kernel_size, 2**level, dropout)
+                for level, (before, after) in enumerate(pairwise(widths))
             )
         )
         self.projection = nn.Linear(filters, projected)

@@ -1,16 +1,16 @@
-"""DR-CAML: CAML whose classifiers are held near the descriptions of their codes."""
+"""DR-CAML: CAML whose classifiers are kept close to the descriptions of their codes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Unpack, get_args
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from marn.baselines.caml import CAML
-from marn.errors import MarnError
+from marn.errors import MarnError, check_choice
 from marn.models.base import SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions
 from marn.nn.convolution import Convolution
@@ -29,33 +29,27 @@ class DRCAML(CAML):
     .. math:: \frac{\lambda}{D} \sum_{l: y_l = 1} \lVert w_l - z_l \rVert^2
 
     in the released reading; the paper prints the mean over the note's codes and no 1/D. Both are
-    averaged over the notes of a batch. Where several tasks have descriptions, their terms add up.
+    averaged over the notes of a batch, and summed over the tasks that have descriptions.
 
     Parameters with 51,919 rows in both tables and the unused query bias: 10,491,550 with 50 codes,
     11,396,392 with 8,921.
 
     Args:
         descriptions: for each task its codes' descriptions as word ids, in the order of the
-            logits, as lists (they are written into the model's card). `build` takes the titles of a
-            corpus's codes. A task without is not regularised. Without words, a code is described
-            by the unknown word.
-        unseen: for each task the columns of codes that training never meets. Their classifiers
-            learn nothing but to stay silent, so that in evaluation z stands in for w, with bias 0.
-            `build` takes those that no training note of a corpus has.
+            logits. `build` takes the titles of a corpus's codes. A task without is not
+            regularised; a code without words is described by the unknown word.
+        unseen: for each task the columns of codes that no training note has, which `build` finds in
+            a corpus. Their classifiers learn only to stay silent, so in evaluation z replaces w,
+            with bias 0.
         penalty_weight: lambda; 10 for the 50 codes, 0.01 for all of them.
         penalty_as: `"released"` or `"paper"`.
         filters: D, channels of both convolutions; 50.
         kernel_size: tokens that they span; 10.
         **shared: see `Coder`; `max_length` is 2,500 here.
 
-    Raises:
-        MarnError: descriptions are missing, not lists of word ids, or not one for each code;
-            `unseen` names no column; `penalty_as` is unknown.
-
     References:
-        Mullenbach et al. 2018; the released code of caml-mimic. There a description is padded to
-        the longest of its note, and padding can win the maximum; here descriptions are read
-        without padding.
+        Mullenbach et al. 2018; the released code of caml-mimic, where a description is padded to
+        the longest of its note, and padding can win the maximum; here it cannot.
     """
 
     name = "dr_caml"
@@ -74,20 +68,16 @@ class DRCAML(CAML):
         **shared: Unpack[SharedOptions],
     ) -> None:
         super().__init__(filters=filters, kernel_size=kernel_size, **shared)
-        if penalty_as not in get_args(Reading):
-            raise MarnError(f"penalty_as must be one of {get_args(Reading)}, not {penalty_as!r}")
+        check_choice("penalty_as", penalty_as, Reading)
         self.penalty_weight = penalty_weight
         self.penalty_as = penalty_as
         texts = check_descriptions(
             self.name, descriptions, self.tasks, shared["vocabulary_size"], every=False
         )
         self.described = list(texts)
-        for task, words in texts.items():
-            for key, value in {
-                "words": pad_sequence([torch.tensor(text) for text in words], batch_first=True),
-                "sizes": torch.tensor([len(text) for text in words]),
-            }.items():  # (C, words) and (C,)
-                self.register_buffer(f"description_{key}_{task}", value, persistent=False)
+        for task, text in texts.items():
+            words = pad_sequence([torch.tensor(words) for words in text], batch_first=True)
+            self.register_buffer(f"description_{task}", words, persistent=False)  # (C, words)
         self.unseen = {
             task: list(codes) for task, codes in (unseen or {}).items() if task in texts and codes
         }
@@ -119,15 +109,7 @@ class DRCAML(CAML):
         }
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """Score notes, in evaluation with the descriptions of unseen codes as classifiers.
-
-        Args:
-            tokens: (B, T) int64, padded with 0.
-            lengths: (B,) int, real tokens of each note, >= 1.
-
-        Returns:
-            Logits {task: (B, C)}.
-        """
+        """Score notes as `Coder` does, in evaluation with descriptions as unseen classifiers."""
         features, mask = self.features(tokens, lengths)
         logits = self.head(features, mask)
         if self.training or not self.unseen:
@@ -140,30 +122,16 @@ class DRCAML(CAML):
         return logits
 
     def describe(self, task: str, codes: Tensor) -> Tensor:
-        """Encode the descriptions of some codes.
-
-        Args:
-            task: one that has descriptions.
-            codes: (n,) int64, columns of the task.
-
-        Returns:
-            (n, D), z.
-        """
-        sizes = self.get_buffer(f"description_sizes_{task}")[codes]
-        words = self.get_buffer(f"description_words_{task}")[codes, : int(sizes.max())]
+        """Encode the descriptions of some codes of a task: columns (n,) int64 -> z (n, D)."""
+        words = self.get_buffer(f"description_{task}")[codes]
+        sizes = (words > 0).sum(dim=1)
+        words = words[:, : int(sizes.max())]
         h = torch.tanh(self.description_convolution(self.description_embedding(words)))
         mask = length_mask(self.positions(sizes), h.shape[1])
         return self.description_projection(h.masked_fill(~mask[..., None], -1).amax(dim=1))
 
     def penalty(self, targets: Mapping[str, Tensor]) -> Tensor:
-        """Distance of the present codes' classifiers from their descriptions.
-
-        Args:
-            targets: {task: (B, C)} float, 0 or 1.
-
-        Returns:
-            A scalar.
-        """
+        """Measure how far the present codes' classifiers are from their descriptions."""
         total = super().penalty(targets)
         for task in self.described:
             present = targets[task].bool()  # (B, C)

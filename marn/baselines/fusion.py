@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Unpack, get_args
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from marn.errors import MarnError
+from marn.baselines.caml import CAML
+from marn.errors import MarnError, check_choice
 from marn.models.base import Coder, SharedOptions
+from marn.models.segments import count_segments, cut_segments, segments_to_tokens
 from marn.nn.convolution import Convolution, ResidualConvolution
 from marn.nn.layers import length_mask
 
@@ -41,7 +43,7 @@ class NoteNorm(nn.Module):
 
 
 class PairPooling(nn.Module):
-    """Halve a note: each pair of positions becomes its mean, weighed by a softmax of two scores.
+    """Replace each pair of positions by its mean, weighted by a softmax of two scores.
 
     A position's score is the product of its features with one vector. The last position of a note
     of odd length is paired with zeros, whose score is 0.
@@ -59,12 +61,12 @@ class PairPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C), zero at padding -> (B, ceil(T / 2), C), zero where both positions are."""
-        pairs = F.pad(x, (0, 0, 0, x.shape[1] % 2)).unflatten(1, (-1, 2))  # (B, T', 2, C)
+        pairs = cut_segments(x, 2)  # (B, T', 2, C)
         return (self.score(pairs).softmax(dim=2) * pairs).sum(dim=2)
 
 
 def sinusoids(length: int, size: int) -> Tensor:
-    """Fixed positions of Vaswani et al. 2017, Section 3.5, counted from 1.
+    """Give the fixed positions of Vaswani et al. 2017, Section 3.5, counted from 1.
 
     Returns:
         (length, size) float32: sines at even features, cosines at odd ones.
@@ -82,11 +84,8 @@ class TransformerLayer(nn.Module):
         heads: of the attention; must divide D.
         hidden_size: of the network, with ReLU.
         reading: `"standard"`: each head is a slice of the features, scores are divided by the root
-            of its width. `"released"`: positions and features are cut into heads in the order they
-            lie in memory, which mixes them, and scores are divided by the root of width // 4.
-
-    Raises:
-        MarnError: `heads` does not divide D, or `reading` is unknown.
+            of its width. `"released"`: positions and features are cut into heads in memory order,
+            which mixes them, and scores are divided by the root of width // 4.
 
     References:
         Vaswani et al. 2017, Section 3; the released code of Luo et al. 2021.
@@ -94,13 +93,12 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, size: int, heads: int, hidden_size: int, reading: HeadReading) -> None:
         super().__init__()
-        if reading not in get_args(HeadReading):
-            raise MarnError(f"heads_as must be one of {get_args(HeadReading)}, not {reading!r}")
+        check_choice("heads_as", reading, HeadReading)
         if size % heads:
             raise MarnError(f"{heads} heads do not divide {size} features; change heads or widths")
         self.heads, self.reading = heads, reading
         self.query = nn.Linear(size, size)
-        # In the standard reading a bias of the keys moves all scores of a query by one amount.
+        # In the standard reading a bias of the keys would shift all scores of a query equally.
         self.key = nn.Linear(size, size, bias=reading == "released")
         self.value = nn.Linear(size, size)
         self.out = nn.Linear(size, size)
@@ -128,7 +126,7 @@ class TransformerLayer(nn.Module):
         return self.out((out if released else out.transpose(1, 2)).reshape(x.shape))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, D), (B, T) -> (B, T, D); what comes out at padding has no meaning."""
+        """(B, T, D), (B, T) -> (B, T, D), meaningless at padding."""
         x = self.norms[0](x + self._attend(x, mask))
         return self.norms[1](x + self.second(torch.relu(self.first(x))))
 
@@ -137,7 +135,7 @@ class FusionCoder(Coder):
     """Convolutions of several widths, pooled in pairs, with residual blocks and a transformer.
 
     Each kernel size has a branch: convolution, tanh, `PairPooling`, residual block. The branches
-    side by side get fixed positions and go through one transformer layer, tanh and dropout. A
+    are concatenated, get fixed positions and go through one transformer layer, tanh and dropout. A
     position stands for two tokens.
 
     Parameters with 51,919 embedding rows and the unused biases: 7,563,124 with 50 codes, 12,903,466
@@ -156,29 +154,17 @@ class FusionCoder(Coder):
         dropout: after the transformer; 0.2.
         **shared: see `Coder`; `max_length` is 2,500 here.
 
-    Raises:
-        MarnError: `heads_as` does not go with `padding`, a kernel size is even, or `heads` does
-            not divide the features.
-
     References:
         Luo et al. 2021 (Fusion); sizes, order of operations and the switches layer-norm,
-        attention-pool and transformer as in the commands of the released code. Whether that drops
-        features out inside the transformer layer is not known here: none are.
+        attention-pool and transformer as in the commands of the released code. Whether that has
+        dropout inside the transformer layer is not known here; there is none.
     """
 
     name = "fusion"
-    training_defaults: ClassVar[Mapping[str, Any]] = {
-        "loss": "bce",
-        "learning_rate": 1e-4,
-        "clip_norm": None,
-        "epochs": 30,
-    }
+    training_defaults: ClassVar[Mapping[str, Any]] = {**CAML.training_defaults, "epochs": 30}
     paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "Adam",
+        **CAML.paper_settings,
         "monitor": "precision_at_5",
-        "max_length": 2500,
-        "embedding_dropout": 0.2,
-        "tune_embeddings": True,
         "source": "commands of the released code",
     }
 
@@ -220,14 +206,13 @@ class FusionCoder(Coder):
         return super().declared_unused + (keys.out_features if keys.bias is None else 0)
 
     def positions(self, lengths: Tensor) -> Tensor:
-        """Pairs of tokens, the last one perhaps with one token."""
-        return (lengths + 1) // 2
+        """Pairs of tokens; the last one may have one token."""
+        return count_segments(lengths, 2)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, E) -> (B, ceil(T / 2), D)."""
         halved = None
         if mask is not None:
-            x = x * mask[..., None]
             halved = length_mask(self.positions(mask.sum(1)), (mask.shape[1] + 1) // 2)
         branches = []
         for convolution, pool, block in zip(
@@ -241,9 +226,5 @@ class FusionCoder(Coder):
         return h if halved is None else h * halved[..., None]
 
     def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """Share a pair's weight evenly among its tokens."""
-        tokens = weights.repeat_interleave(2, dim=2)[:, :, :width]  # (B, C, T)
-        steps = torch.arange(width, device=weights.device)
-        alone = (steps == lengths[:, None] - 1) & (lengths[:, None] % 2 == 1)  # (B, T)
-        real = length_mask(lengths, width)
-        return tokens * (0.5 * real + 0.5 * alone)[:, None]
+        """Share the weight of each pair evenly between its tokens."""
+        return segments_to_tokens(weights, lengths, width, 2)

@@ -1,4 +1,4 @@
-"""JointLAAT: LAAT in two levels, where coarse codes have a say in the fine ones."""
+"""JointLAAT: LAAT in two levels, where coarse codes inform the fine ones."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from marn.baselines.laat import LAAT
 from marn.errors import MarnError
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import SharedOptions
 from marn.nn.heads import TanhAttention
-from marn.nn.layers import BiLSTM
 
 
 class JointAttention(TanhAttention):
     r"""LAAT's head where one task, the coarse one, informs all others.
 
-    With coarse probabilities p, the view of a fine code is its attended features and
+    With coarse probabilities p, a fine code's view is its attended features followed by
     :math:`g = \sigma(p G)`, the same for all codes.
 
     Args:
@@ -66,35 +65,30 @@ class JointAttention(TanhAttention):
         }
 
 
-class JointLAAT(Coder):
+class JointLAAT(LAAT):
     """LAAT that predicts coarse codes first and lets their probabilities inform the fine ones.
 
-    The paper's coarse level is the category, the part of a code before its point. It is a task like
-    any other: a corpus that has it under the name "category" is used as in the paper. Where there
-    is none but a task "ccs", that is the coarse level. With a single task, or with neither of the
-    two, nothing is known to be coarser, and the system is LAAT.
+    The paper's coarse level is the category, the part of a code before its point: a task named
+    "category", if the corpus has one, else the task "ccs". With neither of them, or with a single
+    task, the system is LAAT.
 
     Beside LAAT's own parameters for the fine codes L, L1 coarse codes add
     2u d_a + L1 (d_a + 2u + 1 + 128) + 128 L.
 
     Args:
-        hidden_size: u, width of one direction of the LSTM; 512.
-        attention_size: d_a, width of the attention's hidden layer; 512.
+        hidden_size: u, as in `LAAT`; 512.
+        attention_size: d_a, as in `LAAT`; 512.
         coarse: the task that informs the others; "category", else "ccs", by default.
         coarse_size: features that coarse probabilities are projected to; 128.
         **shared: see `Coder` and `LAAT`; `embedding_dropout` is 0.3 here.
 
-    Raises:
-        MarnError: `coarse` is not one of the tasks, or is the only one.
-
     References:
         Vu, Nguyen and Nguyen 2020 (IJCAI); the projection and its two sigmoids as in the released
-        code aehrc/LAAT. That weighs each level by its share of the codes
+        code aehrc/LAAT, which weighs each level by its share of the codes
         (`task_weights={task: codes / all}`), where the paper adds the losses up.
     """
 
     name = "joint_laat"
-    packs = True
     training_defaults: ClassVar[Mapping[str, Any]] = {
         **LAAT.training_defaults,
         "task_weights": {},  # each level weighs 1, as the paper has it
@@ -110,24 +104,10 @@ class JointLAAT(Coder):
         coarse_size: int = 128,
         **shared: Unpack[SharedOptions],
     ) -> None:
-        shared.setdefault("embedding_dropout", 0.3)
         tasks = shared["tasks"]
         if coarse is None and len(tasks) > 1:
             coarse = next((task for task in ("category", "ccs") if task in tasks), None)
         elif coarse is not None and (coarse not in tasks or len(tasks) == 1):
             raise MarnError(f"coarse must be one of several tasks, not {coarse!r} of {[*tasks]}")
-        super().__init__(
-            feature_size=2 * hidden_size,
-            head=partial(
-                JointAttention,
-                attention_size=attention_size,
-                coarse=coarse,
-                coarse_size=coarse_size,
-            ),
-            **shared,
-        )
-        self.encoder = BiLSTM(self.embedding_size, hidden_size)
-
-    def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T, 2 u)."""
-        return self.encoder(x, mask)
+        head = partial(JointAttention, coarse=coarse, coarse_size=coarse_size)
+        super().__init__(head, hidden_size=hidden_size, attention_size=attention_size, **shared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Unpack
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from marn.models.base import Coder, SharedOptions
 from marn.nn.heads import TanhAttention
-from marn.nn.layers import BiLSTM
+from marn.nn.layers import BiLSTM, Head
 
 
 class LAAT(Coder):
@@ -18,14 +18,15 @@ class LAAT(Coder):
 
     Parameters beside the embedding: 16,750,809 with 8,921 codes; 902,706 with 50 codes and the
     paper's sizes for them, `hidden_size=256, attention_size=256`. Layers that the released module
-    holds and never uses are not counted. The paper keeps the word vectors fixed
+    declares and never uses are not counted. The paper keeps the word vectors fixed
     (`tune_embeddings=False`).
 
     Args:
+        head: makes the layer from features to logits.
         hidden_size: u, width of one direction of the LSTM; 512.
         attention_size: d_a, width of the attention's hidden layer; 512.
-        **shared: see `Coder`; `embedding_dropout` is 0.3 here. With `padding="released"` the
-            LSTM does not see padding, but the attention gives it a share, as in the authors' code.
+        **shared: see `Coder`; `embedding_dropout` is 0.3 here. With `padding="released"` the LSTM
+            does not read padding, but the attention gives it weight, as in the authors' code.
 
     References:
         Vu, Nguyen and Nguyen 2020 (IJCAI); padding, initial weights and settings as in the
@@ -53,14 +54,16 @@ class LAAT(Coder):
     }
 
     def __init__(
-        self, *, hidden_size: int = 512, attention_size: int = 512, **shared: Unpack[SharedOptions]
+        self,
+        head: Callable[..., Head] = TanhAttention,
+        *,
+        hidden_size: int = 512,
+        attention_size: int = 512,
+        **shared: Unpack[SharedOptions],
     ) -> None:
         shared.setdefault("embedding_dropout", 0.3)
-        super().__init__(
-            feature_size=2 * hidden_size,
-            head=partial(TanhAttention, attention_size=attention_size),
-            **shared,
-        )
+        head = partial(head, attention_size=attention_size)
+        super().__init__(feature_size=2 * hidden_size, head=head, **shared)
         self.encoder = BiLSTM(self.embedding_size, hidden_size)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -40,8 +40,8 @@ class _Branch(nn.Module):
 class MultiResCNN(Coder):
     """Multi-filter residual CNN.
 
-    Each kernel size has a branch: convolution, tanh, residual blocks. The branches' features stand
-    side by side.
+    Each kernel size has a branch: convolution, tanh, residual blocks. The branches' features are
+    concatenated.
 
     Published size 11.9M: 11,924,742 with 8,921 codes, 51,919 embedding rows and the unused query
     bias. Beside the embedding: 1,392,500 with 50 codes, 6,732,842 with 8,921.
@@ -53,13 +53,10 @@ class MultiResCNN(Coder):
         dropout: after each residual block; 0.2.
         **shared: see `Coder`; `max_length` is 2,500 here.
 
-    Raises:
-        MarnError: a kernel size is even.
-
     References:
         Li and Yu 2020; batch normalisation, dropout and settings as in the released code
         foxlf823/Multi-Filter-Residual-Convolutional-Neural-Network. With `padding="masked"` the
-        normalisation sees real tokens alone.
+        statistics are over real tokens.
     """
 
     name = "multirescnn"
@@ -93,7 +90,5 @@ class MultiResCNN(Coder):
         )
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T, D), the branches side by side."""
-        if mask is not None:
-            x = x * mask[..., None]
+        """(B, T, E) -> (B, T, D), the branches concatenated."""
         return torch.cat([branch(x, mask) for branch in self.branches], dim=2)

@@ -1,8 +1,4 @@
-"""What systems know of a code beyond its number: the words of its description.
-
-Systems take it as the option `descriptions`, which `marn.models.base.descriptions` reads from a
-corpus; here it is checked and made ready.
-"""
+"""The descriptions of codes as word ids: checked, and averaged to one vector per code."""
 
 from __future__ import annotations
 
@@ -28,14 +24,14 @@ def check_descriptions(
     """Check the descriptions of a model's codes.
 
     Args:
-        system: who asks, for the error.
-        descriptions: for some tasks; those of tasks that the model has not are left out.
+        system: name of the system, for the error.
+        descriptions: for some tasks; tasks that the model does not have are left out.
         tasks: number of codes of each task of the model.
         vocabulary_size: rows of the embedding; the last one is the unknown word.
         every: whether all tasks must have descriptions, or one of them is enough.
 
     Returns:
-        {task: the words of each code}. A code without words has the unknown word.
+        {task: the words of each code}; a code without words gets the unknown word.
 
     Raises:
         MarnError: descriptions are missing, not lists of word ids, or not one for each code.
@@ -57,21 +53,19 @@ def check_descriptions(
                 f"descriptions of task {task!r} must be lists of word ids from 1 to "
                 f"{vocabulary_size - 1}; take .tolist() of an array"
             )
-    return {
-        task: [list(text) or [vocabulary_size - 1] for text in texts]
-        for task, texts in given.items()
-    }
+    unknown = vocabulary_size - 1
+    return {task: [list(text) or [unknown] for text in texts] for task, texts in given.items()}
 
 
 def mean_vectors(texts: Sequence[Sequence[int]], table: Tensor) -> Tensor:
     """Average the word vectors of each description.
 
     Args:
-        texts: for each code its words, at least one.
+        texts: the words of each code, at least one.
         table: (rows, E), the word vectors.
 
     Returns:
-        (C, E), apart from the table: it does not change with it.
+        (C, E), detached from the table: they do not change with it.
     """
     table = table.detach()
     return torch.stack([table[torch.tensor(list(text))].mean(dim=0) for text in texts])

@@ -1,0 +1,46 @@
+"""Notes cut into segments of equally many tokens, of which the last may be shorter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from marn.nn.layers import length_mask
+
+
+def count_segments(lengths: Tensor, size: int) -> Tensor:
+    """Count the segments of notes of these lengths: (B,) -> (B,)."""
+    return (lengths + size - 1) // size
+
+
+def cut_segments(x: Tensor, size: int) -> Tensor:
+    """Cut rows into consecutive segments, the last one filled up with zeros.
+
+    Args:
+        x: (B, T) or (B, T, E).
+        size: w, positions of a segment.
+
+    Returns:
+        (B, ceil(T / w), w) or (B, ceil(T / w), w, E).
+    """
+    fill = (0, 0) * (x.dim() - 2) + (0, -x.shape[1] % size)
+    return F.pad(x, fill).unflatten(1, (-1, size))
+
+
+def segments_to_tokens(weights: Tensor, lengths: Tensor, width: int, size: int) -> Tensor:
+    """Share the weight of each segment evenly among its tokens.
+
+    Args:
+        weights: (B, C, S), zero at segments beyond those of `lengths`.
+        lengths: (B,) int, tokens of each note.
+        width: T, tokens of a row.
+        size: tokens of a segment.
+
+    Returns:
+        (B, C, T), zero beyond `lengths`.
+    """
+    starts = torch.arange(weights.shape[2], device=weights.device) * size
+    tokens = (lengths[:, None] - starts).clamp(1, size)  # (B, S)
+    shares = (weights / tokens[:, None]).repeat_interleave(size, dim=2)[:, :, :width]
+    return shares * length_mask(lengths, width)[:, None]
