@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from marn.errors import MarnError
-from marn.models.base import Coder, SharedOptions, descriptions
+from marn.errors import check_at_least
+from marn.models.base import Coder, CorpusLike, SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
 from marn.nn.heads import PooledHead
 
@@ -28,20 +28,20 @@ class CondensedMemory(PooledHead):
 
     Slot i of the memory is a text with the mean :math:`\bar x_i` of its word vectors. A note starts
     as the mean of its positions, :math:`u_0 = s_0`. Hop k, with matrices K and V for keys and
-    values, and one D for each hop:
+    values, and its own D:
 
     .. math::
         p_k &= \mathrm{softmax}_i(u_{k-1} \cdot K \bar x_i) \\
         o_k &= \sum_i p_{ki} V \bar x_i, \quad u_k = u_{k-1} + o_k \\
         s_k &= [o_k; D_k s_{k-1}]
 
-    :math:`D_k` halves the width, so that s stays narrower than two u, and what earlier hops said
-    fades but is not lost. Logits are an affine layer on the last s.
+    :math:`D_k` halves the width, so that s stays narrower than two u, and the answers of earlier
+    hops fade but are not lost. Logits are an affine layer on the last s.
 
     Args:
         size: D, features of a position.
         tasks: number of codes of each task.
-        memory: (N, E), the means of the texts. They are kept as they are.
+        memory: (N, E), the means of the texts, which are not trained.
         hops: K.
     """
 
@@ -83,28 +83,24 @@ class CondensedMemory(PooledHead):
 class CMemNN(Coder):
     """Condensed memory network, after Prakash et al. 2017.
 
-    A reconstruction: no code was found, and of the paper the abstract was read; the equations are
-    general knowledge of it. Differences that are known: the memory is of Wikipedia pages there and
-    of the descriptions of the codes here, with one text for key and value where a page's title is
-    the key; the split and the 50 codes are not CAML's. Assumptions: bags of words are means; the
-    condensed state starts as the note's own bag; all widths.
+    A reconstruction: no code was found, and only the paper's abstract was read; the equations are
+    general knowledge of it. Known differences: the memory holds Wikipedia pages there and the
+    descriptions of the codes here, with one text for key and value where a page's title is the key;
+    the split and the 50 codes are not CAML's. Assumptions: bags of words are means; the condensed
+    state starts as the note's own bag; all widths.
 
-    The order of words has no effect, unless RAM is asked for. There is no attention over tokens:
-    what the hops look at is the memory (`CondensedMemory.recall`).
+    The order of words has no effect without RAM. There is no attention over tokens: the hops look
+    at the memory (`CondensedMemory.recall`).
 
     Parameters beside the embedding: 107,344 with 50 codes; the paper gives none.
 
     Args:
         descriptions: the memory: for one task or more the codes' descriptions as word ids, in the
-            order of the logits, as lists (they are written into the model's card). `build` takes
-            the titles of a corpus's codes. Without words, a code is described by the unknown word.
+            order of the logits. `build` takes the titles of a corpus's codes. A code without words
+            is described by the unknown word.
         hidden_size: D, width of a bag; 100, an assumption.
         hops: how often the memory is asked; 5.
         **shared: see `Coder`; `max_length` is 2,500 here.
-
-    Raises:
-        MarnError: descriptions are missing, not lists of word ids, or not one for each code; `hops`
-            is below 1.
 
     References:
         Prakash et al. 2017 (AAAI), abstract; end-to-end memory networks, Sukhbaatar et al. 2015.
@@ -114,16 +110,8 @@ class CMemNN(Coder):
     has_attention = False
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
-        "learning_rate": 1e-3,  # of Adam; the rate is an assumption
+        "learning_rate": 1e-3,  # an assumption
         "clip_norm": None,
-    }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "Adam",
-        "monitor": None,
-        "max_length": None,
-        "embedding_dropout": None,
-        "tune_embeddings": None,
-        "source": "Prakash et al. 2017, abstract; Adam is general knowledge, the recipe assumed",
     }
 
     def __init__(
@@ -135,14 +123,13 @@ class CMemNN(Coder):
         **shared: Unpack[SharedOptions],
     ) -> None:
         shared.setdefault("max_length", 2500)
-        if hops < 1:
-            raise MarnError(f"hops must be at least 1, but got {hops}")
+        check_at_least(1, hops=hops)
         texts = check_descriptions(
             self.name, descriptions, shared["tasks"], shared["vocabulary_size"], every=False
         )
 
         def head(size: int, tasks: Mapping[str, int]) -> CondensedMemory:
-            table = self.embedding.table.weight  # made by `Coder` before the head
+            table = self.embedding.table.weight  # `Coder` creates it before the head
             memory = mean_vectors([*chain.from_iterable(texts.values())], table)
             return CondensedMemory(size, tasks, memory=memory, hops=hops)
 
@@ -150,7 +137,7 @@ class CMemNN(Coder):
         self.projection = nn.Linear(self.embedding_size, hidden_size)
 
     @classmethod
-    def options_from_corpus(cls, corpus: Any) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: CorpusLike) -> dict[str, Any]:
         """Take the titles of the codes as the memory."""
         return {"descriptions": descriptions(corpus)}
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from marn.models.base import Coder, SharedOptions, descriptions
+from marn.models.base import Coder, CorpusLike, SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
-from marn.nn.layers import BiGRU, Head, attend
+from marn.nn.layers import BiGRU, Head, attend, attention_weights
 
 
 class DescriptionAttention(Head):
@@ -28,7 +28,7 @@ class DescriptionAttention(Head):
     Args:
         size: D, features of a position.
         tasks: number of codes of each task.
-        described: {task: (C, E)}, the means. They are kept as they are.
+        described: {task: (C, E)}, the means, which are not trained.
     """
 
     def __init__(
@@ -43,10 +43,9 @@ class DescriptionAttention(Head):
         self.projection = nn.Linear(next(iter(described.values())).shape[1], size)
 
     def queries(self, task: str) -> Tensor:
-        r"""Give the queries of a task, :math:`d_l / \sqrt D`: (C, D)."""
-        return self.projection(self.get_buffer(f"description_{task}")) * (
-            self.projection.out_features**-0.5
-        )
+        r"""Compute the queries of a task, :math:`d_l / \sqrt D`: (C, D)."""
+        size = self.projection.out_features
+        return self.projection(self.get_buffer(f"description_{task}")) * size**-0.5
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note: (B, T, D) -> {task: (B, C, D)}."""
@@ -56,35 +55,28 @@ class DescriptionAttention(Head):
         return dict(zip(self.tasks, parts, strict=True))
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Tell what each code looks at: (B, T, D) -> (B, C, T), each row summing to 1."""
-        scores = self.queries(task) @ features.transpose(1, 2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None], float("-inf"))
-        return scores.softmax(dim=2)
+        """Give each code's weights over the positions: (B, T, D) -> (B, C, T), rows sum to 1."""
+        return attention_weights(self.queries(task), features, mask)
 
 
 class DLAC(Coder):
     """Description-based label attention classifier, after Feucht et al. 2021.
 
-    A reconstruction: of the paper the abstract was read, which says that queries come from the
-    codes' descriptions and that the encoder is a transformer, one of several. The encoder is a
-    slot: `DescriptionAttention` goes on any, as the `head` of a `Coder`, and here it is on a BiGRU,
-    which needs no pretrained weights. Assumptions: a description is the mean of its words' vectors
-    (a GRU over them is another reading), as they are when training starts; scores are divided by
-    the root of the width; each code has a classifier of its own.
+    A reconstruction: only the paper's abstract was read, which says that queries come from the
+    codes' descriptions and that the encoder is one of several transformers. Here the encoder is a
+    BiGRU, which needs no pretrained weights; `DescriptionAttention` goes on any other as the `head`
+    of a `Coder`. Assumptions: a description is the mean of its words' vectors as they are when
+    training starts (a GRU over them is another reading); scores are divided by the root of the
+    width; each code has its own classifier.
 
     Parameters beside the embedding: 814,250 with 50 codes; the paper gives none.
 
     Args:
         descriptions: for each task its codes' descriptions as word ids, in the order of the
-            logits, as lists (they are written into the model's card). `build` takes the titles of
-            a corpus's codes. Without words, a code is described by the unknown word.
-        hidden_size: width of one direction of the GRU; 300, that of MARN.
+            logits. `build` takes the titles of a corpus's codes. A code without words is described
+            by the unknown word.
+        hidden_size: width of one direction of the GRU; 300, as in MARN.
         **shared: see `Coder`.
-
-    Raises:
-        MarnError: descriptions of a task are missing, not lists of word ids, or not one for each
-            code.
 
     References:
         Feucht, Wu, Althammer and Tresp 2021 (W-NUT), abstract.
@@ -95,14 +87,6 @@ class DLAC(Coder):
         "loss": "bce",
         # An assumption, for the BiGRU; a pretrained transformer takes about 2e-5.
         "learning_rate": 1e-3,
-    }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "AdamW",
-        "monitor": None,
-        "max_length": None,
-        "embedding_dropout": None,
-        "tune_embeddings": None,
-        "source": "Feucht et al. 2021, abstract; AdamW is general knowledge, the recipe assumed",
     }
 
     def __init__(
@@ -117,7 +101,7 @@ class DLAC(Coder):
         )
 
         def head(size: int, tasks: Mapping[str, int]) -> DescriptionAttention:
-            table = self.embedding.table.weight  # made by `Coder` before the head
+            table = self.embedding.table.weight  # `Coder` creates it before the head
             means = {task: mean_vectors(texts[task], table) for task in tasks}
             return DescriptionAttention(size, tasks, described=means)
 
@@ -125,7 +109,7 @@ class DLAC(Coder):
         self.encoder = BiGRU(self.embedding_size, hidden_size)
 
     @classmethod
-    def options_from_corpus(cls, corpus: Any) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: CorpusLike) -> dict[str, Any]:
         """Take the titles of the codes as their descriptions."""
         return {"descriptions": descriptions(corpus)}
 

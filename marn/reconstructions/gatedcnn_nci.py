@@ -1,4 +1,4 @@
-"""GatedCNN-NCI after Ji et al. 2021: gated dilated convolutions, and notes and codes that talk."""
+"""GatedCNN-NCI after Ji et al. 2021: gated dilated convolutions, messages of notes and codes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from marn.errors import MarnError
+from marn.errors import check_at_least
 from marn.models.base import Coder, SharedOptions
-from marn.nn.layers import LabelAttention, convolve
+from marn.nn.layers import LabelAttention, attention_weights, convolve
 
 
 class GatedPropagation(nn.Module):
     r"""Dilated causal convolutions with the gates of an LSTM, one set of weights for all levels.
 
-    Level i looks back in steps of :math:`2^i` tokens. The words x enter anew at each of them. With
-    hidden states z and cells c of the level before, zero before the first:
+    Level i looks back in steps of :math:`2^i` tokens, and reads the words x again. With hidden
+    states z and cells c of the level below, zero below the first:
 
     .. math::
         [i, o, g, f] &= \mathrm{conv}_{2^i}([x; z]) \\
@@ -58,7 +58,7 @@ class GatedPropagation(nn.Module):
 
 
 class NoteCodeInteraction(LabelAttention):
-    r"""Label attention after positions and codes have sent each other messages.
+    r"""Label attention after positions and codes have exchanged messages.
 
     The codes of all tasks and the positions of a note are the two sides of a graph. Code l starts
     as its query :math:`e_l`, position t as its features :math:`h_t`. In a round, with
@@ -69,7 +69,7 @@ class NoteCodeInteraction(LabelAttention):
         h'_t = h_t + Q \frac{\sum_l a_{lt} e'_l}{\sum_l a_{lt}} + q
 
     Logits are those of `LabelAttention` with the last :math:`e_l` as queries. All rounds share P
-    and Q. Each holds the scores of all codes and positions.
+    and Q. Each round holds the scores of all codes and positions in memory.
 
     Args:
         size: D, features of a position.
@@ -85,19 +85,19 @@ class NoteCodeInteraction(LabelAttention):
             self.to_positions = nn.Linear(size, size)
 
     def interact(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Send the messages.
+        """Exchange the messages.
 
         Args:
             features: (B, T, D), zero at padding if there is a mask.
             mask: (B, T) bool or None.
 
         Returns:
-            The codes of all tasks (B, sum of C, D) and the positions (B, T, D), zero at padding if
+            The codes of all tasks (B, sum of C, D), and the positions (B, T, D), zero at padding if
             there is a mask.
         """
         codes = torch.cat([self.query[task] for task in self.tasks]).expand(len(features), -1, -1)
         for _ in range(self.rounds):
-            weights = self._weights(codes, features, mask)
+            weights = attention_weights(codes, features, mask)  # (B, sum of C, T)
             codes = torch.relu(self.to_codes(torch.cat([codes, weights @ features], dim=2)))
             share = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
             features = features + self.to_positions(share.transpose(1, 2) @ codes)
@@ -105,31 +105,27 @@ class NoteCodeInteraction(LabelAttention):
                 features = features * mask[..., None]
         return codes, features
 
-    def _weights(self, codes: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
-        scores = codes @ features.transpose(1, 2)  # (B, C, T)
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None], float("-inf"))
-        return scores.softmax(dim=2)
+    def _by_task(self, x: Tensor) -> dict[str, Tensor]:
+        parts = x.split(list(self.tasks.values()), dim=1)
+        return dict(zip(self.tasks, parts, strict=True))
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note: (B, T, D) -> {task: (B, C, D)}."""
         if not self.rounds:
             return super().label_representations(features, mask)
         codes, features = self.interact(features, mask)
-        views = self._weights(codes, features, mask) @ features
-        return dict(zip(self.tasks, views.split(list(self.tasks.values()), dim=1), strict=True))
+        return self._by_task(attention_weights(codes, features, mask) @ features)
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Weights after the last round: (B, T, D) -> (B, C, T), each row summing to 1."""
+        """Give each code's weights after the last round: (B, T, D) -> (B, C, T)."""
         codes, features = self.interact(features, mask)
-        of_task = dict(zip(self.tasks, codes.split(list(self.tasks.values()), dim=1), strict=True))
-        return self._weights(of_task[task], features, mask)
+        return attention_weights(self._by_task(codes)[task], features, mask)
 
 
 class GatedCNNNCI(Coder):
     """Gated convolutional network with note-code interaction, after Ji et al. 2021.
 
-    A reconstruction: no code was released, and of the paper the abstract and the authors' slides
+    A reconstruction: no code was released, and only the paper's abstract and the authors' slides
     were read. They say that word embeddings are injected into every level, that information passes
     through gates, that levels share weights, that notes and codes exchange messages over a graph,
     and that there are 7.6M parameters. Everything else is an assumption: the gates of a trellis
@@ -148,12 +144,9 @@ class GatedCNNNCI(Coder):
         dropout: on the encoder's features; 0.2, an assumption.
         **shared: see `Coder`; `max_length` is 2,500 here.
 
-    Raises:
-        MarnError: `levels` or `kernel_size` is below 1, or `rounds` below 0.
-
     References:
         Ji, Pan and Marttinen 2021 (Findings of ACL), abstract; "Deep Learning for Automated Medical
-        Coding" (slides, 2022), parameter table. The recipe is that of DCAN's released code.
+        Coding" (slides, 2022), parameter table. Training settings are those of DCAN's release.
     """
 
     name = "gatedcnn_nci"
@@ -161,14 +154,6 @@ class GatedCNNNCI(Coder):
         "loss": "bce",
         "learning_rate": 1e-3,  # an assumption
         "clip_norm": None,
-    }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "Adam",
-        "monitor": None,
-        "max_length": 2500,
-        "embedding_dropout": 0.2,
-        "tune_embeddings": None,
-        "source": "released code of DCAN, by the same first author; the rate is assumed",
     }
 
     def __init__(
@@ -181,13 +166,8 @@ class GatedCNNNCI(Coder):
         dropout: float = 0.2,
         **shared: Unpack[SharedOptions],
     ) -> None:
-        for option, value, least in (
-            ("levels", levels, 1),
-            ("kernel_size", kernel_size, 1),
-            ("rounds", rounds, 0),
-        ):
-            if value < least:
-                raise MarnError(f"{option} must be at least {least}, but got {value}")
+        check_at_least(1, levels=levels, kernel_size=kernel_size)
+        check_at_least(0, rounds=rounds)
         shared.setdefault("max_length", 2500)
         super().__init__(
             feature_size=hidden_size, head=partial(NoteCodeInteraction, rounds=rounds), **shared
