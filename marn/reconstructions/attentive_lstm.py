@@ -58,21 +58,21 @@ class SpelledEmbedding(WordEmbedding):
     """Word vectors, each followed by the last state of an LSTM over the letters of the word.
 
     Args:
+        vectors: (rows, E), initial table; row 0 is padding.
         letters: (rows, up to `LETTERS`) int64, letters of the words as numbers from 1, then 0.
         alphabet: rows of the table of letters: the letters and 0.
         size: width of a letter's vector, and of the LSTM's state, which follow the E features.
-        vectors: (rows, E), initial table; row 0 is padding.
         tune: whether training changes the word vectors.
         dropout: share of features dropped at the end.
     """
 
     def __init__(
         self,
+        vectors: Tensor,
         letters: Tensor,
         *,
         alphabet: int,
         size: int,
-        vectors: Tensor,
         tune: bool,
         dropout: float,
     ) -> None:
@@ -231,7 +231,7 @@ class AttentiveLSTM(Coder):
                 return WordEmbedding(len(ids), self.embedding_size, **options)
             letters = [torch.tensor(spelled[row], dtype=torch.int64) for row in ids]
             return SpelledEmbedding(
-                pad_sequence(letters, batch_first=True),
+                letters=pad_sequence(letters, batch_first=True),
                 alphabet=spelled[-1][0] + 1,
                 size=letter_size,
                 **options,
