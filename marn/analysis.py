@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.spatial import ConvexHull, QhullError
 from scipy.special import expit, log_expit, logit
+from sklearn.decomposition import PCA
 
 from marn.errors import MarnError
 
@@ -36,52 +37,56 @@ FloatArray = NDArray[np.float64]
 def loss_per_code(
     logits: ArrayLike, targets: ArrayLike, frequency: ArrayLike | None = None
 ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
-    """Binary cross-entropy of each code, divided by its frequency and the number of notes.
+    """Divide the binary cross-entropy of each code by its frequency and the number of notes.
 
-    NL_j = sum_i BCE_ij / (f_j * N). Division by f_j alone makes rare codes tall for any model:
-    compare two models' curves, not the slope of one.
+    NL_j = sum_i BCE_ij / (f_j * N). The division by f_j makes the loss of rare codes high for any
+    model: compare the curves of two models, not the slope of one.
 
     Args:
-        logits: (N, C) float, the model's unbounded scores.
+        logits: (N, C) float, unbounded scores.
         targets: (N, C) bool or 0/1.
-        frequency: (C,) notes with each code, f_j. The papers do not say in which split; None
-            counts them in `targets`, while training counts avoid losing codes unseen there.
+        frequency: (C,) notes per code, f_j. The papers do not say in which split; None counts them
+            in `targets`, while counts of the training split keep codes that are absent there.
 
     Returns:
         A frame with one row per kept code, most frequent first (ties by column), and the columns
-        `code` (column of `logits`), `frequency` (notes) and `loss` (nats per note and
-        occurrence); and the columns dropped because their frequency is 0.
+        `code` (column of `logits`), `frequency` (notes) and `loss` (nats per note and occurrence);
+        and the columns dropped because their frequency is 0.
 
     Raises:
         MarnError: if the shapes do not fit, there is no note, or a logit is not finite.
 
     References:
         Fig. 11 of the journal version (Fig. 10 of the preprint) and the text above it.
+
+    Example:
+        >>> frame, dropped = loss_per_code([[0.0, 0.0], [0.0, 0.0]], [[1, 0], [1, 0]])
+        >>> frame["loss"].round(4).tolist(), dropped.tolist()  # 2 log 2 / (2 * 2)
+        ([0.3466], [1])
     """
     scores, truth = np.asarray(logits), np.asarray(targets)
     if scores.ndim != 2 or scores.shape != truth.shape or len(scores) == 0:
         raise MarnError(
-            "Expected `logits` and `targets` of one shape (N, C) with at least one note, "
-            f"but got {scores.shape} and {truth.shape}."
+            "logits and targets must have one shape (N, C) with at least one note, but got "
+            f"{scores.shape} and {truth.shape}"
         )
-    notes = len(scores)
+    notes, codes = scores.shape
     counts = truth.sum(axis=0) if frequency is None else np.asarray(frequency)
-    if counts.shape != (scores.shape[1],):
-        raise MarnError(f"Expected `frequency` of shape ({scores.shape[1]},), got {counts.shape}.")
-    total = np.zeros(scores.shape[1])
+    if counts.shape != (codes,):
+        raise MarnError(f"frequency must have shape ({codes},), but got {counts.shape}")
+    total = np.zeros(codes)
     for first in range(0, notes, 256):  # in blocks: no second (N, C) array in float64
         z = scores[first : first + 256].astype(np.float64)  # (<=256, C)
         y = truth[first : first + 256].astype(np.float64)
-        # max(z, 0) - z y + log(1 + exp(-|z|)) overflows for no logit
-        total += (np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))).sum(axis=0)
+        total -= (y * log_expit(z) + (1 - y) * log_expit(-z)).sum(axis=0)
     if not np.isfinite(total).all():
-        raise MarnError("Expected finite `logits`, but some are infinite or not a number.")
+        raise MarnError(
+            "logits must be finite, but some are infinite or NaN; has training diverged?"
+        )
     order = np.argsort(-counts, kind="stable")
     kept, dropped = order[counts[order] > 0], np.flatnonzero(counts <= 0)
-    frame = pd.DataFrame(
-        {"code": kept, "frequency": counts[kept], "loss": total[kept] / (counts[kept] * notes)}
-    )
-    return frame, dropped
+    loss = total[kept] / (counts[kept] * notes)
+    return pd.DataFrame({"code": kept, "frequency": counts[kept], "loss": loss}), dropped
 
 
 @dataclass(frozen=True)
@@ -102,17 +107,17 @@ class JointPCA:
 def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike, components: int = 2) -> JointPCA:
     """Project ICD and CCS vectors on the principal components of both together.
 
-    The two sets are stacked, each code counting once, and centred on their common mean. A
-    component's sign is free, so it is fixed: the largest of its loadings is positive.
+    The two sets are stacked, each code counting once, and centred on their common mean. The sign of
+    a component is arbitrary, so it is fixed: its largest loading is positive.
 
     Args:
         icd_vectors: (C_icd, D) float.
         ccs_vectors: (C_ccs, D) float, in the same D features.
-        components: how many components to keep.
+        components: number of components.
 
     Raises:
-        MarnError: if the widths differ, all vectors are equal, or there are fewer codes or
-            features than components.
+        MarnError: if the widths differ, all vectors are equal, or there are fewer codes or features
+            than components.
 
     References:
         Fig. 9 of the journal version (Fig. 8 of the preprint).
@@ -120,38 +125,37 @@ def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike, components: int = 
     icd, ccs = np.asarray(icd_vectors, dtype=float), np.asarray(ccs_vectors, dtype=float)
     if icd.ndim != 2 or ccs.ndim != 2 or icd.shape[1] != ccs.shape[1]:
         raise MarnError(
-            f"Expected two arrays (codes, D) with one D, but got {icd.shape} and {ccs.shape}."
+            f"both vectors must be (codes, D) with one D, but got {icd.shape} and {ccs.shape}"
         )
     stacked = np.concatenate([icd, ccs])
     if not 1 <= components <= min(stacked.shape):
-        raise MarnError(
-            f"Expected `components` from 1 to {min(stacked.shape)}, but got {components}."
-        )
-    centred = stacked - stacked.mean(axis=0)
-    left, scale, right = np.linalg.svd(centred, full_matrices=False)
-    variance = (scale**2).sum()
-    if variance == 0:
-        raise MarnError("All code vectors are equal: there is no component to project on.")
-    largest = np.abs(right[:components]).argmax(axis=1)
-    sign = np.sign(right[np.arange(components), largest])
-    points = left[:, :components] * (scale[:components] * sign)
-    return JointPCA(points[: len(icd)], points[len(icd) :], scale[:components] ** 2 / variance)
+        raise MarnError(f"components must be from 1 to {min(stacked.shape)}, but got {components}")
+    if (stacked == stacked[0]).all():
+        raise MarnError("all code vectors are equal, so there is no component to project on")
+    pca = PCA(components, svd_solver="full")
+    points = pca.fit_transform(stacked)  # (C_icd + C_ccs, components)
+    largest = np.abs(pca.components_).argmax(axis=1)
+    points *= np.sign(pca.components_[np.arange(components), largest])
+    return JointPCA(points[: len(icd)], points[len(icd) :], pca.explained_variance_ratio_)
 
 
 def diameter(points: ArrayLike) -> float:
     """Return the largest distance between two points of the plane.
 
-    Only corners of the convex hull can be the farthest pair, so that 8,921 points need no
-    8,921 x 8,921 table.
+    The farthest pair are corners of the convex hull, so 8,921 points need no 8,921 x 8,921 table.
 
     Args:
         points: (n, 2) float, at least one.
+
+    Example:
+        >>> diameter([[0, 0], [3, 4], [1, 1]])
+        5.0
     """
     cloud = _plane("points", points)
     centred = cloud - cloud.mean(axis=0)
     try:
         corners = centred[ConvexHull(centred).vertices]
-    except QhullError:  # a point or a line has no hull, but it has two ends
+    except QhullError:  # points on a line have no hull, but two ends
         along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
         corners = centred[[along.argmin(), along.argmax()]]
     return float(max(np.hypot(*(corners - corner).T).max() for corner in corners))
@@ -164,10 +168,10 @@ def significant_ccs(
     tau: float = 0.01,
     radius_share: float = 0.10,
 ) -> pd.DataFrame:
-    """Test which CCS codes have more of their ICD codes nearby than chance puts there.
+    """Test which CCS codes have more of their ICD codes nearby than chance would put there.
 
-    Within a radius of each CCS point lie n ICD points, k of which map to it. Were the ICD codes
-    placed without regard to CCS, k would be about Binomial(n, p), p being the share of all ICD
+    A radius around each CCS point holds n ICD points, k of which map to it. If ICD codes were
+    placed without regard to CCS, k would be about Binomial(n, p), where p is the share of all ICD
     codes that map to it. With T the smallest number for which P(K > T) < tau, the code is
     significant if k > T; that is the one-sided exact test P(K >= k) < tau.
 
@@ -193,26 +197,20 @@ def significant_ccs(
     """
     near, owner = _neighbours(icd_points, ccs_points, parent, radius_share)
     if not 0 < tau < 1:
-        raise MarnError(f"Expected `tau` between 0 and 1, but got {tau}.")
+        raise MarnError(f"tau must be between 0 and 1, but got {tau}")
     mapped = owner[:, None] == np.arange(near.shape[1])  # (C_icd, C_ccs)
     n, k, relevant = near.sum(axis=0), (near & mapped).sum(axis=0), mapped.sum(axis=0)
     p = relevant / len(owner)
     # the definition of T, word for word: P(K > n) = 0, so the search always ends
-    threshold = [
-        int(np.argmax(stats.binom.sf(np.arange(size + 1), size, share) < tau))
-        for size, share in zip(n, p, strict=True)
-    ]
-    return pd.DataFrame(
-        {
-            "n": n,
-            "k": k,
-            "relevant": relevant,
-            "p": p,
-            "threshold": threshold,
-            "p_value": stats.binom.sf(k - 1, n, p),
-            "significant": k > np.array(threshold),
-        }
+    threshold = np.array(
+        [
+            np.argmax(stats.binom.sf(np.arange(size + 1), size, share) < tau)
+            for size, share in zip(n, p, strict=True)
+        ]
     )
+    found = {"n": n, "k": k, "relevant": relevant, "p": p, "threshold": threshold}
+    p_value = stats.binom.sf(k - 1, n, p)
+    return pd.DataFrame(found | {"p_value": p_value, "significant": k > threshold})
 
 
 def permutation_null(
@@ -227,8 +225,8 @@ def permutation_null(
 ) -> NDArray[np.int64]:
     """Count significant CCS codes when ICD codes are given each other's CCS codes at random.
 
-    The points stay where they are, so the counts show how many codes `significant_ccs` finds
-    in the same cloud when there is nothing to find. The binomial draws with replacement and the
+    The points stay where they are, so the counts show how many codes `significant_ccs` finds in the
+    same cloud when there is nothing to find. The binomial draws with replacement and the
     permutation without: the count stays a little below tau times the number of codes.
 
     Args:
@@ -237,8 +235,8 @@ def permutation_null(
         parent: (C_icd,) int.
         tau: level of the test.
         radius_share: radius as a share of the largest distance between two ICD points.
-        permutations: how many times the labels are permuted.
-        seed: of the permutations.
+        permutations: number of permutations.
+        seed: seed of the permutations.
 
     Returns:
         (permutations,) number of significant CCS codes in each.
@@ -258,25 +256,24 @@ def permutation_null(
 def _neighbours(
     icd_points: ArrayLike, ccs_points: ArrayLike, parent: ArrayLike, radius_share: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return who lies near whom, (C_icd, C_ccs) bool, and the checked parents, (C_icd,)."""
+    """Return which ICD points are near which CCS points, (C_icd, C_ccs), and the parents."""
     icd, ccs = _plane("icd_points", icd_points), _plane("ccs_points", ccs_points)
     owner = np.asarray(parent)
     if owner.shape != (len(icd),):
-        raise MarnError(f"Expected `parent` of shape ({len(icd)},), but got {owner.shape}.")
+        raise MarnError(f"parent must have shape ({len(icd)},), but got {owner.shape}")
     if not np.issubdtype(owner.dtype, np.integer) or owner.min() < -1 or owner.max() >= len(ccs):
-        raise MarnError(f"Expected `parent` to hold integers from -1 to {len(ccs) - 1}.")
+        raise MarnError(f"parent must hold integers from -1 to {len(ccs) - 1}")
     if not 0 < radius_share <= 1:
-        raise MarnError(f"Expected `radius_share` in (0, 1], but got {radius_share}.")
+        raise MarnError(f"radius_share must be in (0, 1], but got {radius_share}")
     radius = radius_share * diameter(icd)
     near = np.stack([np.hypot(*(icd - point).T) <= radius for point in ccs], axis=1)
     return near, owner.astype(np.int64)
 
 
 def _plane(name: str, points: ArrayLike) -> FloatArray:
-    """Return `points` as an (n, 2) float array."""
     array = np.asarray(points, dtype=float)
     if array.ndim != 2 or array.shape[1] != 2 or len(array) == 0 or not np.isfinite(array).all():
-        raise MarnError(f"Expected `{name}` to be finite, of shape (n, 2), n >= 1: {array.shape}.")
+        raise MarnError(f"{name} must be finite, of shape (n, 2) with n >= 1, not {array.shape}")
     return array
 
 
@@ -284,7 +281,7 @@ def focal_term(probability: ArrayLike, gamma: float) -> FloatArray:
     """Return (1 - p)^gamma * (-log p), the focal loss of a present code before any alpha.
 
     Args:
-        probability: the model's p, in (0, 1]. For an absent code, give 1 - p.
+        probability: predicted p, in (0, 1]. For an absent code, pass 1 - p.
         gamma: focusing exponent, >= 0; 0 is cross-entropy.
 
     Returns:
@@ -292,6 +289,10 @@ def focal_term(probability: ArrayLike, gamma: float) -> FloatArray:
 
     References:
         Eq. 16.
+
+    Example:
+        >>> float(focal_term(0.5, 2).round(4))  # log(2) / 4
+        0.1733
     """
     p = np.asarray(probability, dtype=float)
     return (1 - p) ** gamma * -np.log(p)
@@ -302,19 +303,19 @@ def focal_optimum(
 ) -> FloatArray:
     """Return the output that minimises the expected focal loss at each true probability.
 
-    A model that knows the true probability pi of a code does best, in the eyes of the loss, to
-    answer with the q that minimises
+    A model that knows the true probability pi of a code minimises its loss by answering the q for
+    which this is smallest:
 
         a * pi * (1 - q)^gamma * (-log q) + b * (1 - pi) * q^gamma * (-log(1 - q)).
 
     Eq. 16 has a = alpha and b = 1 - alpha; then q = 1/2 exactly where pi = 1 - alpha, for every
     gamma, since at 1/2 both terms have the same slope but for their factors. With alpha = 0.999
     a threshold of 1/2 predicts every code whose probability exceeds 0.001. The released code
-    has a = b = alpha, which drops out: q = 1/2 at pi = 1/2, and gamma > 0 pulls q towards 1/2.
+    has a = b = alpha, which cancels: q = 1/2 at pi = 1/2, and gamma > 0 pulls q towards 1/2.
 
     Args:
         prevalence: true probabilities, any shape, in [0, 1].
-        alpha: in (0, 1).
+        alpha: weight, in (0, 1).
         gamma: focusing exponent, >= 0.
         reading: "paper" (Eq. 16 as printed) or "released" (one factor on both terms).
 
@@ -326,24 +327,28 @@ def focal_optimum(
 
     References:
         Eq. 16; the released code's `FocalLoss`.
+
+    Example:
+        >>> float(focal_optimum(0.001, alpha=0.999, gamma=2.0).round(4))
+        0.5
     """
     truth = np.asarray(prevalence, dtype=float)
     if not ((truth >= 0) & (truth <= 1)).all():
-        raise MarnError("Expected `prevalence` in [0, 1].")
+        raise MarnError("prevalence must be in [0, 1]")
     if not 0 < alpha < 1:
-        raise MarnError(f"Expected `alpha` between 0 and 1, but got {alpha}.")
+        raise MarnError(f"alpha must be between 0 and 1, but got {alpha}")
     if gamma < 0:
-        raise MarnError(f"Expected `gamma` to be >= 0, but got {gamma}.")
+        raise MarnError(f"gamma must be >= 0, but got {gamma}")
     if reading not in ("paper", "released"):
-        raise MarnError(f"Expected `reading` to be 'paper' or 'released', but got {reading!r}.")
+        raise MarnError(f"reading must be 'paper' or 'released', but got {reading!r}")
     # logit(alpha) = log(a / b) under Eq. 16
     odds = logit(truth) + (logit(alpha) if reading == "paper" else 0.0)
 
     def log_slope(z: FloatArray) -> FloatArray:
-        """Logarithm of -d/dq (1 - q)^gamma (-log q) at q = sigmoid(z)."""
+        """Return the logarithm of -d/dq (1 - q)^gamma (-log q) at q = sigmoid(z)."""
         return (gamma - 1) * log_expit(-z) + np.log(gamma * -log_expit(z) + np.exp(-z))
 
-    # The loss is convex in q, so its slope changes sign once: bisect the logit of q.
+    # the loss is convex in q, so its slope changes sign once: bisect the logit of q
     low, high = np.full(truth.shape, -500.0), np.full(truth.shape, 500.0)
     for _ in range(70):  # 1000 / 2^70 is below the spacing of float64
         middle = (low + high) / 2
@@ -353,7 +358,7 @@ def focal_optimum(
 
 
 class Interval(NamedTuple):
-    """A mean and its confidence interval; `low` and `high` are NaN with a single value."""
+    """A mean over n values and its confidence interval; `low` and `high` are NaN if n is 1."""
 
     mean: float
     low: float
@@ -364,8 +369,8 @@ class Interval(NamedTuple):
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Return Student's t interval for the mean over seeds.
 
-    To compare two systems trained with the same seeds, pass their differences: the claim
-    "better" stands if the interval lies above 0. One seed says nothing about the spread.
+    To compare two systems trained with the same seeds, pass their differences: one is better if the
+    interval is above 0. A single seed says nothing about the spread.
 
     Args:
         values: (n,) float, one per seed.
@@ -373,14 +378,18 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
 
     Raises:
         MarnError: if there is no value, one is not finite, or `level` is out of range.
+
+    Example:
+        >>> [round(float(x), 2) for x in mean_interval([1, 2, 3])]
+        [2.0, -0.48, 4.48, 3.0]
     """
     sample = np.asarray(values, dtype=float)
     if sample.ndim != 1 or len(sample) == 0 or not np.isfinite(sample).all():
-        raise MarnError("Expected `values` to be a list of finite numbers, at least one.")
+        raise MarnError("values must be a list of finite numbers, at least one")
     if not 0 < level < 1:
-        raise MarnError(f"Expected `level` between 0 and 1, but got {level}.")
+        raise MarnError(f"level must be between 0 and 1, but got {level}")
     mean, n = float(sample.mean()), len(sample)
     if n == 1:
         return Interval(mean, float("nan"), float("nan"), n)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * sample.std(ddof=1) / np.sqrt(n))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(sample))
     return Interval(mean, mean - half, mean + half, n)

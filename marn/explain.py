@@ -1,4 +1,4 @@
-"""Why a code: a model's attention laid over the text of a note, and checked against evidence.
+"""Explain codes: a model's attention over the text of a note, and how it agrees with evidence.
 
 Attention says where a model looked, not that it was right to. Every function that shows text asks
 whether the text may be shown.
@@ -30,7 +30,6 @@ __all__ = [
     "attention_html",
     "evidence_overlap",
     "explain_note",
-    "top_words",
 ]
 
 
@@ -45,7 +44,7 @@ class _Code(Protocol):
 
 @dataclass(frozen=True)
 class TopWord:
-    """A word of a note that a code looks at: `text[begin:end]`, with its share of attention."""
+    """A word that a code attends to, `text[begin:end]`, and its share of the attention."""
 
     word: str
     weight: float
@@ -55,15 +54,15 @@ class TopWord:
 
 @dataclass(frozen=True)
 class CodeExplanation:
-    """A code, the probability the model gives it, and where it looked.
+    """A code, its predicted probability, and where the model looked for it.
 
     Attributes:
-        column: of the task's logits.
+        column: column of the task's logits.
         code: the code itself.
         title: what it means.
         probability: in [0, 1].
         weights: (T,) attention over the words that were read.
-        top: the words it looks at most, first the heaviest.
+        top: the words with most attention, heaviest first.
     """
 
     column: int
@@ -76,13 +75,13 @@ class CodeExplanation:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model makes of one note. Its `repr` names codes and shows nothing of the note.
+    """The codes that a model predicts for one note; its `repr` shows nothing of the note.
 
     Attributes:
         text: the note.
-        words: the T words that were read; a model cuts long notes.
-        spans: (T, 2) int, where each stands in `text`.
-        codes: the most probable codes, first the most probable.
+        words: the T words that were read; a model truncates long notes.
+        spans: (T, 2) int, where each is in `text`.
+        codes: the most probable codes, most probable first.
     """
 
     text: str = field(repr=False)
@@ -101,17 +100,17 @@ def explain_note(
     *,
     words: int = 8,
 ) -> Explanation:
-    """Code a note and say which words each code looked at.
+    """Predict the codes of a note, and say which words each code attends to.
 
     Args:
-        model: any system, or whatever has `model(tokens, lengths) -> {task: (1, C)}` and
-            `model.attention(tokens, lengths, task) -> (1, C, T')`. Its mode is left as it was.
-        vocabulary: of the corpus the model was trained on.
+        model: any system, or an object with `model(tokens, lengths) -> {task: (1, C)}` and
+            `model.attention(tokens, lengths, task) -> (1, C, T')`. Its mode does not change.
+        vocabulary: vocabulary of the corpus that the model was trained on.
         codes: (C,) entries with `code` and `title`: `corpus.codes[task]`.
         text: the note as written.
-        k: how many codes.
+        k: number of codes.
         task: "icd" or "ccs".
-        words: how many words for each code.
+        words: number of words per code.
 
     Raises:
         MarnError: if the note has no word that the model knows, the model has no such task, or
@@ -119,12 +118,12 @@ def explain_note(
     """
     found, spans = token_spans(text)
     if not found:
-        raise MarnError("The note has no words; numbers and punctuation are not read. Give text.")
+        raise MarnError("the note has no words, and numbers are not read; give some text")
     numbers = vocabulary.encode(found)
     if (numbers == vocabulary.unknown).all():
         raise MarnError(
-            f"None of the note's {len(found)} words is in the vocabulary of {len(vocabulary) - 2} "
-            "words. Give a note in the language of the corpus."
+            f"none of the note's {len(found)} words is in the vocabulary of {len(vocabulary) - 2} "
+            "words; give a note in the language of the corpus"
         )
     device = next(model.parameters()).device
     tokens = torch.as_tensor(numbers, dtype=torch.int64, device=device)[None]  # (1, T)
@@ -132,93 +131,69 @@ def explain_note(
     with evaluating(model):
         logits = model(tokens, lengths)
         if task not in logits:
-            raise MarnError(f"The model has no task {task!r}; it has {', '.join(logits)}.")
+            raise MarnError(f"the model has no task {task!r}; it has {', '.join(logits)}")
         probabilities = logits[task][0].double().sigmoid().cpu().numpy()  # (C,)
         if len(probabilities) != len(codes):
             raise MarnError(
-                f"The model scores {len(probabilities)} codes of task {task!r}, but `codes` has "
-                f"{len(codes)}. Give the codes of the corpus it was trained on."
+                f"the model predicts {len(probabilities)} codes of task {task!r}, but got "
+                f"{len(codes)} codes; give those of the corpus that it was trained on"
             )
         columns = _largest(probabilities, k)
         attention = model.attention(tokens, lengths, task)[0]  # (C, T')
         weights = attention[torch.as_tensor(columns, device=attention.device)].float().cpu().numpy()
+
+    def explained(column: int, row: NDArray[np.float32]) -> CodeExplanation:
+        top = [
+            TopWord(found[i], float(row[i]), int(spans[i, 0]), int(spans[i, 1]))
+            for i in _largest(row, words)
+        ]
+        code, probability = codes[column], float(probabilities[column])
+        return CodeExplanation(column, code.code, code.title, probability, row, top)
+
     read = weights.shape[1]
-    return Explanation(
-        text=text,
-        words=found[:read],
-        spans=spans[:read],
-        codes=[
-            CodeExplanation(
-                column=int(column),
-                code=codes[column].code,
-                title=codes[column].title,
-                probability=float(probabilities[column]),
-                weights=row,
-                top=[
-                    TopWord(found[i], float(row[i]), int(spans[i, 0]), int(spans[i, 1]))
-                    for i in _largest(row, words)
-                ],
-            )
-            for column, row in zip(columns, weights, strict=True)
-        ],
-    )
-
-
-def top_words(words: Sequence[str], weights: ArrayLike, k: int = 8) -> list[tuple[str, float]]:
-    """Return the k words with most attention, heaviest first, ties in the order of the text.
-
-    A word that stands in the note twice can come twice: attention falls on places.
-
-    Args:
-        words: (T,) the words.
-        weights: (T,) float.
-        k: how many.
-
-    Raises:
-        MarnError: if the lengths differ.
-    """
-    values = np.asarray(weights, dtype=float)
-    if values.shape != (len(words),):
-        raise MarnError(f"Expected `weights` of shape ({len(words)},), but got {values.shape}.")
-    return [(words[i], float(values[i])) for i in _largest(values, k)]
+    listed = [explained(int(column), row) for column, row in zip(columns, weights, strict=True)]
+    return Explanation(text, found[:read], spans[:read], listed)
 
 
 def evidence_overlap(
     weights: ArrayLike, spans: ArrayLike, evidence: Sequence[tuple[int, int]], k: int = 5
 ) -> dict[str, float]:
-    """Measure how much of a code's attention falls on the passages that prove the code.
+    """Measure how much of a code's attention is on the passages that are evidence for the code.
 
     A word counts as evidence if it shares a character with one of the passages.
 
     Args:
         weights: (T,) float >= 0, attention of the code over the words.
-        spans: (T, 2) int, where the words stand in the text.
+        spans: (T, 2) int, where the words are in the text.
         evidence: passages (begin, end) in characters, at least one.
-        k: for the hit.
+        k: number of words considered for a hit.
 
     Returns:
-        `mass`: share of the attention that falls on evidence, in [0, 1]; `mass_chance`: the same
-        for even attention; `hit`: 1 if one of the k heaviest words is evidence, else 0;
+        `mass`: share of the attention that is on evidence, in [0, 1]; `mass_chance`: the same for
+        uniform attention; `hit`: 1 if one of the k heaviest words is evidence, else 0;
         `hit_chance`: the probability of a hit for k words drawn at random.
 
     Raises:
         MarnError: if shapes do not fit, weights are negative or all 0, or there is no evidence.
+
+    Example:
+        >>> evidence_overlap([0.25, 0.75], [(0, 2), (3, 8)], [(3, 8)], k=1)
+        {'mass': 0.75, 'mass_chance': 0.5, 'hit': 1.0, 'hit_chance': 0.5}
     """
-    values, places = _check(weights, spans)
-    if len(values) == 0 or values.sum() == 0:
-        raise MarnError("Expected `weights` with at least one above 0.")
+    values, places = _checked(weights, spans)
+    if values.sum() == 0:
+        raise MarnError("weights must have at least one value above 0")
     if len(evidence) == 0:
-        raise MarnError("Expected at least one passage of `evidence`: without it nothing overlaps.")
+        raise MarnError("evidence must have at least one passage, but got none")
     proves = np.zeros(len(values), dtype=bool)
     for begin, end in evidence:
         proves |= (places[:, 0] < end) & (places[:, 1] > begin)
     total, good = len(values), int(proves.sum())
-    drawn = min(k, total)
     return {
         "mass": float(values[proves].sum() / values.sum()),
         "mass_chance": good / total,
         "hit": float(proves[_largest(values, k)].any()),
-        "hit_chance": float(stats.hypergeom.sf(0, total, good, drawn)),
+        "hit_chance": float(stats.hypergeom.sf(0, total, good, min(k, total))),
     }
 
 
@@ -232,21 +207,21 @@ def attention_html(
     evidence: Sequence[tuple[int, int]] = (),
     show_credentialed_text: bool = False,
 ) -> str:
-    """Draw a note as HTML with its words shaded by attention.
+    """Render a note as HTML with its words shaded by attention.
 
-    The stronger the colour, the heavier the word; pointing at a word shows its weight. Words up
-    to a twentieth of the heaviest stay plain. Colours are see-through, so that the page may be
+    The stronger the colour, the heavier the word; hovering over a word shows its weight. Words of
+    at most a twentieth of the heaviest stay plain. Colours are translucent, so that the page may be
     light or dark.
 
     Args:
         text: the note.
-        spans: (T, 2) int, where the words stand in `text`, ascending and apart.
+        spans: (T, 2) int, where the words are in `text`, ascending and without overlap.
         weights: (T,) float >= 0.
         title: shown above; plain text.
-        open_text: whether anyone may read the text: `corpus.is_open`. No default, so that
-            whoever shows a note has thought of it.
+        open_text: whether the text is open: `corpus.is_open`. It has no default, so that every
+            caller decides.
         evidence: passages (begin, end) in characters that are underlined.
-        show_credentialed_text: shows the text although it is not open.
+        show_credentialed_text: show the text although it is not open.
 
     Returns:
         One `<figure>` element. Text and title are escaped.
@@ -255,12 +230,12 @@ def attention_html(
         MarnError: if the text may not be shown, or spans and weights do not fit it.
     """
     check_may_show(open_text, show_credentialed_text)
-    values, places = _check(weights, spans)
+    values, places = _checked(weights, spans)
     flat = places.ravel()
     if len(flat) and (flat[0] < 0 or flat[-1] > len(text) or (np.diff(flat) < 0).any()):
-        raise MarnError("Expected `spans` inside the text, ascending and apart.")
+        raise MarnError("spans must be inside the text, ascending and without overlap")
     heaviest = values.max(initial=0)
-    word = np.full(len(text), -1)  # which word each character belongs to
+    word = np.full(len(text), -1)  # the shaded word that each character belongs to
     for i, (begin, end) in enumerate(places):
         if values[i] > 0.05 * heaviest:
             word[begin:end] = i
@@ -269,46 +244,47 @@ def attention_html(
         proves[begin:end] = True
     changes = (np.diff(word) != 0) | np.diff(proves)
     cuts = sorted({0, *(np.flatnonzero(changes) + 1).tolist(), len(text)})
-    pieces = []
+    body = ""
     for begin, end in pairwise(cuts):
-        piece = html.escape(text[begin:end])
-        shade, line, weight = "none", "none", ""
-        if word[begin] >= 0:
-            value = values[word[begin]]
-            # 0.55 at most: both black and white letters stay readable on it
-            shade = f"rgba(245,133,24,{0.55 * value / heaviest:.2f})"
-            weight = f' title="{value:.4f}"'
-        if proves[begin]:
-            line = "2px solid #54a24b"
-        if weight or proves[begin]:
-            style = f"color:inherit;background:{shade};border-bottom:{line}"
-            piece = f'<mark style="{style}"{weight}>{piece}</mark>'
-        pieces.append(piece)
-    legend = "Stronger colour: more attention." + (
-        " Underlined: evidence." if len(evidence) else ""
-    )
+        weight = values[word[begin]] if word[begin] >= 0 else None
+        body += _mark(html.escape(text[begin:end]), weight, heaviest, bool(proves[begin]))
+    legend = "Stronger colour: more attention."
+    legend += " Underlined: evidence." if len(evidence) else ""
     return (
         '<figure class="marn-attention" style="margin:0.5em 0">'
         f"<figcaption><strong>{html.escape(title)}</strong> <small>{legend}</small></figcaption>"
         '<div tabindex="0" style="white-space:pre-wrap;overflow-wrap:anywhere;max-height:28em;'
         "overflow:auto;padding:0.6em;line-height:1.6;border:1px solid rgba(139,148,158,0.5);"
-        f'border-radius:4px">{"".join(pieces)}</div></figure>'
+        f'border-radius:4px">{body}</div></figure>'
     )
 
 
+def _mark(piece: str, weight: float | None, heaviest: float, proves: bool) -> str:
+    """Return a piece of escaped text, marked if it has a weight or is evidence."""
+    if weight is None and not proves:
+        return piece
+    # 0.55 at most: black and white letters are both legible on it
+    shade = "none" if weight is None else f"rgba(245,133,24,{0.55 * weight / heaviest:.2f})"
+    line = "2px solid #54a24b" if proves else "none"
+    hover = "" if weight is None else f' title="{weight:.4f}"'
+    style = f"color:inherit;background:{shade};border-bottom:{line}"
+    return f'<mark style="{style}"{hover}>{piece}</mark>'
+
+
 def _largest(values: NDArray[np.floating], k: int) -> NDArray[np.int64]:
-    """Return the places of the k largest values, largest first, ties in order."""
+    """Return the indices of the k largest values, largest first, ties in order."""
     return np.argsort(-values, kind="stable")[:k]
 
 
-def _check(weights: ArrayLike, spans: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _checked(weights: ArrayLike, spans: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return weights (T,) and spans (T, 2) as arrays."""
     values = np.asarray(weights, dtype=float)
     places = np.asarray(spans, dtype=np.int64).reshape(-1, 2)
     if values.ndim != 1 or len(values) != len(places):
         raise MarnError(
-            f"Expected a weight for each of the {len(places)} words, but got {values.shape}."
+            f"weights must have one value for each of the {len(places)} words, but got shape "
+            f"{values.shape}"
         )
     if not np.isfinite(values).all() or (values < 0).any():
-        raise MarnError("Expected `weights` to be finite and >= 0.")
+        raise MarnError("weights must be finite and >= 0")
     return values, places

@@ -348,6 +348,10 @@ def test_mean_interval_covers_the_mean_as_often_as_it_says():
     assert hits / 2000 == pytest.approx(0.8, abs=0.03)
 
 
+def test_equal_values_have_an_interval_of_no_width():
+    assert analysis.mean_interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5, 3)
+
+
 def test_one_seed_has_no_interval():
     mean, low, high, n = analysis.mean_interval([0.7])
     assert (mean, n) == (0.7, 1)

@@ -106,7 +106,7 @@ def test_note_explorer_reads_own_text_and_says_what_it_cannot_read():
     assert code.options[0][0] == "· 0.88 780.6 <b>F</b>"
     assert "&lt;i&gt;" in view.value
     own.value = "zebra"
-    assert "None of the note" in view.value
+    assert "none of the note" in view.value
 
 
 def test_note_explorer_refuses_credentialed_text_unless_asked_by_name():
