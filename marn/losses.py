@@ -1,6 +1,6 @@
 """Losses: binary cross-entropy, focal loss in both readings, and the weighted sum over tasks.
 
-A loss sees logits and targets and nothing of the model that made them.
+A loss sees logits and targets, and nothing of the model that made them.
 """
 
 from __future__ import annotations
@@ -18,46 +18,32 @@ Reading = Literal["released", "paper"]
 Reduction = Literal["mean", "sum_codes", "none"]
 
 
-def _check(logits: Tensor, targets: Tensor) -> None:
-    if logits.shape != targets.shape:
-        raise MarnError(
-            f"logits and targets must have one shape, but got {tuple(logits.shape)} and "
-            f"{tuple(targets.shape)}"
-        )
-
-
-def _reduce(loss: Tensor, reduction: Reduction) -> Tensor:
-    if reduction == "mean":
-        return loss.mean()
-    if reduction == "sum_codes":
-        return loss.sum(dim=-1).mean()
-    if reduction == "none":
-        return loss
-    raise MarnError(f"reduction must be one of {get_args(Reduction)}, but got {reduction!r}")
-
-
 def smooth(targets: Tensor, share: float) -> Tensor:
     """Soften targets for cross-entropy: y (1 - s) + s / C.
 
     Args:
         targets: (B, C) float, 0 or 1.
-        share: s in [0, 1); 0 gives `targets` back as they are.
+        share: s in [0, 1); 0 returns `targets` as they are.
 
     Returns:
         (B, C) float in [0, 1].
 
     References:
         Ji et al. 2020 (DCAN), with s = 0.1.
+
+    Example:
+        >>> smooth(torch.tensor([[1.0, 0.0]]), 0.5).tolist()
+        [[0.75, 0.25]]
     """
     return targets * (1 - share) + share / targets.shape[1] if share else targets
 
 
 def bce_loss(logits: Tensor, targets: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Binary cross-entropy, the loss of CAML, MultiResCNN and MT-RAM.
+    """Compute binary cross-entropy, the loss of CAML, MultiResCNN and MT-RAM.
 
     Args:
         logits: (B, C) float, unbounded.
-        targets: (B, C) float, 0 or 1, or between where they were smoothed.
+        targets: (B, C) float, 0 or 1, or between if smoothed.
         reduction: `"mean"` over notes and codes (the released code of all three systems),
             `"sum_codes"` for the sum over codes and the mean over notes (MT-RAM Eqs. 12-13 as
             printed), `"none"` for the (B, C) losses.
@@ -67,6 +53,10 @@ def bce_loss(logits: Tensor, targets: Tensor, *, reduction: Reduction = "mean") 
 
     Raises:
         MarnError: the shapes differ, or `reduction` is unknown.
+
+    Example:
+        >>> bce_loss(torch.zeros(2, 3), torch.ones(2, 3)).item()  # log 2
+        0.6931471824645996
     """
     _check(logits, targets)
     loss = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
@@ -82,17 +72,17 @@ def focal_loss(
     reading: Reading = "released",
     reduction: Reduction | None = None,
 ) -> Tensor:
-    r"""Focal loss, as the authors' code computes it or as the paper prints it.
+    r"""Compute the focal loss, as the authors' code does or as the paper prints it.
 
-    With :math:`p_t` the probability given to the truth (p for a present code, 1 - p for an absent
-    one), both readings weigh the cross-entropy of each decision by how far from certain it is:
+    With :math:`p_t` the predicted probability of the truth (p for a present code, 1 - p for an
+    absent one), both readings weight the cross-entropy of each decision by its uncertainty:
 
     .. math:: FL = w \, (1 - p_t)^\gamma \, (-\log p_t)
 
     They differ in the weight and in the sum:
 
     * `"released"`: :math:`w = \alpha` for present and absent codes alike; mean over notes and
-      codes. A constant that Adam does not see, apart from its epsilon and gradient clipping.
+      codes. Adam ignores a constant factor, apart from its epsilon and gradient clipping.
     * `"paper"` (Eq. 16): :math:`w = \alpha` for present codes and :math:`1 - \alpha` for absent
       ones; sum over codes, mean over notes. The best output then crosses 0.5 where the true
       probability is :math:`1 - \alpha`, whatever :math:`\gamma` is.
@@ -115,10 +105,15 @@ def focal_loss(
 
     Raises:
         MarnError: the shapes differ, an argument is out of range, or a name is unknown.
+
+    Example:
+        >>> present, logits = torch.ones(1, 1), torch.zeros(1, 1)
+        >>> round(focal_loss(logits, present, alpha=0.5, gamma=2.0).item(), 4)  # log(2) / 8
+        0.0866
     """
     _check(logits, targets)
     if gamma < 0:
-        raise MarnError(f"gamma must be >= 0, but got {gamma}")
+        raise MarnError(f"gamma must be >= 0, but got {gamma}; 0 is cross-entropy")
     if reading not in get_args(Reading):
         raise MarnError(f"reading must be one of {get_args(Reading)}, but got {reading!r}")
     if alpha <= 0 or (reading == "paper" and alpha >= 1):
@@ -135,11 +130,11 @@ def focal_loss(
 
 
 def multitask_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Weighted sum of the losses of the tasks: Eq. 17 (MARN), Eq. 14 (MT-RAM).
+    """Add up the losses of the tasks, weighted: Eq. 17 (MARN), Eq. 14 (MT-RAM).
 
     Args:
-        losses: a scalar for each task.
-        weights: the weight of each task; a task that it does not name has weight 1.
+        losses: one scalar per task.
+        weights: weight per task; a task that is not named has weight 1.
 
     Returns:
         A scalar.
@@ -148,8 +143,28 @@ def multitask_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -
         MarnError: there is no task, or a weight names a task that has no loss.
     """
     if not losses:
-        raise MarnError("multitask_loss needs the loss of at least one task, but got none")
+        raise MarnError("losses must have at least one task, but got none")
     unknown = sorted(set(weights) - set(losses))
     if unknown:
-        raise MarnError(f"task_weights name {unknown}, but the tasks are {sorted(losses)}")
+        raise MarnError(
+            f"task_weights name unknown tasks {unknown}; the tasks are {sorted(losses)}"
+        )
     return torch.stack([weights.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
+
+
+def _check(logits: Tensor, targets: Tensor) -> None:
+    if logits.shape != targets.shape:
+        raise MarnError(
+            f"logits and targets must have one shape, but got {tuple(logits.shape)} and "
+            f"{tuple(targets.shape)}"
+        )
+
+
+def _reduce(loss: Tensor, reduction: Reduction) -> Tensor:
+    if reduction == "mean":
+        return loss.mean()
+    if reduction == "sum_codes":
+        return loss.sum(dim=-1).mean()
+    if reduction == "none":
+        return loss
+    raise MarnError(f"reduction must be one of {get_args(Reduction)}, but got {reduction!r}")

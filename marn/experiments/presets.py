@@ -1,7 +1,7 @@
-"""Presets: the readings of MARN as a table, and three ways to take them together.
+"""Presets: the readings of MARN as a table, and three ways to combine them.
 
-Papers, released code and sound practice part ways in some thirty places. Each is a row of
-`presets.json`: what it is about, the option that decides it, the value in each preset, the source.
+Papers, released code and sound practice disagree in some thirty places. Each is a row of
+`presets.json`: what it is about, the option that decides it, its value in each preset, the source.
 Nothing here branches on the name of a preset.
 """
 
@@ -22,8 +22,11 @@ from marn.models import Coder
 from marn.train.config import TrainConfig
 
 CALLS = ("model.", "training.", "evaluation.")
-"""Beginnings of the paths of options that `marn.build`, `marn.TrainConfig`, `marn.evaluate` take.
-Those of `python -m data_prep` begin with `data.`, what is printed with `report.`"""
+"""Prefixes of the options that `marn.build`, `marn.TrainConfig` and `marn.evaluate` take.
+
+Options of `python -m data_prep` begin with `data.`, and those of what is printed with `report.`"""
+
+_NOT_PRESETS = {"row", "what", "option", "source", "note", "cannot"}
 
 
 @cache
@@ -33,17 +36,16 @@ def _rows() -> tuple[dict[str, Any], ...]:
 
 
 def _names() -> list[str]:
-    aside = {"row", "what", "option", "source", "note", "cannot"}
-    return [key for key in _rows()[0] if key not in aside]
+    return [key for key in _rows()[0] if key not in _NOT_PRESETS]
 
 
 def readings() -> pd.DataFrame:
-    """Give the whole table, one line a reading.
+    """Return the whole table, one row per reading.
 
     Returns:
         `row` (number in the project's list of readings, 1 to 28), `what`, `option` (a path such as
-        `model.padding`, or nothing where a program has nothing to set), a column for each preset,
-        `source`, `note`, and `cannot` (what no setting reproduces, by preset).
+        `model.padding`, or empty where no program has a setting), a column per preset, `source`,
+        `note`, and `cannot` (what no setting reproduces, by preset).
     """
     columns = ["row", "what", "option", *_names(), "source", "note", "cannot"]
     table = pd.DataFrame(_rows(), columns=columns, dtype=object)
@@ -53,62 +55,65 @@ def readings() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Preset:
-    """Values of options, taken together under a name.
+    """Values of options under one name, grouped by the call that takes them.
 
-    `model`, `training` and `evaluation` go into calls as they are:
+    Attributes:
+        name: name of the preset.
+        values: {path of the option: value}.
+        base: the preset of the table that this one is, or was made from.
 
-        released = marn.preset("released")
-        model = marn.build("marn", corpus, **released.model)
-        run = marn.fit(model, corpus, marn.TrainConfig.of(model, **released.training))
-        scores = marn.evaluate(model, corpus, **released.evaluation)
+    Example:
+        >>> released = preset("released")
+        >>> released.model["padding"], released.training["keep"]
+        ('released', 'last')
+
+        `marn.build("marn", corpus, **released.model)`, `TrainConfig.of(model, **released.training)`
+        and `marn.evaluate(model, corpus, **released.evaluation)` take them as they are.
     """
 
     name: str
     values: Mapping[str, Any]
-    """{path of the option: value}."""
     base: str
-    """The preset of the table that this one is, or was made from."""
 
     @property
     def model(self) -> dict[str, Any]:
         """Options of `marn.build` for MARN."""
-        return self._group("model")
+        return self._group("model.")
 
     @property
     def training(self) -> dict[str, Any]:
         """Settings of `marn.TrainConfig`."""
-        return self._group("training")
+        return self._group("training.")
 
     @property
     def evaluation(self) -> dict[str, Any]:
         """Arguments of `marn.evaluate`."""
-        return self._group("evaluation")
+        return self._group("evaluation.")
 
     @property
     def data(self) -> dict[str, Any]:
         """Options of `python -m data_prep`, with `_` for `-`."""
-        return self._group("data")
+        return self._group("data.")
 
     @property
     def report(self) -> dict[str, Any]:
-        """What is printed: the figure called `macro_f1`, the number of `seeds` behind it."""
-        return self._group("report")
+        """What is printed: the score called `macro_f1`, and the number of `seeds` behind it."""
+        return self._group("report.")
 
-    def _group(self, group: str) -> dict[str, Any]:
-        parts = {path: path.partition(".") for path in self.values}
-        return {key: self.values[p] for p, (first, _, key) in parts.items() if first == group}
+    def _group(self, prefix: str) -> dict[str, Any]:
+        return {p.removeprefix(prefix): v for p, v in self.values.items() if p.startswith(prefix)}
 
     def table(self) -> pd.DataFrame:
-        """Print the preset: `row`, `what`, `option`, `value`, `source`, `note`.
+        """Return the preset as a table: `row`, `what`, `option`, `value`, `source`, `note`.
 
-        A reading that no option decides has no value.
+        The value of a reading that no option decides is empty.
         """
         table = readings()
         table["value"] = [str(self.values[p]) if p else "" for p in table["option"]]
         return table[["row", "what", "option", "value", "source", "note"]]
 
     def irreproducible(self) -> pd.DataFrame:
-        """List what no setting brings back: `row`, `what`, `why`."""
+        """Return what no setting reproduces: `row`, `what`, `why`."""
         found = [
             (row["row"], row["what"], row["cannot"][self.base])
             for row in _rows()
@@ -117,13 +122,13 @@ class Preset:
         return pd.DataFrame(found, columns=["row", "what", "why"])
 
     def changed(self, values: Mapping[str, Any], name: str | None = None) -> Preset:
-        """Make a preset of one's own from this one.
+        """Return a new preset with some values changed.
 
         Args:
-            values: {path: value}; besides the paths of the table any option of `marn.build`,
-                `marn.TrainConfig` or `marn.evaluate` is taken, as `model.embedding_size`. Those
-                check it when it comes to them.
-            name: of the new preset.
+            values: {path: value}; besides the paths of the table, any option of `marn.build`,
+                `marn.TrainConfig` or `marn.evaluate`, such as `model.embedding_size`. Those calls
+                check it.
+            name: name of the new preset.
 
         Raises:
             MarnError: a path is unknown.
@@ -131,74 +136,68 @@ class Preset:
         for path in values:
             if path not in self.values and not path.startswith(CALLS):
                 near = difflib.get_close_matches(path, self.values, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known are {list(self.values)}"
+                hint = f"did you mean {near[0]!r}?" if near else f"use one of {list(self.values)}"
                 raise MarnError(f"no option has the path {path!r}; {hint}")
         return replace(self, name=name or f"{self.name}, changed", values={**self.values, **values})
 
 
 def preset(name: str = "sound") -> Preset:
-    """Give a preset of the table.
+    """Return a preset of the table.
 
     Args:
-        name: `"paper"` (as printed), `"released"` (as the authors' code does, the only one that can
-            have produced the published figures) or `"sound"` (what one would do today; the default
-            for new work).
+        name: `"paper"` (as printed), `"released"` (as in the authors' code, the only one that can
+            have produced the published scores) or `"sound"` (current good practice; the default for
+            new work).
 
     Raises:
         MarnError: there is no such preset.
     """
     if name not in _names():
-        raise MarnError(f"no preset is named {name!r}; there are {_names()}")
-    values = {row["option"]: row[name] for row in _rows() if row["option"]}
-    return Preset(name, values, name)
+        raise MarnError(f"no preset is named {name!r}; use one of {_names()}")
+    return Preset(name, {row["option"]: row[name] for row in _rows() if row["option"]}, name)
 
 
 def compare(presets: Iterable[Preset | str], *, all_rows: bool = False) -> pd.DataFrame:
-    """Lay presets side by side.
+    """Compare presets side by side.
 
     Args:
-        presets: presets, or names of them.
-        all_rows: whether options on which they agree are listed too.
+        presets: presets, or their names.
+        all_rows: include options on which they agree.
 
     Returns:
-        `option` and a column for each preset, one line an option, in the order of the table.
+        `option` and a column per preset, one row per option, in the order of the table.
 
     Raises:
-        MarnError: a name is unknown, or two presets have one name.
+        MarnError: a name is unknown, or two presets have the same name.
     """
     given = [preset(one) if isinstance(one, str) else one for one in presets]
     names = [one.name for one in given]
     if len(set(names)) < len(names):
-        raise MarnError(f"presets that are compared need names of their own, but got {names}")
+        raise MarnError(f"compared presets must have different names, but got {names}")
     paths = list(dict.fromkeys(path for one in given for path in one.values))
-    lines = [[str(one.values.get(path, "")) for one in given] for path in paths]
-    kept = [
-        (path, *line)
-        for path, line in zip(paths, lines, strict=True)
-        if all_rows or len(set(line)) > 1
-    ]
+    rows = [(path, *(str(one.values.get(path, "")) for one in given)) for path in paths]
+    kept = [row for row in rows if all_rows or len(set(row[1:])) > 1]
     return pd.DataFrame(kept, columns=["option", *names])
 
 
 def recipes(names: Iterable[str] | None = None) -> pd.DataFrame:
-    """Give what the sources say of training each system.
+    """Return how the source of each system trains it.
 
     Args:
         names: systems; by default all of `marn.available()`.
 
     Returns:
-        A line a system: settings of the optimiser and of the loop, the score that the source stops
-        by (`TrainConfig` stops by mean average precision unless told otherwise), what the source
-        does with length, dropout and word vectors, and the source. Empty where it does not say.
+        One row per system: settings of the optimiser and of the loop, the score that the source
+        stops by (`TrainConfig` stops by mean average precision by default), what the source does
+        with length, dropout and word vectors, and the source. Empty where it does not say.
     """
-    lines = []
+    columns = ["loss", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size"]
+    columns += ["clip_norm", "epochs", "patience"]
+    rows = []
     for name in sorted(Coder.registry) if names is None else names:
         system = Coder.registry[name]
         config = TrainConfig(**system.training_defaults)
-        kept = ("loss", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size")
-        line = {"system": name} | {key: getattr(config, key) for key in kept}
-        line |= {key: getattr(config, key) for key in ("clip_norm", "epochs", "patience")}
-        own = vars(system).get("paper_settings", {})  # not that of a system it extends
-        lines.append(line | dict(own))
-    table = pd.DataFrame(lines)
+        own = vars(system).get("paper_settings", {})  # not inherited from a system it extends
+        rows.append({"system": name, **{key: getattr(config, key) for key in columns}, **own})
+    table = pd.DataFrame(rows)
     return table.astype({"max_length": "Int64"}) if "max_length" in table else table

@@ -1,7 +1,7 @@
-"""Figures that the papers print, as data, with footnotes, and own runs beside them.
+"""Scores that the papers print, as data, with footnotes, and your own runs next to them.
 
-`published.csv` has a line for each printed cell, `footnotes.csv` what is odd about some of them.
-The journal version of MARN stands for its preprint, whose cells are the same except where both are
+`published.csv` has one line per printed cell, `footnotes.csv` what is odd about some of them. The
+journal version of MARN stands for its preprint, whose cells are the same except where both are
 listed.
 """
 
@@ -26,9 +26,9 @@ PAPERS = (
     "slides",
     "later papers",
 )
-"""Where figures come from: Sun et al. 2022 (ACM TIST), its preprint and the page of its code; Sun
-et al. 2021 (ECML-PKDD) and the page of its code; the page of Fusion's code; the authors' slides on
-medical coding (2022); papers since."""
+"""Sources, in order of precedence: Sun et al. 2022 (ACM TIST), its preprint and the readme of its
+code; Sun et al. 2021 (ECML-PKDD) and the readme of its code; the readme of Fusion's code; the
+authors' slides on medical coding (2022); papers since."""
 
 _CELL = ["paper", "table", "dataset", "task", "system", "blocks", "metric"]
 
@@ -40,19 +40,19 @@ def _read(name: str) -> pd.DataFrame:
 
 
 def footnotes() -> pd.Series:
-    """Give the footnotes: {number: text}, in order."""
+    """Return the footnotes: {number: text}, in order."""
     lines = _read("footnotes.csv").drop_duplicates("number")
     return pd.Series(lines["text"].to_list(), index=lines["number"].astype(int), name="footnote")
 
 
 def figures() -> pd.DataFrame:
-    """Give every printed figure, one line a cell.
+    """Return every printed cell, one per row.
 
     Returns:
-        `paper` (one of `PAPERS`), `table`, `dataset`, `task`, `system` (as `marn.build` names it;
-        empty where it has none), `blocks` (what is put on it, as `"mtl+ram+fl"`), `printed` (the
-        name in print), `metric` (as `marn.metrics.score` names it; macro-F1 is CAML's), `value` and
-        `sd` (in percent, as printed; counts as they are), `footnotes` (numbers, as `"1 8"`).
+        `paper` (one of `PAPERS`), `table`, `dataset`, `task`, `system` (its name in `marn.build`;
+        empty where it has none), `blocks` (what is added to it, such as `"mtl+ram+fl"`), `printed`
+        (the printed name), `metric` (its name in `marn.metrics.score`; macro-F1 is CAML's), `value`
+        and `sd` (in percent, as printed; counts as they are), `footnotes` (numbers, as `"1 8"`).
     """
     cells = _read("published.csv").copy()
     cells["footnotes"] = ""
@@ -65,19 +65,26 @@ def figures() -> pd.DataFrame:
     return cells.assign(value=cells["value"].astype(float), sd=pd.to_numeric(cells["sd"]))
 
 
-def _of(dataset: str, task: str) -> pd.DataFrame:
+def _scores(dataset: str, task: str) -> pd.DataFrame:
+    """Return the cells of one task of a dataset that are scores, not counts."""
     cells = figures()
-    known = sorted({(d, t) for d, t in zip(cells["dataset"], cells["task"], strict=True) if d})
-    if (dataset, task) not in known:
-        raise MarnError(f"nothing is published of {dataset!r}, task {task!r}; there are {known}")
-    scores = cells["metric"].str.contains("_auc|_f1|precision_at")
-    return cells[(cells["dataset"] == dataset) & (cells["task"] == task) & scores]
+    for column, wanted in (("dataset", dataset), ("task", task)):
+        known = sorted(set(cells[column]) - {""})
+        if wanted not in known:
+            raise MarnError(f"no published scores for {column} {wanted!r}; use one of {known}")
+        cells = cells[cells[column] == wanted]
+    return cells[cells["metric"].str.contains("_auc|_f1|precision_at")]
+
+
+def _numbers(cells: pd.Series | list[str]) -> str:
+    """Merge footnote numbers such as "1 8" and "2" into "1 2 8"."""
+    return " ".join(sorted({number for text in cells for number in text.split()}, key=int))
 
 
 def table(
     dataset: str = "MIMIC-III-50", task: str = "icd", *, papers: Sequence[str] = PAPERS
 ) -> pd.DataFrame:
-    """Give the scores of a data set as the papers set them, a line for each printed row.
+    """Return the scores of a dataset as the papers lay them out, one row per printed row.
 
     Args:
         dataset: `"MIMIC-III-50"` or `"MIMIC-III-full"`.
@@ -85,32 +92,28 @@ def table(
         papers: whose tables.
 
     Returns:
-        `paper`, `table`, `printed`, `system`, `blocks`, a column a metric (percent), `footnotes`.
+        `paper`, `table`, `printed`, `system`, `blocks`, a column per metric (percent; NaN where a
+        row does not have it), `footnotes`.
 
     Raises:
-        MarnError: there is no such data set, task or paper.
+        MarnError: there is no such dataset, task or paper.
     """
     unknown = sorted(set(papers) - set(PAPERS))
     if unknown:
-        raise MarnError(f"no paper is called {unknown[0]!r}; there are {PAPERS}")
-    cells = _of(dataset, task)
-    cells = cells[cells["paper"].isin(papers)]
-    row = ["paper", "table", "printed", "system", "blocks"]
-    lines = []
-    for key, mine in cells.groupby(row, sort=False):
-        numbers = {number for text in mine["footnotes"] for number in text.split()}
-        notes = " ".join(sorted(numbers, key=int))
-        lines.append(
-            dict(zip(row, key, strict=True))
-            | dict(zip(mine["metric"], mine["value"], strict=True))
-            | {"footnotes": notes}
-        )
+        raise MarnError(f"no paper is called {unknown[0]!r}; use one of {list(PAPERS)}")
+    cells = _scores(dataset, task)
+    rows = ["paper", "table", "printed", "system", "blocks"]
+    lines = [
+        dict(zip(rows, key, strict=True))
+        | dict(zip(printed["metric"], printed["value"], strict=True))
+        | {"footnotes": _numbers(printed["footnotes"])}
+        for key, printed in cells[cells["paper"].isin(papers)].groupby(rows, sort=False)
+    ]
     found = pd.DataFrame(lines)
-    metrics = [name for name in found if name not in (*row, "footnotes")]
-    return found[[*row, *metrics, "footnotes"]]
+    return found[[*found.columns.drop("footnotes"), "footnotes"]]
 
 
-def beside(
+def compare_with_published(
     own: pd.DataFrame,
     *,
     corpus: str,
@@ -118,55 +121,49 @@ def beside(
     task: str = "icd",
     metrics: Sequence[str] = ("macro_f1_caml", "micro_f1", "precision_at_5"),
 ) -> pd.DataFrame:
-    """Put figures of one's own beside the published ones.
+    """Show your own scores next to the published ones.
 
-    Where several papers print a figure, the first of `PAPERS` that does is taken.
+    If several papers print a score, the first of `PAPERS` that does is taken.
 
     Args:
-        own: a line a run: `system`, perhaps `blocks`, and metrics as fractions, as `marn.evaluate`
-            gives them.
-        corpus: what they were measured on.
-        dataset: what the published ones were measured on.
-        task: of both.
-        metrics: which ones.
+        own: one row per run: `system`, optionally `blocks`, and metrics as fractions, as
+            `marn.evaluate` returns them.
+        corpus: name of the corpus that they were measured on.
+        dataset: dataset that the published ones were measured on.
+        task: task of both.
+        metrics: metrics shown.
 
     Returns:
-        `system`, `blocks`, each metric twice, as `own …` and `published …` (both in percent),
-        `published in`, `footnotes`, and `corpora`, which says whether the two can be compared at
-        all.
+        `system`, `blocks`, each metric twice, as `own …` and `published …` (both in percent; NaN
+        where none is published), `published in`, `footnotes`, and `corpora`, which says whether the
+        two can be compared at all.
 
     Raises:
-        MarnError: `own` lacks a column, or there is no such data set or task.
+        MarnError: `own` lacks a column, or there is no such dataset or task.
     """
     missing = [name for name in ("system", *metrics) if name not in own]
     if missing:
-        raise MarnError(f"own figures need a column {missing[0]!r}; they have {list(own)}")
-    cells = _of(dataset, task)
-    order = cells["paper"].map({paper: place for place, paper in enumerate(PAPERS)})
-    cells = cells.assign(order=order).sort_values("order", kind="stable")
-    first = cells.drop_duplicates(["system", "blocks", "metric"])
-    said: dict[Any, Any] = {
-        (cell["system"], cell["blocks"], cell["metric"]): cell
-        for cell in first.to_dict("records")
-        if cell["system"]
-    }
+        raise MarnError(f"own scores lack the column {missing[0]!r}; they have {list(own)}")
+    cells = _scores(dataset, task)
+    cells = cells.sort_values("paper", key=lambda papers: papers.map(PAPERS.index), kind="stable")
+    printed: dict[Any, dict[Any, Any]] = {}
+    for cell in cells[cells["system"] != ""].to_dict("records"):
+        printed.setdefault((cell["system"], cell["blocks"], cell["metric"]), cell)
     same = corpus == dataset
     corpora = "the same" if same else f"not comparable: {corpus} here, {dataset} there"
     lines = []
     for run in own.to_dict("records"):
         name, blocks = run["system"], run.get("blocks", "")
         line: dict[str, Any] = {"system": name, "blocks": blocks}
-        theirs = [said.get((name, blocks, metric)) for metric in metrics]
-        for metric, cell in zip(metrics, theirs, strict=True):
+        found = []
+        for metric in metrics:
+            theirs = printed.get((name, blocks, metric), {})
             line[f"own {metric}"] = round(100 * run[metric], 1)
-            line[f"published {metric}"] = None if cell is None else cell["value"]
-        found = [cell for cell in theirs if cell is not None]
+            line[f"published {metric}"] = theirs.get("value")
+            found += [theirs] if theirs else []
         places = dict.fromkeys(", ".join(filter(None, (c["paper"], c["table"]))) for c in found)
-        notes = {number for cell in found for number in cell["footnotes"].split()}
-        line |= {
-            "published in": "; ".join(places) or "not published",
-            "footnotes": " ".join(sorted(notes, key=int)),
-            "corpora": corpora if found else "",
-        }
+        line["published in"] = "; ".join(places) or "not published"
+        line["footnotes"] = _numbers([cell["footnotes"] for cell in found])
+        line["corpora"] = corpora if found else ""
         lines.append(line)
     return pd.DataFrame(lines)
