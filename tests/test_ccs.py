@@ -8,6 +8,7 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import NoReturn
+from zipfile import ZipFile
 
 import pytest
 
@@ -109,7 +110,7 @@ def test_the_two_readings_of_a_label(stated: Ccs) -> None:
 def test_what_has_no_category_is_said_not_guessed(stated: Ccs) -> None:
     assert stated.number("dx", "427.99") is None
     assert stated.number("pr", "") is None
-    with pytest.raises(MarnError, match="no CCS category 999 of kind 'dx'"):
+    with pytest.raises(MarnError, match="unknown CCS category 999 of kind 'dx'"):
         stated.title("dx", 999)
 
 
@@ -126,7 +127,7 @@ def test_diagnoses_agree_with_the_packages_own_reader(stated: Ccs) -> None:
 
 @needs_hcup
 def test_diagnoses_agree_with_hcup(stated: Ccs) -> None:
-    numbers, names = ccs._hcup("dx", HCUP / "dxref_2015.csv")
+    numbers, names = ccs.read_hcup("dx", HCUP / "dxref_2015.csv")
     assert numbers == dict(stated.numbers["dx"])
     assert set(names) == set(stated.names["dx"])
 
@@ -210,8 +211,9 @@ def test_without_a_network_the_remedy_is_named(
         raise socket.gaierror("no network in this test")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path)
     with pytest.raises(MarnError) as caught:
-        ccs.fetch_procedures(tmp_path)
+        ccs.fetch_procedures()
     assert ccs.PROCEDURES_URL in str(caught.value)
     assert "--ccs-procedures" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -225,22 +227,21 @@ def test_what_is_fetched_is_checked_and_kept(
     content = (HCUP / "prref_2015.csv").read_bytes() + (b"more" if damaged else b"")
     calls = []
 
-    def retrieve(url: str, *, path: Path, processor: object, **kwargs: object) -> None:
-        """Stands for the network: leaves what unpacking the archive leaves."""
+    def retrieve(url: str, *, path: Path, fname: str, **kwargs: object) -> None:
+        """Stands for the network."""
         calls.append(url)
-        folder = path / processor.extract_dir  # type: ignore[attr-defined]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / processor.members[0]).write_bytes(content)  # type: ignore[attr-defined]
+        with ZipFile(path / fname, "w") as archive:
+            archive.writestr(ccs.PROCEDURES_MEMBER, content)
 
     monkeypatch.setattr("pooch.retrieve", retrieve)
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path)
     if damaged:
-        with pytest.raises(MarnError, match="no longer holds the file of 2015"):
-            ccs.fetch_procedures(tmp_path)
+        with pytest.raises(MarnError, match="does not have the file of 2015"):
+            ccs.fetch_procedures()
+        assert not list(tmp_path.iterdir())
     else:
-        first = ccs.fetch_procedures(tmp_path)
-        assert ccs.fetch_procedures(tmp_path) == first
-        monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path)
         assert Ccs.load("hcup").number("pr", "03.31") == 4
+        assert Ccs.load(ccs.fetch_procedures()).number("pr", "03.31") == 4
     assert calls == [ccs.PROCEDURES_URL]
 
 
@@ -329,5 +330,5 @@ def test_ccsr_agrees_with_the_packages_own_reader() -> None:
     assert ccsr.title("R05") == "Cough"  # split up since, so the list of one year has it not
     assert ccsr.system("CIR007") == "Circulatory system"
     assert all(ccsr.system(category) for category in set(ccsr.categories.values()))
-    with pytest.raises(MarnError, match="'ABC123' is no CCSR category"):
+    with pytest.raises(MarnError, match="unknown CCSR category 'ABC123'"):
         ccsr.system("ABC123")

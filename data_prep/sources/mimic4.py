@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from data_prep import splits, tables
 from data_prep.code_systems.ccs import KEY_STYLES
-from data_prep.code_systems.systems import Icd9, Icd10, Scheme
+from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10
 from data_prep.corpus_writer import replacing
 from data_prep.prepare import Choices, Coding, Note, Origin, Pair, Progress, prepare, quiet
 from data_prep.sources import mimic3
@@ -121,8 +121,8 @@ def build(
         tables.require(hosp, table)  # rather than after an hour of reading notes
     dropped: Counter[str] = Counter()
     uses: Counter[Pair] = Counter()
-    scheme = Icd9(ccs_procedures, ccs_key) if version == 9 else Icd10(uses)
-    titles = {kind: read_titles(hosp, kind, scheme) for kind in CODE_TABLES}
+    system = Icd9(ccs_procedures, ccs_key) if version == 9 else Icd10(uses)
+    titles = {kind: read_titles(hosp, kind, system) for kind in CODE_TABLES}
     options = f" --ccs-key {ccs_key}" if version == 9 else ""
     if version == 9 and ccs_procedures is not None:
         options += " --ccs-procedures PRREF"
@@ -132,22 +132,22 @@ def build(
     return prepare(
         folder,
         notes=read_notes(note, dropped),
-        codings=read_codings(hosp, scheme, dropped, uses),
+        codings=read_codings(hosp, system, dropped, uses),
         split=split,
-        title=lambda kind, code: titles[kind].get(code) or scheme.title(kind, code),
-        category=scheme.category,
+        title=lambda kind, code: titles[kind].get(code) or system.title(kind, code),
+        category=system.category,
         origin=Origin(
             name=name,
             source="MIMIC-IV with MIMIC-IV-Note, discharge summaries with "
-            f"{scheme.name} codes (PhysioNet)",
+            f"{system.name} codes (PhysioNet)",
             text="credentialed",
             command=f"python -m data_prep {COMMAND} --hosp HOSP --note NOTE --out data/{name} "
             f"--version {version}{options} {choices.options()}",
-            ccs_key=scheme.key,
+            ccs_key=system.key,
         ),
         choices=choices,
         dropped=dropped,
-        settings={"version": version, "ccs_procedures": scheme.procedures, **settings},
+        settings={"version": version, "ccs_procedures": system.procedures, **settings},
         progress=progress,
     )
 
@@ -185,13 +185,13 @@ def read_notes(note: Path, dropped: Counter[str]) -> Iterator[Note]:
 
 
 def read_codings(
-    hosp: Path, scheme: Scheme, dropped: Counter[str], uses: Counter[Pair]
+    hosp: Path, system: CodeSystem, dropped: Counter[str], uses: Counter[Pair]
 ) -> Iterator[Coding]:
     """Yield the codes of both tables that are of one version of ICD.
 
     Args:
         hosp: the folder of the tables.
-        scheme: says which version of ICD, and places the dot.
+        system: says which version of ICD, and places the dot.
         dropped: gets the rows left out, by reason.
         uses: gets the number of rows of each code.
 
@@ -208,24 +208,24 @@ def read_codings(
                 dropped[f"{name} rows without hadm_id"] += 1
             elif not written:
                 dropped[f"{name} rows without a code"] += 1
-            elif (found := tables.identifier(path, place, edition)) != scheme.version:
+            elif (found := tables.identifier(path, place, edition)) != system.version:
                 if found not in ("9", "10"):
                     raise tables.fault(path, place, f"icd_version {edition!r} is neither 9 nor 10.")
                 dropped[f"{name} rows of ICD-{found}"] += 1
-            elif (whole := scheme.dotted(kind, written)) is None:
-                dropped[f"{name} rows whose code has no form of {scheme.name}"] += 1
+            elif (whole := system.dotted(kind, written)) is None:
+                dropped[f"{name} rows whose code has no form of {system.name}"] += 1
             else:
                 uses[kind, whole] += 1
                 yield Coding(hadm_id, kind, whole)
 
 
-def read_titles(hosp: Path, kind: str, scheme: Scheme) -> dict[str, str]:
+def read_titles(hosp: Path, kind: str, system: CodeSystem) -> dict[str, str]:
     """Return the title of every code in a table of titles; empty if it is not there.
 
     Args:
         hosp: the folder of the tables.
         kind: "dx" or "pr".
-        scheme: says which version of ICD, and places the dot.
+        system: says which version of ICD, and places the dot.
     """
     path = tables.find(hosp, TITLE_TABLES[kind])
     if path is None:
@@ -233,7 +233,7 @@ def read_titles(hosp: Path, kind: str, scheme: Scheme) -> dict[str, str]:
     found: dict[str, str] = {}
     columns = ("icd_code", "icd_version", "long_title")
     for _, (code, edition, title) in tables.read(path, columns):
-        whole = scheme.dotted(kind, code) if edition.strip() == scheme.version else None
+        whole = system.dotted(kind, code) if edition.strip() == system.version else None
         if whole is not None:
             found[whole] = title.strip()
     return found

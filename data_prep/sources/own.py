@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from data_prep import splits, tables
-from data_prep.code_systems.systems import Icd9, Icd10, Scheme
+from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10
 from data_prep.corpus_writer import replacing
 from data_prep.prepare import Choices, Coding, Note, Origin, Pair, Progress, prepare
 from data_prep.sources.mimic3 import add_ccs_arguments
@@ -83,22 +83,22 @@ def run(args: argparse.Namespace, progress: Progress) -> Path:
     choices = Choices.of(args)
     dropped: Counter[str] = Counter()
     uses: Counter[Pair] = Counter()
-    scheme: Scheme | None = None
+    system: CodeSystem | None = None
     if args.system == "icd9":
-        scheme = Icd9(args.ccs_procedures, args.ccs_key)
+        system = Icd9(args.ccs_procedures, args.ccs_key)
     elif args.system == "icd10":
-        scheme = Icd10(uses)
-    form = _any_code if scheme is None else scheme.dotted
+        system = Icd10(uses)
+    form = _any_code if system is None else system.dotted
     titles, above = _read_titles(args.titles, form, dropped) if args.titles else ({}, {})
     places: dict[str, str] = {}
     settings = {"system": args.system, "split": "by patient, 8066:1573:1729"}
     notes = _read_folder if args.notes.is_dir() else _read_table
 
     def title(kind: str, code: str) -> str:
-        return titles.get((kind, code)) or (scheme.title(kind, code) if scheme else "")
+        return titles.get((kind, code)) or (system.title(kind, code) if system else "")
 
     def category(kind: str, code: str) -> CodeEntry | None:
-        return above.get((kind, code)) or (scheme.category(kind, code) if scheme else None)
+        return above.get((kind, code)) or (system.category(kind, code) if system else None)
 
     def split(admissions: Mapping[str, str]) -> Mapping[str, str]:
         if not places:
@@ -114,18 +114,18 @@ def run(args: argparse.Namespace, progress: Progress) -> Path:
             codings=_read_codings(args.assigned, form, dropped, uses),
             split=split,
             title=title,
-            category=category if scheme or above else None,
+            category=category if system or above else None,
             origin=Origin(
                 name=out.name,
                 source="Notes of one's own with "
-                + (f"{scheme.name} codes" if scheme else "codes of a system of their own"),
+                + (f"{system.name} codes" if system else "codes of a system of their own"),
                 text=args.text,
                 command=f"python -m data_prep {COMMAND} --notes NOTES --assigned ASSIGNED "
                 + ("--titles TITLES " if args.titles else "")
                 + f"--system {args.system} --text {args.text} --language {args.language} "
                 f"--out data/{out.name} {choices.options()}",
                 language=args.language,
-                ccs_key=scheme.key if scheme else "own" if above else None,
+                ccs_key=system.key if system else "own" if above else None,
             ),
             choices=choices,
             dropped=dropped,
