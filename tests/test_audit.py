@@ -491,7 +491,7 @@ def test_the_command_line_reports(
         (["--raw", "R", "--split-ids", "L"], "--split-ids are compared with a corpus"),
         (["--raw", "R"], "No folder R"),
         (["C"], "No corpus at C"),
-        (["TINY", "--split-ids", "L"], "No L/train_"),
+        (["TINY", "--split-ids", "L"], "cannot find L/train_"),
         (["TINY", "--json", "gone/out.json"], "Cannot write gone/out.json"),
     ],
 )

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.audit.findings import Codes, Finding, collisions, finding, form, known
+from data_prep.audit.findings import Codes, Finding, collisions, finding, known
 from data_prep.audit.repeats import NEAR, SHINGLE, repeats
 from data_prep.code_systems.ccs import KEY_STYLES
+from data_prep.code_systems.systems import dotted_icd9
 from marn.corpus import SPLITS, Corpus
 from marn.corpus.codes import undotted
 from marn.errors import MarnError
@@ -17,11 +18,11 @@ from marn.privacy import MINIMUM_CELL
 
 
 def audit(corpus: Corpus, split_ids: Path | None = None) -> list[Finding]:
-    """Look through a prepared corpus.
+    """Audit a prepared corpus.
 
     Args:
-        corpus: with task "icd"; what depends on other tasks, or on ICD-9-CM, is left out where
-            the corpus has not these.
+        corpus: with task "icd". What depends on other tasks or on ICD-9-CM is left out for a
+            corpus without them.
         split_ids: folder of CAML's lists of admissions, to compare the splits with.
 
     Raises:
@@ -37,7 +38,7 @@ def audit(corpus: Corpus, split_ids: Path | None = None) -> list[Finding]:
 
 
 def _shapes(codes: Codes) -> list[Finding]:
-    """How the codes are written."""
+    """Look at how the codes are written."""
     pairs = list(codes.frequency)
     procedures = [pair for pair in pairs if pair[0] == "pr"]
     begin = [pair for pair in procedures if pair[1].startswith("0")]
@@ -45,20 +46,19 @@ def _shapes(codes: Codes) -> list[Finding]:
         (kind, code)
         for kind, code in pairs
         if code not in known(kind)
-        and any(form(kind, zeros + undotted(code)) in known(kind) for zeros in ("0", "00"))
+        and any(dotted_icd9(kind, zeros + undotted(code)) in known(kind) for zeros in ("0", "00"))
     ]
     stubs = [pair for pair in pairs if not pair[1] or pair[1].endswith(".")]
     written = Counter(undotted(code) for _, code in pairs)
     alike = [pair for pair in pairs if written[undotted(pair[1])] > 1]
     return [
-        finding(name, len(chosen), len(of), codes.examples(chosen))
-        for name, chosen, of in (
-            ("procedure codes that begin with 0", begin, procedures),
-            ("lost leading zeros", lost, pairs),
-            ("stub codes", stubs, pairs),
-            ("codes that another of these is written like", alike, pairs),
-        )
-    ] + [codes.both_kinds(), codes.unknown()]
+        codes.finding("procedure codes that begin with 0", begin, procedures),
+        codes.finding("lost leading zeros", lost),
+        codes.finding("stub codes", stubs),
+        codes.finding("codes that another of these is written like", alike),
+        codes.both_kinds(),
+        codes.unknown(),
+    ]
 
 
 def _categories(corpus: Corpus, codes: Codes) -> list[Finding]:
@@ -74,40 +74,30 @@ def _categories(corpus: Corpus, codes: Codes) -> list[Finding]:
     return found
 
 
+_NOT_LEARNED = "A system cannot learn them."
+_NOT_SCORED = "They have no recall here, and a macro-F1 over all codes counts them as 0."
+
+
 def _splits(corpus: Corpus, codes: Codes) -> list[Finding]:
     pairs = list(codes.frequency)
     present = {split: corpus[split].frequency("icd") for split in corpus.splits}
     found = []
     for split, counts in present.items():
         absent = [pair for pair, count in zip(pairs, counts, strict=True) if count == 0]
-        found.append(
-            finding(
-                "codes absent from {split}",
-                len(absent),
-                len(pairs),
-                codes.examples(absent),
-                split=split,
-                consequence="A system cannot learn them."
-                if split == "train"
-                else "They have no recall here, and a macro-F1 over all codes counts them as 0.",
-            )
-        )
+        said = _NOT_LEARNED if split == "train" else _NOT_SCORED
+        name = "codes absent from {split}"
+        found.append(codes.finding(name, absent, split=split, consequence=said))
     unseen = present["train"] == 0
     for split, counts in present.items():
         if split != "train":
-            mine = [pair for pair, here in zip(pairs, unseen & (counts > 0), strict=True) if here]
-            here_only = Codes(dict(zip(pairs, counts.tolist(), strict=True)), codes.is_open)
-            found.append(
-                finding(
-                    "codes of {split} unseen in train",
-                    len(mine),
-                    int((counts > 0).sum()),
-                    codes.examples(mine),
-                    split=split,
-                    codings=here_only.codings(mine),
-                    all=here_only.codings(pairs),
-                )
-            )
+            here = [pair for pair, count in zip(pairs, counts, strict=True) if count]
+            new = [
+                pair for pair, is_new in zip(pairs, unseen & (counts > 0), strict=True) if is_new
+            ]
+            of_split = Codes(dict(zip(pairs, counts.tolist(), strict=True)), codes.is_open)
+            shares = {"codings": of_split.codings(new), "all": of_split.codings(pairs)}
+            name = "codes of {split} unseen in train"
+            found.append(codes.finding(name, new, here, split=split, **shares))
     return found
 
 
@@ -139,30 +129,24 @@ def _notes(corpus: Corpus) -> list[Finding]:
         for note in range(len(corpus[split]))
     )
     uncoded = int(corpus.card["dropped"].get("admissions with a note and without a code", 0))
+    others = total - trained
+    rows = (
+        ("empty notes", sum(len(note) == 0 for note in notes), total),
+        ("notes that repeat an earlier one word for word", (copies >= 0).sum(), total),
+        ("dev and test notes that repeat a training note word for word", learned[0].sum(), others),
+        ("near duplicates of an earlier note", (near >= 0).sum(), total),
+        ("dev and test notes that nearly repeat a training note", learned[1].sum(), others),
+        ("notes without codes", total - coded, total),
+        ("admissions left out because they have no code", uncoded, total + uncoded),
+    )
     return [
         finding(name, int(count), of, near=f"{NEAR:.0%}", shingle=SHINGLE)
-        for name, count, of in (
-            ("empty notes", sum(len(note) == 0 for note in notes), total),
-            ("notes that repeat an earlier one word for word", (copies >= 0).sum(), total),
-            (
-                "dev and test notes that repeat a training note word for word",
-                learned[0].sum(),
-                total - trained,
-            ),
-            ("near duplicates of an earlier note", (near >= 0).sum(), total),
-            (
-                "dev and test notes that nearly repeat a training note",
-                learned[1].sum(),
-                total - trained,
-            ),
-            ("notes without codes", total - coded, total),
-            ("admissions left out because they have no code", uncoded, total + uncoded),
-        )
+        for name, count, of in rows
     ]
 
 
 def _one_off(corpus: Corpus) -> list[Finding]:
-    """Both conventions of counts that are in print one apart."""
+    """Give both conventions of counts that are published one apart."""
     sizes = {split: len(corpus[split]) for split in corpus.splits}
     total, codes = sum(sizes.values()), corpus.tasks["icd"]
     least = 0 if corpus.is_open else MINIMUM_CELL
@@ -174,14 +158,14 @@ def _one_off(corpus: Corpus) -> list[Finding]:
 
 
 def _lists(corpus: Corpus, folder: Path) -> list[Finding]:
-    """The splits beside CAML's lists of admissions."""
+    """Compare the splits with CAML's lists of admissions."""
     which = "50" if corpus.tasks["icd"] == 50 else "full"
     places: dict[str, str] = {}
     lines = twice = 0
     for split in SPLITS:
         path = folder / f"{split}_{which}_hadm_ids.csv"
         if not path.is_file():
-            raise MarnError(f"No {path}. Give with --split-ids the folder of CAML's lists.")
+            raise MarnError(f"cannot find {path}; pass the folder of CAML's lists with --split-ids")
         for line in path.read_text(encoding="utf-8-sig").splitlines():
             admission = line.strip().strip('"')
             lines += bool(admission)

@@ -1,4 +1,4 @@
-"""Findings: what they are, how they are written, and the codes that they name."""
+"""Findings: what they are, how they are reported, and the codes that they name."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import csv
 import hashlib
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from data_prep.code_systems.ccs import Ccs, titles
+from data_prep.code_systems.systems import dotted_icd9
 from data_prep.prepare import Pair
-from marn.corpus.codes import KINDS, dotted, undotted
-from marn.errors import MarnError
+from marn.corpus.codes import KINDS, undotted
 from marn.privacy import MINIMUM_CELL
 
 EXAMPLES: Final = 8
@@ -30,7 +30,7 @@ class Finding:
     """One thing that was counted.
 
     Attributes:
-        name: such as "unmapped codes"; no two findings of an audit share one.
+        name: such as "unmapped codes", different for every finding of an audit.
         count: how many there are.
         of: among how many.
         unit: what is counted: "codes", "categories", "notes", "patients", "admissions" or "rows".
@@ -54,11 +54,11 @@ def finding(
     """Make a finding with the texts of `findings.csv`.
 
     Args:
-        name: as in the table, with its gaps ("codes absent from {split}").
+        name: as in the table, with its placeholders ("codes absent from {split}").
         count: how many there are.
         of: among how many.
         examples: codes.
-        **parts: what fills the gaps of the texts.
+        **parts: values of the placeholders in the texts.
     """
     unit, meaning, remedy = _texts()[name]
     filled = [text.format(**parts) for text in (name, meaning, remedy)]
@@ -73,7 +73,7 @@ def _texts() -> dict[str, tuple[str, str, str]]:
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """Write findings for people: count and name, examples, what it means, and what to do."""
+    """Return findings as text: count and name, examples, what it means, and what to do."""
     lines = []
     for found in findings:
         counted = f"{found.count:,} of {found.of:,} {found.unit}"
@@ -85,7 +85,7 @@ def report(findings: Sequence[Finding]) -> str:
 
 
 def to_json(findings: Sequence[Finding], *, is_open: bool) -> list[dict[str, Any]]:
-    """Write findings for JSON; without `is_open`, small counts of people are blurred."""
+    """Return findings as JSON objects; without `is_open`, small counts of people are blurred."""
     written = []
     for found in findings:
         row = asdict(found) | {"examples": list(found.examples)}
@@ -107,7 +107,7 @@ class Codes:
 
     Attributes:
         frequency: how many notes, or rows of raw tables, have each (kind, dotted code).
-        is_open: whether examples may be of codes that few have.
+        is_open: whether rare codes may be examples.
     """
 
     frequency: Mapping[Pair, int]
@@ -117,7 +117,7 @@ class Codes:
     def is_icd9(self) -> bool:
         """Whether most codes have a form of ICD-9-CM, stubs such as "45." included."""
         fitting = [
-            pair for pair in self.frequency if form(pair[0], pair[1].rstrip(".")) is not None
+            pair for pair in self.frequency if dotted_icd9(pair[0], pair[1].rstrip(".")) is not None
         ]
         kinds = {kind for kind, _ in self.frequency}
         return kinds <= set(KINDS) and 2 * len(fitting) >= len(self.frequency)
@@ -125,45 +125,59 @@ class Codes:
     def examples(
         self, pairs: Iterable[Pair], write: Callable[[Pair], str] = lambda pair: pair[1]
     ) -> tuple[str, ...]:
-        """Name some of these codes, the most frequent first."""
+        """Return the names of some of these codes, the most frequent first."""
         least = 0 if self.is_open else MINIMUM_CELL
         shown = [pair for pair in pairs if self.frequency[pair] >= least]
         shown.sort(key=lambda pair: (-self.frequency[pair], pair))
         return tuple(write(pair) for pair in shown[:EXAMPLES])
 
     def codings(self, pairs: Iterable[Pair]) -> str:
-        """Write how often these codes occur in all."""
+        """Return how often these codes occur in all."""
         count = blurred(sum(self.frequency[pair] for pair in pairs), is_open=self.is_open)
         return count if isinstance(count, str) else f"{count:,}"
+
+    def finding(
+        self,
+        name: str,
+        chosen: Collection[Pair],
+        among: Collection[Pair] | None = None,
+        write: Callable[[Pair], str] = lambda pair: pair[1],
+        **parts: object,
+    ) -> Finding:
+        """Make a finding about some of these codes, with examples.
+
+        Args:
+            name: as `finding` takes it.
+            chosen: the codes that were found.
+            among: the codes that were looked at; None for all.
+            write: how an example is written.
+            **parts: values of the placeholders in the texts.
+        """
+        of = self.frequency if among is None else among
+        return finding(name, len(chosen), len(of), self.examples(chosen, write), **parts)
 
     def both_kinds(self) -> Finding:
         """Count the codes that are written like one of the other kind."""
         both = [pair for pair in self.frequency if other_kind(pair)]
-        shown = self.examples(both, lambda pair: f"{pair[1]} ({other_kind(pair)})")
-        return finding("codes of both kinds", len(both), len(self.frequency), shown)
+        return self.finding(
+            "codes of both kinds", both, write=lambda pair: f"{pair[1]} ({other_kind(pair)})"
+        )
 
     def unknown(self) -> Finding:
         """Count the codes that no table lists."""
         missing = [pair for pair in self.frequency if pair[1] not in known(pair[0])]
-        shown = self.examples(missing)
-        return finding("codes in no table of codes", len(missing), len(self.frequency), shown)
+        return self.finding("codes in no table of codes", missing)
 
     def unmapped(self, pairs: Sequence[Pair], without: Sequence[Pair], asked: str = "") -> Finding:
         """Count the codes without a category.
 
         Args:
-            pairs: the codes that were asked for one.
+            pairs: the codes that were looked up.
             without: those of them that have none.
-            asked: what to add where not all codes were.
+            asked: what to add if not all codes were looked up.
         """
-        return finding(
-            "unmapped codes",
-            len(without),
-            len(pairs),
-            self.examples(without),
-            codings=self.codings(without),
-            asked=asked,
-        )
+        codings = self.codings(without)
+        return self.finding("unmapped codes", without, pairs, codings=codings, asked=asked)
 
     def top50(self) -> Finding:
         """Compare the most frequent codes, chosen as preparation does, with CAML's list."""
@@ -175,15 +189,8 @@ class Codes:
         if len(lacking) > EXAMPLES:
             missing += f" and {len(lacking) - EXAMPLES} more"
         hashes = [codes_hash(code for _, code in pairs)[:12] for pairs in (mine, reference)]
-        return finding(
-            "top 50 that are not CAML's",
-            len(extra),
-            len(mine),
-            self.examples(extra),
-            mine=hashes[0],
-            reference=hashes[1],
-            missing=missing,
-        )
+        name = "top 50 that are not CAML's"
+        return self.finding(name, extra, mine, mine=hashes[0], reference=hashes[1], missing=missing)
 
 
 def caml_top50() -> list[Pair]:
@@ -198,28 +205,20 @@ def caml_top50() -> list[Pair]:
 
 
 def codes_hash(codes: Iterable[str]) -> str:
-    """Name a list of dotted codes: the SHA-256 of its codes, sorted, each on a line."""
+    """Return a name for a list of dotted codes: the SHA-256 of the codes, sorted, one per line."""
     return hashlib.sha256("".join(f"{code}\n" for code in sorted(codes)).encode()).hexdigest()
 
 
 @cache
 def known(kind: str) -> frozenset[str]:
-    """Codes that CMS (2014) or CCS (2015) lists: together they have the retired diagnoses too."""
+    """Return the codes that CMS (2014) or CCS (2015) lists, which include retired diagnoses."""
     return frozenset(titles(kind)) | frozenset(Ccs.load().numbers[kind])
-
-
-def form(kind: str, raw: str) -> str | None:
-    """Write a code with its dot, or return None where it has no form of that kind."""
-    try:
-        return dotted(kind, raw)
-    except MarnError:
-        return None
 
 
 def other_kind(pair: Pair) -> str | None:
     """Return the known code of the other kind that is written alike without its dot, or None."""
     other = KINDS[1 - KINDS.index(pair[0])]
-    found = form(other, undotted(pair[1]))
+    found = dotted_icd9(other, undotted(pair[1]))
     return found if found in known(other) else None
 
 

@@ -1,4 +1,4 @@
-"""The audit of raw tables in the dialect of MIMIC-III, and what reading them as numbers does."""
+"""The audit of raw tables in the format of MIMIC-III, and what reading codes as numbers does."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep import tables
-from data_prep.audit.findings import Codes, Finding, collisions, finding, form, known
+from data_prep.audit.findings import Codes, Finding, collisions, finding, known
 from data_prep.code_systems.ccs import Ccs
+from data_prep.code_systems.systems import dotted_icd9
 from data_prep.prepare import Pair, Progress, quiet
 from data_prep.sources import mimic3
 from marn.corpus.codes import KINDS, dotted, undotted
@@ -22,14 +23,14 @@ def audit_raw(
     *,
     is_open: bool | None = None,
 ) -> list[Finding]:
-    """Look through raw tables.
+    """Audit raw tables.
 
     Args:
-        raw: folder with DIAGNOSES_ICD and PROCEDURES_ICD; ADMISSIONS and NOTEEVENTS are looked at
-            where they are there (the demo of MIMIC-III has no notes).
-        ccs_procedures: HCUP's file of procedure categories, or "hcup"; without it, only diagnoses
-            are asked for their category.
-        progress: takes lines about how far the work is.
+        raw: folder with DIAGNOSES_ICD and PROCEDURES_ICD, and ADMISSIONS and NOTEEVENTS if there
+            are any (the demo of MIMIC-III has no notes).
+        ccs_procedures: HCUP's file of procedure categories, or "hcup"; without it, only the
+            categories of diagnoses are looked up.
+        progress: takes lines about the progress.
         is_open: whether rare codes may be named; by default only those of the teaching hospital.
 
     Raises:
@@ -75,7 +76,7 @@ class _Rows:
                     rows.homeless += 1
                 elif not code:
                     rows.empty += 1
-                elif (found := form(kind, code)) is None:
+                elif (found := dotted_icd9(kind, code)) is None:
                     rows.shapeless += 1
                 else:
                     rows.repeated += (id_, code) in seen
@@ -101,7 +102,7 @@ def _faults(rows: _Rows) -> list[Finding]:
 
 
 def _numbers(rows: _Rows, codes: Codes) -> list[Finding]:
-    """What reading codes as numbers does to these very rows."""
+    """Look at what reading codes as numbers does to these rows."""
     read = {pair: mimic3.caml_label(*pair) for pair in codes.frequency if pair[0] == "pr"}
     changed = [pair for pair, label in read.items() if undotted(pair[1]) != undotted(label)]
     stubs = [pair for pair in changed if read[pair].endswith(".")]
@@ -117,8 +118,11 @@ def _numbers(rows: _Rows, codes: Codes) -> list[Finding]:
     swallowed = [pair for pair, label in short.items() if (pair[0], label) in codes.frequency]
     diagnoses = [("dx", dotted("dx", raw)) for raw in rows.written["dx"] if raw.startswith("0")]
 
-    def arrows(pairs: Iterable[Pair]) -> tuple[str, ...]:
-        return codes.examples(pairs, lambda pair: f"{pair[1]} -> {read[pair]}")
+    def arrow(pair: Pair) -> str:
+        return f"{pair[1]} -> {read[pair]}"
+
+    def shortened(pair: Pair) -> str:
+        return f"{pair[1]} -> {short[pair]}"
 
     def count_rows(pairs: Iterable[Pair]) -> int:
         return sum(codes.frequency[pair] for pair in pairs)
@@ -128,7 +132,7 @@ def _numbers(rows: _Rows, codes: Codes) -> list[Finding]:
             "procedure rows that change when codes are read as numbers",
             count_rows(changed),
             rows.written["pr"].total(),
-            arrows(changed),
+            codes.examples(changed, arrow),
         ),
         finding(
             "procedure codes that change when codes are read as numbers",
@@ -137,30 +141,18 @@ def _numbers(rows: _Rows, codes: Codes) -> list[Finding]:
             before=f"{len(read):,}",
             after=f"{len(holders):,}",
         ),
-        finding(
-            "of these, turned into another valid code",
-            len(disguised),
-            len(changed),
-            arrows(disguised),
+        codes.finding("of these, turned into another valid code", disguised, changed, arrow),
+        codes.finding("of these, turned into stub codes", stubs, changed, arrow),
+        codes.finding(
+            "procedure codes that share a label when read as numbers", merged, read, arrow
         ),
-        finding("of these, turned into stub codes", len(stubs), len(changed), arrows(stubs)),
-        finding(
-            "procedure codes that share a label when read as numbers",
-            len(merged),
-            len(read),
-            arrows(merged),
-        ),
-        finding(
+        codes.finding(
             "codes that lose a zero at the end when a dotted list is read as numbers",
-            len(short),
-            len(codes.frequency),
-            codes.examples(short, lambda pair: f"{pair[1]} -> {short[pair]}"),
+            short,
+            write=shortened,
         ),
-        finding(
-            "of these, shortened to another code of the tables",
-            len(swallowed),
-            len(short),
-            codes.examples(swallowed, lambda pair: f"{pair[1]} -> {short[pair]}"),
+        codes.finding(
+            "of these, shortened to another code of the tables", swallowed, short, shortened
         ),
         finding(
             "diagnosis rows that begin with 0",
@@ -214,9 +206,7 @@ def _admissions(raw: Path, rows: _Rows) -> list[Finding]:
     several = sum(count > 1 for count in patients.values())
     return [
         finding("admissions without codes", len(stays.keys() - coded), len(stays)),
-        finding(
-            "admissions with codes that ADMISSIONS lacks", len(coded - stays.keys()), len(coded)
-        ),
+        finding("admissions with codes that ADMISSIONS lacks", len(coded - set(stays)), len(coded)),
         finding("patients with several admissions", several, len(patients)),
     ]
 

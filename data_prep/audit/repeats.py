@@ -1,9 +1,9 @@
 """Notes that repeat, or nearly repeat, an earlier one.
 
-Near duplicates are found by MinHash. The shingles of a note are its runs of `SHINGLE` words; 64
-hash functions of them give its signature; notes that agree in one of 16 bands of 4 are compared by
-their true Jaccard index, each with the first note of the band. Two notes with an index of 0.8 share
-a band with probability 1 - (1 - 0.8**4)**16 > 0.999.
+Near duplicates are found by MinHash. The shingles of a note are its runs of `SHINGLE` words, and
+the minima of 64 hash functions over them are its signature. Notes whose signatures agree in one of
+16 bands of 4 are compared by their true Jaccard index, each with the first note of the band. Two
+notes with an index of 0.8 share a band with probability 1 - (1 - 0.8**4)**16 > 0.999.
 
 References:
     Broder, On the resemblance and containment of documents, 1997.
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 SHINGLE: Final = 5
 """Words in a shingle."""
 NEAR: Final = 0.8
-"""Jaccard index of the shingles from which two notes are near duplicates."""
+"""Notes are near duplicates if the Jaccard index of their shingles is at least this."""
 
 _BANDS, _ROWS = 16, 4
 _BLOCK: Final = 256  # shingles hashed at once
@@ -32,16 +32,16 @@ def shingles(tokens: NDArray[np.integer]) -> NDArray[np.uint64]:
     """Return the runs of `SHINGLE` words of a note as numbers, sorted, each once.
 
     Args:
-        tokens: (T,) numbers of words; a note of fewer words is one run.
+        tokens: (T,) indices of words; a note of fewer than `SHINGLE` words is one run.
 
     Returns:
-        (n,) uint64, equal for equal runs and, but for 1 in 2**64, for no others.
+        (n,) uint64, equal for equal runs; different runs collide with probability 2**-64.
     """
     return np.unique(_runs(tokens))
 
 
 def _runs(tokens: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """The shingles in the order of the text, repetitions included."""
+    """Return the shingles in the order of the text, with repetitions."""
     words = _scrambled(np.asarray(tokens).astype(np.uint64))
     width = min(SHINGLE, len(words))
     runs = np.zeros(len(words) - width + 1 if width else 0, dtype=np.uint64)
@@ -51,7 +51,7 @@ def _runs(tokens: NDArray[np.integer]) -> NDArray[np.uint64]:
 
 
 def _scrambled(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Turn each 64-bit number into another (the finaliser of SplitMix64)."""
+    """Map each 64-bit number to another, one to one (the finaliser of SplitMix64)."""
     values = values + _STEP
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -59,7 +59,7 @@ def _scrambled(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
-    """Return the share of shingles that two notes have in common, of all that either has."""
+    """Return the Jaccard index of two sets of shingles: intersection over union."""
     common = len(np.intersect1d(one, other, assume_unique=True))
     either = len(one) + len(other) - common
     return common / either if either else 0.0
@@ -71,12 +71,13 @@ def repeats(
     """Find notes that repeat an earlier one.
 
     Args:
-        notes: N notes as (T,) numbers of words. Empty notes repeat nothing.
+        notes: N notes as (T,) indices of words. Empty notes repeat nothing.
 
     Returns:
-        Two arrays (N,) of places, -1 for none: the first note that is the same word for word; and
-        an earlier note, not the same, whose Jaccard index with it is at least `NEAR`. The second
-        may miss one, what it finds is so. Copies are not compared again.
+        Two arrays (N,) of indices of notes, -1 for none: the first note that is the same word for
+        word, and an earlier note that is not the same and whose Jaccard index with it is at least
+        `NEAR`. All near duplicates found are real, but one may be missed. A note that is a copy
+        is not compared again.
     """
     copies = np.full(len(notes), -1)
     near = np.full(len(notes), -1)
@@ -99,7 +100,7 @@ def repeats(
 
 
 def _candidates(notes: Sequence[NDArray[np.integer]]) -> set[tuple[int, int]]:
-    """Pairs (later, earlier) of different notes that agree in a band."""
+    """Return pairs (later, earlier) of different notes that agree in a band."""
     if not notes:
         return set()
     signatures = _signatures(notes)
@@ -113,12 +114,12 @@ def _candidates(notes: Sequence[NDArray[np.integer]]) -> set[tuple[int, int]]:
 
 
 def _signatures(notes: Sequence[NDArray[np.integer]]) -> NDArray[np.uint64]:
-    """The smallest value that each of 64 hash functions takes on a note's shingles, (N, 64)."""
+    """Return the minimum of each of 64 hash functions over each note's shingles, (N, 64)."""
     generator = np.random.default_rng(0)
     factors, shifts = generator.integers(0, 2**63, (2, _BANDS * _ROWS), dtype=np.uint64)
     factors = factors * np.uint64(2) + np.uint64(1)
     found = np.full((len(notes), len(factors)), np.iinfo(np.uint64).max, dtype=np.uint64)
-    # A block at a time, in one buffer: fresh memory for each note costs as much as the arithmetic.
+    # One buffer for all blocks: to allocate memory for each costs as much as the arithmetic.
     buffer = np.empty((_BLOCK, len(factors)), dtype=np.uint64)
     for least, tokens in zip(found, notes, strict=True):
         runs = _runs(tokens)
