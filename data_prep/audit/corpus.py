@@ -95,9 +95,16 @@ def _splits(corpus: Corpus, codes: Codes) -> list[Finding]:
                 pair for pair, is_new in zip(pairs, unseen & (counts > 0), strict=True) if is_new
             ]
             of_split = Codes(dict(zip(pairs, counts.tolist(), strict=True)), codes.is_open)
-            shares = {"codings": of_split.codings(new), "all": of_split.codings(pairs)}
-            name = "codes of {split} unseen in train"
-            found.append(codes.finding(name, new, here, split=split, **shares))
+            found.append(
+                codes.finding(
+                    "codes of {split} unseen in train",
+                    new,
+                    here,
+                    split=split,
+                    codings=of_split.codings(new),
+                    all=of_split.codings(pairs),
+                )
+            )
     return found
 
 
