@@ -75,19 +75,32 @@ def _batches(model: Coder, split: Split, order: Order) -> Iterator[Batch]:
         yield collate(split, notes, model.tasks, model.max_length).to(device)
 
 
+def check_tasks(model: Coder, corpus: Corpus) -> None:
+    """Refuse a corpus that lacks a task of the model, or has another number of codes in it.
+
+    Raises:
+        MarnError: naming both.
+    """
+    if {task: corpus.tasks.get(task) for task in model.tasks} != model.tasks:
+        raise MarnError(
+            f"the model's tasks are {model.tasks}, but corpus {corpus.name!r} has {corpus.tasks}; "
+            "build the model for this corpus"
+        )
+
+
 def predict(
     model: Coder, corpus: Corpus, split: str = "test", *, batch_size: int = 32
 ) -> Predictions:
-    """Score every note of a split.
+    """Compute the logits of every note of a split.
 
-    Where several processes train together (`marn.parallel.collective`) each reads its share of the
-    batches and gets the logits of all.
+    In a training on several devices (`marn.parallel.collective`) the ranks share the batches, and
+    each gets all logits.
 
     Args:
         model: on the device where it is to run; its mode is left as it was.
-        corpus: must have the model's tasks.
+        corpus: has the model's tasks.
         split: `"train"`, `"dev"` or `"test"`.
-        batch_size: notes at a time; changes nothing but speed and memory. A model with
+        batch_size: notes at a time; affects only speed and memory. A model with
             `padding="released"` always reads one note at a time, as the authors' evaluation does.
 
     Returns:
@@ -97,28 +110,18 @@ def predict(
         MarnError: the corpus lacks the split or a task of the model, or the split is empty.
     """
     notes = _split(corpus, split)
-    if {task: corpus.tasks.get(task) for task in model.tasks} != model.tasks:
-        raise MarnError(f"the model's tasks are {model.tasks}, but the corpus has {corpus.tasks}")
-    logits = {task: np.empty((len(notes), c), np.float32) for task, c in model.tasks.items()}
-    order = _order(model, notes, batch_size)
+    check_tasks(model, corpus)
+    device = next(model.parameters()).device
+    logits = {task: np.zeros((len(notes), c), np.float32) for task, c in model.tasks.items()}
+    order = _order(model, notes, batch_size)[parallel.rank() :: parallel.world_size()]
     with evaluating(model):
-        for batch in _batches(model, notes, order[parallel.rank() :: parallel.world_size()]):
+        for batch in _batches(model, notes, order):
             for task, values in model(batch.tokens, batch.lengths).items():
                 logits[task][batch.notes] = values.float().cpu().numpy()
-    if parallel.world_size() > 1:
-        _gather(logits, order, next(model.parameters()).device)
+    if parallel.world_size() > 1:  # each note was read on one rank, and is zero on the others
+        for task, mine in logits.items():
+            logits[task] = parallel.all_reduce(torch.from_numpy(mine).to(device)).cpu().numpy()
     return Predictions(logits, {task: notes.targets(task) for task in model.tasks}, notes.ids)
-
-
-def _gather(logits: dict[str, NDArray[np.float32]], order: Order, device: torch.device) -> None:
-    """Fill in the rows that the other processes have found: each note was read by one of them."""
-    for rank in range(parallel.world_size()):
-        theirs = order[rank :: parallel.world_size()]
-        if theirs:
-            rows = np.concatenate(theirs)
-            for found in logits.values():
-                values = torch.from_numpy(found[rows]).to(device)
-                found[rows] = parallel.broadcast(values, rank).cpu().numpy()
 
 
 def tune_thresholds(

@@ -34,20 +34,22 @@ FORMAT = 2
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file aside and rename it, so that it is whole or as it was before.
+    """Write a file under another name and rename it, so that it is complete or unchanged.
+
+    The umask decides who may read it, whatever library writes it.
 
     Raises:
         MarnError: the disk is full, or the folder cannot be written.
     """
     aside = path.with_name(f".{path.name}.partial")
     try:
+        aside.unlink(missing_ok=True)
+        aside.touch()
+        mode = aside.stat().st_mode
         write(aside)
+        aside.chmod(mode)
         os.replace(aside, path)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # torch says RuntimeError of a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch, disk full
         reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
         raise MarnError(
             f"{path} could not be written ({reason}); free space or choose another folder"
@@ -121,7 +123,12 @@ def save_model(
         MarnError: the folder cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MarnError(
+            f"{folder} cannot be made ({error.strerror}); choose another folder"
+        ) from error
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     replace(folder / WEIGHTS, lambda aside: save_file(weights, aside))
     card = {

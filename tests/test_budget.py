@@ -1,12 +1,13 @@
 import math
+import time
 
 import pytest
 import torch
-from toys import SYSTEM_SIZES, toy_corpus
+from toys import SYSTEM_SIZES, toy_corpus, watch_training
 
 from marn import MarnError, TrainConfig, build
 from marn.train import budget
-from marn.train import loop as module
+from marn.train.loop import epoch_batches
 
 CONFIG = TrainConfig(batch_size=8, device="cpu")
 
@@ -25,12 +26,16 @@ def test_an_epoch_is_reckoned_from_the_tokens_of_steps(corpus, monkeypatch):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     lengths = corpus["train"].lengths
     # A step takes one second for each padded token, so an epoch takes as many as it has.
-    monkeypatch.setattr(
-        budget, "_seconds", lambda step, notes: float(len(notes) * lengths[notes].max())
-    )
+    clock = [0.0]
+
+    def tick(number, tokens, logits):
+        clock[0] += tokens.numel()
+
+    watch_training(model, tick)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     state = torch.random.get_rng_state()
     found = budget.estimate(model, corpus, CONFIG)
-    order = module.batches_of(corpus["train"], model, CONFIG, 1)
+    order = epoch_batches(corpus["train"], model, CONFIG, 1)
     tokens = sum(len(notes) * lengths[notes].max() for notes in order)
     assert found.seconds == pytest.approx(tokens)
     assert found.steps == 3
@@ -44,30 +49,23 @@ def test_an_epoch_is_reckoned_from_the_tokens_of_steps(corpus, monkeypatch):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_the_largest_step_comes_first(corpus, monkeypatch):
-    real, seen = module._backward, []
-
-    def watching(fabric, model, train, notes, config, parts):
-        seen.append(train.lengths[notes].max())
-        return real(fabric, model, train, notes, config, parts)
-
-    monkeypatch.setattr(module, "_backward", watching)
-    budget.estimate(small(corpus), corpus, CONFIG)
+def test_the_largest_step_comes_first(corpus):
+    seen, model = [], small(corpus)
+    watch_training(model, lambda number, tokens, logits: seen.append(tokens.shape[1]))
+    budget.estimate(model, corpus, CONFIG)
     assert seen[0] == corpus["train"].lengths.max()
     assert len(seen) == 1 + 3
 
 
-@pytest.mark.parametrize(("room", "says"), [(5, "batch_size=4 fits, or accumulate=2"), (0, "one")])
-def test_what_does_not_fit_is_told_before_training(corpus, monkeypatch, room, says):
-    real = module._backward
-
-    def refusing(fabric, model, train, notes, config, parts):
-        if len(notes) > room:
+@pytest.mark.parametrize(
+    ("room", "says"), [(5, "choose batch_size=4 or accumulate=2"), (0, "nor does a single note")]
+)
+def test_what_does_not_fit_is_told_before_training(corpus, room, says):
+    def refuse(number, tokens, logits):
+        if len(tokens) > room:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return real(fabric, model, train, notes, config, parts)
 
-    monkeypatch.setattr(module, "_backward", refusing)
-    found = budget.estimate(small(corpus), corpus, CONFIG)
+    found = budget.estimate(watch_training(small(corpus), refuse), corpus, CONFIG)
     assert not found.fits
     assert math.isnan(found.seconds)
     assert found.largest == (4 if room else None)

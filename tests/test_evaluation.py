@@ -125,7 +125,7 @@ def test_mean_code_features_are_the_mean_of_views(model, corpus):
 def test_bad_input(model, corpus):
     with pytest.raises(MarnError, match="split must be one of"):
         predict(model, corpus, "valid")
-    with pytest.raises(MarnError, match="but the corpus has"):
+    with pytest.raises(MarnError, match=r"but corpus 'toy' has .*; build the model for"):
         predict(model, corpus.only("icd"))
     with pytest.raises(MarnError, match="'dev' or 'dev_codes', but got 'best'"):
         evaluate(model, corpus, threshold="best")

@@ -10,10 +10,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import SYSTEM_SIZES, toy_corpus
+from toys import SYSTEM_SIZES, toy_corpus, watch_training
 
 from marn import Corpus, MarnError, TrainConfig, build, fit, load_model
-from marn.train import loop as module
 
 CONFIG = TrainConfig(epochs=4, batch_size=4, learning_rate=0.01, seed=3)
 KILLS = int(os.environ.get("MARN_KILLS", "5"))
@@ -82,85 +81,84 @@ def same_runs(folder):
     return same(*weights) and left[0] == left[1]
 
 
-def test_a_full_disk_stops_and_leaves_the_last_checkpoint(corpus, tmp_path, monkeypatch):
+def test_a_full_disk_stops_and_leaves_the_last_checkpoint(corpus, tmp_path):
     whole = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "whole", quiet=True)
     size = (tmp_path / "whole" / "checkpoint.pt").stat().st_size
-    real, epochs = module._train_epoch, []
+    limits, forwards = resource.getrlimit(resource.RLIMIT_FSIZE), []
 
-    def filling(*arguments):
-        epochs.append(1)
-        if len(epochs) == 3:  # no file may now be half as large as a checkpoint
+    def fill(number, tokens, logits):
+        if number == 2 * 6 + 1:  # no file may now be half as large as a checkpoint
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
-        return real(*arguments)
 
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    monkeypatch.setattr(module, "_train_epoch", filling)
+    model = watch_training(small(corpus), fill)
     try:
         with pytest.raises(MarnError, match=r"checkpoint\.pt could not be written .*free space"):
-            fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "full", quiet=True)
+            fit(model, corpus, CONFIG, run_dir=tmp_path / "full", quiet=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list((tmp_path / "full").glob(".*"))
-    again = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "full", quiet=True)
-    assert len(epochs) == 3 + 2  # two epochs had been saved
+    model = watch_training(small(corpus), lambda number, *_: forwards.append(number))
+    again = fit(model, corpus, CONFIG, run_dir=tmp_path / "full", quiet=True)
+    assert len(forwards) == 2 * 6  # two epochs had been saved
     assert same(whole.model.state_dict(), again.model.state_dict())
 
 
-def test_a_lost_device_stops_and_leaves_the_last_checkpoint(corpus, tmp_path, monkeypatch):
-    real, steps = module.collate, []
+def test_a_lost_device_stops_and_leaves_the_last_checkpoint(corpus, tmp_path):
+    forwards = []
 
-    def losing(*arguments):
-        steps.append(1)
-        if len(steps) == 8:  # in the second epoch of six steps each
+    def lose(number, tokens, logits):
+        forwards.append(number)
+        if len(forwards) == 8:  # in the second epoch of six steps each
             raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors …")
-        return real(*arguments)
 
-    monkeypatch.setattr(module, "collate", losing)
-    with pytest.raises(MarnError, match=r"CUDA error: unspecified launch failure\); the last good"):
-        fit(small(corpus), corpus, CONFIG, run_dir=tmp_path, quiet=True)
-    fit(small(corpus), corpus, CONFIG, run_dir=tmp_path, quiet=True)
-    assert len(steps) == 8 + 3 * 6
+    with pytest.raises(MarnError, match=r"CUDA error: unspecified launch failure\); the last che"):
+        fit(watch_training(small(corpus), lose), corpus, CONFIG, run_dir=tmp_path, quiet=True)
+    fit(watch_training(small(corpus), lose), corpus, CONFIG, run_dir=tmp_path, quiet=True)
+    assert len(forwards) == 8 + 3 * 6
 
 
-def short_of_memory(monkeypatch, room):
-    """Make the model refuse to hold more than some scores or notes at a time."""
-    real, tries = module._backward, []
+def short_of_memory(model, room, held):
+    """Make a model refuse to hold more than this; return what it tried to hold."""
+    tries = []
 
-    def refusing(fabric, model, train, notes, config, parts):
-        loss = real(fabric, model, train, notes, config, parts)
-        scores = -(-len(notes) // parts) * room["tokens"] * room["codes"]
-        scores = min(model.head.at_once or scores, scores)
-        tries.append(scores)
-        if scores > room["scores"]:
+    def refuse(number, tokens, logits):
+        tries.append(held(tokens))
+        if tries[-1] > room:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return loss
 
-    monkeypatch.setattr(module, "_backward", refusing)
+    watch_training(model, refuse)
     return tries
 
 
-def test_out_of_memory_holds_fewer_scores_and_changes_nothing(corpus, monkeypatch):
+def scores(model):
+    """Return what counts the attention scores that a model holds at a time."""
+    return lambda tokens: min(model.head.at_once, tokens.numel() * sum(model.tasks.values()))
+
+
+def test_out_of_memory_holds_fewer_scores_and_changes_nothing(corpus):
     whole = fit(small(corpus), corpus, CONFIG, quiet=True)
-    tries = short_of_memory(monkeypatch, {"tokens": 22, "codes": 6, "scores": 200})
     model = small(corpus)
+    tries = short_of_memory(model, 200, scores(model))
     lean = fit(model, corpus, CONFIG, quiet=True)
-    assert model.head.at_once <= 200 < tries[0]
+    assert model.head.at_once <= 200 < max(tries)
     # Running statistics and dropout went on as if the step had been done once.
     assert same(whole.model.state_dict(), lean.model.state_dict())
 
 
-def test_out_of_memory_with_no_way_out_is_a_message(corpus, tmp_path, monkeypatch):
-    short_of_memory(monkeypatch, {"tokens": 22, "codes": 6, "scores": 0})
+def test_out_of_memory_with_no_way_out_is_a_message(corpus, tmp_path):
+    model = small(corpus)
+    short_of_memory(model, 0, scores(model))
     with pytest.raises(MarnError, match=r"no memory for 4 notes .*batch_size, or accumulate=2"):
-        fit(small(corpus), corpus, CONFIG, run_dir=tmp_path, quiet=True)
+        fit(model, corpus, CONFIG, run_dir=tmp_path, quiet=True)
 
 
-def test_out_of_memory_cuts_the_batch_where_no_statistics_notice(corpus, monkeypatch):
+def test_out_of_memory_cuts_the_batch_where_no_statistics_notice(corpus):
     config = replace(CONFIG, epochs=2, learning_rate=1e-3)
     names = {"name": "cnn", "embedding_dropout": 0.0}
     whole = fit(small(corpus, **names), corpus, config, quiet=True)
-    tries = short_of_memory(monkeypatch, {"tokens": 1, "codes": 1, "scores": 2})
-    cut = fit(small(corpus, **names), corpus, config, quiet=True)
+    model = small(corpus, **names)
+    tries = short_of_memory(model, 2, len)
+    cut = fit(model, corpus, config, quiet=True)
     assert tries[:2] == [4, 2]
     for one, other in zip(
         whole.model.state_dict().values(), cut.model.state_dict().values(), strict=True

@@ -17,14 +17,13 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-from toys import SYSTEM_SIZES, toy_corpus
+from toys import SYSTEM_SIZES, interrupt, toy_corpus, watch_training
 
 import marn
 from marn import Corpus, MarnError, TrainConfig, build, fit, parallel, predict
 from marn.cli import main
 from marn.nn.ram import TokenNorm
 from marn.train import budget
-from marn.train import loop as module
 
 pytestmark = pytest.mark.xdist_group("devices")  # one pair of processes for all of these tests
 
@@ -61,76 +60,53 @@ def training(corpus, name, **changes):
 
 def interrupted(corpus, folder, steps, **changes):
     """Train until the step, which is not done."""
-    real, seen = module.collate, []
-
-    def interrupting(*arguments):
-        seen.append(1)
-        if len(seen) > steps:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    module.collate = interrupting
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            going_on(corpus, folder, **changes)
-    finally:
-        module.collate = real
+    with pytest.raises(KeyboardInterrupt):
+        going_on(corpus, folder, lambda model: interrupt(model, steps + 1), **changes)
 
 
-def going_on(corpus, folder, **changes):
+def going_on(corpus, folder, prepare=lambda model: model, **changes):
     config = dataclasses.replace(CONFIG, **changes)
-    run = fit(small(corpus, ram_dropout=0.0), corpus, config, run_dir=folder, quiet=True)
+    model = prepare(small(corpus, ram_dropout=0.0))
+    run = fit(model, corpus, config, run_dir=folder, quiet=True)
     return run.model.state_dict(), run.history
 
 
-def exploding(corpus, folder, **changes):
-    """Train with a loss that is infinite in the second epoch, in the last process."""
-    real, calls = marn.losses.focal_loss, []
+def exploding(rank, corpus, folder, **changes):
+    """Train with logits that are not finite in the second epoch, on rank 1."""
 
-    def explode(*arguments, **named):
-        calls.append(1)
-        bad = len(calls) > 10 and os.environ["LOCAL_RANK"] == "1"
-        return real(*arguments, **named) * (math.inf if bad else 1)
+    def explode(number, tokens, logits):
+        if number > 5 and rank == 1:
+            return {task: x * math.nan for task, x in logits.items()}
+        return None
 
-    marn.losses.focal_loss, module._LOG_STEPS = explode, 1
-    try:
-        going_on(corpus, folder, **changes)
-    except MarnError as error:
-        return str(error)
-    finally:
-        marn.losses.focal_loss, module._LOG_STEPS = real, 50
+    with pytest.raises(MarnError) as error:
+        going_on(corpus, folder, lambda model: watch_training(model, explode), **changes)
+    return str(error.value)
 
 
-def short_of_memory(corpus, name, room, **changes):
-    """Train where the last process has room for so many notes, or attention scores, at a time."""
-    real, refused = module._backward, []
+def short_of_memory(rank, corpus, name, room, **changes):
+    """Train where rank 1 has room for so many notes, or attention scores, at a time."""
+    refused, model = [], small(corpus, name)
 
-    def refusing(fabric, model, train, notes, config, parts):
-        loss = real(fabric, model, train, notes, config, parts)
-        held = model.head.at_once or -(-len(notes) // parts)
-        if os.environ.get("LOCAL_RANK") == "1" and held > room:
+    def refuse(number, tokens, logits):
+        held = model.head.at_once or len(tokens)
+        if rank == 1 and held > room:
             refused.append(held)
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return loss
 
     config = dataclasses.replace(CONFIG, loss="bce", **changes)
-    module._backward = refusing
-    try:
-        run = fit(small(corpus, name), corpus, config, quiet=True)
-    finally:
-        module._backward = real
+    run = fit(watch_training(model, refuse), corpus, config, quiet=True)
     return (run.model.state_dict(), run.history), refused
 
 
-def gradients(rank):
-    """Gradients that one process has, or both, or none; and the loss."""
-    given = [[torch.ones(2), None, None], [torch.full((2,), 2.0), torch.ones(3), None]][rank]
-    parameters = [nn.Parameter(torch.zeros(size)) for size in (2, 3, 4)]
-    for x, gradient in zip(parameters, given, strict=True):
-        x.grad = gradient
-    with parallel.collective():
-        loss = parallel.add_gradients(parameters, torch.tensor(0.5 + rank))
-    return float(loss), [x.grad if x.grad is None else x.grad.tolist() for x in parameters]
+def draws(corpus):
+    """Random numbers where the first dropout of each epoch draws its own."""
+    found, model = [], small(corpus)
+    model.embedding.dropout.register_forward_pre_hook(
+        lambda module, inputs: found.append(torch.rand(1).item()) if module.training else None
+    )
+    fit(model, corpus, dataclasses.replace(CONFIG, devices=2, batch_size=25), quiet=True)
+    return found[1:]  # the first is of the rehearsal
 
 
 def normalised(rows, weight):
@@ -196,10 +172,10 @@ def everything(rank, folder):
     found = {name: training(corpus, name, **two) for name in TRAININGS}
     found["one, two"] = going_on(corpus, folder / "one, two", **two)
     interrupted(corpus, folder / "two, one", 6, **two)
-    found["infinite"] = exploding(corpus, folder / "infinite", **two)
+    found["infinite"] = exploding(rank, corpus, folder / "infinite", **two)
     for name, room in LITTLE_ROOM.items():
-        found[f"{name} short of memory"] = short_of_memory(corpus, name, room, **two)
-    found["gradients"] = gradients(rank)
+        found[f"{name} short of memory"] = short_of_memory(rank, corpus, name, room, **two)
+    found["draws"] = draws(corpus)
     found["norms"] = normalisations(rank)
     found["predictions"] = predictions(corpus)
     found["a single note"] = predictions(Corpus.load(folder / "few"))
@@ -208,9 +184,12 @@ def everything(rank, folder):
     found["again"] = (dropped, torch.equal(random, torch.get_rng_state()))
     own = small(corpus)
     own.add_module("own", nn.BatchNorm1d(3))
+    idle = small(corpus)
+    idle.register_parameter("idle", nn.Parameter(torch.zeros(1)))
     for name, wrong in {
         "other seeds": lambda: going_on(corpus, None, devices=2, seed=rank),
         "own statistics": lambda: fit(own, corpus, dataclasses.replace(CONFIG, devices=2)),
+        "idle weight": lambda: fit(idle, corpus, dataclasses.replace(CONFIG, devices=2)),
         "one process": lambda: going_on(corpus, None),
         "another run": lambda: going_on(corpus, folder / "one, two", devices=2, seed=9),
     }.items():
@@ -281,13 +260,13 @@ def test_a_run_goes_on_with_more_devices_or_fewer(corpus, folder, both):
 def test_an_infinite_loss_in_one_process_stops_both(corpus, folder, both):
     for found in both:
         assert "the loss became" in found["infinite"]
-        assert "in epoch 2, by step 2 of 4" in found["infinite"]
+        assert "in epoch 2, by step 4 of 4" in found["infinite"]
     same_run(going_on(corpus, None), going_on(corpus, folder / "infinite"))
 
 
 @pytest.mark.parametrize(("name", "room"), LITTLE_ROOM.items())
 def test_one_process_short_of_memory_helps_itself(corpus, both, name, room):
-    alone, refused = short_of_memory(corpus, name, room)
+    alone, refused = short_of_memory(0, corpus, name, room)
     assert not refused
     for found in both:
         same_run(alone, found[f"{name} short of memory"][0])
@@ -297,9 +276,9 @@ def test_one_process_short_of_memory_helps_itself(corpus, both, name, room):
     assert min(second) > room
 
 
-def test_gradients_add_up_and_none_stays_none(both):
-    for found in both:
-        assert found["gradients"] == (2.0, [[3.0, 3.0], [1.0, 1.0, 1.0], None])
+def test_dropout_differs_between_ranks_and_epochs(both):
+    numbers = [number for found in both for number in found["draws"]]
+    assert len(set(numbers)) == len(numbers) == 2 * CONFIG.epochs
 
 
 def test_statistics_of_all_rows(both):
@@ -349,30 +328,32 @@ def test_processes_that_do_not_fit_together(both):
     for found in both:
         assert "differ (training.seed was" in found["other seeds"]
         assert "own is a BatchNorm1d" in found["own statistics"]
-        assert "2 processes were started, but the training is for one" in found["one process"]
+        assert "a weight had no part in the loss of a batch" in found["idle weight"]
+        assert "2 processes were started for a training on one device" in found["one process"]
         assert "holds another run (training.seed was 3, now 9)" in found["another run"]
 
 
 def full(rank, folder):
-    """Run out of memory in the middle of the seventh step, in the second process."""
-    real, steps = module._backward, []
+    """Run out of memory in the middle of the seventh step, on rank 1."""
 
-    def refusing(fabric, model, *arguments):
-        steps.append(1)
-        if rank == 1 and len(steps) == 7:
+    def refuse(number, tokens, logits):
+        if rank == 1 and number == 7:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return real(fabric, model, *arguments)
 
-    module._backward = refusing
     with pytest.raises(parallel.RankError) as error:
-        going_on(Corpus.load(folder / "corpus"), folder / "full", devices=2)
+        going_on(
+            Corpus.load(folder / "corpus"),
+            folder / "full",
+            lambda model: watch_training(model, refuse),
+            devices=2,
+        )
     return str(error.value)
 
 
-def test_one_process_out_of_memory_ends_both_where_they_share_statistics(corpus, folder):
+def test_one_process_out_of_memory_within_a_step_ends_both(corpus, folder):
     first, second = of_two(folder, full)
-    assert "another process of this training has ended" in first
-    assert re.search(r"no memory for 4 notes of \d+ tokens; .* Train with a smaller", second)
+    assert "rank 0 of 2 lost another process" in first
+    assert re.search(r"no memory for 4 notes of \d+ tokens; choose a smaller", second)
     same_run(going_on(corpus, None), going_on(corpus, folder / "full"))
 
 
@@ -385,19 +366,19 @@ def killed_first(rank, folder):
 
 
 def killed(rank, folder, who):
-    real, steps = module.collate, []
-
-    def dying(*arguments):
-        steps.append(1)
-        if rank == who and len(steps) == 7:
+    def die(number, tokens, logits):
+        if rank == who and number == 7:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments)
 
-    module.collate = dying
-    corpus = Corpus.load(folder / "corpus")
     with pytest.raises(parallel.RankError) as error:
         # two machines that are one
-        going_on(corpus, folder / f"killed{who}", devices=1, nodes=2)
+        going_on(
+            Corpus.load(folder / "corpus"),
+            folder / f"killed{who}",
+            lambda model: watch_training(model, die),
+            devices=1,
+            nodes=2,
+        )
     return str(error.value)
 
 
@@ -405,17 +386,19 @@ def killed(rank, folder, who):
 def test_where_one_is_killed_the_other_ends(corpus, folder, work, who):
     found = of_two(folder, work, nodes=True)
     assert found[who] == -signal.SIGKILL
-    assert "another process of this training has ended" in found[1 - who]
+    assert f"rank {1 - who} of 2 lost another process" in found[1 - who]
     same_run(going_on(corpus, None), going_on(corpus, folder / f"killed{who}"))
 
 
-def test_alone_nothing_is_waited_for():
+def test_one_process_waits_for_nothing():
     x = torch.ones(2)
     assert parallel.all_reduce(x) is x
     assert parallel.on_main_process(lambda: 3) == 3
     assert parallel.all_gather_object("a") == ["a"]
     with pytest.raises(MarnError, match="as it was"):
         parallel.on_main_process(lambda: (_ for _ in ()).throw(MarnError("as it was")))
+    with parallel.collective():
+        assert (parallel.world_size(), parallel.rank()) == (1, 0)
 
 
 def test_a_script_without_processes_is_told_how_to_start_them(corpus, monkeypatch):
@@ -423,7 +406,7 @@ def test_a_script_without_processes_is_told_how_to_start_them(corpus, monkeypatc
     with pytest.raises(MarnError, match=r"python -m marn train … --devices 2, or .* torchrun"):
         fit(small(corpus), corpus, config)
     monkeypatch.setattr(sys, "ps1", ">>>", raising=False)
-    with pytest.raises(MarnError, match="a notebook is one process"):
+    with pytest.raises(MarnError, match="a notebook is a single process"):
         fit(small(corpus), corpus, config)
     monkeypatch.delattr(sys, "ps1")
     with pytest.raises(MarnError, match="MASTER_ADDR, MASTER_PORT, NODE_RANK in the environment"):
@@ -436,7 +419,7 @@ def test_more_devices_than_there_are(corpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     config = dataclasses.replace(CONFIG, devices=2)
-    with pytest.raises(MarnError, match=r"devices=2 .* this machine has 1 CUDA devices"):
+    with pytest.raises(MarnError, match=r"devices=2 is more than the 1 CUDA devices"):
         fit(small(corpus), corpus, dataclasses.replace(config, device="auto"))
     with pytest.raises(MarnError, match="'cuda:0' is one device, but 2 are to train"):
         fit(small(corpus), corpus, dataclasses.replace(config, device="cuda:0"))
@@ -519,10 +502,10 @@ def test_the_command_takes_every_setting(folder, tmp_path, capsys):
     assert "holds another run" in capsys.readouterr().err
 
 
-def test_the_budget_of_several_devices_is_a_share(corpus, monkeypatch):
-    seen = []
-    monkeypatch.setattr(budget, "_seconds", lambda step, notes: seen.append(len(notes)) or 1.0)
-    found = budget.estimate(small(corpus), corpus, dataclasses.replace(CONFIG, devices=4))
+def test_the_budget_of_several_devices_is_a_share(corpus):
+    seen, model = [], small(corpus)
+    watch_training(model, lambda number, tokens, logits: seen.append(len(tokens)))
+    found = budget.estimate(model, corpus, dataclasses.replace(CONFIG, devices=4))
     assert max(seen) == 2
     assert (found.batch_size, found.steps) == (8, 4)
     assert found.notes_per_second == pytest.approx(25 / found.seconds)

@@ -155,6 +155,24 @@ def test_a_file_of_a_stranger_executes_nothing(folder, tmp_path):
     assert (tmp_path / "exploded").exists()  # it is one
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_parents_are_made_and_the_umask_decides_who_may_read(corpus, tmp_path, umask, mode):
+    folder = tmp_path / "not" / "there" / "yet"
+    before = os.umask(umask)
+    try:
+        save_model(folder, build("cnn", corpus, **SYSTEM_SIZES["cnn"]), corpus)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {mode}
+    load_model(folder)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(corpus, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MarnError, match=r"file/model cannot be made .*; choose another folder"):
+        save_model(tmp_path / "file" / "model", build("cnn", corpus), corpus)
+
+
 def test_replace_is_all_or_nothing(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")

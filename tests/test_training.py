@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toys import SYSTEM_SIZES, toy_corpus
+from toys import SYSTEM_SIZES, interrupt, toy_corpus, watch_training
 
-import marn
 from marn import MarnError, TrainConfig, build, evaluate, fit, load_model
 from marn.evaluation import tune_thresholds
 from marn.saving import save_model
-from marn.train import loop as module
+from marn.train import loop, memory
 
 CONFIG = TrainConfig(epochs=4, batch_size=8, learning_rate=0.01, seed=3)
 
@@ -63,31 +62,52 @@ def test_the_callers_random_state_is_left_alone(corpus):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(corpus, tmp_path, monkeypatch):
+def test_interrupted_and_resumed_equals_uninterrupted(corpus, tmp_path):
     whole = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "whole", quiet=True)
-    real, steps = module.collate, []
-
-    def interrupting(*arguments):
-        steps.append(1)
-        if len(steps) == 8:  # in the third epoch of three steps each
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(module, "collate", interrupting)
-    with pytest.raises(KeyboardInterrupt):
-        fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "parts", quiet=True)
+    with pytest.raises(KeyboardInterrupt):  # in the third epoch of three steps each
+        fit(interrupt(small(corpus), 8), corpus, CONFIG, run_dir=tmp_path / "parts", quiet=True)
     assert not (tmp_path / "parts" / "model.safetensors").exists()
-    again = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "parts", quiet=True)
-    assert len(steps) == 8 + 2 * 3  # the first two epochs are not repeated
+    steps = []
+    model = watch_training(small(corpus), lambda number, *_: steps.append(number))
+    again = fit(model, corpus, CONFIG, run_dir=tmp_path / "parts", quiet=True)
+    assert len(steps) == 2 * 3  # the first two epochs are not repeated
     assert same(whole.model.state_dict(), again.model.state_dict())
     drop = ["seconds"]
     pd.testing.assert_frame_equal(
         whole.history.drop(columns=drop), again.history.drop(columns=drop)
     )
     # Asked once more, the finished run answers at once.
-    finished = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "parts", quiet=True)
-    assert len(steps) == 8 + 2 * 3
+    model = watch_training(small(corpus), lambda number, *_: steps.append(number))
+    finished = fit(model, corpus, CONFIG, run_dir=tmp_path / "parts", quiet=True)
+    assert len(steps) == 2 * 3
     assert same(whole.model.state_dict(), finished.model.state_dict())
+
+
+def test_each_epoch_has_its_own_dropout_and_a_resumed_run_has_the_same(corpus, tmp_path):
+    def masks(stop, name):
+        """Train until the step; what the first layer drops of real tokens, step by step."""
+        found, model = [], small(corpus)
+
+        def record(module, inputs, output):
+            if module.training:
+                found.append(output[inputs[0] != 0] == 0)
+
+        model.embedding.dropout.register_forward_hook(record)
+        # All notes in one batch, sorted by length: only the dropout differs between epochs.
+        config = dataclasses.replace(CONFIG, epochs=3, batch_size=24)
+        try:
+            fit(interrupt(model, stop), corpus, config, run_dir=tmp_path / name, quiet=True)
+        except KeyboardInterrupt:
+            assert len(found) == stop
+        return found
+
+    whole = masks(9, "whole")
+    assert len(whole) == 3
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert 0.05 < (whole[one] ^ whole[other]).float().mean() < 0.6  # 0.32 for a share of 0.2
+    assert len(masks(2, "parts")) == 2
+    for mask, again in zip(whole[1:], masks(9, "parts"), strict=True):
+        assert torch.equal(mask, again)
 
 
 def test_a_run_directory_can_be_read_and_used(corpus, tmp_path, capsys):
@@ -122,9 +142,37 @@ def test_another_run_is_refused(corpus, tmp_path):
     shutil.copy(tmp_path / "run" / "run.json", tmp_path / "file")
     with pytest.raises(MarnError, match="is a file"):
         fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "file")
-    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half a file")
-    with pytest.raises(MarnError, match=r"checkpoint\.pt is damaged"):
-        fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "says"),
+    [
+        ("checkpoint.pt", lambda path: path.write_bytes(b"half a file"), "is damaged; delete"),
+        ("checkpoint.pt", lambda path: torch.save([], path), "is damaged; delete"),
+        ("checkpoint.pt", lambda path: torch.save({"history": []}, path), "has format None"),
+        ("run.json", lambda path: path.write_text(path.read_text()[:99]), "is damaged; delete"),
+        ("run.json", lambda path: path.write_text(""), "is damaged; delete"),
+        ("run.json", lambda path: path.write_text("[]"), "is damaged; delete"),
+        ("run.json", lambda path: path.write_text('{"settings": 1}'), "holds another run"),
+        ("run.json", lambda path: (path.unlink(), path.mkdir()), "cannot be used"),
+        ("steps.csv", lambda path: (path.unlink(), path.mkdir()), "is damaged; delete"),
+        ("steps.csv", lambda path: path.write_text("epoch\nx,1\n"), "is damaged; delete"),
+    ],
+)
+def test_a_damaged_run_is_one_line(corpus, run_of_one_epoch, name, damage, says):
+    config, folder = run_of_one_epoch
+    damage(folder / name)
+    with pytest.raises(MarnError, match=says) as caught:
+        fit(small(corpus, "cnn"), corpus, config, run_dir=folder, quiet=True)
+    assert name in str(caught.value) or str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def run_of_one_epoch(corpus, tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=1)
+    fit(small(corpus, "cnn"), corpus, config, run_dir=tmp_path / "run", quiet=True)
+    return config, tmp_path / "run"
 
 
 def test_patience_stops_early(corpus):
@@ -133,18 +181,14 @@ def test_patience_stops_early(corpus):
     assert run.best_epoch + 2 == len(run.history) < 30
 
 
-def test_an_infinite_loss_stops_and_keeps_the_checkpoint(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_LOG_STEPS", 1)
-    real, steps = marn.losses.focal_loss, []
+def test_an_infinite_loss_stops_and_keeps_the_checkpoint(corpus, tmp_path):
+    def explode(number, tokens, logits):
+        return {task: x * math.nan for task, x in logits.items()} if number > 3 else None
 
-    def exploding(*arguments, **named):
-        steps.append(1)
-        return real(*arguments, **named) * (math.inf if len(steps) > 6 else 1)
-
-    monkeypatch.setattr(marn.losses, "focal_loss", exploding)  # twice a step: ICD and CCS
-    with pytest.raises(MarnError, match=r"in epoch 2, by step 1 of 3.*learning_rate"):
-        fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
-    monkeypatch.setattr(marn.losses, "focal_loss", real)
+    model = watch_training(small(corpus), explode)
+    with pytest.raises(MarnError, match=r"in epoch 2, by step 3 of 3.*learning_rate"):
+        fit(model, corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
+    assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 1
     run = fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
     assert np.isfinite(run.history.loss).all()
 
@@ -177,6 +221,16 @@ def test_what_a_system_adds_to_the_loss_is_trained(corpus, tmp_path):
     assert losses[1] > losses[0] + 0.01  # it is part of the loss that is told
     again = load_model(tmp_path / "1.0").model  # descriptions are in the card
     assert torch.equal(again.describe("icd", torch.arange(4)), described)
+
+
+def test_notes_without_a_described_code_still_reach_every_weight(corpus):
+    # DistributedDataParallel waits for the gradient of every weight.
+    model = build("dr_caml", corpus, embedding_size=12, descriptions={"ccs": [[1], []]})
+    logits = model(torch.tensor([[1, 2, 3]]), torch.tensor([3]))
+    penalty = model.penalty({task: torch.zeros_like(x) for task, x in logits.items()})
+    assert float(penalty.detach()) == 0
+    (sum(x.sum() for x in logits.values()) + penalty).backward()
+    assert not [name for name, weight in model.named_parameters() if weight.grad is None]
 
 
 def test_what_a_system_takes_from_a_corpus_is_in_the_card(corpus, tmp_path):
@@ -279,18 +333,9 @@ def test_random_batches_are_another_training(corpus):
 
 
 def test_a_log_that_a_killed_run_keeps(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_LOG_STEPS", 1)
-    real, steps = module.collate, []
-
-    def interrupting(*arguments):
-        steps.append(1)
-        if len(steps) == 6:  # in the second epoch of three steps each
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(module, "collate", interrupting)
-    with pytest.raises(KeyboardInterrupt):
-        fit(small(corpus), corpus, CONFIG, run_dir=tmp_path, quiet=True)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    with pytest.raises(KeyboardInterrupt):  # in the second epoch of three steps each
+        fit(interrupt(small(corpus), 6), corpus, CONFIG, run_dir=tmp_path, quiet=True)
     before = pd.read_csv(tmp_path / "steps.csv")
     assert before[["epoch", "step"]].values.tolist() == [[1, 1], [1, 2], [1, 3], [2, 1], [2, 2]]
     assert (before[["loss", "notes_per_second", "peak_memory_mb"]] > 0).all(axis=None)
@@ -326,25 +371,25 @@ def test_memory_goes_back_where_attention_has_many_scores(monkeypatch):
     def model(codes):
         return SimpleNamespace(max_length=4000, tasks={"icd": codes, "ccs": 8})
 
-    assert not module._has_many_scores(model(4186))  # 4,000 x 4,194 is below 2^24, one more not
-    assert module._has_many_scores(model(4187))
     asked = []
     library = SimpleNamespace(mallopt=lambda *option: asked.append(option))
-    monkeypatch.setattr(module.ctypes, "CDLL", lambda _: library)
-    monkeypatch.setattr(module.sys, "platform", "linux")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(memory.sys, "platform", "linux")
     for name in [name for name in os.environ if name.startswith("MALLOC_")]:
         monkeypatch.delenv(name)
-    module._return_memory()
+    memory.return_freed_memory(model(4186))  # 4,000 x 4,194 is below 2^24, one more is not
+    assert not asked
+    memory.return_freed_memory(model(4187))
     assert asked == [(-3, 4 << 20), (-1, 64 << 20)]
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")  # the user's own choice holds
-    module._return_memory()
+    memory.return_freed_memory(model(4187))
     assert len(asked) == 2
 
 
 def test_gradients_are_clipped_together(corpus):
     def norm(clip):
         model = build("caml", corpus, **SYSTEM_SIZES["caml"]).eval()  # without dropout
-        step = module.Steps(model, corpus["train"], TrainConfig(clip_norm=clip, device="cpu"))
+        step = loop.TrainingStep(model, corpus["train"], TrainConfig(clip_norm=clip, device="cpu"))
         step(np.arange(4), 0.0)  # the gradients stay until the next step
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         return float(torch.stack([g.square().sum() for g in grads]).sum().sqrt())

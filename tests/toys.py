@@ -1,5 +1,6 @@
 """Small corpora and batches that tests make up on the spot."""
 
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,30 @@ SYSTEM_SIZES = {
     "multirescnn": {"kernel_sizes": (3, 5), "widths": (8, 4), "dropout": 0.0},
     "plm_icd": {**TINY_BERT, "window": 6},
 }
+
+
+def watch_training(model, action):
+    """Call `action(number, tokens, logits)` after every forward pass in training, from 1.
+
+    It may raise, or return other logits. Returns the model.
+    """
+    numbers = count(1)
+
+    def hook(module, inputs, logits):
+        return action(next(numbers), inputs[0], logits) if module.training else None
+
+    model.register_forward_hook(hook)
+    return model
+
+
+def interrupt(model, step):
+    """Press Ctrl-C in this step of a training."""
+
+    def action(number, tokens, logits):
+        if number == step:
+            raise KeyboardInterrupt
+
+    return watch_training(model, action)
 
 
 def padded(lengths, vocabulary_size=40, seed=0):

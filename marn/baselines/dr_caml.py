@@ -136,8 +136,8 @@ class DRCAML(CAML):
         for task in self.described:
             present = targets[task].bool()  # (B, C)
             codes = present.any(dim=0).nonzero()[:, 0]
-            if not len(codes):
-                continue
+            if not len(codes):  # of weight 0: every parameter needs a gradient on several devices
+                codes = codes.new_zeros(1)
             classifiers = self.head.weight[task][codes]
             distance = (classifiers - self.describe(task, codes)).square().sum(dim=1)  # (n,)
             share = present[:, codes].to(distance.dtype)

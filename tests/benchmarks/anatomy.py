@@ -25,7 +25,7 @@ from marn.corpus.batches import collate
 from marn.nn.layers import length_mask
 from marn.registry import build
 from marn.train.config import TrainConfig
-from marn.train.loop import Steps
+from marn.train.loop import TrainingStep
 
 BARS: list[Bar] = []  # a description, no promise
 TASKS = {"icd": 50, "ccs": 38}
@@ -38,7 +38,7 @@ def measure(*, quick: bool) -> dict[str, float]:
         lengths = np.linspace(length - length // 20, length, notes).astype(int)
         corpus = made_up(Path(folder) / "corpus", lengths, TASKS, words=words)
         model = build("marn", corpus, hidden_size=hidden)
-        step = Steps(model, corpus["train"], TrainConfig.of(model, device="cpu"))
+        step = TrainingStep(model, corpus["train"], TrainConfig.of(model, device="cpu"))
         places = np.arange(notes)
         step(places, 1e-3)  # the optimiser makes its state
         runs = [_parts(step, places) for _ in range(REPEATS + 2)]
@@ -76,7 +76,7 @@ def _pace(size: int) -> float:
     return size**3 / max(median(taken), 1e-9)
 
 
-def _parts(step: Steps, places: np.ndarray) -> dict[str, float]:
+def _parts(step: TrainingStep, places: np.ndarray) -> dict[str, float]:
     """Run a step part by part and return the seconds of each."""
     model, config = step.model.train(), step.config
     taken: dict[str, float] = defaultdict(float)
@@ -116,8 +116,8 @@ def _parts(step: Steps, places: np.ndarray) -> dict[str, float]:
 
     def update() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        step.optimiser.step()
+        step.optimizer.step()
 
     timed("clipping and AdamW", update)
-    step.optimiser.zero_grad()
+    step.optimizer.zero_grad()
     return dict(taken)

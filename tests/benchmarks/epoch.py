@@ -17,7 +17,7 @@ from benchmarks.reference import Loop, Reference
 from marn.evaluation import predict
 from marn.registry import build
 from marn.train.config import TrainConfig
-from marn.train.loop import Steps, batches_of
+from marn.train.loop import TrainingStep, epoch_batches
 
 BARS = [
     Bar("train", "training epoch", least=2.0),
@@ -43,7 +43,7 @@ def measure(*, quick: bool) -> dict[str, float]:
             {task: train.code_indices(task, i).tolist() for task in TASKS} for i in range(notes)
         ]
         loop = Loop(Reference(model), texts, codes, dict(config.task_weights))
-        step = Steps(model, train, config)
+        step = TrainingStep(model, train, config)
         _same_loss(step, loop)
         theirs = loop.predict()
         ours = predict(model, corpus, "train")
@@ -56,12 +56,12 @@ def measure(*, quick: bool) -> dict[str, float]:
 
         def ours_epoch() -> None:
             model.train()
-            for batch in batches_of(train, model, config, next(epochs)):
+            for batch in epoch_batches(train, model, config, next(epochs)):
                 step(batch, config.learning_rate)
 
         spent = interleaved({"ours": ours_epoch, "reference": lambda: loop.epoch(batch_size)})
         padded = sum(
-            len(batch) * lengths[batch].max() for batch in batches_of(train, model, config, 1)
+            len(batch) * lengths[batch].max() for batch in epoch_batches(train, model, config, 1)
         )
     return {
         "train": spent["reference"] / spent["ours"],
@@ -75,7 +75,7 @@ def measure(*, quick: bool) -> dict[str, float]:
     }
 
 
-def _same_loss(step: Steps, loop: Loop) -> None:
+def _same_loss(step: TrainingStep, loop: Loop) -> None:
     """See that both sides have the same loss on one note, which needs no padding."""
     tokens, targets = loop.batch([0])
     model = step.model.eval()

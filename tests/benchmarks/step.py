@@ -15,7 +15,7 @@ from benchmarks.reference import Loop, Reference
 from marn.corpus import Corpus
 from marn.registry import build
 from marn.train.config import TrainConfig
-from marn.train.loop import Steps
+from marn.train.loop import TrainingStep
 
 BARS = [Bar("memory", "peak above import", most=0.6)]
 
@@ -28,7 +28,7 @@ def work(side: str, folder: str, quick: bool) -> Callable[[], object]:
     config = TrainConfig.of(model, device="cpu")
     run: Callable[[], object]
     if side == "ours":
-        run = partial(Steps(model, train, config), np.array([0]), config.learning_rate)
+        run = partial(TrainingStep(model, train, config), np.array([0]), config.learning_rate)
     else:
         texts = [train.note_tokens(0).tolist()]
         codes = [{task: train.code_indices(task, 0).tolist() for task in corpus.tasks}]
