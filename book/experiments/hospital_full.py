@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 from data_prep.hospital import PRESETS
-from data_prep.hospital.calibrate import Measures, measure
+from data_prep.hospital.measures import Measures, measure
 from marn.saving import provenance, write_json
 
 WRITE = (

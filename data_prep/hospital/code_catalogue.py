@@ -14,8 +14,8 @@ Lottery = dict[str, tuple[tuple[Code, ...], list[float]]]
 
 FLAT, STEEPNESS = 200, -6.6
 """The weight of the tail code in place n is (FLAT + n) ** STEEPNESS, Mandelbrot's form of Zipf's
-law. The first of the 444 codes are nearly equally frequent, so that none overtakes the head, and
-the last are a hundred times rarer."""
+law. The first of the 327 codes are nearly equally frequent, so that none overtakes the head, and
+the last is 580 times rarer than the first."""
 
 OWN_SERVICE, OTHER_SERVICE, ANY_SERVICE = 3.0, 0.06, 0.75
 """Factors of that weight: of a code that names services, in these and elsewhere, and of a code

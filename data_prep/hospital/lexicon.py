@@ -1,6 +1,7 @@
-"""The words for each code: names, sentences and cues, from `lexicon.txt`, `tail.csv`, `drugs.csv`.
+"""The words for each code: names, sentences and cues, drugs and laboratory tests.
 
-The lexicon was written for this project and is dedicated to the public domain (CC0).
+The files (`lexicon.txt`, `tail.csv`, `drugs.csv`, `labs.csv`) were written for this project and
+are dedicated to the public domain (CC0).
 """
 
 import re
@@ -75,6 +76,40 @@ def drugs() -> dict[str, Drug]:
             row["class"] or row["generic"],
         )
         for row in rows("drugs.csv")
+    }
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A test of the laboratory.
+
+    Attributes:
+        printed: its name in a table.
+        panel: tests that are ordered together; "" where none is.
+        low: lower end of the ordinary range.
+        high: upper end.
+        digits: after the point; None for a test that is only printed when out of the ordinary.
+    """
+
+    printed: str
+    panel: str
+    low: float
+    high: float
+    digits: int | None
+
+
+@cache
+def labs() -> dict[str, Lab]:
+    """Return the tests by their names in the lexicon."""
+    return {
+        row["name"]: Lab(
+            row["printed"],
+            row["panel"],
+            float(row["low"] or 0),
+            float(row["high"] or 0),
+            int(row["digits"]) if row["digits"] else None,
+        )
+        for row in rows("labs.csv")
     }
 
 

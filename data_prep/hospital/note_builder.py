@@ -33,6 +33,7 @@ class NoteBuilder:
         author: whose phrases, spellings and slips of the pen are written.
 
     Example:
+        >>> from data_prep.hospital.grammar import parse
         >>> note = NoteBuilder(PortableRandom(0), {"He": "she"}, Author(0, 0))
         >>> note.about(("pr", "96.04"), "evidence")
         >>> note.write(parse("{He} was [intubated]"))

@@ -23,7 +23,7 @@ class PortableRandom:
 
     Example:
         >>> PortableRandom(0, "notes", 7).pick("abc")
-        'b'
+        'c'
     """
 
     def __init__(self, *seed: int | str) -> None:

@@ -2,52 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date
 from functools import cache
 
 from data_prep.hospital.codes import Code
-from data_prep.hospital.data_files import rows, settings
+from data_prep.hospital.data_files import settings
 from data_prep.hospital.grammar import Parts
-from data_prep.hospital.lexicon import entry_of
+from data_prep.hospital.lexicon import Lab, entry_of, labs
 from data_prep.hospital.story import Prescription, Story
 
 BY_MOUTH = ("daily", "bid", "tid", "qid", "hs", "prn")
 """Times for which there is a rule of instructions; all others share one."""
-
-
-@dataclass(frozen=True)
-class Lab:
-    """A test of the laboratory.
-
-    Attributes:
-        printed: its name in a table.
-        panel: tests that are ordered together; "" where none is.
-        low: lower end of the ordinary range.
-        high: upper end.
-        digits: after the point; None for a test that is only printed when out of the ordinary.
-    """
-
-    printed: str
-    panel: str
-    low: float
-    high: float
-    digits: int | None
-
-
-@cache
-def labs() -> dict[str, Lab]:
-    """Return the tests by their names in the lexicon."""
-    return {
-        row["name"]: Lab(
-            row["printed"],
-            row["panel"],
-            float(row["low"] or 0),
-            float(row["high"] or 0),
-            int(row["digits"]) if row["digits"] else None,
-        )
-        for row in rows("labs.csv")
-    }
 
 
 @cache
