@@ -65,6 +65,18 @@ def test_what_a_corpus_tells_is_saved_with_the_model(name, tmp_path):
         assert torch.equal(loaded(tokens, lengths)[task], logits)
 
 
+def test_loading_does_not_embed_the_tree_again(tmp_path, monkeypatch):
+    corpus = toy_corpus(tmp_path / "corpus")
+    model = build("hypercore", corpus, embedding_size=12, filters=8, kernel_size=4, ball_size=3)
+    save_model(tmp_path / "model", model, corpus)
+    monkeypatch.setattr(hypercore, "embed_tree", None)
+    loaded = load_model(tmp_path / "model").model
+    assert loaded.options["tree"] == {"icd": None, "ccs": None}
+    places = model.head.get_buffer("places_icd")
+    assert places.abs().min() > 0
+    assert torch.equal(loaded.head.get_buffer("places_icd"), places)
+
+
 @pytest.mark.parametrize("name", REBUILT)
 def test_half_precision_is_safe(name):
     model = small(name, recalibrate="multiply")

@@ -18,9 +18,10 @@ from toys import SYSTEM_SIZES, TINY_BERT, padded, toy_corpus
 from marn import Coder, MarnError, TrainConfig, available, build, fit, load_model
 from marn.baselines.fusion import sinusoids
 from marn.losses import bce_loss
+from marn.models.segments import cut_segments
 from marn.nn.layers import length_mask
 from marn.saving import save_model
-from marn.transformers.base import Pieces, TransformerCoder, cut_windows, cut_words
+from marn.transformers.base import ENCODERS, Pieces, TransformerCoder, cut_words
 
 TASKS = {"icd": 5, "ccs": 3}
 NAMES = ["clinicalbert", "mdbert", "plm_icd"]
@@ -41,14 +42,12 @@ def small(name, tasks=TASKS, **options):
 def test_pieces_by_hand():
     pieces = Pieces(ROWS)
     tokens = torch.tensor([[2, 1, 3], [1, 1, 0], [3, 0, 0]])
-    ids, sizes = pieces(tokens, torch.tensor([3, 2, 1]))
+    ids, sizes, word = pieces(tokens, torch.tensor([3, 2, 1]))
     assert ids.tolist() == [[4, 7, 8, 9, 1, 0], [7, 8, 9, 7, 8, 9], [1, 0, 0, 0, 0, 0]]
     assert sizes.tolist() == [5, 6, 1]
-    word, place, _ = pieces.places(tokens, torch.tensor([3, 2, 1]))
     assert word[0].tolist() == [0, 1, 1, 1, 2, 2]
-    assert place[0, :5].tolist() == [0, 0, 1, 2, 0]
     # What stands beyond the length of a note is not read.
-    ids, sizes = pieces(tokens[:1], torch.tensor([2]))
+    ids, sizes, _ = pieces(tokens[:1], torch.tensor([2]))
     assert (ids.tolist(), sizes.tolist()) == ([[4, 7, 8, 9]], [4])
 
 
@@ -60,8 +59,7 @@ def test_pieces_of_any_notes_come_in_the_order_of_their_words(notes, window):
     tokens = nn.utils.rnn.pad_sequence([torch.tensor(note) for note in notes], batch_first=True)
     lengths = torch.tensor([len(note) for note in notes])
     pieces = Pieces(ROWS)
-    ids, sizes = pieces(tokens, lengths)
-    word, _, _ = pieces.places(tokens, lengths)
+    ids, sizes, word = pieces(tokens, lengths)
     for row, note in enumerate(notes):
         expected = [piece for number in note for piece in ROWS[number]]
         size = int(sizes[row])
@@ -70,11 +68,11 @@ def test_pieces_of_any_notes_come_in_the_order_of_their_words(notes, window):
         owners = [place for place, number in enumerate(note) for _ in ROWS[number]]
         assert word[row, :size].tolist() == owners
     # Windows one after the other are the row again.
-    windows = cut_windows(ids, window)
+    windows = cut_segments(ids, window)
     assert windows.shape[1:] == (-(-ids.shape[1] // window), window)
     assert torch.equal(windows.flatten(1)[:, : ids.shape[1]], ids)
     assert not windows.flatten(1)[:, ids.shape[1] :].any()
-    assert torch.equal(cut_windows(ids[..., None], window)[..., 0], windows)
+    assert torch.equal(cut_segments(ids[..., None], window)[..., 0], windows)
 
 
 def test_brackets_around_windows_by_hand():
@@ -409,7 +407,7 @@ def test_damaged_files_are_an_error(file, pretrained, corpus, tmp_path):
 
 def test_a_tokenizer_of_another_model_is_noticed(corpus, tmp_path):
     write_pretrained(tmp_path / "few", vocab_size=9)
-    with pytest.raises(MarnError, match="few has 9 pieces, but its tokenizer has more"):
+    with pytest.raises(MarnError, match="has 9 pieces, but its tokenizer has more"):
         build("plm_icd", corpus, pretrained=tmp_path / "few")
 
 
@@ -417,12 +415,65 @@ def test_code_beside_pretrained_weights_is_not_run(pretrained, corpus, tmp_path)
     folder = tmp_path / "with_code"
     shutil.copytree(pretrained[0], folder)
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}
+    config |= {"auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}, "model_type": "own"}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
-    with pytest.raises(MarnError, match="cannot be read"):
+    with pytest.raises(MarnError, match="but got 'own'"):
         build("plm_icd", corpus, pretrained=folder)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Addresses that a test would have connected to."""
+    found = []
+
+    def refuse(host, *args, **options):
+        found.append(host)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return found
+
+
+STRANGERS = [
+    {"model_type": "dpt", "backbone": "evil/x"},
+    {"model_type": "bert", "attn_implementation": "evil/x"},
+    {"model_type": "bert", "auto_map": {"AutoModel": "evil/x--own.M"}},
+]
+
+
+@pytest.mark.parametrize("configuration", STRANGERS)
+def test_a_strangers_card_is_refused_without_asking_the_hub(configuration, asked, corpus, tmp_path):
+    save_model(tmp_path / "run", build("plm_icd", corpus, **SYSTEM_SIZES["plm_icd"]), corpus)
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    card["options"]["configuration"] = configuration
+    (tmp_path / "run" / "model.json").write_text(json.dumps(card))
+    with pytest.raises(MarnError, match=r"model_type of configuration|must not have") as refusal:
+        load_model(tmp_path / "run")
+    assert "\n" not in str(refusal.value)
+    assert not asked
+
+
+def test_a_strangers_folder_is_refused_without_asking_the_hub(pretrained, asked, corpus, tmp_path):
+    folder = tmp_path / "stranger"
+    shutil.copytree(pretrained[0], folder)
+    (folder / "config.json").write_text(json.dumps(STRANGERS[0]))
+    with pytest.raises(MarnError, match="but got 'dpt'"):
+        build("plm_icd", corpus, pretrained=folder)
+    assert not asked
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_every_accepted_encoder_reads_embedded_pieces(kind, asked):
+    configuration = TINY | {"model_type": kind, "intermediate_size": 20}
+    model = small("plm_icd", configuration=configuration, embedding_size=12)
+    tokens, lengths = padded([6, 3])
+    logits = model(tokens, lengths)["icd"]
+    alone = model(tokens[1:, :3], lengths[1:])["icd"]
+    assert torch.allclose(logits[1], alone[0], atol=1e-5)
+    assert not asked
 
 
 TINY = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -433,17 +484,19 @@ TINY = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_at
     [
         ({"pretrained": "nowhere/at/all"}, "cuts the 38 words"),
         ({"pretrained": "nowhere/at/all", "words": ["a"] * 38}, "cannot be read"),
-        ({"pretrained": "x", "layers": 2}, "pretrained says .* leave out layers"),
-        ({"pretrained": "x", "configuration": TINY}, "pretrained says .* leave out configuration"),
-        ({"configuration": TINY, "dropout": 0.2}, "configuration says .* leave out dropout"),
+        ({"pretrained": "x", "configuration": TINY}, "pretrained .* leave out configuration"),
         ({"configuration": TINY, "piece_count": 3, "embedding_size": 9}, "a piece has 16 features"),
         ({"piece_count": 3}, "piece_count goes with configuration"),
-        ({"configuration": {"model_type": "brat"}}, "no transformer can be made"),
-        ({"configuration": {**TINY, "model_type": "t5"}}, "t5 has a decoder"),
+        ({"configuration": {"model_type": "brat"}}, "model_type of configuration .* 'brat'"),
+        ({"configuration": {**TINY, "model_type": "t5"}}, "must be one of .* but got 't5'"),
+        ({"configuration": {"model_type": "dpt", "backbone": "evil/x"}}, "but got 'dpt'"),
         ({"configuration": {**TINY, "attn_implementation": "a/b"}}, "can name code"),
         ({"configuration": {**TINY, "text_config": [{"auto_map": {}}]}}, "can name code"),
-        ({"heads": 3, "hidden_size": 16}, "no transformer can be made"),
-        ({"layers": 0}, "layers must be at least 1"),
+        ({"configuration": {**TINY, "num_attention_heads": 3}}, "no transformer has this"),
+        (
+            {"configuration": {**TINY, "num_hidden_layers": 0}},
+            "_layers must be at least 1",
+        ),
         ({**TINY_BERT, "vectors": torch.zeros(3, 16)}, "3 rows"),
         ({**TINY_BERT, "window": 513}, "1 to 512 pieces at once, but got 513"),
         ({**TINY_BERT, "window": 0}, "window must be at least 1, but got 0"),

@@ -11,11 +11,14 @@ from marn.corpus import CodeEntry, Corpus
 from marn.corpus.text import Vocabulary
 
 TINY_BERT = {
-    "layers": 1,
-    "hidden_size": 16,
-    "heads": 2,
-    "intermediate_size": 20,
-    "dropout": 0.0,
+    "configuration": {
+        "num_hidden_layers": 1,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 20,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
 }
 
 TITLES = {

@@ -36,7 +36,14 @@ import marn
 from marn.experiments import published
 from marn.models import Coder
 
-TRANSFORMER: Final = {"layers": 2, "hidden_size": 48, "heads": 4, "intermediate_size": 96}
+TRANSFORMER: Final = {
+    "configuration": {
+        "num_hidden_layers": 2,
+        "hidden_size": 48,
+        "num_attention_heads": 4,
+        "intermediate_size": 96,
+    }
+}
 SIZES: Final[dict[str, dict[str, Any]]] = {
     "attentive_lstm": {"hidden_size": 32, "letter_size": 8},
     "bigru": {"hidden_size": 48},

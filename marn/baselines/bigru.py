@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from marn.baselines.caml import CAML
 from marn.baselines.cnn import CNN
 from marn.models.base import Coder, SharedOptions
 from marn.nn.heads import PooledHead
@@ -64,7 +63,6 @@ class PlainBiGRU(Coder):
     name = "bigru"
     has_attention = False
     training_defaults: ClassVar[Mapping[str, Any]] = CNN.training_defaults
-    paper_settings: ClassVar[Mapping[str, Any]] = {**CAML.paper_settings, "embedding_dropout": 0.0}
 
     def __init__(
         self,

@@ -37,14 +37,6 @@ class CAML(Coder):
         "clip_norm": None,
         "epochs": 200,
     }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "Adam",
-        "monitor": "precision_at_8",
-        "max_length": 2500,
-        "embedding_dropout": 0.2,
-        "tune_embeddings": True,
-        "source": "released scripts of caml-mimic",
-    }
 
     def __init__(
         self, *, filters: int = 50, kernel_size: int = 10, **shared: Unpack[SharedOptions]

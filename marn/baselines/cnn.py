@@ -81,7 +81,6 @@ class CNN(Coder):
         "learning_rate": 3e-3,
         "epochs": 100,
     }
-    paper_settings: ClassVar[Mapping[str, Any]] = CAML.paper_settings
 
     def __init__(
         self, *, filters: int = 500, kernel_size: int = 4, **shared: Unpack[SharedOptions]

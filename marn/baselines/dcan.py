@@ -81,14 +81,6 @@ class DCAN(Coder):
         "learning_rate": 1e-4,
         "clip_norm": None,
     }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "Adam",
-        "monitor": "macro_f1_caml",
-        "max_length": 2500,
-        "embedding_dropout": 0.2,
-        "tune_embeddings": False,
-        "source": "released code shaoxiongji/DCAN; length and word vectors as AnEMIC sets them",
-    }
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from marn.baselines.caml import CAML
-from marn.errors import MarnError, check_choice
+from marn.errors import MarnError
 from marn.models.base import SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions
 from marn.nn.convolution import Convolution
@@ -54,7 +54,6 @@ class DRCAML(CAML):
 
     name = "dr_caml"
     training_defaults: ClassVar[Mapping[str, Any]] = CAML.training_defaults
-    paper_settings: ClassVar[Mapping[str, Any]] = CAML.paper_settings
 
     def __init__(
         self,
@@ -68,7 +67,6 @@ class DRCAML(CAML):
         **shared: Unpack[SharedOptions],
     ) -> None:
         super().__init__(filters=filters, kernel_size=kernel_size, **shared)
-        check_choice("penalty_as", penalty_as, Reading)
         self.penalty_weight = penalty_weight
         self.penalty_as = penalty_as
         texts = check_descriptions(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marn.baselines.caml import CAML
-from marn.errors import MarnError, check_choice
+from marn.errors import MarnError
 from marn.models.base import Coder, SharedOptions
 from marn.models.segments import count_segments, cut_segments, segments_to_tokens
 from marn.nn.convolution import Convolution, ResidualConvolution
@@ -93,7 +93,6 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, size: int, heads: int, hidden_size: int, reading: HeadReading) -> None:
         super().__init__()
-        check_choice("heads_as", reading, HeadReading)
         if size % heads:
             raise MarnError(f"{heads} heads do not divide {size} features; change heads or widths")
         self.heads, self.reading = heads, reading
@@ -162,11 +161,6 @@ class FusionCoder(Coder):
 
     name = "fusion"
     training_defaults: ClassVar[Mapping[str, Any]] = {**CAML.training_defaults, "epochs": 30}
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        **CAML.paper_settings,
-        "monitor": "precision_at_5",
-        "source": "commands of the released code",
-    }
 
     def __init__(
         self,

@@ -91,9 +91,8 @@ class JointLAAT(LAAT):
     name = "joint_laat"
     training_defaults: ClassVar[Mapping[str, Any]] = {
         **LAAT.training_defaults,
-        "task_weights": {},  # each level weighs 1, as the paper has it
+        "task_weights": {"icd": 1.0},  # like all others: each level weighs 1 in the paper
     }
-    paper_settings: ClassVar[Mapping[str, Any]] = LAAT.paper_settings
 
     def __init__(
         self,

@@ -44,14 +44,6 @@ class LAAT(Coder):
         "patience": 6,  # "more than five epochs" in the release
         "schedule": "plateau",  # by 0.9 after five epochs without gain
     }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "AdamW",
-        "monitor": "micro_f1",
-        "max_length": 4000,
-        "embedding_dropout": 0.3,
-        "tune_embeddings": False,
-        "source": "released code aehrc/LAAT",
-    }
 
     def __init__(
         self,

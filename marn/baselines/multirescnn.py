@@ -66,14 +66,6 @@ class MultiResCNN(Coder):
         "clip_norm": None,
         "epochs": 500,
     }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "Adam",
-        "monitor": "precision_at_5",
-        "max_length": 2500,
-        "embedding_dropout": 0.2,
-        "tune_embeddings": True,
-        "source": "the paper; released code",
-    }
 
     def __init__(
         self,

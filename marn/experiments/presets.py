@@ -19,6 +19,7 @@ import pandas as pd
 
 from marn.errors import MarnError
 from marn.models import Coder
+from marn.registry import available
 from marn.train.config import TrainConfig
 
 CALLS = ("model.", "training.", "evaluation.")
@@ -194,10 +195,10 @@ def recipes(names: Iterable[str] | None = None) -> pd.DataFrame:
     columns = ["loss", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size"]
     columns += ["clip_norm", "epochs", "patience"]
     rows = []
-    for name in sorted(Coder.registry) if names is None else names:
+    for name in available() if names is None else names:
         system = Coder.registry[name]
         config = TrainConfig(**system.training_defaults)
-        own = vars(system).get("paper_settings", {})  # not inherited from a system it extends
-        rows.append({"system": name, **{key: getattr(config, key) for key in columns}, **own})
-    table = pd.DataFrame(rows)
-    return table.astype({"max_length": "Int64"}) if "max_length" in table else table
+        rows.append({"system": name, **{key: getattr(config, key) for key in columns}})
+    path = Path(__file__).with_name("recipes.csv")
+    stated = pd.read_csv(path, index_col="system", dtype={"max_length": "Int64"})
+    return pd.DataFrame(rows).join(stated, on="system")

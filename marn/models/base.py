@@ -111,12 +111,8 @@ class Coder(nn.Module):
 
     name: ClassVar[str]
     training_defaults: ClassVar[Mapping[str, Any]] = {}
-    """Training settings of the paper, by field of `TrainConfig`."""
-    paper_settings: ClassVar[Mapping[str, Any]] = {}
-    """What the source says about training that this library does differently by default:
-    `optimiser`, `monitor` (the score for early stopping), `max_length`, `embedding_dropout`,
-    `tune_embeddings` (None where it says nothing), and `source` for all settings. See
-    `marn.experiments.presets.recipes`."""
+    """Training settings of the paper, by field of `TrainConfig`; what else the paper says of
+    training is in `marn/experiments/recipes.csv`."""
     has_attention: ClassVar[bool] = True
     """Whether `attention` works; it raises otherwise."""
     packs: ClassVar[bool] = False

@@ -36,14 +36,6 @@ class BiGRULabelAttention(Coder):
         "loss": "bce",
         "learning_rate": 8e-3,  # MT-RAM Section 4.3, for all its base systems
     }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "Adam",
-        "monitor": "macro_f1_caml",
-        "max_length": 2500,
-        "embedding_dropout": 0.2,
-        "tune_embeddings": False,
-        "source": "MT-RAM, Section 4.3; released code VRCMF/MT-RAM",
-    }
 
     def __init__(
         self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Unpack[SharedOptions]
@@ -80,14 +72,6 @@ class MARN(BiGRULabelAttention):
         "loss": "focal",
         "learning_rate": 1e-3,
         "task_weights": {"icd": 0.7, "ccs": 0.3},
-    }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "Adam",
-        "monitor": "precision_at_5",
-        "max_length": 4000,
-        "embedding_dropout": 0.2,
-        "tune_embeddings": False,
-        "source": "Sun et al. 2022, Section 4.2; released code VRCMF/MARN",
     }
 
     def __init__(
@@ -132,7 +116,6 @@ class MTRAM(MARN):
         "learning_rate": 8e-3,
         "task_weights": {"icd": 0.7, "ccs": 0.3},
     }
-    paper_settings: ClassVar[Mapping[str, Any]] = BiGRULabelAttention.paper_settings
 
     def __init__(
         self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Unpack[SharedOptions]

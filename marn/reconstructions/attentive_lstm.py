@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from marn.errors import MarnError, check_at_least, check_choice
+from marn.errors import MarnError
 from marn.models.base import Coder, CorpusLike, SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions
 from marn.models.segments import count_segments, cut_segments, segments_to_tokens
@@ -207,8 +207,6 @@ class AttentiveLSTM(Coder):
         **shared: Unpack[SharedOptions],
     ) -> None:
         shared.setdefault("max_length", 2500)
-        check_choice("attend", attend, Attend)
-        check_at_least(1, segment_size=segment_size)
         rows = shared["vocabulary_size"]
         texts = check_descriptions(self.name, descriptions, shared["tasks"], rows, every=True)
         if spelling is not None and len(spelling) != rows - 2:

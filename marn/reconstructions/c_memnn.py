@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from marn.errors import check_at_least
 from marn.models.base import Coder, CorpusLike, SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
 from marn.nn.heads import PooledHead
@@ -123,7 +122,6 @@ class CMemNN(Coder):
         **shared: Unpack[SharedOptions],
     ) -> None:
         shared.setdefault("max_length", 2500)
-        check_at_least(1, hops=hops)
         texts = check_descriptions(
             self.name, descriptions, shared["tasks"], shared["vocabulary_size"], every=False
         )

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from marn.errors import check_at_least
 from marn.models.base import Coder, SharedOptions
 from marn.nn.layers import LabelAttention, attention_weights, convolve
 
@@ -166,8 +165,6 @@ class GatedCNNNCI(Coder):
         dropout: float = 0.2,
         **shared: Unpack[SharedOptions],
     ) -> None:
-        check_at_least(1, levels=levels, kernel_size=kernel_size)
-        check_at_least(0, rounds=rounds)
         shared.setdefault("max_length", 2500)
         super().__init__(
             feature_size=hidden_size, head=partial(NoteCodeInteraction, rounds=rounds), **shared

@@ -1,4 +1,4 @@
-"""HyperCore after Cao et al. 2020: CAML, a tree of codes in a ball, a graph of their company."""
+"""HyperCore after Cao et al. 2020: CAML, a tree of codes in a ball, a graph of joint codes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch.nn import functional as F
 
 from marn.baselines.caml import CAML
 from marn.errors import MarnError
-from marn.models.base import SharedOptions, descriptions
+from marn.models.base import CorpusLike, SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
-from marn.nn.layers import LabelAttention, attend
+from marn.nn.layers import LabelAttention, attend, attention_weights
 
 EDGE = 1e-5
-"""Points are kept this far from the edge of the ball, as Nickel and Kiela do."""
+"""Least distance of a point from the edge of the ball, as in Nickel and Kiela."""
 
 COMPANIONS = 10
-"""Codes that a code has edges to, beside those that choose it; the most similar ones."""
+"""Most similar codes that each code gets an edge to; it also has edges to codes that chose it."""
 
-Tree = Mapping[str, Sequence[Sequence[str]]]
+Tree = Mapping[str, Sequence[Sequence[str]] | None]
 Edges = Mapping[str, Sequence[Sequence[float]]]
 
 
 def distance(u: Tensor, v: Tensor) -> Tensor:
-    r"""Distance of points in the Poincaré ball.
+    r"""Compute the distance of points in the Poincaré ball.
 
     .. math::
         d(u, v) = \operatorname{arcosh}\left(
@@ -40,8 +40,7 @@ def distance(u: Tensor, v: Tensor) -> Tensor:
         v: (…, p), the same.
 
     Returns:
-        (…), >= 0. Points closer than about 1e-6 count as that far apart, where the gradient would
-        be infinite.
+        (…), >= 0; at least about 1e-6, because the gradient is infinite at 0.
 
     References:
         Nickel and Kiela 2017, Eq. 1.
@@ -60,7 +59,7 @@ def embed_tree(
     negatives: int = 10,
     at_once: int = 4096,
 ) -> Tensor:
-    r"""Lay a tree of codes into the Poincaré ball.
+    r"""Embed a tree of codes in the Poincaré ball.
 
     Each node u attracts each of its ancestors v and repels some nodes N that are neither ancestors
     nor descendants of it, drawn anew in each step:
@@ -70,16 +69,16 @@ def embed_tree(
         \quad \theta \leftarrow \mathrm{proj}\left(
         \theta - \eta \frac{(1 - \lVert\theta\rVert^2)^2}{4} \nabla_\theta L\right)
 
-    A step takes all pairs, or some drawn at random where there are more than `at_once`. A node's
-    gradient is averaged over the terms that it is in.
+    A node's gradient is averaged over its terms. gensim's `PoincareModel` does the same pair by
+    pair, which takes 30 times as long for 8,921 codes and 5 epochs.
 
     Args:
         chains: for each code its own name, its parent's, and so on upwards.
         size: p, dimensions of the ball.
-        steps: how often the points are moved.
+        steps: number of updates.
         learning_rate: eta.
-        negatives: nodes drawn for a pair.
-        at_once: pairs of a step, at most.
+        negatives: nodes drawn per pair.
+        at_once: most pairs per step; they are drawn at random if there are more.
 
     Returns:
         (C, p) float32, the codes; norms are below 1.
@@ -128,7 +127,7 @@ class CodeGraph(nn.Module):
     .. math:: Y = \hat A \, \mathrm{ReLU}(\hat A X W_1) \, W_2
 
     Args:
-        features: (C, E), X. They are kept as they are.
+        features: (C, E), X, which are not trained.
         edges: `[i, j, weight]` of each pair of codes that has an edge, once.
         size: D, features of a code in both layers.
 
@@ -138,21 +137,17 @@ class CodeGraph(nn.Module):
 
     def __init__(self, features: Tensor, edges: Sequence[Sequence[float]], size: int) -> None:
         super().__init__()
+        one, two, weight = torch.tensor(edges, dtype=features.dtype).reshape(-1, 3).T
         codes = torch.arange(len(features))
-        one, two = (
-            torch.tensor([int(edge[k]) for edge in edges], dtype=torch.int64) for k in (0, 1)
-        )
-        weight = torch.tensor([edge[2] for edge in edges], dtype=features.dtype)
-        target = torch.cat([one, two, codes])
-        weight = torch.cat([weight, weight, torch.ones(len(codes), dtype=features.dtype)])
-        degree = torch.zeros(len(codes), dtype=features.dtype).index_add(0, target, weight)
-        origin = torch.cat([two, one, codes])
+        target = torch.cat([one.long(), two.long(), codes])
+        origin = torch.cat([two.long(), one.long(), codes])
+        weight = torch.cat([weight, weight, torch.ones_like(features[:, 0])])
+        degree = torch.zeros_like(features[:, 0]).index_add(0, target, weight)  # (C,)
+        weight = weight / (degree[target] * degree[origin]).sqrt()
         self.register_buffer("features", features)
         self.register_buffer("target", target, persistent=False)
         self.register_buffer("origin", origin, persistent=False)
-        self.register_buffer(
-            "weight", weight / (degree[target] * degree[origin]).sqrt(), persistent=False
-        )
+        self.register_buffer("weight", weight, persistent=False)
         self.first = nn.Linear(features.shape[1], size, bias=False)
         self.second = nn.Linear(size, size, bias=False)
 
@@ -168,15 +163,15 @@ class CodeGraph(nn.Module):
 class HyperCoreAttention(LabelAttention):
     r"""Label attention, asked twice, and the distance of the note from each code in the ball.
 
-    Beside its view :math:`m_l` of CAML, code l has :math:`c_l`, the same with row :math:`y_l` of
-    `CodeGraph` as query, and the distance from its place :math:`\theta_l` in the ball to where an
+    Code l has its view :math:`m_l` of CAML; :math:`c_l`, the same with row :math:`y_l` of
+    `CodeGraph` as query; and the distance from its place :math:`\theta_l` in the ball to where an
     affine layer puts :math:`m_l`:
 
     .. math::
         [r; \rho] = P m_l + p, \quad z_l = \sigma(\rho) \frac{r}{\lVert r \rVert}, \quad
         t_l = -d(z_l, \theta_l), \quad \mathrm{logit}_l = w_l \cdot [m_l; c_l; t_l] + b_l
 
-    The weight of t_l starts at 1. Each task has places, a graph and an affine layer of its own.
+    The weight of t_l starts at 1. Each task has its own places, graph and affine layer.
 
     Args:
         size: D, features of a position.
@@ -232,25 +227,22 @@ class HyperCoreAttention(LabelAttention):
         return views
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Weights of a code's query, averaged with those of the graph's: (B, T, D) -> (B, C, T)."""
+        """Average the weights of a code's two queries: (B, T, D) -> (B, C, T)."""
         own = super().attention(features, mask, task)
         if not self.graphs:
             return own
-        scores = self.graphs[task]() @ features.transpose(1, 2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None], float("-inf"))
-        return (own + scores.softmax(dim=2)) / 2
+        return (own + attention_weights(self.graphs[task](), features, mask)) / 2
 
 
 class HyperCore(CAML):
     """Hyperbolic and co-graph representation, after Cao et al. 2020.
 
-    A reconstruction: no code was released, and of the paper the abstract and short accounts were
-    read. They say that codes lie as a tree in a Poincaré ball, that notes are put there too, and
-    that a graph convolution spreads over codes that occur together. Assumptions: CAML's convolution
-    as the encoder; how the parts are put together (`HyperCoreAttention`), which the accounts do not
-    give; places in the ball that stay where the tree put them; the similarity of two codes' columns
-    as an edge's weight; descriptions as means of word vectors, as they are when training starts.
+    A reconstruction: no code was released, and only the paper's abstract and short accounts were
+    read. They say that codes form a tree in a Poincaré ball, that notes are put there too, and that
+    a graph convolution spreads over codes that occur together. Assumptions: CAML's convolution as
+    the encoder; how the parts are put together (`HyperCoreAttention`); places in the ball that
+    training does not change; the similarity of two codes' columns as an edge's weight; descriptions
+    as means of word vectors, as they are when training starts.
 
     Either part can be left out; without both it is CAML.
 
@@ -261,23 +253,18 @@ class HyperCore(CAML):
         graph: whether to use the graph.
         tree: for each task and code its name, its parent's, and so on up to below the root.
             `build` takes the prefixes of a corpus's codes: 427.31, 427.3, 427, then the kind, "dx"
-            or "pr". Chapters can be put in by hand.
+            or "pr". None for a task whose places come with saved weights.
         edges: for each task `[i, j, weight]` of the pairs of codes that have an edge, each once, by
             column. `build` takes the cosine of two codes' columns in the training notes and keeps
             each code's ten largest.
-        descriptions: for each task its codes' descriptions as word ids, in the order of the logits.
-            `build` takes the titles of a corpus's codes. The graph spreads them. Without words, a
-            code is described by the unknown word.
+        descriptions: for each task its codes' descriptions as word ids, in the order of the logits,
+            for the graph. `build` takes the titles of a corpus's codes. A code without words is
+            described by the unknown word.
         ball_size: p, dimensions of the ball; 10, an assumption.
-        tree_steps: of laying the tree into the ball, which is done as the model is built, in about
-            a second or, with 8,921 codes, ten; 200, an assumption.
+        tree_steps: updates of the embedding of the tree; 200, an assumption.
         filters: D, channels of the convolution; 50 as in CAML, an assumption.
-        kernel_size: tokens that it spans; 10.
+        kernel_size: tokens it spans; 10.
         **shared: see `Coder`; `max_length` is 2,500 here.
-
-    Raises:
-        MarnError: the tree, edges or descriptions of a task are missing though a part needs them,
-            or do not fit its codes.
 
     References:
         Cao et al. 2020 (ACL), abstract; Nickel and Kiela 2017 for the ball, Kipf and Welling 2017
@@ -289,14 +276,6 @@ class HyperCore(CAML):
         "loss": "bce",
         "learning_rate": 1e-3,  # an assumption
         "clip_norm": None,
-    }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "Adam",
-        "monitor": None,
-        "max_length": 2500,
-        "embedding_dropout": 0.2,
-        "tune_embeddings": None,
-        "source": "general knowledge of Cao et al. 2020, abstract read; the rate is assumed",
     }
 
     def __init__(
@@ -317,8 +296,11 @@ class HyperCore(CAML):
         places, graphs = {}, {}
         if hyperbolic:
             for task, chains in self._of_all_tasks(tree, "tree", "hyperbolic").items():
-                self._check_tree(task, chains)
-                places[task] = embed_tree(chains, ball_size, steps=tree_steps)
+                if chains is None:
+                    places[task] = torch.zeros(self.tasks[task], ball_size)
+                else:
+                    self._check_tree(task, chains)
+                    places[task] = embed_tree(chains, ball_size, steps=tree_steps)
         if graph:
             of_tasks = self._of_all_tasks(edges, "edges", "graph")
             texts = check_descriptions(
@@ -360,7 +342,7 @@ class HyperCore(CAML):
                 )
 
     @classmethod
-    def options_from_corpus(cls, corpus: Any) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: CorpusLike) -> dict[str, Any]:
         """Take the prefixes of the codes, their company in training, and their titles."""
         return {
             "tree": {
@@ -371,9 +353,13 @@ class HyperCore(CAML):
             "descriptions": descriptions(corpus),
         }
 
+    def saved_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Leave the tree out: its embedding is saved with the weights."""
+        return options | {"tree": dict.fromkeys(options["tree"])} if "tree" in options else options
+
 
 def ancestry(kind: str, code: str) -> list[str]:
-    """Name a code and what lies above it, by its prefixes.
+    """Name a code and its ancestors, by its prefixes.
 
     Args:
         kind: "dx" or "pr".
@@ -391,11 +377,11 @@ def ancestry(kind: str, code: str) -> list[str]:
     return [*(f"{kind} {prefix}" for prefix in [*prefixes, before]), kind]
 
 
-def company(corpus: Any, task: str) -> list[list[float]]:
-    """Tell which codes occur together in the training notes.
+def company(corpus: CorpusLike, task: str) -> list[list[float]]:
+    """Find the codes that occur together in the training notes.
 
     Args:
-        corpus: as `marn.Corpus`.
+        corpus: has a split "train".
         task: whose codes.
 
     Returns:
@@ -413,11 +399,9 @@ def company(corpus: Any, task: str) -> list[list[float]]:
     apart = together.row != together.col
     one, two = together.row[apart], together.col[apart]
     weight = together.data[apart] / np.sqrt(counts[one] * counts[two])
-    kept: dict[tuple[int, int], float] = {}
     ranked = np.lexsort((two, -weight, one))  # by code, then from the largest
     starts = np.searchsorted(one[ranked], np.arange(shape[1]))
-    places = np.arange(len(ranked)) - starts[one[ranked]]
-    for edge in ranked[places < COMPANIONS]:
-        pair = (min(one[edge], two[edge]), max(one[edge], two[edge]))
-        kept[pair] = round(float(weight[edge]), 4)
-    return [[int(i), int(j), weight] for (i, j), weight in sorted(kept.items()) if weight > 0]
+    kept = ranked[np.arange(len(ranked)) - starts[one[ranked]] < COMPANIONS]
+    pairs = zip(one[kept].tolist(), two[kept].tolist(), weight[kept].tolist(), strict=True)
+    edges = {(min(i, j), max(i, j)): round(cosine, 4) for i, j, cosine in pairs}
+    return [[i, j, cosine] for (i, j), cosine in sorted(edges.items()) if cosine > 0]

@@ -1,6 +1,6 @@
-"""The slot for transformers, which `transformers` runs: word pieces, windows, pretrained weights.
+"""Systems over a transformer of the library `transformers`: pieces, windows, pretrained weights.
 
-A system over a transformer is a subclass of `TransformerCoder`. The library is an extra,
+A system is a subclass of `TransformerCoder`. The library is an extra,
 `pip install "marn[transformers]"`, and is imported when such a system is built, not before.
 """
 
@@ -17,33 +17,36 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marn.errors import MarnError
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder, CorpusLike, SharedOptions
 from marn.nn.layers import Head, length_mask
 
-DEVIATION = 0.02  # of random weights; BERT's
-_NOT_KEPT = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
-# What a configuration could have the library fetch and run.
-_CODE = ("auto_map", "implementation", "kernel", "quantization")
+DEVIATION = 0.02
+"""Standard deviation of random weights, BERT's."""
+
+ENCODERS = (
+    *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie"),
+    *("megatron-bert", "modernbert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"),
+)
+"""Values of `model_type` that are accepted: encoders of text that consist of one model. Others may
+name a second model, which the library would fetch."""
+
+CODE = ("auto_map", "implementation", "kernel", "quantization")
+"""Parts of the keys of a configuration that could make the library fetch and run code."""
 
 
 class TransformerOptions(SharedOptions, total=False):
-    """What every system over a transformer takes; `TransformerCoder` says what each means."""
+    """Options of every system over a transformer; see `TransformerCoder`."""
 
-    layers: int | None
-    hidden_size: int | None
-    heads: int | None
-    intermediate_size: int | None
-    dropout: float | None
+    configuration: Mapping[str, Any] | None
     pretrained: str | Path | None
     words: Sequence[str] | None
-    configuration: Mapping[str, Any] | None
     piece_count: int | None
 
 
 def cut_words(words: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """Cut every row of a vocabulary into word pieces.
 
-    A blank stands before each word, as it does in a text; some tokenizers heed it.
+    Each word follows a blank, as in a text, because some tokenizers mark it.
 
     Args:
         words: the V words in the order of their numbers.
@@ -78,16 +81,16 @@ class Pieces(nn.Module):
         self.register_buffer("starts", F.pad(ends, (1, 0)))  # (rows + 1,)
         self.register_buffer("ids", torch.tensor([piece for row in rows for piece in row]))
 
-    def places(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Say which word each piece of a note belongs to.
+    def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Concatenate the pieces of a note's words.
 
         Args:
             tokens: (B, T) int64, padded with 0.
             lengths: (B,) int, real tokens of each note, >= 1.
 
         Returns:
-            The word of each piece (B, P), the last column after the end; the place of the piece in
-            its word (B, P), with no meaning there; the pieces of each note (B,).
+            Rows of the embedding (B, P), padded with 0; how many each note has (B,); and the word
+            of each piece (B, P), the last column at padding.
         """
         width = tokens.shape[1]
         counts = self.starts[tokens + 1] - self.starts[tokens]
@@ -95,36 +98,10 @@ class Pieces(nn.Module):
         sizes = ends[:, -1]
         steps = torch.arange(int(sizes.max()), device=tokens.device).expand(len(tokens), -1)
         word = torch.searchsorted(ends, steps.contiguous(), right=True).clamp(max=width - 1)
-        return word, steps - (ends - counts).gather(1, word), sizes
-
-    def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the pieces of a note's words in a row.
-
-        Args:
-            tokens: (B, T) int64, padded with 0.
-            lengths: (B,) int, real tokens of each note, >= 1.
-
-        Returns:
-            Rows of the embedding (B, P), padded with 0, and how many each note has (B,).
-        """
-        word, place, sizes = self.places(tokens, lengths)
-        real = length_mask(sizes, word.shape[1])
+        place = steps - (ends - counts).gather(1, word)  # of the piece in its word
+        real = length_mask(sizes, steps.shape[1])
         index = self.starts[tokens.gather(1, word)] + place
-        return self.ids[index.where(real, 0)].where(real, 0), sizes
-
-
-def cut_windows(x: Tensor, size: int) -> Tensor:
-    """Cut rows into consecutive windows, the last one filled up with 0.
-
-    Args:
-        x: (B, T) or (B, T, E).
-        size: w, positions of a window.
-
-    Returns:
-        (B, ceil(T / w), w) or (B, ceil(T / w), w, E).
-    """
-    fill = (0, 0) * (x.dim() - 2) + (0, -x.shape[1] % size)
-    return F.pad(x, fill).unflatten(1, (-1, size))
+        return self.ids[index.where(real, 0)].where(real, 0), sizes, word
 
 
 def _library() -> Any:
@@ -138,14 +115,35 @@ def _library() -> Any:
     return transformers
 
 
-def _pretrained(source: str) -> tuple[Any, Any]:
-    """Read a tokenizer and a model; no code that lies beside them is run, no pickle opened."""
+def _check_type(configuration: Mapping[str, Any], source: str) -> None:
+    kind = configuration.get("model_type")
+    if kind not in ENCODERS:
+        raise MarnError(f"model_type of {source} must be one of {ENCODERS}, but got {kind!r}")
+
+
+def read_pretrained(source: str) -> tuple[Any, Any]:
+    """Read a tokenizer and a model; code beside them is not run, pickles are not opened.
+
+    Args:
+        source: a folder, for which the Hub is not asked, or a name on the Hub.
+
+    Returns:
+        The tokenizer, and the model in single precision and training mode.
+
+    Raises:
+        MarnError: they cannot be read, or are not of `ENCODERS`.
+    """
     library = _library()
+    options = {"local_files_only": Path(source).is_dir()}
     try:
-        tokenizer = library.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = library.AutoModel.from_pretrained(
-            source, trust_remote_code=False, use_safetensors=True
-        )
+        # As a dictionary first: a configuration object may fetch the models that it names.
+        configuration, _ = library.PretrainedConfig.get_config_dict(source, **options)
+        _check_type(configuration, repr(source))
+        options["trust_remote_code"] = False
+        tokenizer = library.AutoTokenizer.from_pretrained(source, **options)
+        model = library.AutoModel.from_pretrained(source, use_safetensors=True, **options)
+    except MarnError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MarnError(
@@ -156,49 +154,79 @@ def _pretrained(source: str) -> tuple[Any, Any]:
     return tokenizer, model.float().train()
 
 
-def _names_code(configuration: Any) -> bool:
-    """Whether a configuration, at any depth, has a key of `_CODE`."""
-    if isinstance(configuration, Mapping):
-        return any(
-            any(word in key for word in _CODE) or _names_code(value)
-            for key, value in configuration.items()
-        )
-    return isinstance(configuration, list) and any(map(_names_code, configuration))
+def _is_plain(key: str, value: Any) -> bool:
+    """Whether a setting of a configuration is a number or a word and cannot name code."""
+    values = value if isinstance(value, list) else [value]
+    plain = all(value is None or isinstance(value, bool | int | float | str) for value in values)
+    return plain and not any(part in key for part in CODE)
 
 
-def _random(
-    configuration: Mapping[str, Any] | None,
-    *,
-    layers: int = 12,
-    hidden_size: int = 768,
-    heads: int = 12,
-    intermediate_size: int = 3072,
-    dropout: float = 0.1,
-) -> Any:
-    """Make a transformer with random weights: of a configuration, or BERT of these sizes."""
+def random_transformer(configuration: Mapping[str, Any], *, pieces: bool) -> Any:
+    """Create a transformer with random weights; neither the Hub nor any file is read.
+
+    Args:
+        configuration: see `TransformerCoder`.
+        pieces: whether the table of pieces will be used.
+
+    Raises:
+        MarnError: the configuration is not of `ENCODERS`, could name code, or does not fit.
+    """
     library = _library()
-    for name, size in {"layers": layers, "hidden_size": hidden_size, "heads": heads}.items():
-        if size < 1:
-            raise MarnError(f"{name} must be at least 1, but got {size}")
-    if _names_code(configuration):
-        raise MarnError(f"a configuration may not have keys with {_CODE}: they can name code")
+    settings: dict[str, Any] = {"model_type": "bert", **configuration}
+    if settings["model_type"] == "bert" and not pieces:
+        settings.setdefault("vocab_size", 1)
+    _check_type(settings, "configuration")
+    refused = [key for key, value in settings.items() if not _is_plain(key, value)]
+    if refused:
+        raise MarnError(f"configuration must not have {refused}, which can name code; leave it out")
     try:
-        if configuration is not None:
-            config = library.AutoConfig.for_model(**configuration)
-        else:
-            config = library.BertConfig(
-                vocab_size=1,  # the table of words is the coder's
-                num_hidden_layers=layers,
-                hidden_size=hidden_size,
-                num_attention_heads=heads,
-                intermediate_size=intermediate_size,
-                hidden_dropout_prob=dropout,
-                attention_probs_dropout_prob=dropout,
-            )
+        config = library.AutoConfig.for_model(**settings)
+        for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+            if getattr(config, key) < 1:
+                raise MarnError(f"{key} must be at least 1, but got {getattr(config, key)}")
         return library.AutoModel.from_config(config, trust_remote_code=False)
+    except MarnError:
+        raise
     except (TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise MarnError(f"no transformer can be made of these sizes: {reason}") from error
+        raise MarnError(f"no transformer has this configuration: {reason}") from error
+
+
+def with_padding_first(
+    own: nn.Embedding, padding: int, rows: Sequence[Sequence[int]]
+) -> tuple[Tensor, list[list[int]]]:
+    """Swap the padding with row 0 in a transformer's table of pieces.
+
+    Args:
+        own: the table, N pieces of D features.
+        padding: row of its padding.
+        rows: the pieces of each word.
+
+    Returns:
+        The new table (N, D) and the new rows.
+
+    Raises:
+        MarnError: the table lacks pieces that words have.
+    """
+    if max(map(max, filter(None, rows))) >= own.num_embeddings:
+        raise MarnError(
+            f"the transformer has {own.num_embeddings} pieces, but its tokenizer has more; give "
+            "the two of one model"
+        )
+    moved = torch.arange(own.num_embeddings)
+    moved[0], moved[padding] = padding, 0
+    return own.weight.detach()[moved], [moved[row].tolist() for row in rows]
+
+
+def word_table(count: int, size: int, vectors: Tensor | None) -> Tensor:
+    """Create the embedding of whole words, then [CLS] and [SEP]: (count + 2, size), row 0 zero."""
+    if vectors is not None and len(vectors) != count:
+        raise MarnError(f"vectors have {len(vectors)} rows, but vocabulary_size is {count}")
+    table = torch.empty(count + 2, size).normal_(std=DEVIATION)
+    table[0] = 0
+    if vectors is not None:
+        table[:count] = vectors
+    return table
 
 
 class TransformerCoder(Coder):
@@ -210,36 +238,28 @@ class TransformerCoder(Coder):
     are words outside the vocabulary. Without one, each word is one piece and the weights are
     random.
 
-    `max_length` counts pieces here, as the papers do. Attention is given to words: the sums over
-    their pieces.
+    `max_length` counts pieces here, as in the papers. Attention is over words: the sums over their
+    pieces.
 
-    A saved model holds the pieces among its weights and the configuration in its card, so that it
-    loads without the network and without the folder it came from.
+    A saved model has the pieces among its weights and the configuration in its card, so it loads
+    without the network and without the folder it came from.
 
     Args:
-        head: makes the layer from features to logits, given D and the tasks.
-        pooled: whether the transformer's pooler takes part; it is taken away otherwise.
-        layers: of a random transformer, built as BERT; 12.
-        hidden_size: D, features of a position of a random transformer; 768.
-        heads: of a random transformer; 12.
-        intermediate_size: width of a random transformer's inner networks; 3,072. These four are
-            BERT-base's sizes, which the papers use.
-        dropout: of a random transformer, on features and attention; 0.1, BERT's.
-        pretrained: folder of a pretrained transformer, or its name on the Hub, as
-            "emilyalsentzer/Bio_ClinicalBERT". Its weights must be safetensors.
-        words: the vocabulary, which `pretrained` cuts in pieces; `build` takes it from a corpus.
-        configuration: of a random transformer, as its config.json has it with `model_type`,
-            instead of sizes. `build` puts that of a pretrained one into the card.
-        piece_count: pieces of all words, where the weights to be loaded bring them along; `build`
-            puts it into the card.
-        **shared: see `Coder`. Where E, by `embedding_size` or `vectors`, is not D, an affine layer
-            leads from E to D, as in ELECTRA. Word vectors serve a random transformer; a pretrained
-            one has vectors of its pieces. `embedding_dropout` is 0 here, for a transformer has
-            dropout of its own.
-
-    Raises:
-        MarnError: `transformers` is not installed, `pretrained` cannot be read, or options do not
-            go together.
+        head: creates the layer from features to logits, given D and the tasks.
+        pooled: whether to keep the transformer's pooler.
+        configuration: settings of a transformer with random weights, as in its config.json:
+            `model_type`, "bert" by default, is one of `ENCODERS`; what is left out is as in the
+            library, for "bert" the size of BERT-base, which the papers use.
+        pretrained: folder of a pretrained transformer, or its name on the Hub, such as
+            "emilyalsentzer/Bio_ClinicalBERT", instead of a configuration. Its weights must be
+            safetensors.
+        words: the vocabulary, which `pretrained` cuts into pieces; `build` takes it from a corpus.
+        piece_count: pieces of all words, if the weights to be loaded include them; for cards of
+            saved models.
+        **shared: see `Coder`. If E, by `embedding_size` or `vectors`, is not the transformer's, an
+            affine layer maps E to it, as in ELECTRA. Word vectors initialise a random transformer;
+            a pretrained one has vectors of its pieces. `embedding_dropout` is 0 here, because a
+            transformer has its own dropout.
 
     References:
         Devlin et al. 2019 (BERT): sizes, and the normal distribution of random weights with a
@@ -253,70 +273,40 @@ class TransformerCoder(Coder):
         head: Callable[[int, Mapping[str, int]], Head],
         pooled: bool = False,
         *,
-        layers: int | None = None,
-        hidden_size: int | None = None,
-        heads: int | None = None,
-        intermediate_size: int | None = None,
-        dropout: float | None = None,
+        configuration: Mapping[str, Any] | None = None,
         pretrained: str | Path | None = None,
         words: Sequence[str] | None = None,
-        configuration: Mapping[str, Any] | None = None,
         piece_count: int | None = None,
         **shared: Unpack[SharedOptions],
     ) -> None:
-        sizes: dict[str, Any] = {
-            "layers": layers,
-            "hidden_size": hidden_size,
-            "heads": heads,
-            "intermediate_size": intermediate_size,
-            "dropout": dropout,
-        }
-        sizes = {key: value for key, value in sizes.items() if value is not None}
-        whole: dict[str, Any] = {"pretrained": pretrained, "configuration": configuration}
-        whole = {key: value for key, value in whole.items() if value is not None}
-        if whole and len(whole) + len(sizes) > 1:
-            first, other, *_ = [*whole, *sizes]
-            raise MarnError(f"{first} says what the transformer is like; leave out {other}")
+        if pretrained is not None and configuration is not None:
+            raise MarnError("pretrained has its own configuration; leave out configuration")
         if piece_count is not None and configuration is None:
             raise MarnError("piece_count goes with configuration, as in the card of a saved model")
         count = shared["vocabulary_size"]
         rows: list[list[int]] | None = None
-        if pretrained is not None:
-            if words is None or len(words) != count - 2:
-                raise MarnError(
-                    f"pretrained cuts the {count - 2} words of the vocabulary in pieces: build "
-                    "with a corpus, or give words"
-                )
-            tokenizer, transformer = _pretrained(str(pretrained))
-            rows = cut_words(words, tokenizer)
-        else:
-            transformer = _random(configuration, **sizes)
-            if piece_count is not None:  # which pieces, the weights to be loaded will say
+        if pretrained is None:
+            transformer = random_transformer(configuration or {}, pieces=piece_count is not None)
+            if piece_count is not None:  # the weights to be loaded contain the pieces
                 rows = [[0] * piece_count, *[[]] * (count + 1)]
-        if transformer.config.is_encoder_decoder:
-            raise MarnError(f"{transformer.config.model_type} has a decoder; an encoder is needed")
+        elif words is None or len(words) != count - 2:
+            raise MarnError(
+                f"pretrained cuts the {count - 2} words of the vocabulary into pieces; build with "
+                "a corpus, or give words"
+            )
+        else:
+            tokenizer, transformer = read_pretrained(str(pretrained))
+            rows = cut_words(words, tokenizer)
         own = transformer.get_input_embeddings()
         width = own.embedding_dim
         vectors = shared.pop("vectors", None)
         if rows is not None:
             if shared.pop("embedding_size", width) != width:
-                raise MarnError(f"a piece has {width} features here; leave embedding_size out")
-            # Padding is row 0 of ours; a tokenizer that has another one there gives it that place.
-            moved = torch.arange(own.num_embeddings)
-            padding = transformer.config.pad_token_id or 0
-            moved[0], moved[padding] = padding, 0
-            table = own.weight.detach()[moved]
-            if max(map(max, filter(None, rows))) >= len(moved):
-                raise MarnError(f"{pretrained} has {len(moved)} pieces, but its tokenizer has more")
-            rows = [moved[row].tolist() for row in rows]
+                raise MarnError(f"a piece has {width} features here; leave out embedding_size")
+            table, rows = with_padding_first(own, transformer.config.pad_token_id or 0, rows)
         else:
-            if vectors is not None and len(vectors) != count:
-                raise MarnError(f"vectors have {len(vectors)} rows, but vocabulary_size is {count}")
             size = shared.get("embedding_size", width) if vectors is None else vectors.shape[1]
-            table = torch.empty(count + 2, size).normal_(std=DEVIATION)  # [CLS], [SEP] come last
-            table[0] = 0
-            if vectors is not None:
-                table[:count] = vectors
+            table = word_table(count, size, vectors)
         shared.setdefault("embedding_dropout", 0.0)
         super().__init__(
             feature_size=transformer.config.hidden_size,
@@ -338,12 +328,12 @@ class TransformerCoder(Coder):
         self.source = None if pretrained is None else Path(pretrained)
 
     @classmethod
-    def options_from_corpus(cls, corpus: Any) -> dict[str, Any]:
-        """The words, for `pretrained` to cut."""
+    def options_from_corpus(cls, corpus: CorpusLike) -> dict[str, Any]:
+        """Take the words, for `pretrained` to cut."""
         return {"words": corpus.vocabulary.words}
 
     def saved_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Put configuration and number of pieces in the place of words and `pretrained`."""
+        """Replace words and `pretrained` by the configuration and the number of pieces."""
         kept = {key: value for key, value in options.items() if key not in ("words", "pretrained")}
         if self.source is None or self.pieces is None:
             return kept
@@ -351,9 +341,9 @@ class TransformerCoder(Coder):
         config = {
             key: value
             for key, value in config.items()
-            if key not in _NOT_KEPT and not _names_code({key: value})
+            if _is_plain(key, value) and "dtype" not in key and key != "transformers_version"
         }
-        # What it was made from, without the path of this machine.
+        # Its origin, without a path of this machine.
         config["_name_or_path"] = self.source.name if self.source.is_dir() else str(self.source)
         return kept | {"configuration": config, "piece_count": len(self.pieces.ids)}
 
@@ -362,22 +352,22 @@ class TransformerCoder(Coder):
         tokens, lengths = super().to_subwords(tokens, lengths)
         if self.pieces is None:
             return tokens, lengths
-        return super().to_subwords(*self.pieces(tokens, lengths))
+        return super().to_subwords(*self.pieces(tokens, lengths)[:2])
 
     def subwords_to_words(self, weights: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Add up the weights of a word's pieces: (B, C, P) -> (B, C, T)."""
         if self.pieces is None:
             return weights
-        word, _, _ = self.pieces.places(tokens, lengths.to(tokens.device))
+        _, _, word = self.pieces(tokens, lengths.to(tokens.device))
         word = word[:, None, : weights.shape[2]].expand_as(weights)
         return weights.new_zeros(*weights.shape[:2], tokens.shape[1]).scatter_add_(2, word, weights)
 
     def check_window(self, size: int, marks: int = 0) -> None:
-        """Refuse windows that the transformer has no positions for.
+        """Refuse windows longer than the transformer has positions.
 
         Args:
             size: pieces of a window.
-            marks: what else stands in it: 2 with [CLS] and [SEP].
+            marks: further positions that the window needs: 2 with [CLS] and [SEP].
 
         Raises:
             MarnError: `size` is below 1, or too large.
@@ -395,7 +385,7 @@ class TransformerCoder(Coder):
 
         Args:
             x: (N, w, E), embedded pieces.
-            mask: (N, w) bool; a window may be empty, and stays so.
+            mask: (N, w) bool; an empty window stays empty.
 
         Returns:
             (N, w + 2, E) and (N, w + 2).
@@ -413,7 +403,7 @@ class TransformerCoder(Coder):
         return x, (steps < count + 2) & (count > 0)
 
     def read(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Run the transformer on windows, each by itself; empty ones cost nothing.
+        """Run the transformer on each window; empty ones are skipped.
 
         Args:
             x: (N, w, E), embedded pieces.

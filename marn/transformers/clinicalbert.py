@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal, Unpack, get_args
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from marn.errors import MarnError
 from marn.nn.heads import PooledHead
 from marn.nn.layers import length_mask
 from marn.transformers.base import TransformerCoder, TransformerOptions
@@ -43,10 +42,10 @@ class FirstPosition(PooledHead):
 class ClinicalBERT(TransformerCoder):
     """One window of a note through BERT, and one vector of it into an affine layer.
 
-    The window is [CLS], the last 510 of the note's first `max_length` pieces, and [SEP]: what BERT
-    has positions for. RAM, if asked for, stands between the states of all positions and the choice
-    of [CLS]'s. "ClinicalBERT" is what the weights of `pretrained="emilyalsentzer/Bio_ClinicalBERT"`
-    are called; without them this is its architecture.
+    The window is [CLS], the last 510 of the note's first `max_length` pieces, and [SEP]: as many
+    positions as BERT has. A RAM recalibrates the states of all positions, before [CLS]'s is chosen.
+    "ClinicalBERT" is the name of the weights of `pretrained="emilyalsentzer/Bio_ClinicalBERT"`;
+    without them this is its architecture.
 
     The released code masks padding, so `padding="released"` changes nothing.
 
@@ -64,13 +63,10 @@ class ClinicalBERT(TransformerCoder):
         **shared: see `TransformerCoder` and `Coder`; `max_length` is 2,498 here, 2,500 with [CLS]
             and [SEP].
 
-    Raises:
-        MarnError: `read_as` is unknown, or the transformer has no positions for the window.
-
     References:
         Alsentzer et al. 2019 (the weights); the BERT classes in the released code of MARN and
-        MultiResCNN (the rest). New layers start as `nn.Linear` does, as they do in MARN's
-        repository, whose own rule runs before they exist.
+        MultiResCNN (the rest). New layers start as `nn.Linear` does, as in MARN's repository, whose
+        own initialisation runs before they exist.
     """
 
     name = "clinicalbert"
@@ -81,14 +77,6 @@ class ClinicalBERT(TransformerCoder):
         "schedule": "linear",
         "warmup": 0.1,
     }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "AdamW",
-        "monitor": "macro_f1_caml",
-        "max_length": 2498,
-        "embedding_dropout": 0.0,
-        "tune_embeddings": True,
-        "source": "class and loop of VRCMF/MARN; the rate is BERT's; dropout inside BERT",
-    }
 
     def __init__(
         self,
@@ -98,8 +86,6 @@ class ClinicalBERT(TransformerCoder):
         window: int = 510,
         **shared: Unpack[TransformerOptions],
     ) -> None:
-        if read_as not in get_args(Reading):
-            raise MarnError(f"read_as must be one of {get_args(Reading)}, but got {read_as!r}")
         shared.setdefault("max_length", 2498)
         pooled = read_as == "pooled"
         head = partial(FirstPosition, bottleneck=bottleneck if pooled else None, dropout=0.1)

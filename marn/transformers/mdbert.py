@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Unpack, get_args
+from typing import Any, ClassVar, Literal, Unpack
 
-import torch
 from torch import Tensor, nn
 
 from marn.baselines.fusion import sinusoids
-from marn.errors import MarnError
+from marn.models.segments import count_segments, cut_segments, segments_to_tokens
 from marn.nn.layers import LabelAttention, length_mask
-from marn.transformers.base import TransformerCoder, TransformerOptions, cut_windows
+from marn.transformers.base import TransformerCoder, TransformerOptions
 
 Reading = Literal["start", "mean"]
 
@@ -20,18 +19,18 @@ class MDBERT(TransformerCoder):
     """Reconstruction: Medical Document BERT, from words to segments to the document.
 
     A note is cut into segments of equally many pieces. BERT reads each, between [CLS] and [SEP],
-    and makes one vector of it. Fixed positions are added to the vectors of a note, transformer
-    layers of BERT's own size relate them, and codes attend to them. Segments stand for the paper's
-    sentences, since a corpus has words without punctuation.
+    and turns it into one vector. The vectors of a note get fixed positions and go through
+    transformer layers of BERT's own size, and codes attend to them. Segments replace the paper's
+    sentences, because a corpus has words without punctuation.
 
     No code was released. The number of document layers, their positions and the length of a
-    segment are choices made here. MARN's account names features of words as well; here codes meet
-    segments alone. Padding is masked at both levels; with `padding="released"` the label attention
-    gives segments that are padding a share, as the code of kindred systems does.
+    segment are assumptions. MARN's account names features of words as well; here codes attend to
+    segments only. Padding is masked at both levels; with `padding="released"` the label attention
+    gives weight to segments that are padding, as the code of similar systems does.
 
     Parameters with BERT-base and the 28,996 pieces of its cased vocabulary: 107,719,680 in BERT
-    (108,310,272 with its pooler, which has no part), 7,087,872 in each document layer, and 76,900
-    or 13,720,498 in a head of 50 or 8,921 codes, whose unused biases count.
+    (108,310,272 with its pooler, which is left out), 7,087,872 in each document layer, and 76,900
+    or 13,720,498 in a head of 50 or 8,921 codes, with its unused biases.
 
     Args:
         segment: pieces of a segment; 25, as in HLAN, whose hierarchy is the same.
@@ -40,10 +39,6 @@ class MDBERT(TransformerCoder):
         document_layers: transformer layers over segments; 2.
         **shared: see `TransformerCoder` and `Coder`; `max_length` is 2,500 here, HLAN's 100
             segments.
-
-    Raises:
-        MarnError: `segment_as` is unknown, there is no document layer, or the transformer has no
-            positions for a segment.
 
     References:
         Zhang and Jankowski 2022 (MDBERT), their abstract and MARN's account of it in Section 4.3;
@@ -57,14 +52,6 @@ class MDBERT(TransformerCoder):
         "schedule": "linear",
         "warmup": 0.1,
     }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "AdamW",
-        "monitor": None,
-        "max_length": None,
-        "embedding_dropout": 0.0,
-        "tune_embeddings": True,
-        "source": "general knowledge of the paper, abstract read; the rate is BERT's",
-    }
 
     def __init__(
         self,
@@ -74,10 +61,6 @@ class MDBERT(TransformerCoder):
         document_layers: int = 2,
         **shared: Unpack[TransformerOptions],
     ) -> None:
-        if segment_as not in get_args(Reading):
-            raise MarnError(f"segment_as must be one of {get_args(Reading)}, not {segment_as!r}")
-        if document_layers < 1:
-            raise MarnError(f"document_layers must be at least 1, but got {document_layers}")
         shared.setdefault("max_length", 2500)
         super().__init__(LabelAttention, **shared)
         self.check_window(segment, marks=2)
@@ -97,14 +80,14 @@ class MDBERT(TransformerCoder):
         )
 
     def positions(self, lengths: Tensor) -> Tensor:
-        """Segments, the last one perhaps shorter."""
-        return (lengths + self.segment - 1) // self.segment
+        """Segments; the last one may be shorter."""
+        return count_segments(lengths, self.segment)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, P, E) -> (B, S, D), one vector a segment."""
+        """(B, P, E) -> (B, S, D), one vector per segment."""
         assert mask is not None  # it packs
-        segments = cut_windows(x, self.segment)  # (B, S, w, E)
-        real = cut_windows(mask, self.segment).flatten(0, 1)  # (B S, w)
+        segments = cut_segments(x, self.segment)  # (B, S, w, E)
+        real = cut_segments(mask, self.segment).flatten(0, 1)  # (B S, w)
         states = self.read(*self.framed(segments.flatten(0, 1), real))  # (B S, w + 2, D)
         if self.segment_as == "start":
             vectors = states[:, 0]
@@ -119,9 +102,5 @@ class MDBERT(TransformerCoder):
         return h * whole[..., None]
 
     def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """Share a segment's weight evenly among its pieces."""
-        steps = torch.arange(weights.shape[2], device=weights.device) * self.segment
-        pieces = (lengths[:, None] - steps).clamp(1, self.segment)  # (B, S)
-        shares = weights / pieces[:, None]
-        spread = shares.repeat_interleave(self.segment, dim=2)[:, :, :width]
-        return spread * length_mask(lengths, width)[:, None]
+        """Share the weight of each segment evenly among its pieces."""
+        return segments_to_tokens(weights, lengths, width, self.segment)

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 
+from marn.models.segments import cut_segments
 from marn.nn.heads import TanhAttention
-from marn.transformers.base import TransformerCoder, TransformerOptions, cut_windows
+from marn.transformers.base import TransformerCoder, TransformerOptions
 
 
 def _attention(size: int, tasks: Mapping[str, int]) -> TanhAttention:
@@ -16,24 +17,21 @@ def _attention(size: int, tasks: Mapping[str, int]) -> TanhAttention:
 
 
 class PLMICD(TransformerCoder):
-    """A note is cut in windows that the transformer reads one by one; codes attend to all pieces.
+    """A transformer over consecutive windows of a note; codes attend to all pieces.
 
     The modern reference: it is in none of MARN's tables.
 
     Parameters with BERT-base and the 28,996 pieces of its cased vocabulary: 122,021,081 with 8,921
     codes, 108,386,354 with 50; the paper gives none.
 
-    With `padding="released"` the transformer does not see padding, but the attention gives it a
-    share, as in the authors' code. There padding also fills the last window up; here only notes
+    With `padding="released"` the transformer does not read padding, but the attention gives it
+    weight, as in the authors' code. There padding also fills the last window up; here only notes
     that are shorter than the longest of their batch have any, and its features are zero.
 
     Args:
-        window: pieces that are read together; 128. No [CLS] or [SEP] is put in, where the release
+        window: pieces that are read together; 128. There is no [CLS] or [SEP], where the release
             puts one of each around the whole note.
         **shared: see `TransformerCoder` and `Coder`; `max_length` is 3,072 here.
-
-    Raises:
-        MarnError: the transformer has no positions for `window` pieces.
 
     References:
         Huang, Tsai and Chen 2022 (ClinicalNLP); sizes and settings as in the command of their
@@ -51,14 +49,6 @@ class PLMICD(TransformerCoder):
         "clip_norm": None,
         "epochs": 20,
     }
-    paper_settings: ClassVar[Mapping[str, Any]] = {
-        "optimiser": "AdamW",
-        "monitor": None,
-        "max_length": 3072,
-        "embedding_dropout": 0.0,
-        "tune_embeddings": True,
-        "source": "command and loop of MiuLab/PLM-ICD, which keeps the last epoch's weights",
-    }
 
     def __init__(self, *, window: int = 128, **shared: Unpack[TransformerOptions]) -> None:
         shared.setdefault("max_length", 3072)
@@ -70,6 +60,6 @@ class PLMICD(TransformerCoder):
         """(B, P, E) -> (B, P, D)."""
         assert mask is not None  # it packs
         size = min(self.window, x.shape[1])
-        windows = cut_windows(x, size)  # (B, S, w, E)
-        states = self.read(windows.flatten(0, 1), cut_windows(mask, size).flatten(0, 1))
+        windows = cut_segments(x, size)  # (B, S, w, E)
+        states = self.read(windows.flatten(0, 1), cut_segments(mask, size).flatten(0, 1))
         return states.view(len(x), -1, states.shape[2])[:, : x.shape[1]]
