@@ -1,83 +1,73 @@
 """The command line: `python -m data_prep SOURCE ...` makes a corpus.
 
-Every module of this package that has a `COMMAND` is a source (see `data_prep.prepare`).
+Every module of `data_prep.sources` is a source (see `data_prep.prepare`); `audit` is a command too.
 """
 
 from __future__ import annotations
 
-import argparse
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib import import_module
-from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
+from typing import Any
 
 from data_prep.sources import __path__ as PATH
 from data_prep.stale_cleanup import swept
+from marn import command_line
 from marn.corpus import Corpus
 from marn.errors import MarnError
 
 
 def sources(wanted: str = "") -> dict[str, ModuleType]:
-    """Return the sources of this package by their names on the command line.
+    """Return the sources, and the audit, by their names on the command line.
 
     Args:
-        wanted: name of a module; if it is a source of that name, only this one is imported.
+        wanted: a name; if it is one of them, only its module is imported.
     """
-    names = {found.name: f"data_prep.sources.{found.name}" for found in iter_modules(PATH)}
-    names["audit"] = "data_prep.audit"
-    for chosen in ({wanted} & set(names), names):
-        modules = [import_module(names[name]) for name in sorted(chosen)]
-        found = {module.COMMAND: module for module in modules if hasattr(module, "COMMAND")}
-        if wanted in found:
-            break
-    return found
+    homes = {found.name: f"data_prep.sources.{found.name}" for found in iter_modules(PATH)}
+    homes["audit"] = "data_prep.audit"
+    return {name: import_module(homes[name]) for name in sorted({wanted} & {*homes} or homes)}
+
+
+def _command(name: str, module: Any) -> Callable[[dict[str, Any]], None]:
+    """Make the function behind a command: it takes the settings that were given."""
+
+    def command(given: dict[str, Any]) -> None:
+        began = time.perf_counter()
+        config = module.Config(**given)
+        with swept(config.out, _report) if hasattr(config, "out") else nullcontext():
+            made = module.run(config, _report)
+        # A source returns the folder of its corpus, the audit its report.
+        is_report = isinstance(made, str)
+        said = made if is_report else summary_of(Corpus.load(made), time.perf_counter() - began)
+        try:
+            print(said, flush=True)
+        except OSError as error:
+            if is_report:
+                raise
+            raise MarnError(
+                f"{made} is complete, but its summary was not printed ({error.strerror}); "
+                "look into its card.json"
+            ) from None
+
+    command.__name__ = name
+    command.__doc__ = re.sub(
+        r"\n\n(?=    )", "\n\n\b\n", module.__doc__
+    )  # \b keeps click's hands off
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Run one command line and return its exit status: 0, 2 for an error, 130 for Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep", description="Make a corpus that marn can read."
-    )
-    commands = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
-    found = sources(*arguments[:1])
-    for name, module in sorted(found.items()):
-        summary = (module.__doc__ or "").partition("\n")[0]
-        module.add_arguments(
-            commands.add_parser(
-                name,
-                help=summary,
-                description=module.__doc__,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
-        )
-    args = parser.parse_args(arguments)
-    begin = time.perf_counter()
-    try:
-        with (
-            swept(args.out, _report)
-            if isinstance(getattr(args, "out", None), Path)
-            else nullcontext()
-        ):
-            made = found[args.source].run(args, _report)
-        # A source gives the folder of its corpus, the audit what it has to say.
-        said = made if isinstance(made, str) else None
-        print(said or summary_of(Corpus.load(made), time.perf_counter() - begin))
-    except MarnError as error:
-        print(f"{parser.prog} {args.source}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # what no source has foreseen, such as a folder that is not ours
-        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"{parser.prog} {args.source}: {said}. Nothing was kept.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; nothing was kept.", file=sys.stderr)
-        return 130
-    return 0
+    app = command_line.new("Make a corpus that marn can read.")
+    for name, module in sources(*arguments[:1]).items():
+        command_line.add(app, _command(name, module), module.Config)
+    return command_line.run(app, "python -m data_prep", arguments, kept="nothing was kept")
 
 
 def _report(line: str) -> None:

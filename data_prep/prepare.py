@@ -4,25 +4,25 @@ A source (`mimic3`, `codiesp`, ...) reads its own files and hands over notes, co
 it has them, marked passages; everything after that happens here once. Notes pass through one by
 one: what stays in memory is an index of them, the codes and the table of words.
 
-A source module is found by the command line if it has `COMMAND` (its name there), a docstring
-whose first line says what it is, `add_arguments(parser)` and `run(args, progress) -> Path`. It
-offers `--out` and the options of `Choices`; `tests/test_sources.py` holds every source to this.
+A source is a module of `data_prep.sources`, and its name is the command's. It has a docstring whose
+first line says what it is, settings `Config`, a subclass of `data_prep.config.PrepareConfig` with a
+field `out`, and `run(config, progress) -> Path`; `tests/test_sources.py` checks every source.
 """
 
 from __future__ import annotations
 
-import argparse
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_prep.config import PrepareConfig
 from data_prep.corpus_writer import CorpusWriter
-from data_prep.store import Admission, Note, Progress, Store, usual_workers
+from data_prep.store import Admission, Note, Progress, Store
 from data_prep.word_vectors import word2vec
 from marn.corpus import EVIDENCE, SPLITS, CodeEntry
 from marn.errors import MarnError
@@ -62,81 +62,6 @@ class Passage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What the user chooses, the same for every source."""
-
-    codes: str = "50"
-    """How many of the most frequent codes to keep, or "full"."""
-    min_count: int = 3
-    """A word needs so many training notes to enter the vocabulary (systems.md: 3)."""
-    vectors: str = "train"
-    """Notes that word2vec learns from: "train", "all" (the papers' reading) or "none"."""
-    seed: int = 0
-    """Of the split by patient and of the word vectors."""
-    workers: int = 1
-    """Processes that split notes into words. The corpus is the same with any number."""
-
-    def __post_init__(self) -> None:
-        if self.codes != "full" and not (self.codes.isdecimal() and int(self.codes) > 0):
-            raise MarnError(f"Expected codes to be a number or full, but got {self.codes!r}.")
-        if self.min_count < 1:
-            raise MarnError(f"Expected min_count to be >= 1, but got {self.min_count}.")
-        if self.vectors not in ("train", "all", "none"):
-            raise MarnError(f"Expected vectors train, all or none, but got {self.vectors!r}.")
-        if self.workers < 1:
-            raise MarnError(f"Expected workers to be >= 1, but got {self.workers}.")
-
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """Offer the choices on a command line."""
-        default = Choices()
-        parser.add_argument(
-            "--codes",
-            default=default.codes,
-            help='how many of the most frequent codes to keep, or "full" (default: %(default)s)',
-        )
-        parser.add_argument(
-            "--min-count",
-            type=int,
-            default=default.min_count,
-            help="training notes a word must occur in (default: %(default)s)",
-        )
-        parser.add_argument(
-            "--vectors",
-            choices=("train", "all", "none"),
-            default=default.vectors,
-            help="notes that word2vec learns from (default: %(default)s)",
-        )
-        parser.add_argument(
-            "--seed",
-            type=int,
-            default=default.seed,
-            help="of the split by patient and of word2vec (default: %(default)s)",
-        )
-        # A source whose own work is shared out too offers it in its own words.
-        if parser.get_default("workers") is None:
-            parser.add_argument(
-                "--workers",
-                type=int,
-                default=usual_workers(),
-                help="processes; the corpus is the same with any number (default: the cores of "
-                "this machine, 4 at most: %(default)s)",
-            )
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> Self:
-        """Return the choices made on a command line."""
-        return cls(args.codes, args.min_count, args.vectors, args.seed, args.workers)
-
-    def options(self) -> str:
-        """Write the choices that make the corpus what it is as options of a command line."""
-        return (
-            f"--codes {self.codes} --min-count {self.min_count} --vectors {self.vectors} "
-            f"--seed {self.seed}"
-        )
-
-
-@dataclass(frozen=True)
 class Origin:
     """What the card says about the source."""
 
@@ -162,7 +87,7 @@ def prepare(
     title: Callable[[str, str], str],
     category: Callable[[str, str], CodeEntry | None] | None,
     origin: Origin,
-    choices: Choices,
+    choices: PrepareConfig,
     passages: Iterable[Passage] | None = None,
     dropped: Counter[str] | None = None,
     settings: Mapping[str, Any] | None = None,

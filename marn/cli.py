@@ -22,7 +22,9 @@ from marn.train.config import TrainConfig
 
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of torchrun, srun and Fabric
 
-app = command_line.new("MARN and the systems it is compared with: train and score them.")
+app = command_line.new(
+    "MARN and the systems it is compared with: train and score them.", completion=True
+)
 
 
 def _print_version(wanted: bool) -> None:

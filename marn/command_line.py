@@ -46,9 +46,19 @@ class _Command(TyperCommand):
         return super().parse_args(ctx, spread)
 
 
-def new(summary: str) -> typer.Typer:
-    """Make a command line that has no commands yet."""
-    app = typer.Typer(help=summary, rich_markup_mode=None, pretty_exceptions_enable=False)
+def new(summary: str, *, completion: bool = False) -> typer.Typer:
+    """Make a command line that has no commands yet.
+
+    Args:
+        summary: what `--help` prints first.
+        completion: whether to offer completion to the shell, for a program that is installed.
+    """
+    app = typer.Typer(
+        help=summary,
+        add_completion=completion,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
     app.callback()(lambda: None)  # so that a single command is named too
     return app
 
@@ -66,7 +76,9 @@ def add(
         defaults: whether the options have the defaults of the fields, and show them.
     """
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    first = inspect.get_annotations(settings)  # before what is inherited
     fields = settings.__pydantic_fields__
+    fields = {key: fields[key] for key in sorted(fields, key=lambda key: key not in first)}
 
     def run(**values: Any) -> Any:
         texts = {key: values.pop(key) for key in fields}
@@ -107,7 +119,6 @@ def run(
         status = app(args=arguments, prog_name=program, standalone_mode=False) or 0
         if status == 130 and not silent(KeyboardInterrupt()):
             said = f"interrupted; {kept}"
-        sys.stdout.flush()
     except TyperException as error:  # the line itself is wrong
         said = error.format_message().rstrip(".")
         path = getattr(getattr(error, "ctx", None), "command_path", name)
@@ -117,10 +128,11 @@ def run(
     except OSError as error:  # what nothing foresaw, such as a full disk or a closed pipe
         place = f"{error.filename}: " if error.filename else ""
         said = f"{place}{error.strerror or error}; {kept}"
-        try:
-            sys.stdout.flush()
-        except OSError:  # what is buffered has nowhere to go, and Python shall not try at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # what is buffered has nowhere to go; Python must not try again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status, said = 2, said or f"{error.strerror}; {kept}"
     if said:
         sys.stderr.write(f"{name}: {said}\n")
     return status
@@ -149,12 +161,13 @@ def _parameter(key: str, field: Any, defaults: bool) -> inspect.Parameter:
     """Make typer's parameter of a field: a flag, a list or a text, which `_value` reads."""
     wanted = kinds(field.annotation) - {NoneType}
     literals = sorted(str(kind) for kind in wanted if not isinstance(kind, type))
-    kind: Any = bool if bool in wanted else list[str] if tuple in wanted else str
+    shown = [_METAVARS[kind] for kind in wanted if kind in _METAVARS]
+    is_flag, is_list = bool in wanted, tuple in wanted
+    kind: Any = bool if is_flag else list[str] if is_list else str
     default: Any = ... if field.is_required() else None
     value = field.get_default(call_default_factory=True) if defaults else None
-    if value is not None and default is None and kind is not list[str]:
-        default = value if kind is bool else str(value)
-    shown = [_METAVARS[kind] for kind in wanted if kind in _METAVARS]
+    if value is not None and default is None and not is_list:
+        default = value if is_flag else str(value)
     if ARGUMENT in field.metadata:
         about = typer.Argument(metavar=key.upper(), help=field.description)
     else:

@@ -81,6 +81,11 @@ def settings(cls: type[T]) -> type[T]:
     """
     config = _CONFIG | ConfigDict(extra="forbid", use_attribute_docstrings=True)
     made: Any = dataclass(frozen=True, kw_only=True, config=config)(cls)
+    for base in cls.__mro__[1:]:  # pydantic reads the docstrings of the class's own fields only
+        for name, field in getattr(base, "__pydantic_fields__", {}).items():
+            made.__pydantic_fields__[name].description = (
+                made.__pydantic_fields__[name].description or field.description
+            )
     validate = made.__init__
 
     @functools.wraps(validate)

@@ -487,8 +487,8 @@ def test_the_command_line_reports(
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ([], "Nothing to audit"),
-        (["--raw", "R", "--split-ids", "L"], "--split-ids are compared with a corpus"),
+        ([], "nothing to audit"),
+        (["--raw", "R", "--split-ids", "L"], "--split-ids needs a corpus"),
         (["--raw", "R"], "No folder R"),
         (["C"], "No corpus at C"),
         (["TINY", "--split-ids", "L"], "cannot find L/train_"),

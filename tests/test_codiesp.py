@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ import pytest
 from data_prep.code_systems.ccs import Ccsr
 from data_prep.prepare import quiet
 from data_prep.sources import codiesp
-from marn import metrics
+from marn import command_line, metrics
 from marn.corpus import Corpus
 from marn.errors import MarnError
 
@@ -85,11 +84,14 @@ def write(raw: Path, split: str, table: str, text: str) -> None:
 @pytest.fixture
 def make(raw: Path, tmp_path: Path) -> Make:
     def run(*options: str, raw: Path = raw) -> Corpus:
-        parser = argparse.ArgumentParser()
-        codiesp.add_arguments(parser)
-        line = ["--raw", str(raw), "--out", str(tmp_path / "out"), "--min-count", "1"]
-        args = parser.parse_args([*line, "--vectors", "none", *options])
-        return Corpus.load(codiesp.run(args, quiet))
+        def prepare(given: dict[str, Any]) -> Path:
+            return codiesp.run(codiesp.Config(**given), quiet)
+
+        app = command_line.new("CodiEsp.")
+        command_line.add(app, prepare, codiesp.Config)
+        line = ["prepare", "--raw", str(raw), "--out", str(tmp_path / "out"), "--min-count", "1"]
+        line += ["--vectors", "none", *options]
+        return Corpus.load(app(line, standalone_mode=False))
 
     return run
 

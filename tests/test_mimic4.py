@@ -225,7 +225,7 @@ def test_damage_is_one_line(raw, prepare, spoil, said):
 
 def test_folders_are_asked_for(prepare, raw, tmp_path):
     raw.fill()
-    assert "give --raw, or --note" in prepare(places=["--hosp", str(raw.folder / "hosp")])
+    assert "--raw or --note is missing" in prepare(places=["--hosp", str(raw.folder / "hosp")])
     assert "No folder" in prepare(places=["--raw", str(tmp_path / "nowhere")])
     raw.folder.mkdir(exist_ok=True)
-    assert "holds the raw tables" in prepare("--out", str(raw.folder))
+    assert "holds the raw files" in prepare("--out", str(raw.folder))

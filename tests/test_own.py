@@ -147,5 +147,5 @@ def test_folders_that_will_not_do(prepare, tmp_path):
     (tmp_path / "texts" / "dev" / "a.txt").unlink()
     (tmp_path / "texts" / "train" / "b.txt").write_bytes(b"caf\xe9")
     assert "byte 0xe9 is not UTF-8" in prepare(notes="texts")
-    assert "nowhere.csv. Give the path" in prepare(notes="nowhere.csv")
+    assert "nowhere.csv does not exist; give the path" in prepare(notes="nowhere.csv")
     assert "holds the raw files" in prepare("--out", str(tmp_path))

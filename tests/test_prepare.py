@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import splits
+from data_prep.config import PrepareConfig
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Choices, Coding, Note, Origin, Passage, prepare
+from data_prep.prepare import Coding, Note, Origin, Passage, prepare
 from marn.corpus import CodeEntry, Corpus
 from marn.corpus.text import tokenize
 from marn.errors import MarnError
 
 HOME = {"1": "train", "2": "train", "3": "dev", "4": "test", "5": "train"}
+PLAIN = {"codes": "full", "min_count": 1, "vectors": "none", "workers": 1}
 ORIGIN = Origin("toy", "by hand", "open", "python -m data_prep toy", ccs_key="kind:number")
 CATEGORIES = {"428.0": ("dx:108", "Failure"), "401.9": ("dx:98", "Pressure")}
 NOTES = [
@@ -49,7 +51,7 @@ def _category(kind, code):
 
 
 def make(path, notes=NOTES, codings=CODINGS, **options):
-    choices = Choices(**{"codes": "full", "min_count": 1, "vectors": "none"} | options)
+    choices = PrepareConfig(**{**PLAIN, **options})
     dropped = Counter()
     with replacing(path) as folder:
         prepare(
@@ -129,7 +131,7 @@ def test_equal_numbers_of_two_kinds_become_one_category(tmp_path):
             title=lambda kind, code: "",
             category=lambda kind, code: CodeEntry("106", kind, f"title {kind}"),
             origin=ORIGIN,
-            choices=Choices("full", 1, "none"),
+            choices=PrepareConfig(**PLAIN),
         )
     corpus = Corpus.load(tmp_path / "toy")
     assert corpus.codes["ccs"] == [CodeEntry("106", "dx+pr", "title dx / title pr")]
@@ -156,7 +158,7 @@ def test_passages_move_with_their_note(tmp_path):
             title=lambda kind, code: "",
             category=_category,
             origin=ORIGIN,
-            choices=Choices("full", 1, "none"),
+            choices=PrepareConfig(**PLAIN),
             dropped=dropped,
         )
     train = Corpus.load(tmp_path / "toy")["train"]
@@ -183,11 +185,21 @@ def test_patients_stay_together(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "choice", [{"codes": "0"}, {"codes": "all"}, {"min_count": 0}, {"vectors": "some"}]
+    "choice",
+    [
+        {"codes": "0"},
+        {"codes": "all"},
+        {"codes": 50},
+        {"min_count": 0},
+        {"vectors": "some"},
+        {"seed": -1},
+        {"seed": 2**32},
+        {"workers": 0},
+    ],
 )
 def test_choices_are_checked(choice):
-    with pytest.raises(MarnError, match=f"Expected {next(iter(choice))}"):
-        Choices(**choice)
+    with pytest.raises(MarnError, match=f"{next(iter(choice))} must be "):
+        PrepareConfig(**choice)
 
 
 def test_vectors_from_the_chosen_notes(tmp_path):

@@ -1,6 +1,5 @@
 """Every reading is in the table, every option in it exists and takes its values."""
 
-import argparse
 import dataclasses
 import inspect
 import json
@@ -44,13 +43,8 @@ def test_every_option_exists_and_takes_its_value(name):
     config = marn.TrainConfig.of(model, **chosen.training)
     assert {key: getattr(config, key) for key in chosen.training} == chosen.training
     inspect.signature(marn.evaluate).bind(None, None, **chosen.evaluation)
-    parser = argparse.ArgumentParser()
-    mimic3.add_arguments(parser)
-    line = ["--raw", "raw", "--out", "out"]
-    for key, value in chosen.data.items():
-        line += [f"--{key.replace('_', '-')}", value]
-    args = vars(parser.parse_args(line))
-    assert {key: args[key] for key in chosen.data} == chosen.data
+    prepared = mimic3.Config(raw="raw", out="out", **chosen.data)
+    assert {key: getattr(prepared, key) for key in chosen.data} == chosen.data
     assert set(chosen.report) == {"macro_f1", "seeds"}
     everything = {*chosen.model, *chosen.training, *chosen.evaluation, *chosen.data}
     assert len(everything) + len(chosen.report) == len(chosen.values)
@@ -83,10 +77,8 @@ def test_the_defaults_are_sound_but_for_what_marns_recipe_says():
     assert (recipe.reading, recipe.reduction, other.pop("reduction")) == ("released", None, "mean")
     # Settings of MARN's paper that the library keeps until a preset is taken.
     assert other == {"alpha": 1.0, "weight_decay": 0.01, "warmup": 0.1, "schedule": "linear"}
-    parser = argparse.ArgumentParser()
-    mimic3.add_arguments(parser)
-    args = parser.parse_args(["--raw", "raw", "--out", "out"])
-    assert {key: getattr(args, key) for key in sound.data} == sound.data
+    prepared = mimic3.Config(raw="raw", out="out")
+    assert {key: getattr(prepared, key) for key in sound.data} == sound.data
 
 
 def test_what_the_papers_say_by_hand():

@@ -11,11 +11,10 @@ count of 1 to 10 notes, patients, admissions or rows is written "1 to 10".
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any
 
 from data_prep import tables
 from data_prep.audit.corpus import audit
@@ -24,8 +23,10 @@ from data_prep.audit.raw import audit_raw
 from data_prep.audit.repeats import jaccard, repeats, shingles
 from data_prep.prepare import Progress
 from data_prep.sources import mimic3
+from marn.command_line import ARGUMENT
 from marn.corpus import Corpus
 from marn.errors import MarnError
+from marn.settings import Location, settings
 
 __all__ = [
     "Finding",
@@ -40,51 +41,50 @@ __all__ = [
     "to_json",
 ]
 
-COMMAND: Final = "audit"
+
+@settings
+class Config:
+    """What `python -m data_prep audit` takes."""
+
+    corpus: Annotated[Location | None, ARGUMENT] = None
+    """Folder of a prepared corpus."""
+    raw: Location | None = None
+    """Folder of raw MIMIC-III tables, with or without notes."""
+    split_ids: Location | None = None
+    """Folder of CAML's {train,dev,test}_{50,full}_hadm_ids.csv."""
+    ccs_procedures: Location | None = None
+    """HCUP's prref 2015 file, or "hcup" to download it. By default only the diagnoses of raw tables
+    are checked for a category."""
+    json: Location | None = None
+    """File to write the findings to as well."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `python -m data_prep audit`."""
-    parser.add_argument("corpus", type=Path, nargs="?", help="folder of a prepared corpus")
-    parser.add_argument("--raw", type=Path, help="folder of raw MIMIC-III tables, notes or none")
-    parser.add_argument(
-        "--split-ids", type=Path, help="folder of CAML's {train,dev,test}_{50,full}_hadm_ids.csv"
-    )
-    parser.add_argument(
-        "--ccs-procedures",
-        type=Path,
-        help="HCUP's prref 2015 file, or hcup to fetch it (default: of the raw tables, only "
-        "diagnoses are asked for their category)",
-    )
-    parser.add_argument("--json", type=Path, help="file to write the findings to as well")
-
-
-def run(args: argparse.Namespace, progress: Progress) -> str:
-    """Audit what the command line names, and return the report."""
-    if args.corpus is None and args.raw is None:
-        raise MarnError("Nothing to audit. Give the folder of a corpus, or raw tables with --raw.")
-    if args.split_ids is not None and args.corpus is None:
-        raise MarnError("--split-ids are compared with a corpus. Give its folder as well.")
+def run(config: Config, progress: Progress) -> str:
+    """Audit what the settings name, and return the report."""
+    if config.corpus is None and config.raw is None:
+        raise MarnError("nothing to audit; give the folder of a corpus, or --raw")
+    if config.split_ids is not None and config.corpus is None:
+        raise MarnError("--split-ids needs a corpus to compare with; give its folder")
     parts: list[str] = []
     result: dict[str, Any] = {}
-    if args.corpus is not None:
-        corpus = Corpus.load(args.corpus)
-        found = audit(corpus, args.split_ids)
+    if config.corpus is not None:
+        corpus = Corpus.load(config.corpus)
+        found = audit(corpus, config.split_ids)
         tasks = ", ".join(f"{count:,} {task} codes" for task, count in corpus.tasks.items())
         notes = sum(len(corpus[split]) for split in corpus.splits)
-        head = f"{args.corpus}: {notes:,} notes, {tasks}; text {corpus.card['text']}"
+        head = f"{config.corpus}: {notes:,} notes, {tasks}; text {corpus.card['text']}"
         parts += [f"{head}; hash {corpus.hash[:12]}", report(found)]
         described = {"name": corpus.name, "hash": corpus.hash, "text": corpus.card["text"]}
         result["corpus"] = described | {"findings": to_json(found, is_open=corpus.is_open)}
-    if args.raw is not None:
-        is_open = mimic3.is_synthetic(tables.folder(args.raw))
-        found = audit_raw(args.raw, args.ccs_procedures, progress)
+    if config.raw is not None:
+        is_open = mimic3.is_synthetic(tables.folder(config.raw))
+        found = audit_raw(config.raw, config.ccs_procedures, progress)
         text = "open" if is_open else "credentialed"
-        parts += [f"{args.raw}: raw tables; text {text}", report(found)]
+        parts += [f"{config.raw}: raw tables; text {text}", report(found)]
         described = {"name": "raw tables", "text": text}
         result["source"] = described | {"findings": to_json(found, is_open=is_open)}
-    if args.json is not None:
-        _write(args.json, result)
+    if config.json is not None:
+        _write(config.json, result)
     return "\n\n".join(parts)
 
 
@@ -96,4 +96,6 @@ def _write(path: Path, value: Any) -> None:
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise MarnError(f"Cannot write {path} ({error.strerror}). Choose another file.") from None
+        raise MarnError(
+            f"--json {path} cannot be written ({error.strerror}); choose another file"
+        ) from None

@@ -19,7 +19,6 @@ MeSH terms of the abstracts. They are ``{"articles": [{"title", "pmid", "abstrac
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import re
@@ -31,17 +30,20 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Annotated, Any, Final, Literal
+
+from pydantic import NonNegativeInt, Strict
 
 from data_prep.code_systems import icd10
 from data_prep.code_systems.ccs import Ccsr
+from data_prep.config import PrepareConfig, check_out
 from data_prep.corpus_writer import replacing
 from data_prep.fetch import fetch
-from data_prep.prepare import Choices, Coding, Note, Origin, Passage, Progress, prepare
+from data_prep.prepare import Coding, Note, Origin, Passage, Progress, prepare
 from marn.corpus import SPLITS
 from marn.errors import MarnError
+from marn.settings import Location, settings
 
-COMMAND: Final = "codiesp"
 TEXTS: Final = {"en": "text_files_en", "es": "text_files"}
 """Folder of the texts in each language."""
 CITATION: Final = (
@@ -68,100 +70,79 @@ _CODE: Final = re.compile(r"[A-Z]\d[0-9A-Z](\.[0-9A-Z]{1,4})?", re.ASCII)
 _DIAGNOSIS: Final = "DIAGNOSTICO"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``python -m data_prep codiesp``."""
-    parser.add_argument(
-        "--raw",
-        type=Path,
-        required=True,
-        help="folder that holds CodiEsp's train and dev, or fetch to fetch the archive once",
-    )
-    parser.add_argument(
-        "--additional",
-        type=Path,
-        help="with --language es: the coded abstracts (JSON, or the zip that holds it), or fetch "
-        "to fetch them once; they become training notes",
-    )
-    parser.add_argument(
-        "--sha256",
-        nargs="+",
-        default=(),
-        metavar="SUM",
-        help="SHA-256 sums that what is fetched must have; without it files are taken as they "
-        "come, and their sums go into the card",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus to write")
-    parser.add_argument(
-        "--language",
-        choices=sorted(TEXTS),
-        default="en",
-        help="en: machine translation, no evidence; es: the original, with evidence (default: en)",
-    )
-    parser.add_argument(
-        "--min-train",
-        type=int,
-        default=1,
-        help="keep the codes of at least so many training cases; 0 keeps all (default: 1)",
-    )
-    Choices.add_arguments(parser)
-    parser.set_defaults(codes="full")
+@settings
+class Config(PrepareConfig):
+    """What `python -m data_prep codiesp` takes."""
+
+    raw: Location
+    """Folder that holds CodiEsp's train and dev, or "fetch" to download the archive once."""
+    additional: Location | None = None
+    """With --language es: the coded abstracts (JSON, or the zip that holds it), or "fetch" to
+    download them once. They become training notes."""
+    sha256: Annotated[tuple[str, ...], Strict(False)] = ()
+    """SHA-256 sums that downloaded files must have. Without them any file is taken, and its sum is
+    recorded in the card."""
+    out: Location
+    """Folder of the corpus to write."""
+    language: Literal["en", "es"] = "en"
+    """"en": machine translation, without evidence; "es": the original, with evidence."""
+    min_train: NonNegativeInt = 1
+    """Training cases that a code must have to be kept; 0 keeps all codes."""
+    codes: str = "full"
+    """How many of the most frequent codes to keep, or "full" for all."""
 
 
-def run(args: argparse.Namespace, progress: Progress) -> Path:
-    """Make the corpus that ``add_arguments`` describes.
+def run(config: Config, progress: Progress) -> Path:
+    """Make the corpus that the settings describe.
 
     Args:
-        args: The parsed options.
-        progress: Takes lines about how far the work is.
+        config: the settings.
+        progress: takes lines about how far the work is.
 
     Returns:
         The folder of the corpus.
 
     Raises:
-        MarnError: If the raw folder is not CodiEsp's, one of its files cannot be read, or no code
-            is left.
+        MarnError: the raw folder is not CodiEsp's, one of its files cannot be read, or no code is
+            left.
     """
-    if args.min_train < 0:
-        raise MarnError(f"Expected --min-train to be >= 0, but got {args.min_train}.")
-    if args.additional is not None and args.language != "es":
-        raise MarnError("The additional abstracts are Spanish: give --language es with them.")
-    if args.out.resolve() in [args.raw.resolve(), *args.raw.resolve().parents]:
-        raise MarnError(f"{args.out} holds the raw files: choose another folder for --out.")
-    choices = Choices.of(args)
-    settings: dict[str, Any] = {"licence": "CC BY 4.0", "citation": CITATION}
-    raw, options = args.raw, ""
+    if config.additional is not None and config.language != "es":
+        raise MarnError("--additional needs --language es; the abstracts are Spanish")
+    check_out(config.out, config.raw)
+    recorded: dict[str, Any] = {"licence": "CC BY 4.0", "citation": CITATION}
+    raw, options = config.raw, ""
     if str(raw) == "fetch":
-        raw, settings["archive_sha256"] = fetch_cases(args.sha256)
-    texts = _texts(raw, args.language)
+        raw, recorded["archive_sha256"] = fetch_cases(config.sha256)
+    texts = _texts(raw, config.language)
     splits = sorted(set(texts.values()), key=SPLITS.index)
     missing = [split for split in SPLITS if split not in splits]
     if missing:
         progress(f"no {missing[0]} cases among the raw files: the corpus will have none")
     dropped: Counter[str] = Counter()
     codings = list(dict.fromkeys(_codings(raw, texts, dropped)))
-    notes = _notes(raw, args.language, texts)
+    notes = _notes(raw, config.language, texts)
     places = texts
-    if args.additional is not None:
-        path = args.additional
+    if config.additional is not None:
+        path = config.additional
         if str(path) == "fetch":
-            path, settings["additional_sha256"] = fetch(
+            path, recorded["additional_sha256"] = fetch(
                 ADDITIONAL_URL,
                 ADDITIONAL_URL.rpartition("/")[2],
                 "download it by hand and give its path with --additional",
-                args.sha256,
+                config.sha256,
             )
         found = _additional_codings(path, dropped)
         codings += found
         places = texts | {coding.admission: "train" for coding in found}
         notes = chain(notes, _additional_notes(path, places))
-        settings["additional_notes"] = len(places) - len(texts)
-        settings["additional_citation"] = ADDITIONAL_CITATION
+        recorded["additional_notes"] = len(places) - len(texts)
+        recorded["additional_citation"] = ADDITIONAL_CITATION
         options = " --additional ADDITIONAL"
         progress(f"additional abstracts: {len(places) - len(texts):,} with a code")
     training = Counter(coding.code for coding in codings if places[coding.admission] == "train")
-    rare = {coding.code for coding in codings if training[coding.code] < args.min_train}
+    rare = {coding.code for coding in codings if training[coding.code] < config.min_train}
     kept = [coding for coding in codings if coding.code not in rare]
-    dropped[f"codes of fewer than {args.min_train} training cases"] += len(rare)
+    dropped[f"codes of fewer than {config.min_train} training cases"] += len(rare)
     dropped["codings with such a code"] += len(codings) - len(kept)
 
     ccsr = Ccsr.load()
@@ -169,7 +150,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Path:
     categories = icd10.ccsr_entries({code: training[code] for code in codes})
     rolled_up = [code for code in codes if code in categories and not ccsr.has(code)]
     progress(f"CCSR: {len(rolled_up)} of {len(codes)} codes rolled up")
-    with replacing(args.out) as folder:
+    with replacing(config.out) as folder:
         prepare(
             folder,
             notes=notes,
@@ -178,30 +159,30 @@ def run(args: argparse.Namespace, progress: Progress) -> Path:
             title=lambda kind, code: ccsr.title(code),
             category=lambda kind, code: categories.get(code),
             origin=Origin(
-                name=args.out.resolve().name,
+                name=config.out.resolve().name,
                 source="CodiEsp v4, diagnoses (ICD-10-CM); "
-                + ("the Spanish cases" if args.language == "es" else "machine-translated cases")
-                + (", with the additional abstracts" if args.additional else ""),
+                + ("the Spanish cases" if config.language == "es" else "machine-translated cases")
+                + (", with the additional abstracts" if config.additional else ""),
                 text="open",
-                command=f"python -m data_prep {COMMAND} --raw RAW --out {args.out.name} "
-                f"--language {args.language}{options} --min-train {args.min_train} "
-                f"{choices.options()}",
-                language=args.language,
+                command=f"python -m data_prep codiesp --raw RAW --out {config.out.name} "
+                f"--language {config.language}{options} --min-train {config.min_train} "
+                f"{config.options()}",
+                language=config.language,
                 ccs_key="ccsr",
             ),
-            choices=choices,
-            passages=_passages(raw, texts, dropped) if args.language == "es" else None,
+            choices=config,
+            passages=_passages(raw, texts, dropped) if config.language == "es" else None,
             dropped=dropped,
-            settings=settings
+            settings=recorded
             | {
                 "splits": "official" + "".join(f", {split} not given" for split in missing),
-                "min_train": args.min_train,
+                "min_train": config.min_train,
                 "rolled_up": rolled_up,
                 "without_category": [code for code in codes if code not in categories],
             },
             progress=progress,
         )
-    return args.out
+    return config.out
 
 
 def fetch_cases(sums: Sequence[str] = ()) -> tuple[Path, str]:

@@ -2,105 +2,72 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Strict
 
 from data_prep import splits, tables
 from data_prep.code_systems.ccs import KEY_STYLES
 from data_prep.code_systems.systems import Icd9
+from data_prep.config import CcsConfig, PrepareConfig, check_out
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Choices, Coding, Note, Origin, Pair, Passage, Progress, prepare, quiet
+from data_prep.prepare import Coding, Note, Origin, Pair, Passage, Progress, prepare, quiet
 from marn.corpus import CodeEntry
 from marn.errors import MarnError
-
-COMMAND = "mimic3"
+from marn.settings import Location, settings
 
 CODE_TABLES = {"dx": "DIAGNOSES_ICD", "pr": "PROCEDURES_ICD"}
 TITLE_TABLES = {"dx": "D_ICD_DIAGNOSES", "pr": "D_ICD_PROCEDURES"}
-
-LABELS = ("icd", "caml")
-"""How codes are named: as they are, or as CAML's scripts do."""
 
 _DISCHARGE = "discharge summary"
 _MARKER = "SYNTHETIC"
 _FIRST_SYNTHETIC = 900_000  # admissions of MIMIC-III run from 100,000 to 199,999
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Offer the options of this source."""
-    parser.add_argument(
-        "--raw", type=Path, required=True, help="folder of the tables (.csv or .csv.gz)"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus to write")
-    parser.add_argument(
-        "--splits",
-        type=Path,
-        help="folder of CAML's {train,dev,test}_{50,full}_hadm_ids.csv, or fetch, once, "
-        "(default: split by patient)",
-    )
-    parser.add_argument(
-        "--sha256",
-        nargs="+",
-        default=(),
-        metavar="SUM",
-        help="SHA-256 sums that the lists must have if they are fetched; without it they are taken "
-        "as they come, and their sums go into the card",
-    )
-    parser.add_argument(
-        "--labels",
-        choices=LABELS,
-        default=LABELS[0],
-        help="icd: codes as text; caml: the label space of CAML's scripts, which read the codes of "
-        "procedures as numbers, so that first zeros are lost (default: %(default)s)",
-    )
-    add_ccs_arguments(parser)
-    Choices.add_arguments(parser)
+@settings
+class Config(CcsConfig):
+    """What `python -m data_prep mimic3` takes."""
+
+    raw: Location
+    """Folder of the tables (.csv or .csv.gz)."""
+    out: Location
+    """Folder of the corpus to write."""
+    splits: Location | None = None
+    """Folder of CAML's {train,dev,test}_{50,full}_hadm_ids.csv, or "fetch" to download them once.
+    By default patients are split by a hash."""
+    sha256: Annotated[tuple[str, ...], Strict(False)] = ()
+    """SHA-256 sums that downloaded lists must have. Without them any list is taken, and its sum is
+    recorded in the card."""
+    labels: Literal["icd", "caml"] = "icd"
+    """How codes are named: "icd", as they are; "caml", as CAML's scripts do, which read the codes
+    of procedures as numbers and so lose leading zeros."""
 
 
-def add_ccs_arguments(parser: argparse.ArgumentParser) -> None:
-    """Offer the options on CCS categories."""
-    parser.add_argument(
-        "--ccs-procedures",
-        type=Path,
-        help="HCUP's prref 2015 file, or hcup to fetch it (default: the procedures that the "
-        "project states itself)",
-    )
-    parser.add_argument(
-        "--ccs-key",
-        choices=KEY_STYLES,
-        default=KEY_STYLES[0],
-        help="how categories are told apart; the papers merge equal numbers (default: %(default)s)",
-    )
-
-
-def run(args: argparse.Namespace, progress: Progress) -> Path:
-    """Prepare the tables in `args.raw`."""
-    raw, out, lists = tables.folder(args.raw), args.out, args.splits
-    if out.resolve() in [raw.resolve(), *raw.resolve().parents]:
-        raise MarnError(f"{out} holds the raw tables. Choose another folder for --out.")
-    choices = Choices.of(args)
+def run(config: Config, progress: Progress) -> Path:
+    """Prepare the tables in `config.raw`."""
+    raw, lists, name = tables.folder(config.raw), config.splits, config.out.resolve().name
+    check_out(config.out, raw)
     if str(lists) == "fetch":
-        _check_lists(choices)
-        lists = splits.fetch_lists(choices.codes, args.sha256)
-    name = out.resolve().name
-    with replacing(out) as partial:
+        _check_lists(config)
+        lists = splits.fetch_lists(config.codes, config.sha256)
+    with replacing(config.out) as partial:
         build(
             raw,
             partial,
             name=name,
             command=f"python -m data_prep mimic3 --raw RAW --out data/{name}"
             + ("" if lists is None else " --splits LISTS"),
-            choices=choices,
+            choices=config,
             lists=lists,
-            labels=args.labels,
-            ccs_procedures=args.ccs_procedures,
-            ccs_key=args.ccs_key,
+            labels=config.labels,
+            ccs_procedures=config.ccs_procedures,
+            ccs_key=config.ccs_key,
             progress=progress,
         )
-    return out
+    return config.out
 
 
 def build(
@@ -109,7 +76,7 @@ def build(
     *,
     name: str,
     command: str,
-    choices: Choices,
+    choices: PrepareConfig,
     lists: Path | None = None,
     labels: str = "icd",
     ccs_procedures: Path | None = None,
@@ -202,9 +169,12 @@ def build(
     )
 
 
-def _check_lists(choices: Choices) -> None:
+def _check_lists(choices: PrepareConfig) -> None:
     if choices.codes not in ("50", "full"):
-        raise MarnError(f"CAML's lists exist for --codes 50 and full, not {choices.codes}.")
+        raise MarnError(
+            f"--codes must be 50 or full with CAML's lists, but got {choices.codes}; leave out "
+            "--splits"
+        )
 
 
 def caml_label(kind: str, code: str) -> str:

@@ -13,74 +13,63 @@ of the other are counted. ICD-9 is grouped by CCS as MIMIC-III is, ICD-10 by
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from data_prep import splits, tables
 from data_prep.code_systems.ccs import KEY_STYLES
 from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10
+from data_prep.config import CcsConfig, PrepareConfig, check_out
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Choices, Coding, Note, Origin, Pair, Progress, prepare, quiet
-from data_prep.sources import mimic3
+from data_prep.prepare import Coding, Note, Origin, Pair, Progress, prepare, quiet
 from marn.errors import MarnError
-
-COMMAND: Final = "mimic4"
-VERSIONS: Final = (10, 9)
+from marn.settings import Location, settings
 
 CODE_TABLES: Final = {"dx": "diagnoses_icd", "pr": "procedures_icd"}
 TITLE_TABLES: Final = {"dx": "d_icd_diagnoses", "pr": "d_icd_procedures"}
 NOTES_TABLE: Final = "discharge"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Offer the options of this source."""
-    parser.add_argument(
-        "--raw", type=Path, help="folder of all the tables, or of the folders hosp and note"
-    )
-    parser.add_argument("--hosp", type=Path, help="folder of MIMIC-IV's module hosp, if not in RAW")
-    parser.add_argument("--note", type=Path, help="folder of MIMIC-IV-Note's tables, if not in RAW")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus to write")
-    parser.add_argument(
-        "--version",
-        type=int,
-        choices=VERSIONS,
-        default=VERSIONS[0],
-        help="of ICD: the admissions coded in it (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--splits",
-        type=Path,
-        help="folder of {train,dev,test}_CODES_hadm_ids.csv, lists of admissions in CAML's form, "
-        "one id a line (default: split by patient)",
-    )
-    mimic3.add_ccs_arguments(parser)
-    Choices.add_arguments(parser)
+@settings
+class Config(CcsConfig):
+    """What `python -m data_prep mimic4` takes."""
+
+    raw: Location | None = None
+    """Folder of all the tables, or of the folders hosp and note."""
+    hosp: Location | None = None
+    """Folder of MIMIC-IV's module hosp, if it is not in RAW."""
+    note: Location | None = None
+    """Folder of MIMIC-IV-Note's tables, if they are not in RAW."""
+    out: Location
+    """Folder of the corpus to write."""
+    version: Literal[10, 9] = 10
+    """Version of ICD: the admissions coded in it are kept."""
+    splits: Location | None = None
+    """Folder of {train,dev,test}_CODES_hadm_ids.csv, lists of admissions in CAML's form, one id per
+    line. By default patients are split by a hash."""
 
 
-def run(args: argparse.Namespace, progress: Progress) -> Path:
-    """Prepare the tables that the options name."""
-    hosp, note = _folder(args.raw, args.hosp, "hosp"), _folder(args.raw, args.note, "note")
-    out = args.out.resolve()
-    for raw in (hosp.resolve(), note.resolve()):
-        if out in [raw, *raw.parents]:
-            raise MarnError(f"{args.out} holds the raw tables. Choose another folder for --out.")
-    with replacing(args.out) as partial:
+def run(config: Config, progress: Progress) -> Path:
+    """Prepare the tables that the settings name."""
+    hosp = _folder(config.raw, config.hosp, "hosp")
+    note = _folder(config.raw, config.note, "note")
+    check_out(config.out, hosp, note)
+    with replacing(config.out) as partial:
         build(
             hosp,
             note,
             partial,
-            name=out.name,
-            version=args.version,
-            choices=Choices.of(args),
-            lists=args.splits,
-            ccs_procedures=args.ccs_procedures,
-            ccs_key=args.ccs_key,
+            name=config.out.resolve().name,
+            version=config.version,
+            choices=config,
+            lists=config.splits,
+            ccs_procedures=config.ccs_procedures,
+            ccs_key=config.ccs_key,
             progress=progress,
         )
-    return args.out
+    return config.out
 
 
 def build(
@@ -90,7 +79,7 @@ def build(
     *,
     name: str,
     version: int,
-    choices: Choices,
+    choices: PrepareConfig,
     lists: Path | None = None,
     ccs_procedures: Path | None = None,
     ccs_key: str = KEY_STYLES[0],
@@ -141,7 +130,7 @@ def build(
             source="MIMIC-IV with MIMIC-IV-Note, discharge summaries with "
             f"{system.name} codes (PhysioNet)",
             text="credentialed",
-            command=f"python -m data_prep {COMMAND} --hosp HOSP --note NOTE --out data/{name} "
+            command=f"python -m data_prep mimic4 --hosp HOSP --note NOTE --out data/{name} "
             f"--version {version}{options} {choices.options()}",
             ccs_key=system.key,
         ),
@@ -244,6 +233,6 @@ def _folder(raw: Path | None, given: Path | None, module: str) -> Path:
     if given is not None:
         return tables.folder(given)
     if raw is None:
-        raise MarnError(f"No tables: give --raw, or --{module}, the folder of its tables.")
+        raise MarnError(f"--raw or --{module} is missing; give the folder of the tables")
     within = tables.folder(raw) / module
     return within if within.is_dir() else raw

@@ -16,83 +16,71 @@ categories the corpus has the one task "icd". Notes count as credentialed unless
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from data_prep import splits, tables
 from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10
+from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Choices, Coding, Note, Origin, Pair, Progress, prepare
-from data_prep.sources.mimic3 import add_ccs_arguments
+from data_prep.prepare import Coding, Note, Origin, Pair, Progress, prepare
 from marn.corpus import SPLITS, CodeEntry
 from marn.errors import MarnError
+from marn.settings import Location, settings
 
-COMMAND: Final = "own"
-SYSTEMS: Final = ("icd9", "icd10", "other")
 _KINDS: Final = ("dx", "pr")
 _CODE: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,40}")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Offer the options of this source."""
-    parser.add_argument(
-        "--notes", type=Path, required=True, help="CSV of note_id, text, or a folder of NAME.txt"
-    )
-    parser.add_argument(
-        "--assigned", type=Path, required=True, help="CSV of the codes: note_id, kind, code"
-    )
-    parser.add_argument(
-        "--titles", type=Path, help="CSV of kind, code, title[, category, category_title]"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus to write")
-    parser.add_argument(
-        "--system", choices=SYSTEMS, required=True, help="the system that the codes belong to"
-    )
-    parser.add_argument(
-        "--text",
-        choices=("credentialed", "open"),
-        default="credentialed",
-        help="whether the texts may be shown and shared (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--language", default="en", help="of the notes, for the card (default: %(default)s)"
-    )
-    add_ccs_arguments(parser)
-    Choices.add_arguments(parser)
-    parser.set_defaults(codes="full")
+@settings
+class Config(CcsConfig):
+    """What `python -m data_prep own` takes."""
+
+    notes: Location
+    """CSV with the columns note_id and text, or a folder of texts NAME.txt."""
+    assigned: Location
+    """CSV of the codes, with the columns note_id, kind and code."""
+    titles: Location | None = None
+    """CSV with the columns kind, code, title and perhaps category and category_title."""
+    out: Location
+    """Folder of the corpus to write."""
+    system: Literal["icd9", "icd10", "other"]
+    """The system that the codes belong to."""
+    text: Literal["credentialed", "open"] = "credentialed"
+    """Whether the texts may be shown and shared ("open")."""
+    language: str = "en"
+    """Language of the notes, for the card."""
+    codes: str = "full"
+    """How many of the most frequent codes to keep, or "full" for all."""
 
 
-def run(args: argparse.Namespace, progress: Progress) -> Path:
-    """Prepare the notes and codes that the options name.
+def run(config: Config, progress: Progress) -> Path:
+    """Prepare the notes and codes that the settings name.
 
     Raises:
         MarnError: naming file and line, if a file is missing or cannot be read, or nothing is
             left.
     """
-    out = args.out.resolve()
-    for given in (args.notes, args.assigned, args.titles):
-        if given is not None and out in [given.resolve(), *given.resolve().parents]:
-            raise MarnError(f"{args.out} holds the raw files. Choose another folder for --out.")
-    for given in (args.notes, args.assigned):
+    check_out(config.out, config.notes, config.assigned, config.titles)
+    for given in (config.notes, config.assigned):
         if not given.exists():
-            raise MarnError(f"No {given}. Give the path of a CSV, or for --notes of a folder.")
-    choices = Choices.of(args)
+            raise MarnError(f"{given} does not exist; give the path of a CSV, or a folder of notes")
+    out = config.out.resolve()
     dropped: Counter[str] = Counter()
     uses: Counter[Pair] = Counter()
     system: CodeSystem | None = None
-    if args.system == "icd9":
-        system = Icd9(args.ccs_procedures, args.ccs_key)
-    elif args.system == "icd10":
+    if config.system == "icd9":
+        system = Icd9(config.ccs_procedures, config.ccs_key)
+    elif config.system == "icd10":
         system = Icd10(uses)
     form = _any_code if system is None else system.dotted
-    titles, above = _read_titles(args.titles, form, dropped) if args.titles else ({}, {})
+    titles, above = _read_titles(config.titles, form, dropped) if config.titles else ({}, {})
     places: dict[str, str] = {}
-    settings = {"system": args.system, "split": "by patient, 8066:1573:1729"}
-    notes = _read_folder if args.notes.is_dir() else _read_table
+    recorded = {"system": config.system, "split": "by patient, 8066:1573:1729"}
+    notes = _read_folder if config.notes.is_dir() else _read_table
 
     def title(kind: str, code: str) -> str:
         return titles.get((kind, code)) or (system.title(kind, code) if system else "")
@@ -102,16 +90,16 @@ def run(args: argparse.Namespace, progress: Progress) -> Path:
 
     def split(admissions: Mapping[str, str]) -> Mapping[str, str]:
         if not places:
-            return splits.by_patient(choices.seed)(admissions)
-        settings["split"] = "given with the notes"
+            return splits.by_patient(config.seed)(admissions)
+        recorded["split"] = "given with the notes"
         dropped["notes without a split"] += sum(note not in places for note in admissions)
         return {note: places[note] for note in admissions if note in places}
 
-    with replacing(args.out) as folder:
+    with replacing(config.out) as folder:
         prepare(
             folder,
-            notes=notes(args.notes, places, dropped),
-            codings=_read_codings(args.assigned, form, dropped, uses),
+            notes=notes(config.notes, places, dropped),
+            codings=_read_codings(config.assigned, form, dropped, uses),
             split=split,
             title=title,
             category=category if system or above else None,
@@ -119,20 +107,20 @@ def run(args: argparse.Namespace, progress: Progress) -> Path:
                 name=out.name,
                 source="Notes of one's own with "
                 + (f"{system.name} codes" if system else "codes of a system of their own"),
-                text=args.text,
-                command=f"python -m data_prep {COMMAND} --notes NOTES --assigned ASSIGNED "
-                + ("--titles TITLES " if args.titles else "")
-                + f"--system {args.system} --text {args.text} --language {args.language} "
-                f"--out data/{out.name} {choices.options()}",
-                language=args.language,
+                text=config.text,
+                command="python -m data_prep own --notes NOTES --assigned ASSIGNED "
+                + ("--titles TITLES " if config.titles else "")
+                + f"--system {config.system} --text {config.text} --language {config.language} "
+                f"--out data/{out.name} {config.options()}",
+                language=config.language,
                 ccs_key=system.key if system else "own" if above else None,
             ),
-            choices=choices,
+            choices=config,
             dropped=dropped,
-            settings=settings,
+            settings=recorded,
             progress=progress,
         )
-    return args.out
+    return config.out
 
 
 def _read_table(path: Path, places: dict[str, str], dropped: Counter[str]) -> Iterator[Note]:

@@ -2,78 +2,74 @@
 
 from __future__ import annotations
 
-import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from data_prep import hospital
+from data_prep.config import CcsConfig
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Choices, Progress
+from data_prep.prepare import Progress
 from data_prep.sources import mimic3
-
-COMMAND = "teaching"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Offer the options of this source."""
-    parser.add_argument(
-        "--out", type=Path, default=Path("data/teaching"), help="folder to write (%(default)s)"
-    )
-    parser.add_argument(
-        "--preset",
-        choices=list(hospital.PRESETS),
-        default="teaching",
-        help="size of the hospital (default: %(default)s)",
-    )
-    parser.add_argument("--gzip", action="store_true", help="gzip the raw tables")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="processes that write notes; the result is the same (default: %(default)s)",
-    )
-    mimic3.add_ccs_arguments(parser)
-    Choices.add_arguments(parser)
+from marn.progress import Progress as Bar
+from marn.settings import Count, Location, settings
 
 
-def run(args: argparse.Namespace, progress: Progress) -> Path:
-    """Write the hospital's tables to `args.out`/raw and prepare them as MIMIC-III's are.
+@settings
+class Config(CcsConfig):
+    """What `python -m data_prep teaching` takes."""
 
-    A preset with lists of admissions is split by them where `--codes` is theirs, else by patient.
+    out: Location = Path("data/teaching")
+    """Folder of the corpus to write."""
+    preset: Literal["tiny", "teaching", "mimic50", "full"] = "teaching"
+    """Size of the hospital."""
+    gzip: bool = False
+    """Compress the raw tables with gzip."""
+    workers: Count = 1
+    """Processes; the corpus is the same with any number."""
+
+
+def run(config: Config, progress: Progress) -> Path:
+    """Write the hospital's tables to `config.out`/raw and prepare them as MIMIC-III's are.
+
+    A preset with lists of admissions is split by them if `config.codes` is theirs, else by patient.
     """
-    name = args.out.resolve().name
-    with replacing(args.out) as partial:
+    name, preset = config.out.resolve().name, config.preset
+    with replacing(config.out) as partial:
         raw = partial / "raw"
         hospital.write(
             raw,
-            args.preset,
-            args.seed,
-            _every_thousand(progress),
-            workers=args.workers,
-            zipped=args.gzip,
+            preset,
+            config.seed,
+            _notes_written(progress),
+            workers=config.workers,
+            zipped=config.gzip,
         )
-        choices = Choices.of(args)
         mimic3.build(
             raw,
             partial,
             name=name,
-            command=f"python -m data_prep teaching --preset {args.preset} --out data/{name}",
-            choices=choices,
-            lists=raw if choices.codes == hospital.PRESETS[args.preset].lists else None,
-            ccs_procedures=args.ccs_procedures,
-            ccs_key=args.ccs_key,
+            command=f"python -m data_prep teaching --preset {preset} --out data/{name}",
+            choices=config,
+            lists=raw if config.codes == hospital.PRESETS[preset].lists else None,
+            ccs_procedures=config.ccs_procedures,
+            ccs_key=config.ccs_key,
             progress=progress,
         )
-    return args.out
+    return config.out
 
 
-def _every_thousand(progress: Progress) -> Callable[[int, int], None]:
-    said = 0
+def _notes_written(progress: Progress) -> Callable[[int, int], None]:
+    """Report the hospital's notes: on a bar in a terminal, else on a line per thousand."""
+    bar: Bar | None = None
 
     def report(done: int, total: int) -> None:
-        nonlocal said
-        if done // 1000 > said:
-            said = done // 1000
+        nonlocal bar
+        bar = bar or Bar(total, stream=sys.stderr, unit=" notes")
+        thousands = bar.done // 1000
+        bar.step("hospital", done - bar.done)
+        if done // 1000 > thousands and not bar.has_bar:
             progress(f"hospital: {min(done, total):,} of {total:,} notes")
 
     return report

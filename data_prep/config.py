@@ -1,0 +1,77 @@
+"""What you choose when you make a corpus, the same for every source."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from marn.errors import MarnError
+from marn.settings import Count, Location, settings
+
+
+def usual_workers() -> int:
+    """Return the number of processes for this machine: its cores, at most 4."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(4, len(os.sched_getaffinity(0)))
+    return min(4, os.cpu_count() or 1)
+
+
+@settings
+class PrepareConfig:
+    """The settings that every source has; each adds its own in a subclass."""
+
+    codes: str = "50"
+    """How many of the most frequent codes to keep, or "full" for all."""
+    min_count: Count = 3
+    """Training notes that a word must occur in to enter the vocabulary (systems.md: 3)."""
+    vectors: Literal["train", "all", "none"] = "train"
+    """Notes that word2vec learns from: "train", "all" (as the papers read) or "none"."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Seed of the split by patient and of the word vectors."""
+    workers: Count = Field(default_factory=usual_workers)
+    """Processes; the corpus is the same with any number. By default the cores of this machine, at
+    most 4."""
+
+    @field_validator("codes")
+    @classmethod
+    def _is_a_number_or_full(cls, codes: str) -> str:
+        if codes != "full" and not (codes.isdecimal() and int(codes) > 0):
+            raise ValueError("a number of at least 1, or 'full'")
+        return codes
+
+    def options(self) -> str:
+        """Write the settings that make the corpus what it is as options of a command line."""
+        return (
+            f"--codes {self.codes} --min-count {self.min_count} --vectors {self.vectors} "
+            f"--seed {self.seed}"
+        )
+
+
+@settings
+class CcsConfig(PrepareConfig):
+    """The settings of a source whose codes have CCS categories."""
+
+    ccs_procedures: Location | None = None
+    """HCUP's prref 2015 file, or "hcup" to download it. By default, the categories of procedures
+    that the project states itself."""
+    ccs_key: Literal["kind:number", "number"] = "kind:number"
+    """What tells categories apart; the papers merge equal numbers of diagnoses and procedures
+    ("number")."""
+
+
+def check_out(out: Path, *raw: Path | None) -> None:
+    """Refuse to write a corpus over the raw files.
+
+    Args:
+        out: folder of the corpus.
+        *raw: files and folders that are read; None is passed over.
+
+    Raises:
+        MarnError: `out` is one of them, or holds one.
+    """
+    for path in raw:
+        if path is not None and out.resolve() in [path.resolve(), *path.resolve().parents]:
+            raise MarnError(f"{out} holds the raw files; choose another folder for --out")
