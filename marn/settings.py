@@ -60,7 +60,6 @@ _RULES = {
     "dict_type": "a dictionary",
     "is_instance_of": "a list",
     "sequence_str": "a list",
-    "too_short": "non-empty",
     "value_error": "{error}",
 }
 """What follows "must be", by pydantic's kinds of error; a validator's ValueError states it."""

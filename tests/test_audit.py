@@ -491,8 +491,8 @@ def test_the_command_line_reports(
         (["--raw", "R", "--split-ids", "L"], "--split-ids needs a corpus"),
         (["--raw", "R"], "No folder R"),
         (["C"], "No corpus at C"),
-        (["TINY", "--split-ids", "L"], "cannot find L/train_"),
-        (["TINY", "--json", "gone/out.json"], "Cannot write gone/out.json"),
+        (["TINY", "--split-ids", "L"], "No L/train_"),
+        (["TINY", "--json", "gone/out.json"], "--json gone/out.json cannot be written"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(

@@ -261,7 +261,9 @@ def test_missing_parts_are_named(make: Make, raw: Path) -> None:
 
 
 def test_bad_options_are_refused(make: Make, raw: Path) -> None:
-    with pytest.raises(MarnError, match="--min-train to be >= 0, but got -1"):
+    with pytest.raises(
+        MarnError, match="min_train must be at least 0, but got -1; the default is 1"
+    ):
         make("--min-train", "-1")
     with pytest.raises(MarnError, match="No admission has both a note and a code"):
         make("--min-train", "99")
@@ -379,7 +381,7 @@ def test_damaged_abstracts_are_named(
 
 
 def test_abstracts_that_will_not_do(make: Make, additional: Path, tmp_path: Path) -> None:
-    with pytest.raises(MarnError, match="give --language es"):
+    with pytest.raises(MarnError, match="--additional needs --language es"):
         make("--additional", str(additional))
     with pytest.raises(MarnError, match="cannot be read"):
         make("--language", "es", "--additional", str(tmp_path))

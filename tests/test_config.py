@@ -94,7 +94,7 @@ def test_a_sum_over_codes_is_as_many_means(loss):
         ({"learning_rate": math.nan}, "learning_rate must be a finite number, but got nan"),
         ({"clip_norm": math.inf}, "clip_norm must be a finite number, or None, but got inf"),
         ({"task_weights": {"icd": -1}}, r"task_weights\['icd'\] must be at least 0, but got -1"),
-        ({"task_weights": {}}, "task_weights must be non-empty"),
+        ({"task_weights": {"icd": "much"}}, r"task_weights\['icd'\] must be a number"),
         ({"task_weights": {"icd": 0}}, "task_weights must not all be 0"),
         ({"monitor": "precision_at_x"}, "monitor must be one of .*, but got 'precision_at_x'"),
         ({"monitor": "recall_at_0"}, "monitor must be one of .*precision_at_K, recall_at_K"),
@@ -120,6 +120,7 @@ def test_numbers_of_numpy_become_pythons():
     assert (config.epochs, config.learning_rate, config.seed) == (3, 0.5, 4)
     values = [config.epochs, config.learning_rate, config.seed, config.task_weights["icd"]]
     assert [type(value) for value in values] == [int, float, int, float]
+    assert TrainConfig(task_weights={}).task_weights == {}  # each task has weight 1
     assert TrainConfig(learning_rate=1, clip_norm=None, seed=2**63 - 1).clip_norm is None
 
 

@@ -172,7 +172,7 @@ def test_lists_of_another_data_set(raw_tables, prepare, capsys):
 def test_lists_want_their_own_number_of_codes(raw_tables, prepare, capsys):
     fill(raw_tables)
     assert prepare("--codes", "7") is None
-    assert "--codes 50 and full, not 7" in capsys.readouterr().err
+    assert "--codes must be 50 or full with CAML's lists, but got 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_lists_are_fetched_once_and_their_sums_recorded(
     assert prepare("--splits", "fetch", "--sha256", "0" * 64, by_lists=False) is None
     assert "which --sha256 does not name" in capsys.readouterr().err
     assert prepare("--splits", "fetch", "--codes", "7", by_lists=False) is None
-    assert "--codes 50 and full, not 7" in capsys.readouterr().err
+    assert "--codes must be 50 or full with CAML's lists, but got 7" in capsys.readouterr().err
 
 
 def test_ids_that_lists_repeat_or_tables_lack_are_counted(raw_tables, prepare, lists):

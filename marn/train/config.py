@@ -88,9 +88,10 @@ class TrainConfig:
     Eq. 16, MT-RAM Eqs. 12-13). None follows `reading` for the focal loss, and is the mean for
     "bce". Adam ignores the difference, but for its epsilon; `clip_norm` does not."""
     task_weights: Mapping[str, NonNegativeFloat] = Field(
-        default_factory=lambda: {"icd": 0.7, "ccs": 0.3}, min_length=1
+        default_factory=lambda: {"icd": 0.7, "ccs": 0.3}
     )
-    """Weight of each task's loss (Eq. 17; MARN Section 4.2). A single task has weight 1."""
+    """Weight of each task's loss (Eq. 17; MARN Section 4.2). A task that is not named has
+    weight 1, and so has a single task."""
     clip_norm: PositiveFloat | None = 1.0
     """Maximum norm of all gradients together; None does not clip (1.0 in the released code)."""
     patience: Count = 10
@@ -150,7 +151,7 @@ class TrainConfig:
             )
         if self.label_smoothing and self.loss != "bce":
             raise MarnError("label_smoothing needs loss='bce'; set it to 0 or change the loss")
-        if not any(self.task_weights.values()):
+        if self.task_weights and not any(self.task_weights.values()):
             raise MarnError("task_weights must not all be 0; give one task a weight above 0")
 
     @property
