@@ -491,7 +491,7 @@ def test_the_command_line_reports(
         (["--raw", "R", "--split-ids", "L"], "--split-ids needs a corpus"),
         (["--raw", "R"], "No folder R"),
         (["C"], "No corpus at C"),
-        (["TINY", "--split-ids", "L"], "No L/train_"),
+        (["TINY", "--split-ids", "L"], "cannot find L/train_"),
         (["TINY", "--json", "gone/out.json"], "--json gone/out.json cannot be written"),
     ],
 )
