@@ -95,7 +95,10 @@ def test_command_line(tmp_path):
     assert made.returncode == 0, made.stderr
     kept = json.loads((tmp_path / "kept.json").read_text())
     assert kept["scale"] == "quick"
-    assert kept["benchmarks"]["gru"]["provenance"]["threads"] == 1
+    made_on = kept["benchmarks"]["gru"]["provenance"]
+    assert made_on["threads"] == 1
+    assert made_on["processor"]
+    assert made_on["peak_pace"] > 0
     assert "time at 800 words" in made.stdout
 
 
@@ -106,6 +109,24 @@ def test_a_file_keeps_what_other_benchmarks_wrote(tmp_path):
     assert list(json.loads(path.read_text())["benchmarks"]) == ["a", "b"]
     with pytest.raises(MarnError, match="of scale 'full'"):
         bench.keep(path, "quick", {})
+
+
+def test_a_file_says_what_each_bar_means_and_what_was_not_run(tmp_path):
+    path = tmp_path / "kept.json"
+    bench.keep(path, "full", {"gru": {"figures": {"growth": 2.5}}})
+    bars = {(row["benchmark"], row["figure"]): row for row in json.loads(path.read_text())["bars"]}
+    assert len(bars) == sum(len(module.BARS) for module in bench.available().values())
+    growth = bars["gru", "growth"]
+    assert (growth["kind"], growth["bound"], growth["met"]) == ("at most", 2.2, False)
+    assert growth["meaning"] == "ratio to the reference"
+    assert {row["met"] for key, row in bars.items() if key[0] != "gru"} == {None}
+
+
+def test_share_of_the_peak():
+    pace = bench.peak_pace()
+    assert pace > 0
+    assert bench.share_of_peak(pace, 4.0) == pytest.approx(0.25)
+    assert bench.processor()
 
 
 def test_a_program_is_watched_alone():

@@ -182,9 +182,12 @@ def ram(notes, weights, training, fusion):
     ]
 
 
-@pytest.mark.parametrize("padding", ["masked", "released"])
+# test_plain.py holds `multiply` to marn.plain in every mode; one case here ties it to the loops.
+
+
 @pytest.mark.parametrize(
-    ("training", "fusion"), [(False, "multiply"), (True, "multiply"), (True, "add")]
+    ("padding", "training", "fusion"),
+    [("masked", True, "add"), ("released", True, "add"), ("masked", True, "multiply")],
 )
 def test_marn(padding, training, fusion):
     weights, x, logits = ready(

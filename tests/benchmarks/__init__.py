@@ -1,18 +1,21 @@
-"""Benchmarks against a straightforward reference: `python -m benchmarks [NAME …]`.
+"""Benchmarks against a straightforward reference: `make bench`, `python -m benchmarks [NAME …]`.
 
 Every module beside this one that has `BARS` is a benchmark: its docstring says what is compared,
-`BARS` what is promised, and `measure(quick)` returns the figures. Both sides do the same work, in
-one process, turn by turn; what counts is the CPU time of the process at one thread, and the memory
-that a fresh process takes on top of what it had. Times and memory belong to a machine; ratios
-travel.
+`BARS` what is promised, and `measure(quick)` returns the figures. The reference of a model is
+`marn.plain`. Both sides do the same work, in one process, turn by turn; what counts is the CPU time
+of the process at one thread, and the memory that a fresh process takes on top of what it had. Times
+and memory belong to a machine. Ratios travel, and so do shares of the peak: the pace of a large
+product of matrices, measured in the same process.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import multiprocessing
 import pkgutil
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +29,13 @@ from marn.errors import MarnError
 REPEATS = 3
 """Turns of each side; the median counts."""
 
+UNITS = {
+    "x": "ratio to the reference",
+    "apart": "largest difference between the two results",
+    "ms": "milliseconds of processor time",
+    "MB": "megabytes of memory",
+}
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -38,7 +48,7 @@ class Bar:
     least: float | None = None
     most: float | None = None
     unit: str = "x"
-    """`"x"` is a ratio to the reference."""
+    """`"x"` is a ratio to the reference; see `UNITS`."""
 
     def met(self, value: float) -> bool:
         """Whether a measured value keeps the promise."""
@@ -85,6 +95,31 @@ def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int = REPEATS) 
             work()
             taken[name].append(time.process_time() - began)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+@functools.cache
+def peak_pace(size: int = 2048) -> float:
+    """Measure multiplications a second in products of square fp32 matrices, once per process."""
+    import torch
+
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    a @ b  # the first product also starts the library
+    return size**3 / interleaved({"product": lambda: a @ b}, repeats=5)["product"]
+
+
+def share_of_peak(multiplications: float, seconds: float) -> float:
+    """Return the share of `seconds` that the multiplications alone would take at the peak."""
+    return multiplications / peak_pace() / seconds
+
+
+def processor() -> str:
+    """Return the name of the processor, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names or [platform.processor() or platform.machine()])[0]
 
 
 def agree(name: str, ours: Any, theirs: Any, tolerance: float) -> None:
@@ -171,27 +206,44 @@ def peak(setup: Callable[..., Callable[[], Any]], *, whole: bool, **arguments: A
         process.join()
 
 
-def table(name: str, module: ModuleType, figures: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Lay the bars of a benchmark beside what was measured, one row each."""
-    return [
-        {
-            "benchmark": name,
-            "work": bar.text,
-            "bar": str(bar),
-            "measured": figures[bar.figure],
-            "unit": bar.unit,
-            "met": bar.met(figures[bar.figure]),
-        }
-        for bar in module.BARS
-        if bar.figure in figures
-    ]
+def table(
+    name: str, module: ModuleType, figures: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Return the bars of a benchmark beside what was measured, one row each.
+
+    Args:
+        name: of the benchmark.
+        module: of the benchmark.
+        figures: what `measure` returned; None where it did not run.
+    """
+    rows = []
+    for bar in module.BARS:
+        measured = None if figures is None else figures[bar.figure]
+        rows.append(
+            {
+                "benchmark": name,
+                "figure": bar.figure,
+                "work": bar.text,
+                "bar": str(bar),
+                "kind": "at least" if bar.most is None else "at most",
+                "bound": bar.least if bar.most is None else bar.most,
+                "unit": bar.unit,
+                "meaning": UNITS[bar.unit],
+                "measured": measured,
+                "met": None if measured is None else bar.met(measured),
+            }
+        )
+    return rows
 
 
 def keep(path: Path, scale: str, made: Mapping[str, Any]) -> None:
     """Write benchmarks into a JSON file; those of others that are there stay.
 
+    The file says all that is needed to read it: `bars` has every bar of every benchmark, with
+    `measured` and `met` null for what was not run.
+
     Raises:
-        MarnError: the file is of another scale, or damaged.
+        MarnError: the file is of another scale.
     """
     import json
 
@@ -202,6 +254,11 @@ def keep(path: Path, scale: str, made: Mapping[str, Any]) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
     if there["scale"] != scale:
         raise MarnError(f"{path} holds benchmarks of scale {there['scale']!r}; give another file")
-    command = f"python -m benchmarks --json {path.name}"
     benchmarks = dict(sorted({**there.get("benchmarks", {}), **made}.items()))
-    write_json(path, {"command": command, "scale": scale, "benchmarks": benchmarks})
+    bars = [
+        row
+        for name, module in available().items()
+        for row in table(name, module, benchmarks.get(name, {}).get("figures"))
+    ]
+    command = f"python -m benchmarks --json {path.name}"
+    write_json(path, {"command": command, "scale": scale, "bars": bars, "benchmarks": benchmarks})

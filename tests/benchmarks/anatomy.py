@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import REPEATS, Bar
+from benchmarks import REPEATS, Bar, peak_pace, share_of_peak
 from benchmarks.made_up import made_up
+from benchmarks.reference import multiplications
 from marn.corpus.batches import collate
 from marn.nn.layers import length_mask
 from marn.registry import build
@@ -49,31 +50,16 @@ def measure(*, quick: bool) -> dict[str, float]:
             whole.append(time.process_time() - began)
     found = {part: median(run[part] for run in runs) for part in runs[0]}
     found["step"] = median(whole)
-    multiplied = 3 * int(lengths.sum()) * _per_token(hidden)  # a forward and two backward products
-    found["floor"] = multiplied / _pace(64 if quick else 2048)
-    return found
-
-
-def _per_token(hidden: int) -> int:
-    """Multiplications of a token in a forward pass: GRU, RAM, attention."""
-    size = 2 * hidden
-    half, quarter = size // 2, size // 4
-    gru = 2 * 3 * hidden * (100 + hidden)
-    widths = [(size, half), (half, half), (half, quarter), *[(quarter, quarter)] * 3]
-    widths += [(quarter, half), (half, half), (half, size), (size, size)]
-    ram = 3 * sum(a * b for a, b in widths)
-    return gru + ram + 2 * size * sum(TASKS.values())
-
-
-def _pace(size: int) -> float:
-    """Multiplications a second in a product of square fp32 matrices."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    taken = []
-    for _ in range(5):
-        began = time.process_time()
-        a @ b
-        taken.append(time.process_time() - began)
-    return size**3 / max(median(taken), 1e-9)
+    words_read = int(lengths.sum())
+    counted = {  # a forward and two backward products
+        part: 3 * words_read * count
+        for part, count in multiplications(hidden, sum(TASKS.values())).items()
+    }
+    found["floor"] = sum(counted.values()) / peak_pace()
+    found["step_of_peak"] = share_of_peak(sum(counted.values()), found["step"])
+    return found | {
+        f"{part}_of_peak": share_of_peak(count, found[part]) for part, count in counted.items()
+    }
 
 
 def _parts(step: TrainingStep, places: np.ndarray) -> dict[str, float]:

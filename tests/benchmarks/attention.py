@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks import Bar, agree, interleaved, peak
-from benchmarks.reference import Attention
+from benchmarks import Bar, agree, interleaved, peak, share_of_peak
+from marn import plain
 from marn.nn.layers import LabelAttention
 
 BARS = [
@@ -25,15 +25,15 @@ def sides(quick: bool) -> dict[str, Callable[[Tensor], list[Tensor]]]:
     size = 12 if quick else 600
     torch.manual_seed(0)
     ours = LabelAttention(size, tasks)
-    reference = [Attention(size, codes) for codes in tasks.values()]
+    reference = [plain.LabelAttention(size, codes) for codes in tasks.values()]
     for task, head in zip(tasks, reference, strict=True):
         with torch.no_grad():
             head.query.weight.copy_(ours.query[task])
-            head.final.weight.copy_(ours.weight[task])
-            head.final.bias.copy_(ours.bias[task])
+            head.classifier.weight.copy_(ours.weight[task])
+            head.classifier.bias.copy_(ours.bias[task])
     return {
         "ours": lambda features: list(ours(features, None).values()),
-        "reference": lambda features: [head(features) for head in reference],
+        "reference": lambda features: [head(features, None) for head in reference],
     }
 
 
@@ -58,6 +58,7 @@ def measure(*, quick: bool) -> dict[str, float]:
     with torch.no_grad():
         results = [torch.cat(head(features), dim=1) for head in both.values()]
     agree("logits", results[0], results[1], 1e-5)
+    tokens, size, codes = (40, 12, 35) if quick else (4000, 600, 9216)
     found: dict[str, float] = {}
     for name, train in (("train", True), ("evaluation", False)):
         taken = interleaved({side: work(side, train, quick) for side in both})
@@ -65,6 +66,9 @@ def measure(*, quick: bool) -> dict[str, float]:
         found |= {
             name: taken["reference"] / taken["ours"],
             f"{name}_memory": held["ours"] / held["reference"],
+            f"{name}_of_peak": share_of_peak(
+                (3 if train else 1) * 2 * size * codes * tokens, taken["ours"]
+            ),
             f"{name}_seconds": taken["ours"],
             f"{name}_reference_seconds": taken["reference"],
             f"{name}_mb": held["ours"],

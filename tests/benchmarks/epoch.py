@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import Bar, agree, interleaved
+from benchmarks import Bar, agree, interleaved, share_of_peak
 from benchmarks.made_up import made_up, note_lengths
-from benchmarks.reference import Loop, Reference
+from benchmarks.reference import as_tensors, multiplications, transplant
+from marn import plain
 from marn.evaluation import predict
 from marn.registry import build
 from marn.train.config import TrainConfig
@@ -38,18 +39,22 @@ def measure(*, quick: bool) -> dict[str, float]:
         train = corpus["train"]
         model = build("marn", corpus, hidden_size=hidden)
         config = TrainConfig.of(model, batch_size=batch_size, device="cpu")
-        texts = [train.note_tokens(i).tolist() for i in range(notes)]
-        codes = [
-            {task: train.code_indices(task, i).tolist() for task in TASKS} for i in range(notes)
-        ]
-        loop = Loop(Reference(model), texts, codes, dict(config.task_weights))
-        step = TrainingStep(model, train, config)
-        _same_loss(step, loop)
-        theirs = loop.predict()
+        texts, targets = as_tensors(train, TASKS)
+        twin = transplant(model).eval()
+        with torch.no_grad():
+            rows = [twin(text[None]) for text in texts]
         ours = predict(model, corpus, "train")
-        apart = max(float(np.abs(ours.logits[t] - theirs[t].numpy()).max()) for t in TASKS)
+        apart = max(
+            float(np.abs(ours.logits[task] - torch.cat([row[task] for row in rows]).numpy()).max())
+            for task in TASKS
+        )
+        step = TrainingStep(model, train, config)
+        _same_loss(step, twin, texts[0], {task: y[:1] for task, y in targets.items()})
         read = interleaved(
-            {"ours": lambda: predict(model, corpus, "train"), "reference": loop.predict}
+            {
+                "ours": lambda: predict(model, corpus, "train"),
+                "reference": lambda: plain.predict(twin, texts, batch_size=1),
+            }
         )
         epochs = iter(range(1, 1000))
         torch.manual_seed(0)
@@ -59,10 +64,16 @@ def measure(*, quick: bool) -> dict[str, float]:
             for batch in epoch_batches(train, model, config, next(epochs)):
                 step(batch, config.learning_rate)
 
-        spent = interleaved({"ours": ours_epoch, "reference": lambda: loop.epoch(batch_size)})
+        spent = interleaved(
+            {
+                "ours": ours_epoch,
+                "reference": lambda: plain.train(twin, texts, targets, batch_size=batch_size),
+            }
+        )
         padded = sum(
             len(batch) * lengths[batch].max() for batch in epoch_batches(train, model, config, 1)
         )
+    counted = int(lengths.sum()) * sum(multiplications(hidden, sum(TASKS.values())).values())
     return {
         "train": spent["reference"] / spent["ours"],
         "evaluation": read["reference"] / read["ours"],
@@ -71,14 +82,17 @@ def measure(*, quick: bool) -> dict[str, float]:
         "train_reference_seconds": spent["reference"],
         "evaluation_seconds": read["ours"],
         "evaluation_reference_seconds": read["reference"],
+        "train_of_peak": share_of_peak(3 * counted, spent["ours"]),
+        "evaluation_of_peak": share_of_peak(counted, read["ours"]),
         "padding": float(padded / lengths.sum() - 1),
     }
 
 
-def _same_loss(step: TrainingStep, loop: Loop) -> None:
-    """See that both sides have the same loss on one note, which needs no padding."""
-    tokens, targets = loop.batch([0])
+def _same_loss(
+    step: TrainingStep, twin: plain.MARN, text: torch.Tensor, targets: dict[str, torch.Tensor]
+) -> None:
+    """Check that both sides have the same loss on one note, which needs no padding."""
     model = step.model.eval()
     with torch.no_grad():
-        ours = step.config.loss_of(model(tokens, torch.tensor([tokens.shape[1]])), targets)
-        agree("loss", float(ours), float(loop.loss(loop.model.eval()(tokens), targets)), 1e-6)
+        ours = step.config.loss_of(model(text[None], torch.tensor([len(text)])), targets)
+        agree("loss", float(ours), float(plain.joint_loss(twin(text[None]), targets)), 1e-6)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from benchmarks import Bar, agree, interleaved
+from benchmarks import Bar, agree, interleaved, share_of_peak
+from benchmarks.reference import multiplications
 from marn.nn.layers import BiGRU, length_mask
 
 BARS = [Bar("growth", "time at 800 words over time at 400", most=2.2)]
@@ -46,9 +47,11 @@ def measure(*, quick: bool) -> dict[str, float]:
         },
         repeats=5,
     )
+    counted = 3 * multiplications(hidden, 0, inputs)["GRU"] * int(lengths.sum())
     return {
         "growth": taken["long"] / taken["short"],
         "over_packed": taken["packed"] / taken["short"],
+        "of_peak": share_of_peak(counted, taken["short"]),
         "short_seconds": taken["short"],
         "long_seconds": taken["long"],
         "packed_seconds": taken["packed"],

@@ -1,172 +1,98 @@
-"""The straightforward side: MARN as one would write it down first, and its training loop.
+"""The straightforward side: `marn.plain`, with the weights of a model of the library.
 
-Random batches padded to their longest note, a padded bidirectional `nn.GRU`, `Conv1d` and
-`BatchNorm1d` over all positions, attention in two steps with its scores held, evaluation one note
-at a time. The same functions as `marn`'s, so that weights can be handed over.
+The bars are set against the layout of the released code: `padding="released"`, random batches
+padded to their longest note, evaluation one note at a time. `marn.plain` does all of it; here are
+the names of the weights, a batch made from lists, and the count of multiplications.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from marn import plain
+from marn.corpus.reading import Split
 from marn.models import Coder
 
-
-class Attention(nn.Module):
-    """Label attention of one task: scores, softmax, weighted sum, each held."""
-
-    def __init__(self, size: int, codes: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(size, codes, bias=False)
-        self.final = nn.Linear(size, codes)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, T, D) -> (B, C)."""
-        weights = F.softmax(self.query.weight @ features.transpose(1, 2), dim=2)  # (B, C, T)
-        views = weights @ features  # (B, C, D)
-        return (self.final.weight * views).sum(dim=2) + self.final.bias
+NAMES = {
+    r"^embedding\.table\.": "embedding.",
+    r"^encoder\.": "bigru.",
+    r"\.first\.norm\.": ".norm1.",
+    r"\.second\.norm\.": ".norm2.",
+    r"\.first\.": ".conv1.",
+    r"\.second\.": ".conv2.",
+    r"^head\.query\.(\w+)$": r"heads.\1.query.weight",
+    r"^head\.(weight|bias)\.(\w+)$": r"heads.\2.classifier.\1",
+}
+"""Pattern in the name of a weight of the library's MARN -> what it is in `marn.plain`."""
 
 
-class _Block(nn.Sequential):
-    def __init__(self, channels_in: int, channels_out: int, *, up: bool = False) -> None:
-        layer: Any = nn.ConvTranspose1d if up else nn.Conv1d
-        super().__init__(
-            layer(channels_in, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm1d(channels_out),
-            nn.Tanh(),
-            layer(channels_out, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm1d(channels_out),
-        )
+def plain_names(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename weights, or their gradients, of the library's MARN to those of `marn.plain`."""
+    found = {}
+    for name, value in named.items():
+        for pattern, replacement in NAMES.items():
+            name = re.sub(pattern, replacement, name)
+        found[name] = value
+    return found
 
 
-class Reference(nn.Module):
-    """MARN, Eqs. 1-15, without masks.
+def transplant(model: Coder, *, padding: str = "released", dropout: float = 0.2) -> plain.MARN:
+    """Make a plain MARN with a copy of the weights of a MARN of the library."""
+    weights = plain_names(model.state_dict())
+    twin = plain.MARN(
+        weights["embedding.weight"].clone(),
+        dict(model.tasks),
+        hidden_size=weights["bigru.forwards.weight_hh_l0"].shape[1],
+        dropout=dropout,
+        tune_embeddings=model.embedding.table.weight.requires_grad,
+        padding=padding,
+    ).to(weights["embedding.weight"].dtype)
+    twin.load_state_dict(weights)
+    return twin
 
-    Args:
-        model: of `marn`, whose sizes and weights are taken.
-    """
 
-    def __init__(self, model: Coder) -> None:
-        super().__init__()
-        self.tasks, self.max_length = model.tasks, model.max_length
-        ours = model.state_dict()
-        hidden = ours["encoder.forwards.weight_hh_l0"].shape[1]
-        table = ours["embedding.table.weight"]
-        self.table = nn.Embedding(table.shape[0], table.shape[1], padding_idx=0)
-        self.gru = nn.GRU(table.shape[1], hidden, batch_first=True, bidirectional=True)
-        size = 2 * hidden
-        self.down1 = _Block(size, size // 2)
-        self.down2 = _Block(size // 2, size // 4)
-        self.lateral = _Block(size // 4, size // 4)
-        self.up1 = _Block(size // 4, size // 2, up=True)
-        self.up2 = _Block(size // 2, size, up=True)
-        self.heads = nn.ModuleDict({task: Attention(size, c) for task, c in model.tasks.items()})
-        self.dropout = nn.Dropout(0.2)
-        self._take(ours)
-
-    def _take(self, ours: dict[str, Tensor]) -> None:
-        mine = {"table.weight": ours["embedding.table.weight"]}
-        for way, end in (("forwards", ""), ("backwards", "_reverse")):
-            for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
-                mine[f"gru.{name}{end}"] = ours[f"encoder.{way}.{name}"]
-        for block in ("down1", "down2", "lateral", "up1", "up2"):
-            for half, (layer, norm) in {"first": (0, 1), "second": (3, 4)}.items():
-                mine[f"{block}.{layer}.weight"] = ours[f"ram.{block}.{half}.weight"]
-                for name in ("weight", "bias", "running_mean", "running_var"):
-                    mine[f"{block}.{norm}.{name}"] = ours[f"ram.{block}.{half}.norm.{name}"]
-        for task in self.tasks:
-            mine[f"heads.{task}.query.weight"] = ours[f"head.query.{task}"]
-            mine[f"heads.{task}.final.weight"] = ours[f"head.weight.{task}"]
-            mine[f"heads.{task}.final.bias"] = ours[f"head.bias.{task}"]
-        self.load_state_dict(mine, strict=False)  # all but the counters of the normalisations
-
-    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        """(B, T) int64 -> {task: (B, C)}."""
-        h = self.gru(self.dropout(self.table(tokens)))[0].transpose(1, 2)  # (B, D, T)
-        d1 = self.down1(h)
-        u1 = self.up1(self.lateral(self.down2(d1))) + d1
-        features = self.dropout(torch.tanh(self.up2(u1) * h)).transpose(1, 2)
-        return {task: head(features) for task, head in self.heads.items()}
+def as_tensors(split: Split, tasks: Mapping[str, int]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Return the notes and targets of a split as `marn.plain` takes them."""
+    notes = [torch.tensor(split.note_tokens(i), dtype=torch.int64) for i in range(len(split))]
+    return notes, {task: torch.tensor(split.targets(task)).float() for task in tasks}
 
 
 def collate(
-    notes: list[list[int]], codes: list[dict[str, list[int]]], tasks: dict[str, int]
+    notes: list[list[int]], codes: list[dict[str, list[int]]], tasks: Mapping[str, int]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Turn lists into padded tokens (B, T) and dense targets {task: (B, C)}."""
     tokens = pad_sequence([torch.tensor(note) for note in notes], batch_first=True)
     targets = {}
     for task, count in tasks.items():
         dense = torch.zeros(len(notes), count)
-        for row, mine in enumerate(codes):
-            for code in mine[task]:
+        for row, present in enumerate(codes):
+            for code in present[task]:
                 dense[row, code] = 1
         targets[task] = dense
     return tokens, targets
 
 
-def focal(logits: Tensor, targets: Tensor) -> Tensor:
-    """MARN's loss as its authors compute it: alpha (1 - p_t)^2 BCE, mean; alpha 0.999."""
-    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (0.999 * (1 - torch.exp(-bce)) ** 2 * bce).mean()
+def multiplications(hidden: int, codes: int, embedding: int = 100) -> dict[str, int]:
+    """Count the multiplications of MARN's parts for one token, forwards.
 
-
-class Loop:
-    """Training and evaluation as one would write them first.
+    A backward pass has twice as many.
 
     Args:
-        model: the network.
-        notes: words of each note, as lists.
-        codes: codes of each note, as lists.
-        weights: of the tasks' losses.
+        hidden: features of one direction of the GRU.
+        codes: of all tasks together.
+        embedding: E.
     """
-
-    def __init__(
-        self,
-        model: Reference,
-        notes: list[list[int]],
-        codes: list[dict[str, list[int]]],
-        weights: dict[str, float],
-    ) -> None:
-        self.model, self.notes, self.codes, self.weights = model, notes, codes, weights
-        self.optimiser = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0
-        )
-
-    def batch(self, notes: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return some notes as tokens and targets."""
-        return collate(
-            [self.notes[i] for i in notes], [self.codes[i] for i in notes], self.model.tasks
-        )
-
-    def loss(self, logits: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
-        """Weigh the losses of the tasks."""
-        losses = [self.weights[task] * focal(x, targets[task]) for task, x in logits.items()]
-        return torch.stack(losses).sum()
-
-    def step(self, notes: list[int]) -> None:
-        """Change the weights by the gradient of a batch."""
-        tokens, targets = self.batch(notes)
-        loss = self.loss(self.model(tokens), targets)
-        self.optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
-
-    def epoch(self, batch_size: int) -> None:
-        """Train on all notes once, in random batches."""
-        self.model.train()
-        order = torch.randperm(len(self.notes)).tolist()
-        for start in range(0, len(order), batch_size):
-            self.step(order[start : start + batch_size])
-
-    @torch.no_grad()
-    def predict(self) -> dict[str, Tensor]:
-        """Return the logits of all notes, {task: (N, C)}, one note at a time."""
-        self.model.eval()
-        rows = [self.model(torch.tensor([note])) for note in self.notes]
-        return {task: torch.cat([row[task] for row in rows]) for task in self.model.tasks}
+    size = 2 * hidden
+    half, quarter = size // 2, size // 4
+    widths = [(size, half), (half, half), (half, quarter), *[(quarter, quarter)] * 3]
+    widths += [(quarter, half), (half, half), (half, size), (size, size)]
+    return {
+        "GRU": 2 * 3 * hidden * (embedding + hidden),
+        "RAM": 3 * sum(a * b for a, b in widths),
+        "attention": 2 * size * codes,
+    }
