@@ -135,7 +135,7 @@ class MARN(nn.Module):
         tasks: number of codes of each task, such as {"icd": 50, "ccs": 38}.
         hidden_size: features of one direction of the GRU.
         dropout: share of features dropped after the embedding and after RAM.
-        tune_embeddings: whether training changes the word vectors; the authors keep them.
+        tune_embeddings: whether training changes the word vectors; the authors keep them frozen.
         padding: "masked", or "released" for what the authors' code does.
     """
 
