@@ -29,7 +29,7 @@ FLOORS = [
     {"settings"},
     {"command_line", "losses", "metrics", "parallel", "privacy", "progress"},
     {"analysis", "corpus", "nn"},
-    {"figures", "models"},
+    {"figures", "models", "plain"},
     {"baselines"},
     {"reconstructions", "transformers"},
     {"evaluation", "registry"},
