@@ -291,7 +291,7 @@ def main() -> None:
         notes, targets = load(name)
         found = predict(model, notes)
         scores = [f"{task} {micro_f1(found[task], targets[task]):.3f}" for task in corpus.tasks]
-        print(f"{name}: micro-F1", *scores)
+        tqdm.write(f"{name}: micro-F1 {', '.join(scores)}")
 
 
 if __name__ == "__main__":
