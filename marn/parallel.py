@@ -160,12 +160,7 @@ def on_main_process(action: Callable[[], T]) -> T:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise MarnError(
-            f"device must be 'auto' or a torch device such as 'cpu' or 'cuda:0', but got {name!r}"
-        ) from error
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise MarnError(f"device {name!r} needs CUDA, but torch finds no CUDA device; use 'auto'")
     return device

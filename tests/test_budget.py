@@ -7,7 +7,7 @@ from toys import SYSTEM_SIZES, toy_corpus, watch_training
 
 from marn import MarnError, TrainConfig, build
 from marn.train import budget
-from marn.train.loop import epoch_batches
+from marn.train.step import epoch_batches
 
 CONFIG = TrainConfig(batch_size=8, device="cpu")
 

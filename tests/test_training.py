@@ -15,6 +15,7 @@ from marn import MarnError, TrainConfig, build, evaluate, fit, load_model
 from marn.evaluation import tune_thresholds
 from marn.saving import save_model
 from marn.train import loop, memory
+from marn.train.step import TrainingStep
 
 CONFIG = TrainConfig(epochs=4, batch_size=8, learning_rate=0.01, seed=3)
 
@@ -389,7 +390,7 @@ def test_memory_goes_back_where_attention_has_many_scores(monkeypatch):
 def test_gradients_are_clipped_together(corpus):
     def norm(clip):
         model = build("caml", corpus, **SYSTEM_SIZES["caml"]).eval()  # without dropout
-        step = loop.TrainingStep(model, corpus["train"], TrainConfig(clip_norm=clip, device="cpu"))
+        step = TrainingStep(model, corpus["train"], TrainConfig(clip_norm=clip, device="cpu"))
         step(np.arange(4), 0.0)  # the gradients stay until the next step
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         return float(torch.stack([g.square().sum() for g in grads]).sum().sqrt())

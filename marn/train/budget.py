@@ -15,8 +15,8 @@ from marn.evaluation import check_tasks
 from marn.models import Coder
 from marn.progress import duration
 from marn.train.config import TrainConfig
-from marn.train.loop import TrainingStep, epoch_batches
 from marn.train.memory import capacity, peak_memory
+from marn.train.step import TrainingStep, epoch_batches
 
 _STEPS = 3  # of the usual size, measured after one of the largest
 

@@ -26,7 +26,7 @@ from marn.corpus.batches import collate
 from marn.nn.layers import length_mask
 from marn.registry import build
 from marn.train.config import TrainConfig
-from marn.train.loop import TrainingStep
+from marn.train.step import TrainingStep
 
 BARS: list[Bar] = []  # a description, no promise
 TASKS = {"icd": 50, "ccs": 38}

@@ -18,7 +18,7 @@ from marn import plain
 from marn.evaluation import predict
 from marn.registry import build
 from marn.train.config import TrainConfig
-from marn.train.loop import TrainingStep, epoch_batches
+from marn.train.step import TrainingStep, epoch_batches
 
 BARS = [
     Bar("train", "training epoch", least=2.0),

@@ -16,7 +16,7 @@ from marn import plain
 from marn.corpus import Corpus
 from marn.registry import build
 from marn.train.config import TrainConfig
-from marn.train.loop import TrainingStep
+from marn.train.step import TrainingStep
 
 BARS = [Bar("memory", "peak above import", most=0.6)]
 
