@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from marn import metrics, parallel
-from marn.corpus import Corpus, Split
+from marn.corpus import CodeEntry, Corpus, Split
 from marn.corpus.batches import Batch, Order, collate, reading_order
+from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 from marn.models import Coder
 
@@ -29,7 +31,7 @@ def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.floating]:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of the notes of a split, in the split's order."""
+    """Logits and targets of the notes of a split, in the split's order."""
 
     logits: dict[str, NDArray[np.float32]]
     """{task: (N, C)}, unbounded."""
@@ -75,17 +77,35 @@ def _batches(model: Coder, split: Split, order: Order) -> Iterator[Batch]:
         yield collate(split, notes, model.tasks, model.max_length).to(device)
 
 
-def check_tasks(model: Coder, corpus: Corpus) -> None:
-    """Refuse a corpus that lacks a task of the model, or has another number of codes in it.
+def fingerprint(vocabulary: Vocabulary, codes: Mapping[str, Sequence[CodeEntry]]) -> dict[str, str]:
+    """Identify the words, and the codes of each task, by hashes: {"words" or task: hash}."""
+    lists = {"words": list(vocabulary.words)}
+    lists |= {task: [f"{c.kind} {c.code}" for c in entries] for task, entries in codes.items()}
+    return {
+        name: hashlib.sha256("\n".join(lines).encode()).hexdigest() for name, lines in lists.items()
+    }
+
+
+def check_corpus(model: Coder, corpus: Corpus) -> None:
+    """Refuse a corpus whose tasks, or for a trained model words and codes, are not the model's.
 
     Raises:
-        MarnError: naming both.
+        MarnError: naming what differs.
     """
     if {task: corpus.tasks.get(task) for task in model.tasks} != model.tasks:
         raise MarnError(
             f"the model's tasks are {model.tasks}, but corpus {corpus.name!r} has {corpus.tasks}; "
             "build the model for this corpus"
         )
+    if model.fingerprint is not None:
+        found = fingerprint(corpus.vocabulary, corpus.codes)
+        other = [key for key, value in model.fingerprint.items() if found[key] != value]
+        if other:
+            what = "words" if other[0] == "words" else f"codes of task {other[0]!r}"
+            raise MarnError(
+                f"the model was trained with other {what} than corpus {corpus.name!r} has; use the "
+                "corpus that it was trained on, or train it on this one"
+            )
 
 
 def predict(
@@ -107,10 +127,11 @@ def predict(
         Logits and targets in the order of the split.
 
     Raises:
-        MarnError: the corpus lacks the split or a task of the model, or the split is empty.
+        MarnError: the corpus lacks the split or a task of the model, or the split is empty, or a
+            trained model knows other words or codes.
     """
     notes = _split(corpus, split)
-    check_tasks(model, corpus)
+    check_corpus(model, corpus)
     device = next(model.parameters()).device
     logits = {task: np.zeros((len(notes), c), np.float32) for task, c in model.tasks.items()}
     order = _order(model, notes, batch_size)[parallel.rank() :: parallel.world_size()]
@@ -127,13 +148,13 @@ def predict(
 def tune_thresholds(
     model: Coder, corpus: Corpus, *, per_code: bool = False, batch_size: int = 32
 ) -> dict[str, float | NDArray[np.floating]]:
-    """Find the thresholds that are best on the dev split (fidelity row 16, sound).
+    """Find the best thresholds on the dev split (fidelity row 16, sound).
 
     Args:
         model: on the device where it is to run.
         corpus: must have the model's tasks.
-        per_code: whether each code has its own, by its F1; otherwise there is one for all codes of
-            a task, by their micro-F1.
+        per_code: find one threshold per code, by its F1; otherwise one per task, by the micro-F1
+            of its codes.
         batch_size: notes at a time.
 
     Returns:
@@ -151,11 +172,11 @@ def tune_thresholds(
 def _per_task(
     thresholds: Mapping[str, float | ArrayLike], tasks: Mapping[str, int]
 ) -> dict[str, NDArray[np.floating]]:
-    """Check that each task has a threshold, or one for each code: {task: () or (C,) float64}."""
+    """Check that each task has one threshold or one per code: {task: () or (C,) float64}."""
     found: dict[str, NDArray[np.floating]] = {}
     for task, codes in tasks.items():
         if task not in thresholds:
-            raise MarnError(f"there is no threshold of task {task!r}; give one of each task")
+            raise MarnError(f"threshold lacks task {task!r}; give one for each task")
         found[task] = np.asarray(thresholds[task], np.float64)
         if found[task].shape not in ((), (codes,)):
             raise MarnError(
@@ -199,7 +220,7 @@ def evaluate(
         raise MarnError(f"codes must be one of {get_args(Codes)}, but got {codes!r}")
     if isinstance(threshold, str) and threshold not in ("dev", "dev_codes"):
         raise MarnError(
-            f"threshold must be a number, one a task, 'dev' or 'dev_codes', but got {threshold!r}"
+            f"threshold must be a number, one per task, 'dev' or 'dev_codes', but got {threshold!r}"
         )
     if not isinstance(threshold, (Mapping, str)):
         threshold = dict.fromkeys(model.tasks, threshold)
@@ -226,11 +247,11 @@ def evaluate(
 def mean_code_features(
     model: Coder, corpus: Corpus, split: str = "test", *, batch_size: int = 16
 ) -> dict[str, NDArray[np.float64]]:
-    """Average each code's view of a note, V of Eq. 13, over the notes of a split.
+    """Average the label representations of each code, V of Eq. 13, over the notes of a split.
 
-    The vectors of the papers' Figs. 9 and 10: the text speaks of document features and plots codes,
-    so a code's vector is read as the mean of its view over the test notes. Both tasks live in the
-    same space.
+    These are the vectors of the papers' Figs. 9 and 10: the text speaks of document features and
+    plots codes, so a code's vector is taken to be the mean over the test notes. Both tasks share
+    one space.
 
     Args:
         model: on the device where it is to run.

@@ -1,6 +1,6 @@
 """Files of models: weights as safetensors beside a card that people can read.
 
-Nothing in these files is executed when they are read. Every file is written aside and renamed.
+Nothing in these files is executed when they are read. Every file is complete or absent.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from marn import privacy
 from marn.corpus import CodeEntry, Corpus
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
+from marn.evaluation import fingerprint
 from marn.models import Coder
 from marn.registry import build
 
@@ -59,13 +60,13 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, aside and then renamed."""
+    """Write a value as indented JSON; see `replace`."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     replace(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def provenance() -> dict[str, Any]:
-    """Tell what a result was made with: versions, processor, device, commit; no path, no host."""
+    """Describe what made a result: versions, processor, device, commit; no path, no host."""
     folder = Path(__file__).parent
     try:
         commit = subprocess.run(
@@ -92,7 +93,7 @@ def provenance() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model read from a folder, with what it takes to use it on a note of one's own."""
+    """A model read from a folder, with what is needed to use it on your own notes."""
 
     model: Coder
     """In evaluation mode, on the CPU."""
@@ -100,7 +101,7 @@ class SavedModel:
     codes: dict[str, list[CodeEntry]]
     """The codes of each task, in the order of the logits."""
     thresholds: dict[str, float | NDArray[np.float64]]
-    """{task: the probability above which a code is assigned}: a number, or (C,), one a code."""
+    """{task: probability above which a code is assigned}: a number, or (C,) with one per code."""
     card: dict[str, Any]
 
 
@@ -113,11 +114,11 @@ def save_model(
     """Write a model with its vocabulary, codes, thresholds and provenance into a folder.
 
     Args:
-        folder: made if missing; a model that lies there is replaced.
-        model: made by `marn.build`, so that its name and options can be written down.
+        folder: created if missing; a model in it is replaced.
+        model: from `marn.build`, which records its name and options.
         corpus: the one that it was trained on.
         thresholds: of each task, as `marn.evaluation.tune_thresholds` finds them, one for all its
-            codes or one a code; 0.5 otherwise, as in the papers.
+            codes or one per code; 0.5 otherwise, as in the papers.
 
     Raises:
         MarnError: the folder cannot be written.
@@ -153,7 +154,7 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
 
     Args:
         folder: the run directory.
-        corpus: one that the model is to be used on, whose words and codes must be the model's.
+        corpus: to use the model on; its words and codes must be those of the model.
 
     Returns:
         The model with its vocabulary, codes and card.
@@ -176,8 +177,8 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
     found = card.get("format") if isinstance(card, dict) else None
     if found != FORMAT:
         raise MarnError(
-            f"the model in {folder} is of format {found!r}, this version reads {FORMAT}; train it "
-            "again"
+            f"the model in {folder} has format {found!r}, but this version reads {FORMAT}; train "
+            "it again"
         )
     try:
         written = f"written by marn {card['provenance']['marn']}, this is {version('marn')}"
@@ -203,7 +204,9 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
 def _rebuilt(card: dict[str, Any]) -> SavedModel:
     """Build the model of a card, without its weights."""
     if "pretrained" in card["options"]:  # `Coder.saved_options` never leaves it there
-        raise MarnError("the option 'pretrained' is refused, a card reads no other files")
+        raise MarnError(
+            "the option 'pretrained' is not allowed, because a card reads no other files"
+        )
     codes = {
         task: [CodeEntry(**code) for code in entries] for task, entries in card["codes"].items()
     }
@@ -213,6 +216,7 @@ def _rebuilt(card: dict[str, Any]) -> SavedModel:
     model = build(card["name"], vocabulary_size=len(vocabulary), tasks=tasks, **options)
     thresholds = {task: card["thresholds"][task] for task in tasks}
     several = {task: np.array(t) for task, t in thresholds.items() if isinstance(t, list)}
+    model.fingerprint = fingerprint(vocabulary, codes)
     return SavedModel(model.eval(), vocabulary, codes, thresholds | several, card)
 
 

@@ -1,9 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from toys import SYSTEM_SIZES, toy_corpus
 
-from marn import MarnError, build, evaluate, metrics, predict
+from marn import MarnError, TrainConfig, build, evaluate, fit, load_model, metrics, predict
 from marn.evaluation import mean_code_features, sigmoid
 
 
@@ -105,6 +107,28 @@ def test_codes_that_training_never_meets_are_reported_apart(corpus, tmp_path):
     assert evaluate(model, corpus, codes="unseen") == {}
 
 
+def test_a_trained_model_refuses_other_words_and_other_codes(corpus, tmp_path):
+    model = build("cnn", corpus, **SYSTEM_SIZES["cnn"])
+    config = TrainConfig(epochs=1, batch_size=8, device="cpu")
+    fit(model, corpus, config, run_dir=tmp_path / "run", quiet=True)
+    other = toy_corpus(tmp_path / "other")
+    assert evaluate(model, corpus) == evaluate(model, other)
+    vocabulary = [f"other{number:02d}" for number in range(len(corpus.vocabulary.words))]
+    codes = json.loads((other.path / "codes.json").read_text())
+    codes["ccs"][1]["code"] = "dx:9"
+    for name, value, says in (
+        ("vocabulary.json", vocabulary, "other words than corpus 'toy'"),
+        ("codes.json", codes, "other codes of task 'ccs'"),
+    ):
+        changed = toy_corpus(tmp_path / name)
+        (changed.path / name).write_text(json.dumps(value))
+        for trained in (model, load_model(tmp_path / "run").model):
+            with pytest.raises(MarnError, match=says):
+                evaluate(trained, changed)
+        with pytest.raises(MarnError, match=says):
+            fit(model, changed, config, quiet=True)
+
+
 def test_sigmoid_by_hand():
     assert sigmoid(np.array([0.0, np.log(3)])).tolist() == pytest.approx([0.5, 0.75])
 
@@ -131,7 +155,7 @@ def test_bad_input(model, corpus):
         evaluate(model, corpus, threshold="best")
     with pytest.raises(MarnError, match=r"codes must be one of .* got 'rare'"):
         evaluate(model, corpus, codes="rare")
-    with pytest.raises(MarnError, match="no threshold of task 'ccs'"):
+    with pytest.raises(MarnError, match="threshold lacks task 'ccs'"):
         evaluate(model, corpus, threshold={"icd": 0.5})
     with pytest.raises(MarnError, match=r"each of its 4 codes, but has shape \(3,\)"):
         evaluate(model, corpus, threshold={"icd": [0.5, 0.1, 0.2], "ccs": 0.5})

@@ -118,6 +118,8 @@ class Coder(nn.Module):
     packs: ClassVar[bool] = False
     """Whether the released code hides padding from the encoder: `encode` always gets a mask."""
     registry: ClassVar[dict[str, type[Coder]]] = {}
+    fingerprint: dict[str, str] | None = None
+    """Hashes of the words and codes that it was trained with; see `marn.evaluation`."""
     options: dict[str, Any]
     """Options given to `build`, except the corpus; written into the card of a saved model."""
 

@@ -11,7 +11,7 @@ import torch
 
 from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.evaluation import check_tasks
+from marn.evaluation import check_corpus
 from marn.models import Coder
 from marn.progress import duration
 from marn.train.config import TrainConfig
@@ -79,7 +79,7 @@ def estimate(model: Coder, corpus: Corpus, config: TrainConfig | None = None) ->
     config = config or TrainConfig.of(model)
     if "train" not in corpus.splits or not len(corpus["train"]):
         raise MarnError(f"corpus {corpus.name!r} has no training notes to measure")
-    check_tasks(model, corpus)
+    check_corpus(model, corpus)
     train = corpus["train"]
     lengths = train.lengths.clip(max=model.max_length)
     order = [batch[:: config.processes] for batch in epoch_batches(train, model, config, 1)]

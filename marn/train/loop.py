@@ -18,7 +18,7 @@ import torch
 from marn import parallel
 from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.evaluation import check_tasks, evaluate, tune_thresholds
+from marn.evaluation import check_corpus, evaluate, fingerprint, tune_thresholds
 from marn.models import Coder
 from marn.progress import Progress, duration, standard
 from marn.train.checkpoint import RunFolder
@@ -100,7 +100,9 @@ def fit(
     missing = sorted({"train", "dev"} - {s for s in corpus.splits if len(corpus[s])})
     if missing:
         raise MarnError(f"corpus {corpus.name!r} has no notes in {missing}, which training needs")
-    check_tasks(model, corpus)
+    check_corpus(model, corpus)
+    codes = {task: corpus.codes[task] for task in model.tasks}
+    model.fingerprint = fingerprint(corpus.vocabulary, codes)
     fabric = start(config)
     with parallel.collective():
         folder = RunFolder(None if run_dir is None else Path(run_dir), model, corpus, config)
