@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("corpus", nargs="?", default="data/teaching", help="its folder")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--hidden-size", type=int, default=64)
-    parser.add_argument("--max-length", type=int, default=1000, help="words read of each note")
+    parser.add_argument("--max-length", type=int, default=600, help="words read of each note")
     args = parser.parse_args()
     try:
         corpus = Corpus.load(args.corpus)
@@ -285,7 +285,10 @@ def main() -> None:
     vectors[0] = 0
     if corpus.vectors is not None:
         vectors = torch.tensor(corpus.vectors)
-    model = MARN(vectors, corpus.tasks, hidden_size=args.hidden_size)
+    model = MARN(vectors, corpus.tasks, hidden_size=args.hidden_size, tune_embeddings=True)
+    # Not in the paper: RAM begins near O = tanh(H), so that a single epoch teaches enough.
+    nn.init.constant_(model.ram.up2.norm2.weight, 0.1)
+    nn.init.ones_(model.ram.up2.norm2.bias)
     train(model, *load("train"), epochs=args.epochs)
     for name in ("dev", "test"):
         notes, targets = load(name)
