@@ -398,3 +398,10 @@ def test_gradients_are_clipped_together(corpus):
     free = norm(None)
     assert norm(free / 2) == pytest.approx(free / 2, rel=1e-4)
     assert norm(2 * free) == pytest.approx(free, rel=1e-6)  # what is short enough is left alone
+
+
+def test_the_largest_seed_trains(corpus):
+    config = dataclasses.replace(CONFIG, epochs=1, seed=2**63 - 1)
+    assert np.isfinite(
+        fit(small(corpus, seed=config.seed), corpus, config, quiet=True).history.loss[0]
+    )

@@ -183,7 +183,8 @@ def _train_epoch(
     step.model.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         # Dropout depends on seed, epoch and rank only, so a resumed run is the same run.
-        torch.manual_seed(config.seed * 1_000_003 + epoch + parallel.rank() * _RANK_STRIDE)
+        own_seed = config.seed * 1_000_003 + epoch + parallel.rank() * _RANK_STRIDE
+        torch.manual_seed(own_seed % 2**63)
         for number, notes in enumerate(batches, start=1):
             done = (epoch - 1) * len(batches) + number
             rate = config.rate(done, config.epochs * len(batches), watched)
