@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,13 +9,6 @@ from pydantic import Field, field_validator
 
 from marn.errors import MarnError
 from marn.settings import Count, Location, settings
-
-
-def usual_workers() -> int:
-    """Return the number of processes for this machine: its cores, at most 4."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(4, len(os.sched_getaffinity(0)))
-    return min(4, os.cpu_count() or 1)
 
 
 @settings
@@ -31,9 +23,6 @@ class PrepareConfig:
     """Notes that word2vec learns from: "train", "all" (as the papers read) or "none"."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the split by patient and of the word vectors."""
-    workers: Count = Field(default_factory=usual_workers)
-    """Processes; the corpus is the same with any number. By default the cores of this machine, at
-    most 4."""
 
     @field_validator("codes")
     @classmethod

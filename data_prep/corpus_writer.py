@@ -279,8 +279,8 @@ class CorpusWriter:
 
     def finish(
         self,
-        *,
         vocabulary: Vocabulary,
+        *,
         name: str,
         source: str,
         text: str,

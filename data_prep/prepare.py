@@ -14,15 +14,17 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
 from data_prep.config import PrepareConfig
 from data_prep.corpus_writer import CorpusWriter
-from data_prep.store import Admission, Note, Progress, Store
+from data_prep.note_store import Admission, Note, NoteStore, Progress
 from data_prep.word_vectors import word2vec
 from marn.corpus import EVIDENCE, SPLITS, CodeEntry
 from marn.errors import MarnError
@@ -45,7 +47,7 @@ class Coding(NamedTuple):
     """Dotted."""
 
 
-class Passage(NamedTuple):
+class Annotation(NamedTuple):
     """A marked passage of one note."""
 
     key: str
@@ -88,32 +90,32 @@ def prepare(
     category: Callable[[str, str], CodeEntry | None] | None,
     origin: Origin,
     choices: PrepareConfig,
-    passages: Iterable[Passage] | None = None,
+    annotations: Iterable[Annotation] | None = None,
     dropped: Counter[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Progress = quiet,
 ) -> dict[str, Any]:
     """Write a corpus with the tasks "icd" and, where codes have categories, "ccs".
 
-    `notes`, then `codings`, then `passages` are gone through once each. Kept are admissions that
-    have a note and at least one kept code, and of these the ones that `split` places.
+    `notes`, then `codings`, then `annotations` are iterated once each. An admission is kept if it
+    has a note and at least one kept code, and `split` places it.
 
     Args:
-        folder: a fresh folder, as `marn.corpus.replacing` yields it.
+        folder: a fresh folder, as `data_prep.corpus_writer.replacing` yields it.
         notes: all notes of the source that count.
         codings: all codes of the source; repetitions within an admission count once.
         split: given {admission: subject} of all admissions that could be kept, in order, returns
             {admission: "train", "dev" or "test"}; admissions it does not name are left out. A
-            split that no admission falls into is not written.
+            split without admissions is not written.
         title: the English title of a code, from its kind and dotted form.
         category: the coarse code (task "ccs") of a code, or None if it has none; None where the
             source has no categories, and the corpus no task "ccs".
         origin: what the card says about the source.
         choices: what the user chose.
-        passages: marked passages, or None where the source marks none.
+        annotations: marked passages, or None where the source marks none.
         dropped: what the source has left out while it was read, by reason; what is left out
-            here is added to it, and the sum goes into the card.
-        settings: further choices of the source that the card records; looked at when all is read.
+            here is added to it, and the card records the sum.
+        settings: further choices of the source that the card records; read after everything else.
         progress: takes lines about how far the work is.
 
     Returns:
@@ -123,54 +125,27 @@ def prepare(
         MarnError: if nothing is left, or the parts contradict each other.
     """
     dropped = Counter() if dropped is None else dropped
-    with Store(folder / "scratch", choices.workers) as store:
-        with store.read(notes, dropped, progress):
-            given = _gather(codings)
-        assigned = _assign(given, store.admissions, dropped)
-        kept = _most_frequent(assigned, choices.codes, dropped)
+    with NoteStore(folder / "scratch") as store:
+        store.read(notes, dropped, progress)
+        assigned, codes_met = _assign(codings, store.admissions, choices.codes, dropped)
         members = _members(store.admissions, assigned, split)
-        icd = [
-            CodeEntry(code, kind, title(kind, code))
-            for kind, code in sorted(
-                {pair for ids in members.values() for id_ in ids for pair in assigned[id_]},
-                key=lambda pair: (pair[1], pair[0]),
-            )
-        ]
-        codes: dict[str, list[CodeEntry]] = {"icd": icd}
-        parent: list[int] = []
-        said = f"codes: {len(icd)} of {kept}"
-        if category is not None:
-            codes["ccs"], parent = _categories(icd, category)
-            dropped["codes kept without a category"] += parent.count(-1)
-            said += f", in {len(codes['ccs'])} categories"
-        progress(said)
-        column = {(entry.kind, entry.code): place for place, entry in enumerate(icd)}
-        marked = _Marked(store.admissions, members, column)
-        if passages is not None:
-            marked.read(passages, dropped)
+        codes, parent = _code_entries(assigned, members, title, category, dropped)
+        progress(
+            f"codes: {len(codes['icd'])} of {codes_met}"
+            + (f", in {len(codes['ccs'])} categories" if category else "")
+        )
+        marked = _Marked(store.admissions, members, codes["icd"])
+        if annotations is not None:
+            marked.read(annotations, dropped)
         writer = CorpusWriter(folder, codes, parent, sorted(marked.roles))
-        parts = {name: [store.admissions[id_] for id_ in ids] for name, ids in members.items()}
-        with store.texts({folder / name: its for name, its in parts.items()}) as written:
-            vocabulary = store.settle(members["train"], choices.min_count)
-            progress(f"vocabulary: {len(vocabulary.words):,} of {len(store.words):,} words")
-            for name, ids in members.items():
-                rows = [sorted(column[pair] for pair in assigned[id_]) for id_ in ids]
-                writer.split(
-                    name,
-                    ids=ids,
-                    subjects=[part.subject for part in parts[name]],
-                    lengths=np.array([part.tokens for part in parts[name]], dtype=np.int64),
-                    tokens=map(store.tokens, parts[name]),
-                    columns={
-                        task: rows
-                        if task == "icd"
-                        else [sorted({parent[place] for place in row} - {-1}) for row in rows]
-                        for task in codes
-                    },
-                    evidence=None if passages is None else marked.rows(name),
-                )
-                progress(f"{name}: {len(ids):,} notes written")
-        writer.add(written)
+        training = (store.admissions[id_] for id_ in members["train"])
+        vocabulary = store.build_vocabulary(training, choices.min_count)
+        progress(f"vocabulary: {len(vocabulary.words):,} of {len(store.words):,} words")
+        for name, ids in members.items():
+            columns = _columns(assigned, ids, codes, parent)
+            evidence = None if annotations is None else marked.rows(name)
+            _write_split(writer, name, ids, store, columns, evidence)
+            progress(f"{name}: {len(ids):,} notes written")
     if choices.vectors != "none":
         learn_from = ["train"] if choices.vectors == "train" else list(members)
         vectors = word2vec(
@@ -181,82 +156,76 @@ def prepare(
         )
         writer.vectors(vectors, {"notes": choices.vectors, "seed": choices.seed})
     return writer.finish(
-        vocabulary=vocabulary,
-        name=origin.name,
-        source=origin.source,
-        text=origin.text,
-        language=origin.language,
-        command=origin.command,
+        vocabulary,
+        **asdict(origin),
         seed=choices.seed,
-        ccs_key=origin.ccs_key,
         settings={"codes": choices.codes, "min_count": choices.min_count, **(settings or {})},
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
     )
 
 
-def _gather(codings: Iterable[Coding]) -> dict[str, list[Pair]]:
-    """Gather the codes of every admission, as often as they are given."""
-    pairs: dict[Pair, Pair] = {}  # one object for each code, not one for each row
-    given: dict[str, list[Pair]] = {}
-    for coding in codings:
-        pair = (coding.kind, coding.code)
-        given.setdefault(coding.admission, []).append(pairs.setdefault(pair, pair))
-    return given
-
-
 def _assign(
-    given: dict[str, list[Pair]], admissions: Mapping[str, Admission], dropped: Counter[str]
-) -> dict[str, list[Pair]]:
-    """Leave each admission each of its codes once, and those without a note out."""
-    for id_ in list(given):
-        if id_ not in admissions:
-            dropped["codes of admissions without a note"] += len(given.pop(id_))
-            continue
-        # Lists, since a set of fifteen takes ten times the memory.
-        codes = list(dict.fromkeys(given[id_]))
-        dropped["codes repeated within an admission"] += len(given[id_]) - len(codes)
-        given[id_] = codes
-    dropped["admissions with a note and without a code"] += len(admissions) - len(given)
-    return given
-
-
-def _most_frequent(assigned: dict[str, list[Pair]], codes: str, dropped: Counter[str]) -> int:
-    """Cut the codes down to the most frequent ones; return how many different ones there were.
+    codings: Iterable[Coding],
+    admissions: Mapping[str, Admission],
+    codes: str,
+    dropped: Counter[str],
+) -> tuple[pl.DataFrame, int]:
+    """Keep each code once for each admission with a note, and the most frequent codes.
 
     Frequency is the number of admissions with a note; among equals the smaller code wins.
+
+    Args:
+        codings: all of them.
+        admissions: those with a note.
+        codes: how many codes to keep, or "full".
+        dropped: gets what is left out.
+
+    Returns:
+        Columns admission, kind and code; and how many different codes there were.
     """
-    counts = Counter(pair for pairs in assigned.values() for pair in pairs)
-    if codes == "full":
-        return len(counts)
-    order = sorted(counts, key=lambda pair: (-counts[pair], pair[1]))
-    keep = set(order[: int(codes)])
-    dropped["codes less frequent than the kept ones"] += sum(
-        counts[p] for p in order if p not in keep
-    )
-    for id_ in list(assigned):
-        assigned[id_] = [pair for pair in assigned[id_] if pair in keep]
-        if not assigned[id_]:
-            del assigned[id_]
-            dropped["admissions without a kept code"] += 1
-    return len(counts)
+    given = _as_frame(codings)
+    noted = given.filter(pl.col("admission").is_in(list(admissions)))
+    dropped["codes of admissions without a note"] += len(given) - len(noted)
+    assigned = noted.unique(maintain_order=True)
+    dropped["codes repeated within an admission"] += len(noted) - len(assigned)
+    coded = assigned["admission"].n_unique()
+    dropped["admissions with a note and without a code"] += len(admissions) - coded
+    counts = assigned.group_by("kind", "code", maintain_order=True).len()
+    counts = counts.sort("len", "code", descending=[True, False], maintain_order=True)
+    if codes != "full":
+        rare = counts[int(codes) :]
+        assigned = assigned.join(rare, on=["kind", "code"], how="anti", maintain_order="left")
+        dropped["codes less frequent than the kept ones"] += int(rare["len"].sum())
+        dropped["admissions without a kept code"] += coded - assigned["admission"].n_unique()
+    return assigned, len(counts)
+
+
+def _as_frame(codings: Iterable[Coding]) -> pl.DataFrame:
+    """Gather codings in a frame, some at a time: tuples of all of them would fill the memory."""
+    schema = {"admission": pl.String, "kind": pl.String, "code": pl.String}
+    frames = [pl.DataFrame(schema=schema)]
+    codings = iter(codings)
+    while some := list(islice(codings, 100_000)):
+        frames.append(pl.DataFrame(some, schema=schema, orient="row"))
+    return pl.concat(frames)
 
 
 def _members(
     admissions: Mapping[str, Admission],
-    assigned: Mapping[str, list[Pair]],
+    assigned: pl.DataFrame,
     split: Callable[[Mapping[str, str]], Mapping[str, str]],
 ) -> dict[str, list[str]]:
     """Return the admissions of each split, in the order of their ids."""
-    if not assigned:
+    if assigned.is_empty():
         raise MarnError(
-            f"No admission has both a note and a code ({len(admissions):,} have a note). Check "
-            "that the tables belong together."
+            f"no admission has both a note and a code ({len(admissions):,} have a note); check "
+            "that the tables belong together"
         )
-    order = sorted(assigned, key=lambda id_: (len(id_), id_))  # numbers by value
+    order = sorted(assigned["admission"].unique(), key=lambda id_: (len(id_), id_))  # by value
     places = split({id_: admissions[id_].subject for id_ in order})
     used = [name for name in SPLITS if name in places.values()]
     if "train" not in used:
-        raise MarnError(f"None of {len(order)} admissions falls into split train. Give more notes.")
+        raise MarnError(f"none of {len(order)} admissions falls into split train; give more notes")
     members = {name: [id_ for id_ in order if places.get(id_) == name] for name in used}
     home: dict[str, str] = {}
     for name, ids in members.items():
@@ -264,16 +233,27 @@ def _members(
             subject = admissions[id_].subject
             if home.setdefault(subject, name) != name:
                 raise MarnError(
-                    f"Patient {subject} stands in the splits {home[subject]} and {name}. Give "
-                    "lists that keep the admissions of a patient together."
+                    f"patient {subject} is in the splits {home[subject]} and {name}; give lists "
+                    "that keep the admissions of a patient together"
                 )
     return members
 
 
-def _categories(
-    icd: Sequence[CodeEntry], category: Callable[[str, str], CodeEntry | None]
-) -> tuple[list[CodeEntry], list[int]]:
-    """Return the categories of codes, and the place of each code's category (-1: none)."""
+def _code_entries(
+    assigned: pl.DataFrame,
+    members: Mapping[str, Sequence[str]],
+    title: Callable[[str, str], str],
+    category: Callable[[str, str], CodeEntry | None] | None,
+    dropped: Counter[str],
+) -> tuple[dict[str, list[CodeEntry]], list[int]]:
+    """Return the codes of each task, and for each code of "icd" its column in "ccs" (-1: none)."""
+    placed = [id_ for ids in members.values() for id_ in ids]
+    used = assigned.filter(pl.col("admission").is_in(placed)).select("code", "kind").unique()
+    icd = [
+        CodeEntry(code, kind, title(kind, code)) for code, kind in used.sort("code", "kind").rows()
+    ]
+    if category is None:
+        return {"icd": icd}, []
     above = [category(entry.kind, entry.code) for entry in icd]
     merged: dict[str, dict[str, str]] = {}  # category -> {kind: title}
     for entry in above:
@@ -281,61 +261,104 @@ def _categories(
             merged.setdefault(entry.code, {})[entry.kind] = entry.title
     ccs = [
         CodeEntry(
-            code,
-            "+".join(sorted(merged[code])),
-            " / ".join(merged[code][kind] for kind in sorted(merged[code])),
+            code, "+".join(sorted(titles)), " / ".join(titles[kind] for kind in sorted(titles))
         )
-        for code in sorted(merged)
+        for code, titles in sorted(merged.items())
     ]
-    place = {entry.code: number for number, entry in enumerate(ccs)}
-    return ccs, [-1 if entry is None else place[entry.code] for entry in above]
+    column = {entry.code: number for number, entry in enumerate(ccs)}
+    parent = [-1 if entry is None else column[entry.code] for entry in above]
+    dropped["codes kept without a category"] += parent.count(-1)
+    return {"icd": icd, "ccs": ccs}, parent
+
+
+def _columns(
+    assigned: pl.DataFrame,
+    ids: Sequence[str],
+    codes: Mapping[str, Sequence[CodeEntry]],
+    parent: Sequence[int],
+) -> dict[str, list[list[int]]]:
+    """Return for each task the columns of the codes of each admission."""
+    order = pl.DataFrame({"admission": ids}).with_row_index("note")
+    entries = pl.DataFrame(
+        [(entry.code, entry.kind) for entry in codes["icd"]], schema=["code", "kind"], orient="row"
+    )
+    icd = (
+        order.join(assigned, on="admission")
+        .join(entries.with_row_index("column"), on=["code", "kind"])
+        .group_by("note")
+        .agg(pl.col("column").sort())
+        .sort("note")["column"]
+        .to_list()
+    )
+    ccs = ([sorted({parent[place] for place in row} - {-1}) for row in icd] for _ in codes)
+    return {task: icd if task == "icd" else next(ccs) for task in codes}
+
+
+def _write_split(
+    writer: CorpusWriter,
+    name: str,
+    ids: Sequence[str],
+    store: NoteStore,
+    columns: Mapping[str, Sequence[Sequence[int]]],
+    evidence: np.ndarray | None,
+) -> None:
+    admissions = [store.admissions[id_] for id_ in ids]
+    sizes = np.array([admission.bytes for admission in admissions], dtype=np.int64)
+    writer.texts(name, sizes, map(store.text, admissions))
+    writer.split(
+        name,
+        ids=ids,
+        subjects=[admission.subject for admission in admissions],
+        lengths=np.array([admission.tokens for admission in admissions], dtype=np.int64),
+        tokens=map(store.tokens, admissions),
+        columns=columns,
+        evidence=evidence,
+    )
 
 
 class _Marked:
-    """Passages of single notes, turned into passages of the corpus's notes."""
+    """Annotations of single notes, turned into evidence of the corpus's notes."""
 
     def __init__(
         self,
         admissions: Mapping[str, Admission],
         members: Mapping[str, Sequence[str]],
-        column: Mapping[Pair, int],
+        icd: Sequence[CodeEntry],
     ) -> None:
-        self._column = column
+        self._column = {(entry.kind, entry.code): column for column, entry in enumerate(icd)}
         self.roles: list[str] = []
-        # key of a note -> split, place in it, characters before the note, characters of it
+        # key of a note -> split, index in it, characters before the note, characters of it
         self._homes: dict[str, tuple[str, int, int, int]] = {}
         for name, ids in members.items():
-            for place, id_ in enumerate(ids):
+            for index, id_ in enumerate(ids):
                 shift = 0
                 for piece in admissions[id_].pieces:
-                    self._homes[piece.key] = name, place, shift, piece.chars
+                    self._homes[piece.key] = name, index, shift, piece.chars
                     shift += piece.chars + 1
         self._rows = {name: array("i") for name in members}
 
-    def read(self, passages: Iterable[Passage], dropped: Counter[str]) -> None:
-        """Take in the passages of codes and notes that are in the corpus."""
+    def read(self, annotations: Iterable[Annotation], dropped: Counter[str]) -> None:
+        """Take in the annotations of codes and notes that are in the corpus."""
         numbers: dict[str, int] = {}
-        for passage in passages:
-            home = self._homes.get(passage.key)
-            column = self._column.get((passage.kind, passage.code))
+        for one in annotations:
+            home = self._homes.get(one.key)
+            column = self._column.get((one.kind, one.code))
             if home is None:
                 dropped["passages of notes left out"] += 1
             elif column is None:
                 dropped["passages of codes left out"] += 1
-            elif not 0 <= passage.begin < passage.end <= home[3]:
+            elif not 0 <= one.begin < one.end <= home[3]:
                 dropped["passages outside their note"] += 1
             else:
-                name, place, shift, _ = home
-                role = numbers.setdefault(passage.role, len(numbers))
-                self._rows[name].extend(
-                    (place, column, shift + passage.begin, shift + passage.end, role)
-                )
-        # Sorted, so that the numbers do not hang on which role came first.
+                name, index, shift, _ = home
+                role = numbers.setdefault(one.role, len(numbers))
+                self._rows[name].extend((index, column, shift + one.begin, shift + one.end, role))
+        # Sorted, so that the numbers do not depend on which role came first.
         self.roles = sorted(numbers)
         self._final = np.array([self.roles.index(role) for role in numbers], dtype=np.uint8)
 
     def rows(self, split: str) -> np.ndarray:
-        """Return the passages of a split as rows of dtype `EVIDENCE`."""
+        """Return the annotations of a split as rows of dtype `EVIDENCE`."""
         table = np.frombuffer(self._rows[split], dtype=np.intc).reshape(-1, 5)
         rows = np.empty(len(table), dtype=EVIDENCE)
         for place, name in enumerate(("note", "code", "begin", "end")):

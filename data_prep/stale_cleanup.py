@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from data_prep.store import Progress
+from data_prep.note_store import Progress
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Reader of the raw tables: the rows of a MIMIC CSV file, or one clear line on what is wrong.
 
 Columns are found by name in any case, files in any case and with or without `.gz`. What the rows
-mean is the matter of the sources.
+mean is up to the sources.
 """
 
 from __future__ import annotations
@@ -10,62 +10,65 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import IO, cast
 
-from data_prep.rows import Rows, line_of
+import polars as pl
+
 from marn.errors import MarnError
 
-FIELD_LIMIT = 1 << 24
-"""Characters in one field at most. The longest note of MIMIC-III has under 2 ** 20; a quote that
-is never closed would otherwise draw the rest of a file of gigabytes into one field."""
+ROW_LIMIT = 1 << 24
+"""Characters in one row at most. The longest note of MIMIC-III has under 2 ** 20; a quote that is
+never closed would otherwise draw the rest of a file of gigabytes into one field."""
+
+PIECE = 1 << 22
+"""Bytes of a table that are parsed at once."""
 
 ID_DIGITS = 18
 """Digits in an id at most: what a column of eight bytes can hold."""
 
+_DAMAGED = "the file is cut or damaged; get a fresh copy"
 _NULLS = {"", "null", "nan", "none", "na", "\\n"}
 _PLAIN = re.compile(r"[1-9]\d{0,9}", re.ASCII)
 _WHOLE = re.compile(r"(\d+)(?:\.0+)?", re.ASCII)
 
 
 def folder(path: Path) -> Path:
-    """Return a folder of raw tables, or say why it is none.
+    """Return a folder of raw tables.
 
     Raises:
         MarnError: if it does not exist or is a file.
     """
     if not path.exists():
-        raise MarnError(f"No folder {path}. Give the folder of the raw tables with --raw.")
+        raise MarnError(f"{path} does not exist; give the folder of the raw tables with --raw")
     if not path.is_dir():
         raise MarnError(
-            f"{path} is a file. Give the folder that holds the raw tables (NOTEEVENTS.csv.gz, ...)."
+            f"{path} is a file; give the folder that holds the raw tables (NOTEEVENTS.csv.gz, ...)"
         )
     return path
 
 
 def find(raw: Path, name: str) -> Path | None:
-    """Return the file of a table in a folder, whether plain or gzipped, or None.
+    """Return the file of a table in a folder, plain or gzipped, or None if there is none.
 
     Args:
         raw: the folder of the tables.
         name: of the table, such as "NOTEEVENTS".
 
     Raises:
-        MarnError: if several files could be meant.
+        MarnError: if several files match.
     """
     wanted = {f"{name}.csv".casefold(), f"{name}.csv.gz".casefold()}
     try:
         found = sorted(entry for entry in folder(raw).iterdir() if entry.name.casefold() in wanted)
     except OSError as error:
-        raise MarnError(f"{raw} cannot be read: {error.strerror or error}.") from None
+        raise MarnError(f"{raw} cannot be read: {error.strerror or error}") from None
     if len(found) > 1:
-        raise MarnError(
-            f"{raw} holds both {found[0].name} and {found[1].name}. Remove one of them."
-        )
+        raise MarnError(f"{raw} holds both {found[0].name} and {found[1].name}; remove one of them")
     return found[0] if found else None
 
 
@@ -78,8 +81,8 @@ def require(raw: Path, name: str) -> Path:
     path = find(raw, name)
     if path is None:
         raise MarnError(
-            f"{raw} has no {name}.csv or {name}.csv.gz. Put the table there, as PhysioNet gives "
-            "it, or write a synthetic one with: python -m data_prep teaching"
+            f"{raw} has no {name}.csv or {name}.csv.gz; copy it there as PhysioNet provides it, "
+            "or make a synthetic one with: python -m data_prep teaching"
         )
     return path
 
@@ -87,77 +90,171 @@ def require(raw: Path, name: str) -> Path:
 def read(
     path: Path, columns: Sequence[str], optional: Sequence[str] = ()
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
-    r"""Go through the rows of a table.
+    """Read the rows of a table, a piece of the file at a time.
 
-    The dialect is that of the MIMIC files: commas, fields quoted where need be, quotes within
-    doubled, line breaks within kept as they are. A byte order mark and CRLF are taken as well;
-    empty lines are passed over. Only one row is in memory.
+    The dialect is that of the MIMIC files: commas, quotes around fields where needed, quotes
+    within a quoted field doubled, line breaks within it kept. A byte order mark, CRLF and empty
+    lines are accepted.
 
     Args:
         path: a CSV file, gzipped if its name ends in `.gz`.
         columns: names of the columns to return, two or more, in any case.
-        optional: names of columns that may be absent; then their fields are empty.
+        optional: names of columns that may be missing; their fields are then empty.
 
     Yields:
-        The place of a row (0 is the header), by which `fault` finds its line, and its fields in the
-        order of `columns`, then of `optional`.
+        The index of a row (the header has 0), from which `fault` finds its line, and its fields
+        in the order of `columns`, then `optional`.
 
     Raises:
         MarnError: naming file and line, if the file is empty, lacks a column, is not UTF-8, holds
-            a NUL, is cut, has a row of another width or a quote that is never closed.
+            a NUL, is cut, has a row of another width, a quote that is never closed or a row of
+            more than `ROW_LIMIT` characters.
     """
-    # The csv module keeps one limit for the whole process; a smaller one would refuse long notes.
-    csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
     try:
-        with _open(path) as binary:
-            checked = cast("IO[bytes]", io.BufferedReader(_WithoutNul(binary), 1 << 18))
-            reader = Rows(io.TextIOWrapper(checked, encoding="utf-8", newline=""), FIELD_LIMIT)
-            rows = iter(reader)
-            header = next(rows, [])
-            if not header:
-                raise MarnError(f"{path} is empty. Get a fresh copy of it.")
-            places = _places(path, header, columns, optional)
-            pick = itemgetter(*[len(header) if place is None else place for place in places])
-            absent = [""] if None in places else []
-            width = len(header)
-            for place, row in enumerate(rows, start=1):
-                if len(row) == width:
-                    yield place, pick(row + absent if absent else row)
-                elif row:
-                    raise fault(
-                        path,
-                        place,
-                        f"{len(row)} fields instead of {width}. The file is cut or a quote is "
-                        "missing; get a fresh copy of it.",
-                    )
-    except csv.Error as error:
-        what = str(error)
-        if "unexpected end" in what:
-            what = "a quote is opened and never closed"
-        elif "field larger" in what:
-            what = f"a quote is never closed, or a field of more than {FIELD_LIMIT:,} characters"
-        elif "new-line character" in what:
-            what = "a carriage return outside quotes"
-        raise fault(
-            path, reader.passed, f"{what}. The file is cut or damaged; get a fresh copy of it."
-        ) from None
-    except UnicodeDecodeError:
-        raise _undecodable(path) from None
-    except _NulError:
-        line = next(number for number, line in _lines(path) if b"\0" in line)
-        raise _fault_on(
-            path, line, "a NUL byte. The file is damaged; get a fresh copy of it."
-        ) from None
+        _, header = next(_csv_rows(path), (1, []))
+        if not header:
+            raise MarnError(f"{path} is empty; get a fresh copy")
+        indices = _column_indices(path, header, columns, optional)
+        done = 0
+        for frame in _frames(path, len(header), [index for index in indices if index is not None]):
+            if frame is None:
+                yield from _rest(path, len(header), indices, max(done, 1))
+                return
+            fields = [
+                itertools.repeat("") if index is None else frame[str(index)].to_list()
+                for index in indices
+            ]
+            rows = enumerate(zip(*fields, strict=False), start=done)
+            yield from rows if done else itertools.islice(rows, 1, None)
+            done += len(frame)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise MarnError(
-            f"{path} cannot be unpacked ({error}). Its download was cut or damaged; get it again."
+            f"{path} cannot be unpacked ({error}): its download was cut or damaged; get it again"
         ) from None
     except OSError as error:
-        raise MarnError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise MarnError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _frames(path: Path, width: int, indices: Sequence[int]) -> Iterator[pl.DataFrame | None]:
+    """Yield the rows of a table, header included; None where the csv module must take over.
+
+    Polars parses, but does not refuse a short row, a lone carriage return or a NUL, and never
+    names a line. So each piece is compared with the grammar first: with its quoted parts taken out
+    it is short, and every comma, quote and line end that is left means something.
+    """
+    grammar = _grammar(width)
+    schema = {str(index): pl.String for index in range(width)}
+    wanted = sorted(set(indices))
+    with _open(path) as file:
+        rest = file.read(PIECE).removeprefix(codecs.BOM_UTF8)
+        while rest:
+            if len(rest) > ROW_LIMIT:
+                yield None
+                return
+            end = _end_of_rows(rest)
+            piece, rest = rest[:end], rest[end:]
+            skeleton = b'"'.join(piece.split(b'"')[::2])
+            if b"\0" in piece or not grammar.fullmatch(skeleton):
+                yield None
+                return
+            if piece:
+                try:
+                    yield pl.read_csv(
+                        piece,
+                        has_header=False,
+                        schema=schema,
+                        columns=wanted,
+                        empty_string_is_null=False,
+                    )
+                except pl.exceptions.PolarsError:  # bytes that are not UTF-8
+                    yield None
+                    return
+            more = file.read(PIECE)
+            if rest and not more:  # a last row without its line end, or cut
+                yield None
+                return
+            rest += more
+
+
+def _grammar(width: int) -> re.Pattern[bytes]:
+    """Return the pattern of rows of so many fields, where a quote stands for a quoted part.
+
+    Adjacent quoted parts are one field with a quote in it. Repetitions are possessive, so that
+    matching takes linear time.
+    """
+    field = rb'(?:"++|[^",\r\n]*+)'
+    return re.compile(rb"(?:%b(?:,%b){%d}\r?\n)*+" % (field, field, width - 1))
+
+
+def _end_of_rows(piece: bytes) -> int:
+    """Return the index after the last line end outside quotes; 0 if there is none."""
+    end, is_quoted = len(piece), piece.count(b'"') % 2 == 1
+    while end > 0:
+        quote = piece.rfind(b'"', 0, end)
+        line_end = -1 if is_quoted else piece.rfind(b"\n", quote + 1, end)
+        if line_end >= 0:
+            return line_end + 1
+        end, is_quoted = quote, not is_quoted
+    return 0
+
+
+def _rest(
+    path: Path, width: int, indices: Sequence[int | None], done: int
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield the rows of a table after the first `done`, as the csv module reads them."""
+    for index, (line, row) in enumerate(_csv_rows(path)):
+        if index < done or not row:
+            continue
+        if len(row) != width:
+            raise _fault_on(path, line, f"{len(row)} fields instead of {width}: {_DAMAGED}")
+        yield index, tuple("" if place is None else row[place] for place in indices)
+
+
+def _csv_rows(path: Path, *, lenient: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row of a table with the line it begins on, by the strict csv module.
+
+    Args:
+        path: the table.
+        lenient: whether to pass over bytes that are not UTF-8 and NULs, to reach a row before them.
+
+    Raises:
+        MarnError: naming the line, if the module refuses a row.
+    """
+    # The csv module keeps one limit for the whole process; a smaller one would refuse long notes.
+    csv.field_size_limit(max(csv.field_size_limit(), ROW_LIMIT))
+    with _open(path) as file:
+        text = io.TextIOWrapper(
+            file, "utf-8-sig", errors="replace" if lenient else "strict", newline=""
+        )
+        reader = csv.reader(_lines(text, lenient=lenient), strict=True)
+        line = 1
+        try:
+            for row in reader:
+                yield line, row
+                line = reader.line_num + 1
+        except csv.Error as error:
+            what = str(error)
+            if "unexpected end" in what:
+                what = "a quote is opened and never closed"
+            elif "field larger" in what:
+                what = f"a quote is never closed, or a field of more than {ROW_LIMIT:,} characters"
+            elif "new-line character" in what:
+                what = "a carriage return outside quotes"
+            raise _fault_on(path, line, f"{what}: {_DAMAGED}") from None
+        except UnicodeError:
+            raise _unreadable_bytes(path) from None
+
+
+def _lines(text: io.TextIOWrapper, *, lenient: bool) -> Iterator[str]:
+    """Yield the lines of a table, in parts where they are longer than a row may be."""
+    while line := text.readline(ROW_LIMIT + 1):
+        if "\0" in line and not lenient:
+            raise UnicodeError("a NUL")
+        yield line
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file to the character: its line ends stay.
+    """Return the text of a file unchanged, line ends included.
 
     Raises:
         MarnError: naming the file, if it cannot be read, holds a NUL or is not UTF-8.
@@ -165,42 +262,34 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
         if b"\0" in data:
-            raise MarnError(f"{path} holds a NUL byte. It is no text, or damaged.")
+            raise MarnError(f"{path} holds a NUL byte: it is damaged or not text; get a fresh copy")
         return data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError:
-        raise _undecodable(path) from None
+        raise _unreadable_bytes(path) from None
     except OSError as error:
-        raise MarnError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise MarnError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def fault(path: Path, place: int, what: str) -> MarnError:
-    """Return the error that names a row of a table, by the line it begins on.
+def fault(path: Path, index: int, what: str) -> MarnError:
+    """Return the error that names a row of a table by the line it begins on.
 
-    Lines are counted now, by reading the table again: seldom, so that reading need not count them.
+    The table is read again to count its lines, so that reading itself need not count them.
 
     Args:
         path: the table.
-        place: of the row, as `read` yields it.
+        index: of the row, as `read` yields it.
         what: is wrong, and the remedy.
     """
-    with _open(path) as binary:
-        whole = io.BufferedReader(cast("io.RawIOBase", binary))
-        text = io.TextIOWrapper(
-            cast("IO[bytes]", whole), encoding="utf-8-sig", errors="replace", newline=""
-        )
-        return _fault_on(path, line_of(text, place), what)
+    line = next(itertools.islice(_csv_rows(path, lenient=True), index, None))[0]
+    return _fault_on(path, line, what)
 
 
-def _fault_on(path: Path, line: int, what: str) -> MarnError:
-    return MarnError(f"{path}, row at line {line}: {what}")
-
-
-def identifier(path: Path, place: int, value: str) -> str | None:
-    """Read an id (ROW_ID, SUBJECT_ID, HADM_ID).
+def identifier(path: Path, index: int, value: str) -> str | None:
+    """Parse an id (ROW_ID, SUBJECT_ID, HADM_ID).
 
     Args:
         path: the table, for the error.
-        place: of the row, for the error.
+        index: of the row, for the error.
         value: the field; "145834.0", as a data frame writes it, means 145834.
 
     Returns:
@@ -217,17 +306,19 @@ def identifier(path: Path, place: int, value: str) -> str | None:
         return match[1].lstrip("0") or "0"
     if value.casefold() in _NULLS:
         return None
-    # Where columns have slipped this may be a piece of a note, which an error must not show.
-    shown = repr(value[:40]) if re.fullmatch(r"\S{1,5000}", value) else "a text"
+    # Where columns have slipped this may be part of a note, which an error must not show.
+    shown = "a text" if len(value) > 5000 or re.search(r"\s", value) else repr(value[:40])
     raise fault(
-        path, place, f"{shown} is no id. Expected a whole number of at most {ID_DIGITS} digits."
+        path,
+        index,
+        f"{shown} is not a valid id; expected a whole number of at most {ID_DIGITS} digits",
     )
 
 
-def _places(
+def _column_indices(
     path: Path, header: Sequence[str], columns: Sequence[str], optional: Sequence[str]
 ) -> list[int | None]:
-    """Return the place of each column in the header, None for an optional one that is absent."""
+    """Return the index of each column in the header, None for an optional one that is missing."""
     names = [name.strip().upper() for name in header]
     for column in (*columns, *optional):
         count = names.count(column.upper())
@@ -239,7 +330,7 @@ def _places(
             )
             raise MarnError(
                 f"{path} has {'more than one' if count else 'no'} column {column}. Its header is: "
-                f"{found[:300]}. Expected a table whose columns are named so, separated by commas."
+                f"{found[:300]}; give a table with these column names, separated by commas"
             )
     return [
         names.index(column.upper()) if column.upper() in names else None
@@ -250,45 +341,26 @@ def _places(
 def _open(path: Path) -> IO[bytes]:
     if path.suffix.lower() == ".gz":
         return cast("IO[bytes]", gzip.open(path, "rb"))
-    return path.open("rb", buffering=0)
+    return path.open("rb")
 
 
-class _NulError(Exception):
-    """A NUL byte went by."""
+def _fault_on(path: Path, line: int, what: str) -> MarnError:
+    return MarnError(f"{path}, row at line {line}: {what}")
 
 
-class _WithoutNul(io.RawIOBase):
-    """Passes bytes on and stops at a NUL, which the csv module would take for text."""
-
-    def __init__(self, inner: IO[bytes]) -> None:
-        self._inner = inner
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        chunk = self._inner.read(len(buffer))
-        if b"\0" in chunk:
-            raise _NulError
-        buffer[: len(chunk)] = chunk
-        return len(chunk)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with _open(path) as binary:
-        yield from enumerate(io.BufferedReader(cast("io.RawIOBase", binary)), start=1)
-
-
-def _undecodable(path: Path) -> MarnError:
-    for number, line in _lines(path):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            byte = line[error.start]
-            return _fault_on(
-                path,
-                number,
-                f"byte 0x{byte:02x} is not UTF-8 (Latin-1, it seems). Convert the file with: "
-                f"iconv -f latin1 -t utf-8 {path.name}",
-            )
+def _unreadable_bytes(path: Path) -> MarnError:
+    """Return the error that names the first line of a table with a NUL or without UTF-8."""
+    with _open(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(ROW_LIMIT), b""), start=1):
+            if b"\0" in line:
+                return _fault_on(path, number, f"a NUL byte: {_DAMAGED}")
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return _fault_on(
+                    path,
+                    number,
+                    f"byte 0x{line[error.start]:02x} is not UTF-8 (perhaps Latin-1); convert the "
+                    f"file with: iconv -f latin1 -t utf-8 {path.name}",
+                )
     raise AssertionError("a file that failed to decode decodes")

@@ -489,7 +489,7 @@ def test_the_command_line_reports(
     [
         ([], "nothing to audit"),
         (["--raw", "R", "--split-ids", "L"], "--split-ids needs a corpus"),
-        (["--raw", "R"], "No folder R"),
+        (["--raw", "R"], "R does not exist"),
         (["C"], "No corpus at C"),
         (["TINY", "--split-ids", "L"], "cannot find L/train_"),
         (["TINY", "--json", "gone/out.json"], "--json gone/out.json cannot be written"),

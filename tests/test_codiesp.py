@@ -265,7 +265,7 @@ def test_bad_options_are_refused(make: Make, raw: Path) -> None:
         MarnError, match="min_train must be at least 0, but got -1; the default is 1"
     ):
         make("--min-train", "-1")
-    with pytest.raises(MarnError, match="No admission has both a note and a code"):
+    with pytest.raises(MarnError, match="no admission has both a note and a code"):
         make("--min-train", "99")
     with pytest.raises(MarnError, match="holds the raw files"):
         make("--out", str(raw))

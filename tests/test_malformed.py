@@ -77,7 +77,7 @@ class Raw:
     def arguments(self, out: Path) -> list[str]:
         """Return the command line that prepares the tables."""
         arguments = ["--raw", self.folder, "--out", out, "--splits", self.lists, "--codes", "full"]
-        arguments += ["--vectors", "none", "--min-count", "1", "--workers", "1", *self.options]
+        arguments += ["--vectors", "none", "--min-count", "1", *self.options]
         return ["mimic3", *map(str, arguments)]
 
 
@@ -126,10 +126,13 @@ REFUSED = {
     "a wrong header": (lambda r: r.change("TEXT", "NOTE"), "no column TEXT. Its header is"),
     "a column twice": (lambda r: r.change(",TEXT", ",TEXT,TEXT"), "more than one column TEXT"),
     "semicolons for commas": (lambda r: r.change(",", ";", times=99), "separated by commas"),
-    "a negative id": (lambda r: r.add(r.note(id=-5)), "'-5' is no id"),
+    "a negative id": (lambda r: r.add(r.note(id=-5)), "'-5' is not a valid id"),
     "an id of 30 digits": (lambda r: r.add(r.note(id="9" * 30)), "of at most 18 digits"),
     "an id of 5,000 digits": (lambda r: r.add(r.note(row="9" * 5000)), "of at most 18 digits"),
-    "an id that is a fraction": (lambda r: r.add(r.note(id="145000.5")), "'145000.5' is no id"),
+    "an id that is a fraction": (
+        lambda r: r.add(r.note(id="145000.5")),
+        "'145000.5' is not a valid id",
+    ),
     "a note without patient": (lambda r: r.add(r.note(subject="")), "no SUBJECT_ID, by which"),
     "an admission of two patients": (other_patient, "has notes of two patients, 1 and 77"),
     "an empty file": (lambda r: r.notes.write_text(""), "NOTEEVENTS.csv is empty"),
@@ -142,10 +145,10 @@ REFUSED = {
         lambda r: (r.notes.unlink(), r.notes.mkdir()),
         "cannot be read: Is a directory",
     ),
-    "a file for a folder": (lambda r: setattr(r, "folder", r.notes), "is a file. Give the folder"),
+    "a file for a folder": (lambda r: setattr(r, "folder", r.notes), "is a file; give the folder"),
     "a folder that is not there": (
         lambda r: setattr(r, "folder", r.folder / "no"),
-        "No folder",
+        "does not exist; give the folder",
     ),
     "a field of 17 million characters": (
         lambda r: r.add(f'9,1,145000,x,y,"{"a " * (1 << 23)}b"\n'),
@@ -158,7 +161,7 @@ REFUSED = {
     "an id in the lists of two splits": (listed_twice, "admission 145000 is also in the list of"),
     "a list that is none": (
         lambda r: (r.lists / "dev_full_hadm_ids.csv").write_text("145006\nx\n"),
-        "dev_full_hadm_ids.csv, row at line 2: 'x' is no id",
+        "dev_full_hadm_ids.csv, row at line 2: 'x' is not a valid id",
     ),
     "lists of other data": (
         lambda r: [p.write_text(f"{n}\n") for n, p in enumerate(sorted(r.lists.iterdir()))],
@@ -166,7 +169,7 @@ REFUSED = {
     ),
     "no code that has a note": (
         lambda r: r.change(",1450", ",1990", "codes", times=99),
-        "No admission has both a note and a code",
+        "no admission has both a note and a code",
     ),
     "a file that may not be read": (
         refusing("data_prep.tables._open", errno.EACCES),
@@ -177,7 +180,7 @@ REFUSED = {
         "cannot be read: Permission denied",
     ),
     "no room on the disk": (
-        refusing("data_prep.store._write", errno.ENOSPC),
+        refusing("numpy.save", errno.ENOSPC),
         "No space left on device",
     ),
 }
@@ -326,12 +329,12 @@ def test_no_error_shows_the_text_of_a_note(raw, tmp_path, capsys):
     raw.change(HEADER, "")  # the first row stands where the header should
     assert raw.run(tmp_path / "out") == 2
     error = capsys.readouterr().err
-    assert "Its header is: 1, 1, 145000, 2151-08-04, (a text), (a text)." in error
+    assert "Its header is: 1, 1, 145000, 2151-08-04, (a text), (a text);" in error
     assert "cough" not in error
     raw.notes.write_text(HEADER + 'Fever and cough,1,145000,x,Discharge summary,"x"\n')
     assert raw.run(tmp_path / "out") == 2
     error = capsys.readouterr().err
-    assert "row at line 2: a text is no id" in error
+    assert "row at line 2: a text is not a valid id" in error
     assert "cough" not in error
 
 

@@ -323,7 +323,10 @@ def test_the_mark_does_not_open_real_tables(raw_tables, prepare, capsys):
         (lambda raw: (raw / "PROCEDURES_ICD.csv").unlink(), "has no PROCEDURES_ICD.csv"),
         (lambda raw: _append(raw / "NOTEEVENTS.csv", '99,1,2,x,,,"Disch'), "never closed"),
         (lambda raw: _append(raw / "DIAGNOSES_ICD.csv", "99,1,2\n"), "line 10: 3 fields"),
-        (lambda raw: _append(raw / "DIAGNOSES_ICD.csv", '99,1,x,1,"4280"\n'), "'x' is no id"),
+        (
+            lambda raw: _append(raw / "DIAGNOSES_ICD.csv", '99,1,x,1,"4280"\n'),
+            "'x' is not a valid id",
+        ),
         (lambda raw: _no_summaries(raw / "NOTEEVENTS.csv"), "no note of category Discharge"),
         (lambda raw: (raw / "NOTEEVENTS.csv").write_text(""), "is empty"),
     ],
@@ -357,7 +360,7 @@ def test_the_corpus_never_replaces_its_tables(raw_tables, capsys):
         assert main(["mimic3", "--raw", str(raw_tables.folder), "--out", str(out)]) == 2
         assert "holds the raw files" in capsys.readouterr().err
     assert main(["mimic3", "--raw", "/nowhere", "--out", "/nowhere/out"]) == 2
-    assert "No folder /nowhere" in capsys.readouterr().err
+    assert "/nowhere does not exist" in capsys.readouterr().err
 
 
 def test_interruption_leaves_nothing(raw_tables, prepare, monkeypatch, capsys):

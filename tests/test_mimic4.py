@@ -210,7 +210,7 @@ def test_patients_stay_together_and_the_top_is_cut(raw, prepare):
     [
         (lambda raw: raw.codes([(1, "I10", 11)], []), "icd_version '11' is neither 9 nor 10"),
         (lambda raw: raw.notes([("a", "", 20_000_000, "x")]), "no subject_id"),
-        (lambda raw: raw.notes([("a", 1, -20_000_000, "x")]), "'-20000000' is no id"),
+        (lambda raw: raw.notes([("a", 1, -20_000_000, "x")]), "'-20000000' is not a valid id"),
         (lambda raw: (raw.folder / "note" / "discharge.csv").unlink(), "has no discharge.csv"),
         (lambda raw: (raw.folder / "hosp" / "procedures_icd.csv").unlink(), "no procedures_icd"),
     ],
@@ -226,6 +226,6 @@ def test_damage_is_one_line(raw, prepare, spoil, said):
 def test_folders_are_asked_for(prepare, raw, tmp_path):
     raw.fill()
     assert "--raw or --note is missing" in prepare(places=["--hosp", str(raw.folder / "hosp")])
-    assert "No folder" in prepare(places=["--raw", str(tmp_path / "nowhere")])
+    assert "does not exist" in prepare(places=["--raw", str(tmp_path / "nowhere")])
     raw.folder.mkdir(exist_ok=True)
     assert "holds the raw files" in prepare("--out", str(raw.folder))

@@ -128,8 +128,8 @@ def test_what_cannot_be_used_is_counted(prepare, tmp_path):
         ("notes.csv", "id,text\na,x\n", "no column note_id"),
         ("notes.csv", "note_id,text,split,split\na,x,,\n", "more than one column split"),
         ("codes.csv", "note_id,kind,code\na,diagnosis,4280\n", "kind 'diagnosis' is neither"),
-        ("codes.csv", "note_id,kind,code\n", "No admission has both a note and a code"),
-        ("notes.csv", NOTES.replace("p2,dev", "p1,dev"), "Patient p1 stands in the splits"),
+        ("codes.csv", "note_id,kind,code\n", "no admission has both a note and a code"),
+        ("notes.csv", NOTES.replace("p2,dev", "p1,dev"), "patient p1 is in the splits"),
     ],
 )
 def test_what_is_wrong_is_named(prepare, tmp_path, file, content, said):

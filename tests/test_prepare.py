@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from data_prep import splits
 from data_prep.config import PrepareConfig
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Coding, Note, Origin, Passage, prepare
+from data_prep.prepare import Annotation, Coding, Note, Origin, prepare
 from marn.corpus import CodeEntry, Corpus
 from marn.corpus.text import tokenize
 from marn.errors import MarnError
 
 HOME = {"1": "train", "2": "train", "3": "dev", "4": "test", "5": "train"}
-PLAIN = {"codes": "full", "min_count": 1, "vectors": "none", "workers": 1}
+PLAIN = {"codes": "full", "min_count": 1, "vectors": "none"}
 ORIGIN = Origin("toy", "by hand", "open", "python -m data_prep toy", ccs_key="kind:number")
 CATEGORIES = {"428.0": ("dx:108", "Failure"), "401.9": ("dx:98", "Pressure")}
 NOTES = [
@@ -103,7 +103,7 @@ def test_by_hand(tmp_path):
 def test_min_count_counts_notes_not_words(tmp_path):
     # fever: notes 1 and 2, acute: notes 1 and 2; "fever" twice in note 1 counts once there.
     assert make(tmp_path / "toy", min_count=2)[0].vocabulary.words == ["acute", "fever"]
-    with pytest.raises(MarnError, match=r"No word occurs in 3 training notes.*--min-count"):
+    with pytest.raises(MarnError, match=r"no word occurs in 3 training notes.*--min-count"):
         make(tmp_path / "none", min_count=3)
 
 
@@ -141,11 +141,11 @@ def test_equal_numbers_of_two_kinds_become_one_category(tmp_path):
 
 def test_passages_move_with_their_note(tmp_path):
     passages = [
-        Passage("9", "dx", "428.0", 10, 15, "negated"),  # in the addendum, after 18 characters
-        Passage("12", "pr", "96.04", 0, 5, "evidence"),
-        Passage("12", "dx", "999.9", 0, 5, "evidence"),
-        Passage("404", "dx", "428.0", 0, 5, "evidence"),
-        Passage("12", "dx", "428.0", 0, 99, "evidence"),
+        Annotation("9", "dx", "428.0", 10, 15, "negated"),  # in the addendum, after 18 characters
+        Annotation("12", "pr", "96.04", 0, 5, "evidence"),
+        Annotation("12", "dx", "999.9", 0, 5, "evidence"),
+        Annotation("404", "dx", "428.0", 0, 5, "evidence"),
+        Annotation("12", "dx", "428.0", 0, 99, "evidence"),
     ]
     dropped = Counter()
     with replacing(tmp_path / "toy") as folder:
@@ -153,7 +153,7 @@ def test_passages_move_with_their_note(tmp_path):
             folder,
             notes=NOTES,
             codings=CODINGS,
-            passages=passages,
+            annotations=passages,
             split=lambda ids: {id_: HOME[id_] for id_ in ids},
             title=lambda kind, code: "",
             category=_category,
@@ -177,7 +177,7 @@ def test_nothing_in_common(tmp_path):
 
 def test_patients_stay_together(tmp_path, monkeypatch):
     monkeypatch.setitem(HOME, "2", "dev")  # patient 70 has admission 1 in train
-    with pytest.raises(MarnError, match="Patient 70 stands in the splits train and dev"):
+    with pytest.raises(MarnError, match="patient 70 is in the splits train and dev"):
         make(tmp_path / "toy")
     notes = [*NOTES, Note("1", "99", "other")]
     with pytest.raises(MarnError, match="notes of two patients, 70 and 99"):
@@ -194,7 +194,6 @@ def test_patients_stay_together(tmp_path, monkeypatch):
         {"vectors": "some"},
         {"seed": -1},
         {"seed": 2**32},
-        {"workers": 0},
     ],
 )
 def test_choices_are_checked(choice):
@@ -301,7 +300,10 @@ def test_listed_splits(tmp_path):
 
 @pytest.mark.parametrize(
     ("dev", "said"),
-    [(["2"], "line 1: admission 2 is also in the list of train"), (["3", "x"], "'x' is no id")],
+    [
+        (["2"], "line 1: admission 2 is also in the list of train"),
+        (["3", "x"], "'x' is not a valid id"),
+    ],
 )
 def test_listed_splits_that_are_damaged(tmp_path, dev, said):
     folder = _write_lists(tmp_path / "a", {"train": ["1", "2"], "dev": dev, "test": ["4"]})

@@ -83,7 +83,6 @@ def test_what_is_no_data_of_the_source_is_refused(name, kind, tmp_path, capsys):
 @pytest.mark.parametrize(
     "option",
     [
-        ("--workers", "0"),
         ("--min-count", "0"),
         ("--codes", "some"),
         ("--seed", "-1"),

@@ -3,9 +3,10 @@
 import csv
 import gzip
 import io
+import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep import tables
@@ -35,14 +36,14 @@ def test_columns_by_name_in_any_case_and_rows_counted(table):
     path = table('"row_id","Other","text"\n1,,"one\ntwo ""quoted"", three"\n\n2,x,\n')
     assert _read(path) == [(1, ("1", 'one\ntwo "quoted", three')), (3, ("2", ""))]
     for place, line in [(0, 1), (1, 2), (3, 5)]:
-        said = str(tables.fault(path, place, "wrong."))
-        assert said == f"{path}, row at line {line}: wrong."
+        said = str(tables.fault(path, place, "wrong"))
+        assert said == f"{path}, row at line {line}: wrong"
 
 
 def test_a_fault_is_found_in_a_zipped_table_whatever_lies_behind_it(table):
     data = b'\xef\xbb\xbf"ROW_ID",TEXT\n"1","a\nb"\nx,c\n2,\xff\n'
     path = table(gzip.compress(data), "T.csv.gz")
-    with pytest.raises(MarnError, match=r"T\.csv\.gz, row at line 4: 'x' is no id"):
+    with pytest.raises(MarnError, match=r"T\.csv\.gz, row at line 4: 'x' is not a valid id"):
         tables.identifier(path, 2, "x")
 
 
@@ -65,6 +66,92 @@ def test_any_text_survives_the_dialect(tmp_path_factory, rows, zipped):
 def test_byte_order_mark_and_crlf(table):
     path = table(b'\xef\xbb\xbfROW_ID,TEXT\r\n1,"a\r\nb"\r\n2,c\r\n')
     assert [fields for _, fields in _read(path)] == [("1", "a\r\nb"), ("2", "c")]
+
+
+def _expected(text):
+    """Rows with their indices, and the line on which the csv module finds an error."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    found, line = [], 1
+    try:
+        for index, row in enumerate(reader):
+            if row and len(row) != 2:
+                return found, line
+            if row and index:
+                found.append((index, tuple(row)))
+            line = reader.line_num + 1
+    except csv.Error:
+        return found, line
+    return found, None
+
+
+def _found(path):
+    found = []
+    try:
+        found.extend(tables.read(path, COLUMNS))
+    except MarnError as error:
+        return found, int(re.search(r"row at line (\d+): ", str(error))[1])
+    return found, None
+
+
+ODD = [
+    'a,"b"\n',
+    '"a ""b"" c",""\n"","x"""\n',
+    'a,"b\r\nc"\r\n\r\n"e",\r\n',
+    'a,"b"c\n',
+    'a,b"c"\nd,"e"\n',
+    '"a"\r"b"\n',
+    "a\rb\n",
+    'a,"b',
+    'a,"b""',
+    'a,"b"\r',
+    '"a" ,b\n',
+    ' "a"\n',
+    "\n\na,b\n\n",
+    'a, "b"\n',
+    '"a\n\n"\n"b",\n',
+    ',\n"",\n',
+    "a\n",
+    "a,b,c\n",
+    "a,b",
+]
+
+
+@pytest.mark.parametrize("piece", [16, 17, 19, 1000])
+@pytest.mark.parametrize("text", ODD)
+def test_the_odd_ones_are_read_as_the_csv_module_reads_them(table, monkeypatch, text, piece):
+    monkeypatch.setattr(tables, "PIECE", piece)
+    text = "ROW_ID,TEXT\n" + text
+    assert _found(table(text)) == _expected(text)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    text=st.one_of(
+        st.text(alphabet='"",\n\rab é', max_size=40),
+        st.lists(st.sampled_from(['"', '""', ",", "\n", "\r\n", '","', '"\n"', "a", "bc"]),
+                 max_size=30).map("".join),
+        st.lists(st.sampled_from(["a,b\n", '"a\n","b"\n', 'a,"""b"\r\n', "a,b", "é,\n"]),
+                 max_size=8).map("".join),
+    ),
+    piece=st.integers(12, 40),
+)  # fmt: skip
+def test_equal_to_the_csv_module(tmp_path_factory, text, piece):
+    text = "ROW_ID,TEXT\n" + text
+    path = tmp_path_factory.mktemp("any") / "T.csv"
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "PIECE", piece)
+        assert _found(path) == _expected(text)
+
+
+def test_a_sound_table_is_left_to_polars(table, monkeypatch):
+    monkeypatch.setattr(tables, "PIECE", 40)
+    path = table('ROW_ID,TEXT\n1,"a\n""b"""\n' + "2,c\r\n" * 50)
+    rows = [("1", 'a\n"b"'), *[("2", "c")] * 50]
+
+    header = csv.reader(["ROW_ID,TEXT"])  # all that is read of it by the csv module
+    monkeypatch.setattr(tables.csv, "reader", lambda *_, **__: header)
+    assert [fields for _, fields in _read(path)] == rows
 
 
 def test_long_note(table):
@@ -99,7 +186,7 @@ def test_damage_is_named_with_its_line(table, data, said):
 
 
 def test_a_quote_never_closed_does_not_draw_the_file_into_memory(table, monkeypatch):
-    monkeypatch.setattr(tables, "FIELD_LIMIT", 1000)
+    monkeypatch.setattr(tables, "ROW_LIMIT", 1000)
     old = csv.field_size_limit(1000)
     try:
         path = table('ROW_ID,TEXT\n1,a\n2,"b\n' + "3,c\n" * 1000 + '4,"d"\n')
@@ -136,11 +223,11 @@ def test_finding_tables(tmp_path):
     lower.touch()
     assert tables.find(tmp_path, "NOTEEVENTS") == lower
     (tmp_path / "NOTEEVENTS.csv").touch()
-    with pytest.raises(MarnError, match="Remove one"):
+    with pytest.raises(MarnError, match="remove one"):
         tables.find(tmp_path, "NOTEEVENTS")
     with pytest.raises(MarnError, match="is a file"):
         tables.folder(lower)
-    with pytest.raises(MarnError, match="No folder"):
+    with pytest.raises(MarnError, match="does not exist"):
         tables.folder(tmp_path / "nowhere")
 
 
@@ -155,5 +242,5 @@ def test_identifiers(tmp_path, written, read):
 
 @pytest.mark.parametrize("written", ["145834.5", "-1", "1e5", "A7", "1 2", "٣"])
 def test_identifiers_that_are_none(table, written):
-    with pytest.raises(MarnError, match=r"line 3: .* is no id"):
+    with pytest.raises(MarnError, match=r"line 3: .* is not a valid id"):
         tables.identifier(table("ROW_ID,TEXT\n1,a\n,b\n"), 2, written)

@@ -39,7 +39,7 @@ from data_prep.code_systems.ccs import Ccsr
 from data_prep.config import PrepareConfig, check_out
 from data_prep.corpus_writer import replacing
 from data_prep.fetch import fetch
-from data_prep.prepare import Coding, Note, Origin, Passage, Progress, prepare
+from data_prep.prepare import Annotation, Coding, Note, Origin, Progress, prepare
 from marn.corpus import SPLITS
 from marn.errors import MarnError
 from marn.settings import Location, settings
@@ -171,7 +171,7 @@ def run(config: Config, progress: Progress) -> Path:
                 ccs_key="ccsr",
             ),
             choices=config,
-            passages=_passages(raw, texts, dropped) if config.language == "es" else None,
+            annotations=_passages(raw, texts, dropped) if config.language == "es" else None,
             dropped=dropped,
             settings=recorded
             | {
@@ -427,7 +427,7 @@ def _codings(raw: Path, texts: Mapping[str, str], dropped: Counter[str]) -> Iter
                 yield Coding(case, "dx", code)
 
 
-def _passages(raw: Path, texts: Mapping[str, str], dropped: Counter[str]) -> Iterator[Passage]:
+def _passages(raw: Path, texts: Mapping[str, str], dropped: Counter[str]) -> Iterator[Annotation]:
     """The marked passages of the diagnoses; one in several pieces gives a passage for each."""
     written: dict[str, str] = {}
     for split in dict.fromkeys(texts.values()):
@@ -449,7 +449,7 @@ def _passages(raw: Path, texts: Mapping[str, str], dropped: Counter[str]) -> Ite
                 dropped["passages that do not lie where they should"] += 1
                 continue
             for begin, end in pieces:
-                yield Passage(case, "dx", code.strip().upper(), begin, end, "evidence")
+                yield Annotation(case, "dx", code.strip().upper(), begin, end, "evidence")
 
 
 def _pieces(offsets: str, path: Path) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from data_prep.code_systems.ccs import KEY_STYLES
 from data_prep.code_systems.systems import Icd9
 from data_prep.config import CcsConfig, PrepareConfig, check_out
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Coding, Note, Origin, Pair, Passage, Progress, prepare, quiet
+from data_prep.prepare import Annotation, Coding, Note, Origin, Pair, Progress, prepare, quiet
 from marn.corpus import CodeEntry
 from marn.errors import MarnError
 from marn.settings import Location, settings
@@ -127,7 +127,7 @@ def build(
     split, settings = splits.chosen(lists, choices.codes, choices.seed, dropped)
     settings["ccs_procedures"] = system.procedures
     codings: Iterator[Coding] = read_codings(raw, dropped, is_known)
-    passages = _read_passages(tables.require(raw, "EVIDENCE")) if synthetic else None
+    passages = _read_annotations(tables.require(raw, "EVIDENCE")) if synthetic else None
     category: Callable[[str, str], CodeEntry | None] = system.category
 
     def title(kind: str, code: str) -> str:
@@ -147,7 +147,7 @@ def build(
         folder,
         notes=read_notes(raw, dropped, synthetic=synthetic),
         codings=codings,
-        passages=passages,
+        annotations=passages,
         split=split,
         title=title_of,
         category=category,
@@ -210,7 +210,7 @@ class _CamlLabels:
         self._meant.setdefault((coding.kind, name), Counter())[coding.code] += 1
         return coding._replace(code=name)
 
-    def passage(self, passage: Passage) -> Passage:
+    def passage(self, passage: Annotation) -> Annotation:
         """Name the code of a passage."""
         return passage._replace(code=caml_label(passage.kind, passage.code))
 
@@ -352,7 +352,7 @@ def read_titles(raw: Path, kind: str) -> dict[str, str]:
     return found
 
 
-def _read_passages(path: Path) -> Iterator[Passage]:
+def _read_annotations(path: Path) -> Iterator[Annotation]:
     columns = ("ROW_ID", "KIND", "ICD9_CODE", "BEGIN", "END", "ROLE")
     for place, (row, kind, code, begin, end, role) in tables.read(path, columns):
         pair: Pair = (kind.strip(), code.strip())
@@ -361,4 +361,4 @@ def _read_passages(path: Path) -> Iterator[Passage]:
         if None in numbers or written is None:
             raise tables.fault(path, place, "not a passage of a note. Write the hospital again.")
         row_id, first, last = (number or "" for number in numbers)
-        yield Passage(row_id, pair[0], written, int(first), int(last), role.strip())
+        yield Annotation(row_id, pair[0], written, int(first), int(last), role.strip())

@@ -27,7 +27,7 @@ class Config(CcsConfig):
     gzip: bool = False
     """Compress the raw tables with gzip."""
     workers: Count = 1
-    """Processes; the corpus is the same with any number."""
+    """Processes that write notes; the corpus is the same with any number."""
 
 
 def run(config: Config, progress: Progress) -> Path:

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from data_prep import store
 from data_prep.__main__ import main
 from data_prep.stale_cleanup import swept
 from marn.corpus import Corpus
@@ -17,12 +16,10 @@ from marn.corpus import Corpus
 POINTS = [
     "data_prep.sources.mimic3.read_titles",
     "data_prep.tables.identifier",
-    "data_prep.store._write",
-    "data_prep.words.Words.number",
-    "data_prep.store._Index.enter",
+    "data_prep.note_store.NoteStore.read",
+    "data_prep.note_store.WordIndexer.index",
     "data_prep.sources.mimic3.read_codings",
-    "data_prep.prepare._members",
-    "data_prep.store.Store.settle",
+    "data_prep.note_store.NoteStore.build_vocabulary",
     "data_prep.corpus_writer.CorpusWriter.split",
     "data_prep.prepare.word2vec",
     "data_prep.corpus_writer.CorpusWriter.finish",
@@ -32,7 +29,7 @@ BETWEEN_RENAMINGS = "pathlib.Path.rename"
 
 
 def _arguments(raw, out, vectors="none"):
-    arguments = ["--raw", raw, "--out", out, "--workers", "1", "--vectors", vectors]
+    arguments = ["--raw", raw, "--out", out, "--vectors", vectors]
     return ["mimic3", *map(str, arguments)]
 
 
@@ -80,7 +77,7 @@ def _killed(raw, out, point, calls=1):
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
-@pytest.mark.parametrize("point", [POINTS[3], POINTS[8], POINTS[11]])
+@pytest.mark.parametrize("point", [POINTS[3], POINTS[6], POINTS[9]])
 def test_killed(tiny_raw, tmp_path, capsys, corpus, point):
     out = tmp_path / "out"
     _killed(tiny_raw, out, point)
@@ -128,21 +125,3 @@ def test_nobody_at_work_is_disturbed(tmp_path):
     assert all(path.exists() for path in others)
     with swept(tmp_path / "nowhere" / "out", lines.append):
         pass
-
-
-def test_a_full_disk_or_a_kill_in_a_process_leaves_nothing(tiny_raw, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(store, "CHUNK_NOTES", 20)
-    arguments = _arguments(tiny_raw, tmp_path / "out")
-    arguments[arguments.index("--workers") + 1] = "2"
-    given, real = [], store._Process.give
-
-    def give(self, *chunk):
-        given.append(chunk)
-        if len(given) == 2:
-            os.kill(self._process.pid, signal.SIGKILL)
-        real(self, *chunk)
-
-    monkeypatch.setattr(store._Process, "give", give)
-    assert main(arguments) == 2
-    assert "has died" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
