@@ -108,6 +108,29 @@ def test_by_hand(raw_tables, prepare, capsys, zipped):
     assert "left out: 1 notes without HADM_ID" in said
 
 
+def test_addenda_come_in_chart_order_not_in_that_of_the_file(raw_tables, prepare):
+    fill(raw_tables)
+    columns = ("ROW_ID", "SUBJECT_ID", "HADM_ID", "CHARTDATE", "CATEGORY", "TEXT")
+    rows = [
+        (row, 22_532 + id_ - 145_000, id_, date, "Discharge summary", text)
+        for row, id_, date, text in [
+            (12, 145_000, "2151-08-06", "Third."),
+            (11, 145_000, "2151-08-05", "Second, of the smaller row."),
+            (10, 145_000, "2151-08-04", "First of all."),
+            (13, 145_000, "2151-08-05", "Second, of the larger row."),
+            *((id_, id_, "2151-08-04", TEXT) for id_ in range(145_001, 145_008)),
+        ]
+    ]
+    with (raw_tables.folder / "NOTEEVENTS.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+    assert prepare()["train"].text(0).splitlines() == [
+        "First of all.",
+        "Second, of the smaller row.",
+        "Second, of the larger row.",
+        "Third.",
+    ]
+
+
 def test_zipped_and_plain_are_one_corpus(raw_tables, prepare):
     fill(raw_tables)
     plain = prepare().hash
