@@ -161,7 +161,7 @@ def test_planted_splits_by_hand(planted: Corpus) -> None:
         (1, 3, ("960.4",)),
     ]
     assert "2 of 3 codings of dev" in found["codes of dev unseen in train"].meaning
-    assert counts(found, "patients in several splits", "admissions that stand there twice") == [
+    assert counts(found, "patients in several splits", "duplicate admissions") == [
         (1, 6, ()),
         (1, 9, ()),
     ]
@@ -212,7 +212,7 @@ def test_lists_of_admissions(planted: Corpus, tmp_path: Path) -> None:
     found = by_name(audit(planted, tmp_path))
     assert {name: (found[name].count, found[name].of) for name in list(found)[-5:]} == {
         "lines of the lists that are admissions": (6, 7),
-        "listed admissions that stand in several places": (1, 6),
+        "admissions that are listed more than once": (1, 6),
         "listed admissions that the corpus lacks": (1, 5),
         "notes that the lists do not name": (4, 8),
         "notes in another split than listed": (1, 8),
@@ -227,7 +227,7 @@ def test_the_teaching_hospital_is_sound(tiny_corpus: Path) -> None:
         "codes in no table of codes",
         "codes that another of these is written like",
         "patients in several splits",
-        "admissions that stand there twice",
+        "duplicate admissions",
         "empty notes",
         "dev and test notes that repeat a training note word for word",
         "notes without codes",
@@ -353,7 +353,7 @@ def test_raw_tables_by_hand(raw_tables: Any) -> None:
         "codes that lose a zero at the end when a dotted list is read as numbers": (2, 11),
         "of these, shortened to another code of the tables": (1, 2),
         "diagnosis rows that begin with 0": (1, 5),
-        "rows whose string stands in both tables": (3, 12),
+        "rows whose string occurs in both tables": (3, 12),
         "codes of both kinds": (5, 11),  # 401.9, 03.31, 96.04, 40.19, 93.90
         "codes in no table of codes": (1, 11),  # 93.9
         "top 50 that are not CAML's": (7, 11),
@@ -373,7 +373,7 @@ def test_raw_tables_by_hand(raw_tables: Any) -> None:
         "33.1 -> 33.1",
     }
     assert shown["of these, shortened to another code of the tables"] == ("93.90 -> 93.9",)
-    assert shown["rows whose string stands in both tables"] == ("40.19 and 401.9",)
+    assert shown["rows whose string occurs in both tables"] == ("40.19 and 401.9",)
     assert (
         "7 labels become 6"
         in found["procedure codes that change when codes are read as numbers"].meaning

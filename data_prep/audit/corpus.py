@@ -117,7 +117,7 @@ def _people(corpus: Corpus) -> list[Finding]:
     twice = len(admissions) - len(set(admissions))
     return [
         finding("patients in several splits", shared, len(patients)),
-        finding("admissions that stand there twice", twice, len(admissions)),
+        finding("duplicate admissions", twice, len(admissions)),
     ]
 
 
@@ -184,7 +184,7 @@ def _lists(corpus: Corpus, folder: Path) -> list[Finding]:
     moved = sum(places.get(id_, split) != split for id_, split in mine.items())
     return [
         finding("lines of the lists that are admissions", listed, lines),
-        finding("listed admissions that stand in several places", twice, listed),
+        finding("admissions that are listed more than once", twice, listed),
         finding("listed admissions that the corpus lacks", len(places.keys() - mine), len(places)),
         finding("notes that the lists do not name", len(mine.keys() - places), len(mine)),
         finding("notes in another split than listed", moved, len(mine)),

@@ -172,7 +172,7 @@ def _kinds(rows: _Rows, codes: Codes) -> list[Finding]:
     count = sum(rows.written[kind][raw] for kind in KINDS for raw in shared)
     return [
         finding(
-            "rows whose string stands in both tables", count, sum(codes.frequency.values()), shown
+            "rows whose string occurs in both tables", count, sum(codes.frequency.values()), shown
         ),
         codes.both_kinds(),
         codes.unknown(),

@@ -134,18 +134,7 @@ class Story:
         he = "he" if male else "she"
         if self.newborn:
             title = "Baby boy " if male else "Baby girl "
-        dictated = self.author.dictates
-
-        def patient(note: NoteBuilder) -> None:
-            luck = rng.random()
-            if luck < 0.55:
-                note.put(he)
-            elif luck < 0.75:
-                note.put("the patient" if dictated or luck < 0.65 else "pt")
-            elif luck < 0.9:
-                note.raw(title + name)
-            else:
-                note.put("the patient" if dictated else "patient")
+        self.called, self.he = title + name, he
 
         def raw(text: Callable[[], object]) -> Callable[[NoteBuilder], None]:
             return lambda note: note.raw(str(text()))
@@ -155,7 +144,7 @@ class Story:
 
         work = "work_old" if stay.age > 63 else "work_young"
         return {
-            "He": patient,
+            "He": lambda note: self._patient(),
             "he": he,
             "him": "him" if male else "her",
             "his": "his" if male else "her",
@@ -163,7 +152,7 @@ class Story:
             "man": "man" if male else "woman",
             "gender": self.person.sex,
             "sexword": "male" if male else "female",
-            "Mr": raw(lambda: title + name),
+            "Mr": raw(lambda: self.called),
             "age": "[**Age over 90 **]" if stay.age > 89 else str(stay.age),
             "service": settings()["services"][stay.service]["name"],
             "date": raw(self.date),
@@ -189,6 +178,18 @@ class Story:
             "relative": lambda note: self._relative(),
             "pasthx": lambda note: self._past(),
         }
+
+    def _patient(self) -> None:
+        """Write a word for the patient."""
+        luck, dictated = self.rng.random(), self.author.dictates
+        if luck < 0.55:
+            self.note.put(self.he)
+        elif luck < 0.75:
+            self.note.put("the patient" if dictated or luck < 0.65 else "pt")
+        elif luck < 0.9:
+            self.note.raw(self.called)
+        else:
+            self.note.put("the patient" if dictated else "patient")
 
     def date(self, day: date | None = None) -> str:
         """Return a date as it is written; without a day, the next that the section tells of."""
