@@ -121,14 +121,17 @@ class NoteBuilder:
         """Write parts as a sentence: a capital at the beginning, a space after it."""
         first = len(self.pieces)
         self.write(parts if self.verbatim else self.author.words(parts))
-        self.capitalize(next((i for i in range(first, len(self.pieces)) if self.pieces[i]), first))
+        while first < len(self.pieces) - 1 and not self.pieces[first]:
+            first += 1
+        if first < len(self.pieces):
+            self.capitalize(first)
         self.raw(end)
         self.raw("  " if self.author.two_spaces else " ")
 
     def capitalize(self, place: int) -> None:
         """Begin a piece that was written with a capital."""
-        if place < len(self.pieces):
-            self.pieces[place] = self.pieces[place][:1].upper() + self.pieces[place][1:]
+        piece = self.pieces[place]
+        self.pieces[place] = piece[:1].upper() + piece[1:]
 
     def say(self, rule: str) -> None:
         """Write a sentence of a rule."""

@@ -229,8 +229,9 @@ def true_codes(
         for name, probability in code.given:
             if name in features:
                 share = max(share, probability)
-        fits = code.suits(sex, age) and (age > 0 or service == "NB")
-        if luck < share and fits and not code.without & found.keys():
+        if luck >= share or not code.suits(sex, age) or code.without & found.keys():
+            continue
+        if age > 0 or service == "NB":
             add(code)
     codes, weights = catalogue.lottery[service]
     for _ in range(min(9, int(rng.lognormal(1.4, 0.8))) if codes else 0):
