@@ -7,14 +7,19 @@ fetched from elsewhere, and figure and script always agree.
 
 import hashlib
 import html
+import importlib
+import inspect
 import json
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import plotly
+from docutils import nodes
 from nbformat import NotebookNode
+from sphinx.util.docutils import SphinxDirective
 
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 STATIC = Path(__file__).parent / "static"
@@ -68,6 +73,61 @@ def figure_html(figure: dict[str, Any]) -> str:
     )
 
 
+class Modules(SphinxDirective):
+    """Document modules, and packages with each of their modules: `.. modules:: NAME ...`."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """Write one `automodule` for each module; what a package re-exports is not said twice."""
+        lines = []
+        for name in self.arguments[0].split():
+            path = getattr(importlib.import_module(name), "__path__", ())
+            inner = sorted(module.name for module in pkgutil.iter_modules(path, f"{name}."))
+            for module in (name, *inner):
+                lines += [f".. rubric:: {module}", "", f".. automodule:: {module}"]
+                lines += ["   :no-members:"] * (module == name and bool(inner))
+                lines.append("")
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+class PublicNames(SphinxDirective):
+    """Link to the classes and functions in a package's `__all__`: `.. public-names:: PACKAGE`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Write an `autosummary` of them, by the modules that define them."""
+        package = importlib.import_module(self.arguments[0])
+        members = [getattr(package, name) for name in package.__all__]
+        lines = [".. autosummary::", "   :nosignatures:", ""]
+        lines += [
+            f"   ~{member.__module__}.{member.__qualname__}"
+            for member in members
+            if not inspect.ismodule(member)
+        ]
+        return self.parse_text_to_nodes("\n".join(lines) + "\n")
+
+
+def _prepare_docstring(app: Any, what: str, name: str, *parts: Any) -> None:
+    lines: list[str] = parts[-1]
+    # An indented block after a colon and an empty line is code
+    for i, (line, gap, block) in enumerate(zip(lines, lines[1:], lines[2:], strict=False)):
+        indent = len(line) - len(line.lstrip())
+        code = block.startswith(" " * (indent + 4)) and not block.lstrip().startswith(">>>")
+        if line.endswith(":") and not line.endswith("::") and not gap and code:
+            lines[i] += ":"
+    # Napoleon would take an attribute's first words for its type if a colon follows them
+    if what in {"attribute", "data", "property"}:
+        lines.insert(0, "")
+
+
+def _skip_field(app: Any, what: str, name: str, member: Any, *rest: Any) -> bool | None:
+    # fields of named tuples, which their class describes
+    return True if (inspect.getdoc(member) or "").startswith("Alias for field") else None
+
+
 def _add_static(app: Any) -> None:
     script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
     app.config.html_static_path += [str(STATIC), str(script)]
@@ -90,6 +150,10 @@ def _finish_page(app: Any, page: str, template: str, context: dict[str, Any], tr
 
 def setup(app: Any) -> dict[str, Any]:
     """Register with Sphinx."""
+    app.add_directive("modules", Modules)
+    app.add_directive("public-names", PublicNames)
+    app.connect("autodoc-skip-member", _skip_field)
+    app.connect("autodoc-process-docstring", _prepare_docstring, priority=400)  # before napoleon
     app.connect("builder-inited", _add_static)
     app.connect("html-page-context", _finish_page)
     # Sphinx copies scripts only with pages that it writes, so a change here makes it write them all
