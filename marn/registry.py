@@ -70,6 +70,11 @@ def build(
 
     Raises:
         MarnError: the name or an option is unknown or out of range, or the sizes are missing.
+
+    Example:
+        >>> model = build("caml", vocabulary_size=100, tasks={"icd": 50}, filters=20)
+        >>> model.name, model.tasks
+        ('caml', {'icd': 50})
     """
     cls = system(name)
     known = _options(cls)

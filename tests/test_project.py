@@ -202,7 +202,6 @@ def check_no_circle(sources: list[tuple[Path, ast.Module]]) -> None:
     graphlib.TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.xfail(reason="data_prep.hospital.rare and code_catalogue")  # until they do not
 def test_no_modules_import_each_other() -> None:
     public_names = ROOT / "marn" / "__init__.py"  # which load on first use
     check_no_circle([m for m in modules("marn", "data_prep") if m[0] != public_names])

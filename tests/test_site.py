@@ -1,6 +1,9 @@
 """The book's tools: which chapters are executed again, what makes the data, figures in pages."""
 
+import importlib
 import json
+import pkgutil
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,7 +12,9 @@ import pytest
 
 import chapters
 import make_book
+import marn
 from book_pages import PLOTLY_MIME, figure_html, read_notebook
+from chapters import BOOK
 
 CHAPTER = """---
 jupytext:
@@ -235,3 +240,15 @@ def test_tables_have_no_empty_headers() -> None:
     assert read.cells[0].outputs[0].data["text/html"] == (
         '<tr><td></td><td class="x"></td><th>F1</th></tr>'
     )
+
+
+def test_reference_has_every_module_of_the_library() -> None:
+    listed = {
+        name
+        for names in re.findall(r"\.\. modules::((?:\s+[a-z_.]+)+)", (BOOK / "api.md").read_text())
+        for name in names.split()
+    }
+    public = {f"marn.{found.name}" for found in pkgutil.iter_modules(marn.__path__)}
+    assert public - listed <= {"marn.__main__"}
+    for name in listed:
+        importlib.import_module(name)

@@ -101,5 +101,10 @@ def training_order(
 
 
 def reading_order(lengths: Iterable[int], batch_size: int) -> Order:
-    """Sort notes by length into batches, the longest first (what does not fit fails at once)."""
+    """Sort notes by length into batches, the longest first (what does not fit fails at once).
+
+    Example:
+        >>> [batch.tolist() for batch in reading_order([5, 1, 9, 2], batch_size=2)]
+        [[2, 0], [3, 1]]
+    """
     return _cut(np.argsort(-np.fromiter(lengths, np.int64), kind="stable"), batch_size)

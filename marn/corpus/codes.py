@@ -102,6 +102,10 @@ def dotted(kind: str, raw: str) -> str:
     Raises:
         MarnError: If ``kind`` is unknown, ``raw`` is no text (zeros may be lost already), or
             ``raw`` has not the shape of a code of that kind.
+
+    Example:
+        >>> dotted("dx", "42731"), dotted("pr", "0331"), dotted("dx", "486")
+        ('427.31', '03.31', '486')
     """
     before, behind = _parts(kind, raw)
     return f"{before}.{behind}" if behind else before
@@ -125,6 +129,10 @@ def category(kind: str, code: str) -> str:
 
     Raises:
         MarnError: As ``dotted`` does.
+
+    Example:
+        >>> category("dx", "427.31"), category("pr", "96.04")
+        ('427', '96')
     """
     return _parts(kind, code)[0]
 
@@ -141,6 +149,10 @@ def chapter(kind: str, code: str) -> Chapter:
 
     Raises:
         MarnError: As ``dotted`` does, and for category 000, which no chapter holds.
+
+    Example:
+        >>> chapter("dx", "427.31").title
+        'Diseases of the circulatory system'
     """
     found = category(kind, code)
     if (kind, found) == ("dx", "000"):

@@ -152,6 +152,10 @@ def preset(name: str = "sound") -> Preset:
 
     Raises:
         MarnError: there is no such preset.
+
+    Example:
+        >>> preset("paper").training["epochs"], preset("paper").model["hidden_size"]
+        (50, 300)
     """
     if name not in _names():
         raise MarnError(f"no preset is named {name!r}; use one of {_names()}")
