@@ -490,7 +490,7 @@ def test_the_command_line_reports(
         ([], "nothing to audit"),
         (["--raw", "R", "--split-ids", "L"], "--split-ids needs a corpus"),
         (["--raw", "R"], "R does not exist"),
-        (["C"], "No corpus at C"),
+        (["C"], "no corpus at C"),
         (["TINY", "--split-ids", "L"], "cannot find L/train_"),
         (["TINY", "--json", "gone/out.json"], "--json gone/out.json cannot be written"),
     ],

@@ -1,4 +1,4 @@
-"""Where the dot goes, and what stands above a code."""
+"""Where the dot goes."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def test_nonsense_is_refused_by_name(kind: str, raw: str) -> None:
 
 
 def test_a_number_is_refused_because_it_has_lost_its_zeros() -> None:
-    with pytest.raises(MarnError, match=r"331 is no text.*dtype=str"):
+    with pytest.raises(MarnError, match=r"331 is not text.*dtype=str"):
         codes.dotted("pr", 331)  # type: ignore[arg-type]
 
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(MarnError, match="unknown kind of code 'diagnosis'"):
-        codes.category("diagnosis", "427.31")
+        codes.dotted("diagnosis", "427.31")
 
 
 @given(dx=DX, pr=PR)
@@ -92,68 +92,5 @@ def test_the_dot_comes_and_goes_without_loss(kind: str, raws: st.SearchStrategy[
         code = codes.dotted(kind, raw)
         assert codes.undotted(code) == raw
         assert codes.dotted(kind, code) == code
-        assert code.startswith(codes.category(kind, raw))
 
     there_and_back()
-
-
-@pytest.mark.parametrize(
-    ("kind", "code", "category", "chapter"),
-    [
-        ("dx", "427.31", "427", "dx:7"),
-        ("dx", "001.0", "001", "dx:1"),
-        ("dx", "139.8", "139", "dx:1"),
-        ("dx", "140.0", "140", "dx:2"),
-        ("dx", "279.9", "279", "dx:3"),
-        ("dx", "285.9", "285", "dx:4"),
-        ("dx", "305.1", "305", "dx:5"),
-        ("dx", "320.0", "320", "dx:6"),
-        ("dx", "486", "486", "dx:8"),
-        ("dx", "530.81", "530", "dx:9"),
-        ("dx", "584.9", "584", "dx:10"),
-        ("dx", "630", "630", "dx:11"),
-        ("dx", "709.9", "709", "dx:12"),
-        ("dx", "710.0", "710", "dx:13"),
-        ("dx", "759.9", "759", "dx:14"),
-        ("dx", "760.0", "760", "dx:15"),
-        ("dx", "799.9", "799", "dx:16"),
-        ("dx", "995.92", "995", "dx:17"),
-        ("dx", "V58.61", "V58", "dx:V"),
-        ("dx", "E849.0", "E849", "dx:E"),
-        ("pr", "00.66", "00", "pr:0"),
-        ("pr", "03.31", "03", "pr:1"),
-        ("pr", "06.4", "06", "pr:2"),
-        ("pr", "17.41", "17", "pr:3A"),
-        ("pr", "18.0", "18", "pr:4"),
-        ("pr", "33.24", "33", "pr:6"),
-        ("pr", "39.61", "39", "pr:7"),
-        ("pr", "45.13", "45", "pr:9"),
-        ("pr", "86.22", "86", "pr:15"),
-        ("pr", "96.04", "96", "pr:16"),
-    ],
-)
-def test_category_and_chapter(kind: str, code: str, category: str, chapter: str) -> None:
-    assert codes.category(kind, code) == category
-    assert codes.category(kind, codes.undotted(code)) == category
-    found, title = codes.chapter(kind, code)
-    assert found == chapter
-    assert title
-
-
-def test_every_category_has_one_chapter_and_every_chapter_is_reached() -> None:
-    seen = {kind: [] for kind in codes.KINDS}
-    for number in range(1, 1000):
-        seen["dx"].append(codes.chapter("dx", f"{number:03d}"))
-    seen["dx"] += [codes.chapter("dx", f"E{number}") for number in range(800, 1000)]
-    seen["dx"] += [codes.chapter("dx", f"V{number:02d}") for number in range(1, 92)]
-    seen["pr"] = [codes.chapter("pr", f"{number:02d}") for number in range(100)]
-    for kind, count in (("dx", 19), ("pr", 18)):
-        order = list(dict.fromkeys(seen[kind]))
-        assert len(order) == count
-        assert len({chapter.title for chapter in order}) == count
-        assert sorted(seen[kind], key=order.index) == seen[kind], "a chapter is one range"
-
-
-def test_category_000_has_no_chapter() -> None:
-    with pytest.raises(MarnError, match="stands in no chapter"):
-        codes.chapter("dx", "000")

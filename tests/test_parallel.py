@@ -456,7 +456,7 @@ def test_the_same_command_for_one_device_and_for_two(corpus, folder, capfd):
     ("changes", "says"),
     [
         ({"NAME": "marm"}, "no system is named 'marm'; did you mean 'marn'?"),
-        ({"CORPUS": "nowhere"}, "No corpus at"),
+        ({"CORPUS": "nowhere"}, "no corpus at"),
         ({"more": ["--epoch", "3"]}, "no such option: --epoch"),
         ({"more": ["--epochs", "ten"]}, "epochs must be a whole number, but got 'ten'"),
         ({"more": ["--epochs", "0"]}, "epochs must be at least 1, but got 0"),

@@ -91,5 +91,5 @@ def test_vocabulary_refuses_disorder(words):
 
 @pytest.mark.parametrize("token", [-1, 3])
 def test_decode_refuses_foreign_numbers(token):
-    with pytest.raises(MarnError, match=f"Token {token} "):
+    with pytest.raises(MarnError, match=f"token {token} "):
         Vocabulary(["a"]).decode([token])

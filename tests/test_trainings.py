@@ -159,5 +159,5 @@ def test_a_missing_corpus_is_one_line(tmp_path, capsys):
     line = ["--corpus", str(tmp_path / "none"), "--out", str(tmp_path / "out.json")]
     assert grid.EXPERIMENT.main(line) == 2
     error = capsys.readouterr().err
-    assert error.startswith("No corpus at")
+    assert error.startswith("no corpus at")
     assert error.count("\n") == 1

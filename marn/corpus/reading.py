@@ -1,7 +1,6 @@
-"""A prepared data set on disk, read; `data_prep.corpus_writer` writes it.
+"""Read a prepared corpus from disk; `data_prep.corpus_writer` writes it.
 
-Where the notes and codes come from is the matter of `data_prep`; how they become batches, of
-`marn.corpus.batches`. Nothing here reads all notes into memory: arrays are mapped from their files.
+Nothing here reads all notes into memory: arrays are mapped from their files.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 
 FORMAT = 1
-"""Version of the layout on disk; a corpus of another version is not read."""
+"""Version of the layout on disk; a corpus of another version is refused."""
 
 SPLITS = ("train", "dev", "test")
 
 EVIDENCE = np.dtype(
     [("note", "<i4"), ("code", "<i4"), ("begin", "<i4"), ("end", "<i4"), ("role", "|u1")]
 )
-"""One row of a split's evidence: place of the note in the split, column of the code in task
-"icd", character offsets into the note's text, place of the role in the card's list."""
+"""One row of a split's evidence: index of the note in the split, column of the code in task "icd",
+character offsets into the note's text, index of the role in the card's list."""
 
 CARD = "card.json"
 VECTORS = "vectors.npy"
@@ -49,7 +48,7 @@ class CodeEntry:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A passage of a note that speaks of one of the corpus's codes."""
+    """A passage of a note about one of the corpus's codes."""
 
     code: int
     """Column of the code in task "icd"."""
@@ -62,9 +61,9 @@ class Evidence:
 
 
 class Split:
-    """The notes of one split, with everything that is known about each.
+    """The notes of one split, with everything that is known about each; made by `Corpus`.
 
-    `len(split)` is N, the number of notes. Made by `Corpus`, not by hand.
+    `len(split)` is N, the number of notes.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class Split:
         """(N,) str: the patient of each note."""
 
     def _array(self, name: str) -> np.ndarray:
-        # The mapped array without its class, whose every slice would cost microseconds.
+        # a plain view of the mapped array: slices of np.memmap cost microseconds each
         return np.asarray(np.load(self._folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
     def __len__(self) -> int:
@@ -100,7 +99,7 @@ class Split:
 
     def _check(self, note: int) -> None:
         if not 0 <= note < self._size:
-            raise IndexError(f"note {note} of a split of {self._size}")
+            raise IndexError(f"note {note} is not in a split of {self._size} notes")
 
     def note_tokens(self, note: int) -> np.ndarray:
         """Return the words of one note as (T,) int32 numbers of the vocabulary, unpadded."""
@@ -127,14 +126,14 @@ class Split:
         return dense
 
     def frequency(self, task: str) -> np.ndarray:
-        """Return in how many notes each code occurs, (C,) int64."""
+        """Count the notes that have each code, (C,) int64."""
         offsets = self._of_task(self._offsets, task)
         used = self._indices[task][: offsets[-1]]
         return np.bincount(used, minlength=self._tasks[task]).astype(np.int64)
 
     def _of_task(self, arrays: Mapping[str, np.ndarray], task: str) -> np.ndarray:
         if task not in arrays:
-            raise MarnError(f"This corpus has no task {task!r}; it has {', '.join(arrays)}.")
+            raise MarnError(f"this corpus has no task {task!r}; it has {', '.join(arrays)}")
         return arrays[task]
 
     @cached_property
@@ -145,9 +144,9 @@ class Split:
         return rows, np.searchsorted(rows["note"], np.arange(self._size + 1))
 
     def evidence(self, note: int) -> list[Evidence]:
-        """Return the passages that speak of the corpus's codes, in the order of the text.
+        """Return the passages about the corpus's codes, in the order of the text.
 
-        Empty where the source of the corpus marks none.
+        Empty if the source of the corpus marks none.
         """
         self._check(note)
         rows, offsets = self._evidence
@@ -158,7 +157,7 @@ class Split:
 
 
 class Corpus:
-    """A prepared data set: notes with their codes, a vocabulary, and a card that says what it is.
+    """A prepared corpus: notes with their codes, a vocabulary, and a card that describes it.
 
     `Corpus.load` opens one; `python -m data_prep` makes one.
 
@@ -192,7 +191,7 @@ class Corpus:
 
         Cheap: the card is read, file sizes are compared with it, and the arrays are mapped.
         `verify` compares the contents as well. A corpus whose text is under a data use agreement
-        says so in the log (`marn.privacy.announce`).
+        is announced in the log (`marn.privacy.announce`).
 
         Args:
             path: the folder that `python -m data_prep` wrote.
@@ -202,25 +201,25 @@ class Corpus:
 
         Raises:
             MarnError: if there is no corpus, it was written by another version, a file of it is
-                missing or has another size than when it was written, or its text is credentialed
-                and papermill would write this notebook where it could be committed.
+                missing or differs in size from what was written, or its text is credentialed and
+                papermill would write this notebook where it could be committed.
         """
         path = Path(path)
         card = read_card(path)
-        remedy = f"Make it again with: {card['created']['command']}"
+        remedy = _remedy(card)
         if card["format"] != FORMAT:
             raise MarnError(
-                f"The corpus {path} has format {card['format']}, but this version of marn reads "
-                f"format {FORMAT}. {remedy}"
+                f"corpus {path} has format {card['format']}, but this version of marn reads format "
+                f"{FORMAT}; {remedy}"
             )
         for name, expected in _files(card).items():
             file = path / name
             if not file.is_file():
-                raise MarnError(f"The corpus {path} is damaged: {name} is missing. {remedy}")
+                raise MarnError(f"corpus {path} is damaged: {name} is missing; {remedy}")
             if (size := file.stat().st_size) != expected["bytes"]:
                 raise MarnError(
-                    f"The corpus {path} is damaged: {name} has {size} bytes instead of "
-                    f"{expected['bytes']}. {remedy}"
+                    f"corpus {path} is damaged: {name} has {size} bytes instead of "
+                    f"{expected['bytes']}; {remedy}"
                 )
         corpus = cls(path, card, list(card["tasks"]), {})
         if not corpus.is_open:
@@ -236,8 +235,8 @@ class Corpus:
         for name, expected in _files(self.card).items():
             if sha256(self.path / name) != expected["sha256"]:
                 raise MarnError(
-                    f"The corpus {self.path} is damaged: the contents of {name} changed since it "
-                    f"was written. Make it again with: {self.card['created']['command']}"
+                    f"corpus {self.path} is damaged: the contents of {name} changed since it was "
+                    f"written; {_remedy(self.card)}"
                 )
 
     @property
@@ -247,15 +246,15 @@ class Corpus:
 
     @property
     def is_open(self) -> bool:
-        """Whether the text may be shown and shared; text under credentials may not."""
+        """Whether the text may be shown and shared; credentialed text may not."""
         return self.card["text"] == "open"
 
     @property
     def hash(self) -> str:
-        """Names the contents: two corpora with one hash hold the same notes, words and codes.
+        """Hash of the contents: two corpora with one hash hold the same notes, words and codes.
 
-        The vectors are not part of it, since their last digits differ between processors. A
-        corpus cut by `head` says so behind the hash.
+        Vectors are not part of it, since their last digits differ between processors. A corpus cut
+        by `head` has a suffix that says so.
         """
         cut = ",".join(f"{name}={size}" for name, size in self._sizes.items())
         return self.card["hash"] + (f"+head({cut})" if cut else "")
@@ -285,12 +284,12 @@ class Corpus:
         """(C_icd,) int64: column in task "ccs" of the category of each ICD code, or -1.
 
         Raises:
-            MarnError: if the corpus has not both tasks.
+            MarnError: if the corpus lacks one of the tasks.
         """
         if not {"icd", "ccs"} <= set(self.tasks):
             raise MarnError(
-                f"Only a corpus with the tasks icd and ccs has parents; this has "
-                f"{', '.join(self.tasks)}."
+                "only a corpus with the tasks icd and ccs has parents; this one has "
+                f"{', '.join(self.tasks)}"
             )
         return np.array([column["ccs"] for column in self._columns["icd"]], dtype=np.int64)
 
@@ -301,18 +300,18 @@ class Corpus:
 
     def __getitem__(self, split: str) -> Split:
         if split not in self._splits:
-            raise MarnError(f"No split {split!r} in this corpus; it has {', '.join(self.splits)}.")
+            raise MarnError(f"no split {split!r} in this corpus; it has {', '.join(self.splits)}")
         return self._splits[split]
 
     @cached_property
     def vectors(self) -> np.ndarray | None:
-        """(V + 2, E) float32 word vectors, rows of length one (padding: zero), or None."""
+        """(V + 2, E) float32 word vectors, rows of norm 1 (padding: 0), or None."""
         if self.card["vectors"] is None:
             return None
         return np.load(self.path / VECTORS, mmap_mode="r", allow_pickle=False)
 
     def frequency(self, task: str, split: str = "train") -> np.ndarray:
-        """Return in how many notes of a split each code occurs.
+        """Count the notes of a split that have each code.
 
         Args:
             task: "icd" or "ccs".
@@ -324,7 +323,7 @@ class Corpus:
         return self[split].frequency(task)
 
     def only(self, *tasks: str) -> Corpus:
-        """Return the same corpus with some of its tasks.
+        """Return the same corpus with only some of its tasks.
 
         Args:
             tasks: the tasks to keep, in this order.
@@ -334,8 +333,8 @@ class Corpus:
         """
         if not tasks or (missing := [task for task in tasks if task not in self.tasks]):
             raise MarnError(
-                f"Expected tasks out of {', '.join(self.tasks)}, but got "
-                f"{', '.join(missing) if tasks else 'none'}."
+                f"tasks must be among {', '.join(self.tasks)}, but got "
+                f"{', '.join(missing) if tasks else 'none'}"
             )
         return Corpus(self.path, self.card, tasks, self._sizes)
 
@@ -359,7 +358,7 @@ class Corpus:
             if size is None:
                 continue
             if size < 1:
-                raise MarnError(f"Expected at least one note of split {name}, but got {size}.")
+                raise MarnError(f"head needs at least one note of split {name}, but got {size}")
             if size < len(self[name]):
                 sizes[name] = size
         return Corpus(self.path, self.card, list(self.tasks), sizes)
@@ -374,24 +373,28 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MarnError(f"{path} is damaged ({error}). Make the corpus again.") from None
+        raise MarnError(f"{path} is damaged ({error}); make the corpus again") from None
 
 
 def read_card(path: Path) -> dict[str, Any]:
     """Read the card of the corpus in a folder."""
     if not (path / CARD).is_file():
         raise MarnError(
-            f"No corpus at {path}. Make one with: python -m data_prep teaching --out {path} "
+            f"no corpus at {path}; make one with: python -m data_prep teaching --out {path} "
             "(or mimic3, codiesp: see python -m data_prep --help)"
         )
     card = _read_json(path / CARD)
     if not isinstance(card, dict) or "format" not in card or "created" not in card:
-        raise MarnError(f"{path / CARD} is not the card of a marn corpus. Give another folder.")
+        raise MarnError(f"{path / CARD} is not the card of a marn corpus; pass another folder")
     return card
 
 
+def _remedy(card: Mapping[str, Any]) -> str:
+    return f"make it again with: {card['created']['command']}"
+
+
 def _files(card: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """All files that the card vouches for, the vectors among them."""
+    """Return what the card says of every file, word vectors included."""
     files = dict(card["files"])
     if card["vectors"] is not None:
         files[VECTORS] = card["vectors"]

@@ -1,7 +1,6 @@
-"""From the text of a note to words and from words to numbers.
+"""Turn the text of a note into words, and words into numbers.
 
-The rule is CAML's, which every system of the papers shares. What counts as a code is in
-`marn.corpus.codes`; how the numbers lie on disk is in `marn.corpus`.
+The rule is CAML's, which every system of the papers shares.
 """
 
 import re
@@ -14,20 +13,20 @@ import numpy as np
 from marn.errors import MarnError
 
 PAD = 0
-"""The number that fills a batch; no word has it."""
+"""The number that pads a batch; no word has it."""
 
 _WORD = re.compile(r"\w+")
-# What the rule does to one ASCII byte: a word character in lower case, or a blank.
+# For each ASCII byte: a word character in lower case, or a blank.
 _ASCII = bytes(
     ord(chr(byte).lower()) if byte < 128 and _WORD.match(chr(byte)) else 32 for byte in range(256)
 )
 
 
 def split_words(text: str) -> list[str]:
-    """Split a text into lower-case words, numbers still among them.
+    """Split a text into lower-case words, numbers included.
 
-    `tokenize` is this without the numbers. It is apart because the reader of a large table drops
-    the numbers later, all at once.
+    `tokenize` drops the numbers; a reader of large tables calls this and drops them later, all at
+    once.
 
     Args:
         text: any text.
@@ -43,8 +42,8 @@ def split_words(text: str) -> list[str]:
 def tokenize(text: str) -> list[str]:
     r"""Split a text into the words that a model reads.
 
-    Words are matches of `\w+`; those that are numeric throughout are dropped; the rest is put in
-    lower case. So "7.5 mg" gives one word, "q8h" stays, and so does "1_2".
+    Words are matches of `\w+` in lower case, without those that are numeric throughout. So "7.5 mg"
+    gives one word, and "q8h" and "1_2" stay.
 
     Args:
         text: any text.
@@ -64,7 +63,7 @@ def tokenize(text: str) -> list[str]:
 
 
 def token_spans(text: str) -> tuple[list[str], np.ndarray]:
-    """Say where in the text each word of `tokenize` stands.
+    """Return the words of `tokenize` with their places in the text.
 
     Args:
         text: any text.
@@ -86,7 +85,7 @@ def token_spans(text: str) -> tuple[list[str], np.ndarray]:
 class Vocabulary:
     """The words a model knows, each with its number.
 
-    Numbers: 0 is padding (`PAD`), 1 to V are the words in their order, V + 1 is any other word.
+    Numbers: 0 is padding (`PAD`), 1 to V are the words in order, V + 1 is any other word.
     `len(vocabulary)` is V + 2, the rows of an embedding table.
 
     Args:
@@ -106,8 +105,8 @@ class Vocabulary:
         for before, after in pairwise(self.words):
             if before >= after:
                 raise MarnError(
-                    f"The words of a vocabulary must be sorted and differ, but {after!r} comes "
-                    f"after {before!r}. Give sorted(set(words))."
+                    f"the words of a vocabulary must be sorted and distinct, but {after!r} comes "
+                    f"after {before!r}; pass sorted(set(words))"
                 )
 
     @cached_property
@@ -126,7 +125,7 @@ class Vocabulary:
         return len(self.words) + 1
 
     def encode(self, words: Iterable[str]) -> np.ndarray:
-        """Give the words their numbers.
+        """Turn words into numbers.
 
         Args:
             words: T words, as `tokenize` returns them.
@@ -138,7 +137,7 @@ class Vocabulary:
         return np.array([self._numbers.get(word, unknown) for word in words], dtype=np.int32)
 
     def decode(self, tokens: Iterable[int]) -> list[str]:
-        """Give the numbers their words back.
+        """Turn numbers into words.
 
         Args:
             tokens: numbers in [0, V + 1].
@@ -147,15 +146,14 @@ class Vocabulary:
             The words; "<pad>" for 0 and "<unknown>" for V + 1, which no text can hold as words.
 
         Raises:
-            MarnError: if a number lies outside the vocabulary.
+            MarnError: if a number is outside the vocabulary.
         """
         table = ["<pad>", *self.words, "<unknown>"]
-        words = []
-        for token in tokens:
+        numbers = list(tokens)
+        for token in numbers:
             if not 0 <= token < len(table):
                 raise MarnError(
-                    f"Token {token} is not in this vocabulary of {len(table)} numbers. "
-                    "Decode it with the vocabulary of the corpus that encoded it."
+                    f"token {token} is not in this vocabulary of {len(table)} numbers; decode it "
+                    "with the vocabulary of the corpus that encoded it"
                 )
-            words.append(table[token])
-        return words
+        return [table[token] for token in numbers]
