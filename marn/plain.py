@@ -26,7 +26,7 @@ TASK_WEIGHTS = {"icd": 0.7, "ccs": 0.3}  # lambda of Eq. 17, Section 4.2
 
 
 def reverse(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Reverse each note within its own length, and leave its padding at the end: (B, T, *)."""
+    """Reverse each note within its own length, and leave its padding at the end: `(B, T, *)`."""
     if mask is None:
         return x.flip(1)  # padding first
     t = torch.arange(x.shape[1], device=x.device)
