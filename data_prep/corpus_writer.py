@@ -42,18 +42,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
     the work, an error or Ctrl-C, removes the fresh folder and leaves `path` as it was.
 
     Args:
-        path: where the corpus shall be; absent, an empty folder, or a corpus, which is replaced.
+        path: where the corpus goes; missing, an empty folder, or a corpus, which is replaced. A
+            symbolic link stays, and the folder it points to is replaced.
 
     Raises:
         MarnError: if something other than a corpus is there, or the disk refuses.
     """
     path = Path(path)
+    path = path.resolve() if path.is_symlink() else path
     _refuse_foreign(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent))
     except OSError as error:
-        raise MarnError(f"Cannot write beside {path}: {error.strerror}.") from None
+        raise MarnError(
+            f"cannot write beside {path}: {error.strerror}; choose another folder"
+        ) from None
     try:
         partial.chmod(0o755)
         yield partial
@@ -65,14 +69,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
             except BaseException:
                 former.rename(path)
                 raise
-            shutil.rmtree(former)
+            shutil.rmtree(former, ignore_errors=True)  # what stays is for `stale_cleanup`
         else:
             partial.rename(path)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise MarnError(
-            f"Cannot write {path} ({error}). Nothing was kept: free some space or choose another "
-            "folder."
+            f"cannot write {path} ({error}), and nothing was kept; free some space or choose another "
+            "folder"
         ) from None
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -83,16 +87,16 @@ def _refuse_foreign(path: Path) -> None:
     if not path.exists():
         return
     if not path.is_dir():
-        raise MarnError(f"{path} is a file. Choose a folder that does not exist yet.")
+        raise MarnError(f"{path} is a file; choose a folder that does not exist yet")
     foreign = sorted({entry.name for entry in path.iterdir()} - _OWN)
     if foreign:
         raise MarnError(
-            f"{path} holds {foreign[0]}, which is not part of a corpus, and would be lost. "
-            "Choose another folder or move it away."
+            f"{path} holds {foreign[0]}, which is not part of a corpus, and would be lost; "
+            "choose another folder or move it away"
         )
     if any(path.iterdir()):
         if not (path / CARD).is_file():
-            raise MarnError(f"{path} exists and is no corpus. Choose another folder or remove it.")
+            raise MarnError(f"{path} is not a corpus; choose another folder or remove it")
         read_card(path)
 
 
@@ -116,7 +120,7 @@ class _ArrayFile:
         self._write(header.getvalue())
 
     def append(self, array: np.ndarray) -> None:
-        """Write an array behind the others, soon."""
+        """Append an array; it reaches the disk with others."""
         assert array.dtype == self._dtype
         assert len(array) <= self._left
         self._left -= len(array)
@@ -138,7 +142,7 @@ class _ArrayFile:
             view = view[self._file.write(view) :]
 
     def record(self) -> dict[str, Any]:
-        """What the card says of the file."""
+        """Return what the card says about the file."""
         return {"bytes": self._bytes, "sha256": self._sum.hexdigest()}
 
     def __enter__(self) -> Self:
@@ -167,7 +171,7 @@ def write_texts(
         texts: in UTF-8, asked for one by one.
 
     Returns:
-        What the card says of the file they are in, for `CorpusWriter.add`.
+        What the card says about the file they are in, for `CorpusWriter.add`.
     """
     folder.mkdir(exist_ok=True)
     np.save(folder / "text_offsets.npy", _offsets(sizes))

@@ -10,16 +10,16 @@ from marn.errors import MarnError
 
 
 def fetch(url: str, name: str, remedy: str, sums: Sequence[str] = ()) -> tuple[Path, str]:
-    """Fetch a file once and return where it lies, with its SHA-256.
+    """Fetch a file once and return its path and SHA-256.
 
-    No publisher of these files states a SHA-256. So the first copy is taken as it comes and its
-    sum goes into the card of the corpus; whoever knows the sum that a file must have, from the
-    card of another corpus say, gives it and has it compared.
+    No publisher of these files states a SHA-256. So the first copy is accepted as it is, and its
+    sum is recorded in the card of the corpus; to have a copy checked, pass the sum that it must
+    have, for example from the card of another corpus.
 
     Args:
         url: where the file is.
         name: to keep it under in the user's cache folder (``pooch.os_cache("marn")``). A copy that
-            lies there is used without a network.
+            is there is used without a network.
         remedy: what to do where it cannot be fetched, for the error.
         sums: SHA-256 sums of which the file must have one; none compares nothing.
 
@@ -36,7 +36,7 @@ def fetch(url: str, name: str, remedy: str, sums: Sequence[str] = ()) -> tuple[P
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except Exception as error:  # requests and the file system each have their own
-        raise MarnError(f"{url} cannot be fetched: {remedy}.") from error
+        raise MarnError(f"{url} cannot be fetched; {remedy}") from error
     check(path, found, sums)
     return path, found
 
@@ -49,6 +49,6 @@ def check(path: Path, found: str, sums: Sequence[str]) -> None:
     """
     if sums and found not in {one.strip().lower() for one in sums}:
         raise MarnError(
-            f"{path} has the SHA-256 {found}, which --sha256 does not name. Remove the file to "
-            "fetch it anew, or give its sum."
+            f"{path} has the SHA-256 {found}, which --sha256 does not name; remove the file to "
+            "fetch it again, or give its sum"
         )

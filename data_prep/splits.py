@@ -1,7 +1,7 @@
 """Which admission goes to training, development and test.
 
 The papers' own lists are public (CAML's `{train,dev,test}_{50,full}_hadm_ids.csv`), and others can
-be written in that form; without lists patients are dealt out by a hash.
+be written in that form; without lists a hash assigns the patients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from marn.corpus import SPLITS
 from marn.errors import MarnError
 
 PROPORTIONS = {"train": 8066, "dev": 1573, "test": 1729}
-"""Notes in the splits of CAML's top 50, the split that most of the papers' tables stand on."""
+"""Notes in the splits of CAML's top 50, which most of the papers' tables use."""
 
 LISTS_URL = "https://raw.githubusercontent.com/jamesmullenbach/caml-mimic/master/mimicdata/mimic3/"
 """Where CAML's authors keep their lists."""
@@ -32,11 +32,11 @@ Splitter = Callable[[Mapping[str, str]], Mapping[str, str]]
 def chosen(
     lists: Path | None, which: str, seed: int, dropped: Counter[str]
 ) -> tuple[Splitter, dict[str, Any]]:
-    """Return the splitter that a user chose, and what the card says of it.
+    """Return the splitter that a user chose, and what the card says about it.
 
     Args:
         lists: folder of lists of admissions; None splits by patient.
-        which: what stands in the names of the lists: "50" or "full" of CAML's.
+        which: part of the names of the lists: "50" or "full" for CAML's.
         seed: of the split by patient.
         dropped: as `listed` takes it.
 
@@ -52,13 +52,13 @@ def chosen(
 
 
 def by_patient(seed: int) -> Splitter:
-    """Deal patients out by a hash, in the proportions 8,066 : 1,573 : 1,729.
+    """Assign patients by a hash, in the proportions 8,066 : 1,573 : 1,729.
 
     Where a patient goes depends on the seed and the SUBJECT_ID alone, not on who else is there;
     so the proportions hold on average. All admissions of a patient go together.
 
     Args:
-        seed: another seed deals another split.
+        seed: another seed gives another split.
 
     Returns:
         The splitter. It raises a `MarnError` if a split would stay empty.
@@ -82,8 +82,8 @@ def by_patient(seed: int) -> Splitter:
         for name in PROPORTIONS:
             if name not in placed.values():
                 raise MarnError(
-                    f"No admission of {len(placed)} falls into split {name}. Give more notes or "
-                    "another --seed."
+                    f"none of {len(placed)} admissions falls into split {name}; give more notes or "
+                    "another --seed"
                 )
         return placed
 
@@ -91,11 +91,11 @@ def by_patient(seed: int) -> Splitter:
 
 
 def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
-    """Place admissions as lists do, and leave out those that they do not name.
+    """Place admissions by lists, and leave out those that the lists do not name.
 
     Args:
-        folder: holds `train_50_hadm_ids.csv` and so on, one id a line.
-        which: what stands in the names of the files: "50" or "full" of CAML's.
+        folder: holds `train_50_hadm_ids.csv` and so on, one id per line.
+        which: part of the names of the files: "50" or "full" for CAML's.
         dropped: gets the number of ids listed twice, of listed ids that the tables lack, and of
             admissions that the lists lack.
 
@@ -119,15 +119,15 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
             if places.setdefault(admission, name) != name:
                 raise MarnError(
                     f"{path}, line {number + 1}: admission {admission} is also in the list of "
-                    f"{places[admission]}. Get fresh copies of the lists."
+                    f"{places[admission]}; get fresh copies of the lists"
                 )
 
     def split(admissions: Mapping[str, str]) -> Mapping[str, str]:
         placed = {admission: places[admission] for admission in admissions if admission in places}
         if not placed:
             raise MarnError(
-                f"None of the {len(places):,} admissions listed in {folder} is in the tables. "
-                "They are of other tables (CAML's are of MIMIC-III); leave --splits out."
+                f"none of the {len(places):,} admissions listed in {folder} is in the tables: "
+                "they are of other tables (CAML's are of MIMIC-III); leave --splits out"
             )
         dropped["listed admissions without a note and a kept code"] += len(places) - len(placed)
         dropped["admissions that the lists do not name"] += len(admissions) - len(placed)
@@ -160,7 +160,7 @@ def _paths(folder: Path, which: str) -> dict[str, Path]:
     for path in paths.values():
         if not path.is_file():
             raise MarnError(
-                f"No {path}. Give with --splits the folder of the lists "
-                f"(train_{which}_hadm_ids.csv, dev_..., test_...), or leave --splits out."
+                f"{path} does not exist; give with --splits the folder of the lists "
+                f"(train_{which}_hadm_ids.csv, dev_..., test_...), or leave --splits out"
             )
     return paths

@@ -1,7 +1,8 @@
 """What a killed preparation leaves beside its corpus, and how the next one removes it.
 
 A corpus is written in a folder ``NAME.xxxxxxxx.partial`` beside its place and then renamed
-(`marn.corpus.replacing`). Errors and Ctrl-C remove that folder; a process that is killed cannot.
+(`data_prep.corpus_writer.replacing`). Errors and Ctrl-C remove that folder; a process that is
+killed cannot.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from data_prep.note_store import Progress
 def swept(out: Path, progress: Progress) -> Iterator[None]:
     """Remove what killed preparations of a corpus left, unless one may be at work beside it.
 
-    Whoever works within this context holds a shared lock on the folder that `out` lies in, which
-    ends with the process. Only who can have the lock alone sweeps.
+    Within this context the process holds a shared lock on the parent folder of `out`, which ends
+    with the process. Only a process that gets the lock exclusively removes anything.
 
     Args:
-        out: where the corpus shall be.
+        out: where the corpus goes.
         progress: takes a line about each folder that is removed.
     """
     out = out.resolve()
@@ -35,7 +36,7 @@ def swept(out: Path, progress: Progress) -> Iterator[None]:
         yield
         return
     try:
-        with suppress(OSError):  # somebody is at work, or the file system has no locks
+        with suppress(OSError):  # another process is at work, or the file system has no locks
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _sweep(out, progress)
         with suppress(OSError):
@@ -55,5 +56,5 @@ def _sweep(out: Path, progress: Progress) -> None:
             path.rename(out)  # killed between two renamings: the corpus as it was
             progress(f"{out}: put back after an interruption")
         else:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
             progress(f"removed {path}, left by an interruption")

@@ -306,13 +306,18 @@ def identifier(path: Path, index: int, value: str) -> str | None:
         return match[1].lstrip("0") or "0"
     if value.casefold() in _NULLS:
         return None
-    # Where columns have slipped this may be part of a note, which an error must not show.
-    shown = "a text" if len(value) > 5000 or re.search(r"\s", value) else repr(value[:40])
-    raise fault(
-        path,
-        index,
-        f"{shown} is not a valid id; expected a whole number of at most {ID_DIGITS} digits",
+    what = (
+        f"{shown(value)} is not a valid id; expected a whole number of at most {ID_DIGITS} digits"
     )
+    raise fault(path, index, what)
+
+
+def shown(value: str) -> str:
+    """Return how an error shows a field: never a text, which may be part of a note.
+
+    Where columns have slipped, any field may hold one.
+    """
+    return "a text" if len(value) > 5000 or re.search(r"\s", value) else repr(value[:40])
 
 
 def _column_indices(

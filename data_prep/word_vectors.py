@@ -1,6 +1,6 @@
 """Word vectors for a corpus, learned by word2vec from its notes.
 
-How models use them (frozen or not, with which dropout) is theirs to say.
+How they are used (frozen or not, with which dropout) is up to the models.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def word2vec(
 ) -> np.ndarray:
     """Learn word vectors from notes: CBOW, window 5, 5 negative samples.
 
-    Every word of the vocabulary gets a vector, however rare. Words outside it hold their place in
+    Every word of the vocabulary gets a vector, however rare. Words outside it keep their place in
     the windows, all as one word, whose vector is not used.
 
     Args:
@@ -59,7 +59,8 @@ def word2vec(
     """
     if min(width, epochs, workers) < 1:
         raise MarnError(
-            f"Expected width, epochs and workers to be >= 1, but got {width}, {epochs}, {workers}."
+            f"width, epochs and workers must be at least 1, but got {width}, {epochs}, {workers}; choose "
+            "positive whole numbers"
         )
     # Half a second and 100 MB, which those who only read a corpus need not spend.
     from gensim.models import Word2Vec
@@ -69,7 +70,7 @@ def word2vec(
     for tokens in notes():
         counts += np.bincount(tokens, minlength=len(vocabulary))
     if not counts[PAD + 1 :].any():
-        raise MarnError("No words to learn vectors from. Give notes that are not empty.")
+        raise MarnError("no words to learn vectors from; give notes that are not empty")
     names = np.array(["", *vocabulary.words, _UNKNOWN], dtype=object)
 
     class Report(CallbackAny2Vec):

@@ -442,7 +442,7 @@ def test_what_cannot_be_fetched_has_a_remedy(
         raise OSError("no network in this test")
 
     monkeypatch.setattr("pooch.retrieve", refuse)
-    with pytest.raises(MarnError, match=r"codiesp\.zip cannot be fetched: download it by hand"):
+    with pytest.raises(MarnError, match=r"codiesp\.zip cannot be fetched; download it by hand"):
         make(raw=Path("fetch"))
 
 

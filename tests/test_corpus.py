@@ -222,7 +222,7 @@ def test_replacing_takes_a_corpus_and_nothing_else(tmp_path, toy):
     with pytest.raises(MarnError, match="is a file"):
         write(tmp_path / "file")
     (tmp_path / "half" / "train").mkdir(parents=True)
-    with pytest.raises(MarnError, match="is no corpus"):
+    with pytest.raises(MarnError, match="is not a corpus"):
         write(tmp_path / "half")
     (tmp_path / "empty").mkdir()
     assert Corpus.load(write(tmp_path / "empty")).name == "toy"
@@ -252,7 +252,7 @@ def test_full_disk_is_one_line(tmp_path):
 
 def test_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(MarnError, match="Cannot write"):
+    with pytest.raises(MarnError, match="cannot write"):
         write(tmp_path / "file" / "corpus")
 
 

@@ -156,7 +156,7 @@ REFUSED = {
     ),
     "a list of a split missing": (
         lambda r: (r.lists / "dev_full_hadm_ids.csv").unlink(),
-        "dev_full_hadm_ids.csv. Give with --splits",
+        "dev_full_hadm_ids.csv does not exist; give with --splits",
     ),
     "an id in the lists of two splits": (listed_twice, "admission 145000 is also in the list of"),
     "a list that is none": (
@@ -165,7 +165,7 @@ REFUSED = {
     ),
     "lists of other data": (
         lambda r: [p.write_text(f"{n}\n") for n, p in enumerate(sorted(r.lists.iterdir()))],
-        "None of the 3 admissions listed",
+        "none of the 3 admissions listed",
     ),
     "no code that has a note": (
         lambda r: r.change(",1450", ",1990", "codes", times=99),

@@ -189,7 +189,7 @@ def test_titles_and_unknown_codes(raw_tables, prepare):
 def test_lists_of_another_data_set(raw_tables, prepare, capsys):
     fill(raw_tables, first=150_000)
     assert prepare() is None
-    assert "None of the 8 admissions listed" in capsys.readouterr().err
+    assert "none of the 8 admissions listed" in capsys.readouterr().err
 
 
 def test_lists_want_their_own_number_of_codes(raw_tables, prepare, capsys):

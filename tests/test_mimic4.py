@@ -123,7 +123,9 @@ def test_lists_of_admissions(raw, prepare, tmp_path):
     lists.mkdir()
     for name, mine in parts.items():
         (lists / f"{name}_full_hadm_ids.csv").write_text("\n".join(mine))
-    assert "train_50_hadm_ids.csv. Give with --splits" in prepare("--splits", str(lists))
+    assert "train_50_hadm_ids.csv does not exist; give with --splits" in prepare(
+        "--splits", str(lists)
+    )
     corpus = prepare("--codes", "full", "--splits", str(lists))
     assert {name: corpus[name].ids.tolist() for name in corpus.splits} == parts | {
         "test": ids[34:38]
@@ -208,7 +210,7 @@ def test_patients_stay_together_and_the_top_is_cut(raw, prepare):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda raw: raw.codes([(1, "I10", 11)], []), "icd_version '11' is neither 9 nor 10"),
+        (lambda raw: raw.codes([(1, "I10", 11)], []), "icd_version must be 9 or 10, but got '11'"),
         (lambda raw: raw.notes([("a", "", 20_000_000, "x")]), "no subject_id"),
         (lambda raw: raw.notes([("a", 1, -20_000_000, "x")]), "'-20000000' is not a valid id"),
         (lambda raw: (raw.folder / "note" / "discharge.csv").unlink(), "has no discharge.csv"),

@@ -123,11 +123,20 @@ def test_what_cannot_be_used_is_counted(prepare, tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("notes.csv", "note_id,text\n,x\n", "line 2: '' is no note_id"),
-        ("notes.csv", "note_id,split,text\na,training,x\n", "split 'training' is none of train"),
+        ("notes.csv", "note_id,text\n,x\n", "line 2: '' is not a valid note_id"),
+        (
+            "notes.csv",
+            "note_id,split,text\na,training,x\n",
+            "split must be one of train, dev, test, but got 'training'",
+        ),
         ("notes.csv", "id,text\na,x\n", "no column note_id"),
         ("notes.csv", "note_id,text,split,split\na,x,,\n", "more than one column split"),
-        ("codes.csv", "note_id,kind,code\na,diagnosis,4280\n", "kind 'diagnosis' is neither"),
+        ("codes.csv", "note_id,kind,code\na,he had fever,x\n", "dx or pr, but got a text"),
+        (
+            "codes.csv",
+            "note_id,kind,code\na,diagnosis,4280\n",
+            "kind must be dx or pr, but got 'diagnosis'",
+        ),
         ("codes.csv", "note_id,kind,code\n", "no admission has both a note and a code"),
         ("notes.csv", NOTES.replace("p2,dev", "p1,dev"), "patient p1 is in the splits"),
     ],

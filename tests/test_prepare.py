@@ -293,7 +293,7 @@ def test_listed_splits(tmp_path):
     assert split({"1": "x", "3": "x", "9": "x"}) == {"1": "train", "3": "dev"}
     assert dropped["listed admissions without a note and a kept code"] == 2
     assert dropped["admissions that the lists do not name"] == 1
-    with pytest.raises(MarnError, match=r"None of the 4 admissions listed"):
+    with pytest.raises(MarnError, match=r"none of the 4 admissions listed"):
         split({"9": "x"})
     with pytest.raises(MarnError, match=r"train_full_hadm_ids\.csv"):
         splits.listed(folder, "full", dropped)

@@ -125,3 +125,14 @@ def test_nobody_at_work_is_disturbed(tmp_path):
     assert all(path.exists() for path in others)
     with swept(tmp_path / "nowhere" / "out", lines.append):
         pass
+
+
+def test_an_output_folder_that_is_a_link_is_written_through(tiny_raw, tmp_path, corpus):
+    (tmp_path / "elsewhere").mkdir()
+    out = tmp_path / "out"
+    out.symlink_to(tmp_path / "elsewhere")
+    for _ in range(2):  # into an empty folder, and over a corpus
+        assert main(_arguments(tiny_raw, out)) == 0
+        assert out.is_symlink()
+        assert Corpus.load(tmp_path / "elsewhere").hash == Corpus.load(corpus).hash
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "out"}

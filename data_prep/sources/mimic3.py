@@ -277,13 +277,15 @@ def read_notes(raw: Path, dropped: Counter[str], *, synthetic: bool = False) -> 
             continue
         subject_id = tables.identifier(path, place, subject)
         if subject_id is None:
-            raise tables.fault(path, place, "no SUBJECT_ID, by which notes are split.")
+            raise tables.fault(
+                path, place, "no SUBJECT_ID, by which notes are split; get a fresh copy"
+            )
         if synthetic and int(hadm_id) < _FIRST_SYNTHETIC:
             raise tables.fault(
                 path,
                 place,
                 f"admission {hadm_id} is not the teaching hospital's, though {raw} bears its "
-                "mark. Keep real tables in a folder of their own.",
+                "mark; keep real tables in a folder of their own",
             )
         if row_id is not None:
             seen.add(row_id)
@@ -293,7 +295,7 @@ def read_notes(raw: Path, dropped: Counter[str], *, synthetic: bool = False) -> 
         yield Note(hadm_id, subject_id, text, (date.strip(), int(row_id or 0)), row_id or "")
     if not found:
         raise MarnError(
-            f"{path} has no note of category Discharge summary. Give the table of all notes."
+            f"{path} has no note of category Discharge summary; give the table of all notes"
         )
 
 
@@ -359,6 +361,6 @@ def _read_annotations(path: Path) -> Iterator[Annotation]:
         numbers = [tables.identifier(path, place, value) for value in (row, begin, end)]
         written = Icd9.dotted(*pair) if pair[0] in CODE_TABLES else None
         if None in numbers or written is None:
-            raise tables.fault(path, place, "not a passage of a note. Write the hospital again.")
+            raise tables.fault(path, place, "not a passage of a note; write the hospital again")
         row_id, first, last = (number or "" for number in numbers)
         yield Annotation(row_id, pair[0], written, int(first), int(last), role.strip())

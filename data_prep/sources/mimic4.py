@@ -166,7 +166,9 @@ def read_notes(note: Path, dropped: Counter[str]) -> Iterator[Note]:
         if hadm_id is None:
             dropped["notes without hadm_id"] += 1
         elif subject_id is None:
-            raise tables.fault(path, place, "no subject_id, by which notes are split.")
+            raise tables.fault(
+                path, place, "no subject_id, by which notes are split; get a fresh copy"
+            )
         elif not text.strip():
             dropped["notes that are empty"] += 1
         else:
@@ -199,7 +201,8 @@ def read_codings(
                 dropped[f"{name} rows without a code"] += 1
             elif (found := tables.identifier(path, place, edition)) != system.version:
                 if found not in ("9", "10"):
-                    raise tables.fault(path, place, f"icd_version {edition!r} is neither 9 nor 10.")
+                    what = f"icd_version must be 9 or 10, but got {tables.shown(edition)}"
+                    raise tables.fault(path, place, f"{what}; get a fresh copy")
                 dropped[f"{name} rows of ICD-{found}"] += 1
             elif (whole := system.dotted(kind, written)) is None:
                 dropped[f"{name} rows whose code has no form of {system.name}"] += 1

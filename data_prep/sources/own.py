@@ -145,13 +145,13 @@ def _read_folder(path: Path, places: dict[str, str], dropped: Counter[str]) -> I
     for folder, name in homes:
         for file in sorted(folder.glob("*.txt")):
             if file.stem in seen:
-                raise MarnError(f"{file}: another split has a note {file.stem} too. Keep one.")
+                raise MarnError(f"{file}: another split has a note {file.stem} too; keep one")
             seen.add(file.stem)
             if name:
                 places[file.stem] = name
             yield Note(file.stem, file.stem, tables.read_text(file))
     if not seen:
-        raise MarnError(f"{path} holds no NAME.txt. Give the folder of the texts, or a CSV.")
+        raise MarnError(f"{path} holds no NAME.txt; give the folder of the texts, or a CSV")
 
 
 def _read_codings(
@@ -198,17 +198,21 @@ def _any_code(kind: str, written: str) -> str | None:
 def _note_id(path: Path, place: int, written: str) -> str:
     note = written.strip()
     if not note or len(note) > 200:
-        raise tables.fault(path, place, f"{note[:40]!r} is no note_id. Give 1 to 200 characters.")
+        what = f"{tables.shown(note)} is not a valid note_id; give 1 to 200 characters"
+        raise tables.fault(path, place, what)
     return note
 
 
 def _kind(path: Path, place: int, written: str) -> str:
     if written.strip() not in _KINDS:
-        raise tables.fault(path, place, f"kind {written[:40]!r} is neither dx nor pr.")
+        what = f"kind must be dx or pr, but got {tables.shown(written.strip())}; correct the row"
+        raise tables.fault(path, place, what)
     return written.strip()
 
 
 def _split(path: Path, place: int, written: str) -> str:
     if written not in SPLITS:
-        raise tables.fault(path, place, f"split {written[:40]!r} is none of {', '.join(SPLITS)}.")
+        names = ", ".join(SPLITS)
+        what = f"split must be one of {names}, but got {tables.shown(written)}; correct the row"
+        raise tables.fault(path, place, what)
     return written
