@@ -75,8 +75,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise MarnError(
-            f"cannot write {path} ({error}), and nothing was kept; free some space or choose another "
-            "folder"
+            f"cannot write {path} ({error}), and nothing was kept; free some space or "
+            "choose another folder"
         ) from None
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

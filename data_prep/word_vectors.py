@@ -59,8 +59,8 @@ def word2vec(
     """
     if min(width, epochs, workers) < 1:
         raise MarnError(
-            f"width, epochs and workers must be at least 1, but got {width}, {epochs}, {workers}; choose "
-            "positive whole numbers"
+            f"width, epochs and workers must be at least 1, but got {width}, {epochs}, "
+            f"{workers}; choose positive whole numbers"
         )
     # Half a second and 100 MB, which those who only read a corpus need not spend.
     from gensim.models import Word2Vec
