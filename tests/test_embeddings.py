@@ -65,10 +65,10 @@ def test_notes_longer_than_gensim_reads_count_in_full():
 
 @pytest.mark.parametrize("option", [{"width": 0}, {"epochs": 0}, {"workers": 0}])
 def test_numbers_are_checked(option):
-    with pytest.raises(MarnError, match="to be >= 1"):
+    with pytest.raises(MarnError, match="must be at least 1"):
         word2vec(_notes, VOCABULARY, **option)
 
 
 def test_nothing_to_learn_from():
-    with pytest.raises(MarnError, match="No words"):
+    with pytest.raises(MarnError, match="no words"):
         word2vec(lambda: [np.zeros(3, np.int32)], VOCABULARY)
