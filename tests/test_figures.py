@@ -9,6 +9,7 @@ import pytest
 from marn import analysis, figures
 from marn.errors import MarnError
 
+SCORES = ("dev/icd/micro_f1", "dev/icd/macro_f1_caml")
 HOSTILE = '<script>alert(1)</script><a href="javascript:x">'
 
 
@@ -55,34 +56,38 @@ def scores():
             "mean": [0.5, 0.55, 0.6123456, 0.58],
             "low": [0.49, np.nan, 0.6, 0.57],
             "high": [0.51, np.nan, 0.62, 0.59],
-            "published": [0.532, np.nan, np.nan, 0.6],
         }
     )
 
 
 MAKERS = {
-    "code_frequency": lambda: figures.code_frequency(np.arange(100) ** 2),
-    "code_frequency with names": lambda: figures.code_frequency([3, 9], names=[HOSTILE, "b"]),
+    "code_frequency": lambda: figures.code_frequency([3, 9], [HOSTILE, "b"]),
     "code_tree": lambda: figures.code_tree(tree()),
     "note_lengths": lambda: figures.note_lengths({HOSTILE: [100, 600, 9000], "b": [700, 800]}),
     "focal_curves": figures.focal_curves,
     "focal_optimum": figures.focal_optimum,
-    "training_curves": lambda: figures.training_curves(history(), best_epoch=4),
-    "score_bars": lambda: figures.score_bars(scores()),
+    "training_curves": lambda: figures.training_curves(history(), SCORES, best_epoch=4),
+    "score_bars": lambda: figures.score_bars(scores(), metric="micro F1"),
     "loss_by_frequency": lambda: figures.loss_by_frequency({HOSTILE: losses(), "b": losses()}),
     "code_clusters": lambda: figures.code_clusters(
-        points(30), points(9, 1), icd_names=[HOSTILE] * 30, explained=[1 / 3, 1 / 7]
+        points(30),
+        points(9, 1),
+        icd_names=[HOSTILE] * 30,
+        ccs_names=["c"] * 9,
+        explained=[1 / 3, 1 / 7],
     ),
     "ccs_neighbourhoods": lambda: figures.ccs_neighbourhoods(
-        points(30), points(3, 1), np.arange(30) % 3, {0: HOSTILE, 1: "b", 2: "c"}, 1 / 3
-    ),
-    "attention_heatmap": lambda: figures.attention_heatmap(
-        np.full((2, 3), 1 / 3), ["a", HOSTILE, "a"], [HOSTILE, "b"], open_text=True
+        points(30),
+        points(3, 1),
+        np.arange(30) % 3,
+        {0: HOSTILE, 1: "b", 2: "c"},
+        1 / 3,
+        icd_names=[HOSTILE] * 30,
     ),
 }
 
-# a drawing, a plane without a scale, and ticks that are words and codes
-UNTITLED = {"code_tree", "ccs_neighbourhoods", "attention_heatmap"}
+# a drawing, and a plane without a scale
+UNTITLED = {"code_tree", "ccs_neighbourhoods"}
 
 
 def numbers(value):
@@ -144,7 +149,7 @@ def test_only_the_theme_says_which_colours_text_and_ground_have():
 
 
 def test_no_figure_that_is_shown_offers_to_upload_itself():
-    for make in (MAKERS["attention_heatmap"], go.Figure):  # a chapter's own figures too
+    for make in (MAKERS["code_tree"], go.Figure):  # a chapter's own figures too
         shown = plotly.io.renderers["plotly_mimetype"].to_mimebundle(make().to_dict())
         config = shown["application/vnd.plotly.v1+json"]["config"]
         assert config == {"displaylogo": False, "showSendToCloud": False}
@@ -154,20 +159,11 @@ def test_no_figure_that_is_shown_offers_to_upload_itself():
     )
 
 
-def test_code_frequency_keeps_the_corners_of_the_curve():
-    figure = figures.code_frequency([2, 7, 2, 2, 0, 2, 0])
-    # sorted 7 2 2 2 2 0 0: the runs are rank 1, ranks 2 to 5, ranks 6 to 7
-    assert figure.data[0].x == (1, 2, 5, 6, 7)
-    assert figure.data[0].y == (7, 2, 2, 0, 0)
-
-
-def test_code_frequency_draws_the_same_curve_with_and_without_names():
-    counts = np.random.default_rng(0).integers(0, 9, 200)
-    short = figures.code_frequency(counts).data[0]
-    full = figures.code_frequency(counts, names=[f"c{i}" for i in range(200)]).data[0]
-    assert len(short.x) < 25
-    np.testing.assert_array_equal(np.interp(full.x, short.x, short.y), full.y)
-    assert [counts[int(name[1:])] for name in full.text] == list(full.y)
+def test_code_frequency_draws_every_code_from_frequent_to_rare():
+    figure = figures.code_frequency([2, 7, 0, 2], ["a", "b", "c", "d"])
+    assert figure.data[0].x == (1, 2, 3, 4)
+    assert figure.data[0].y == (7, 2, 2, 0)
+    assert figure.data[0].text == ("b", "a", "d", "c")
 
 
 def test_code_frequency_refuses_the_wrong_number_of_names():
@@ -193,7 +189,7 @@ def test_code_tree_joins_every_code_to_its_parent():
 
 
 def test_note_lengths_by_hand():
-    figure = figures.note_lengths({"a": [10, 512, 513, 5000]}, longest=4000)
+    figure = figures.note_lengths({"a": [10, 512, 513, 5000]})
     bars = figure.data[0]
     assert bars.name == "a: 50.0% over 512 tokens"  # 512 itself is not over
     assert bars.y[0] == 0.25
@@ -206,10 +202,11 @@ def test_note_lengths_by_hand():
 
 
 def test_focal_curves_are_the_analysis():
-    figure = figures.focal_curves((0, 2))
-    p = np.array(figure.data[1].x)
-    np.testing.assert_allclose(figure.data[0].y, -np.log(p), rtol=1e-3)
-    np.testing.assert_allclose(figure.data[1].y, (1 - p) ** 2 * -np.log(p), rtol=1e-3, atol=1e-9)
+    figure = figures.focal_curves()
+    curves = {trace.name: trace.y for trace in figure.data}
+    p = np.array(figure.data[0].x)
+    np.testing.assert_allclose(curves["γ = 0"], -np.log(p), rtol=1e-3)
+    np.testing.assert_allclose(curves["γ = 2"], (1 - p) ** 2 * -np.log(p), rtol=1e-3, atol=1e-9)
 
 
 def test_focal_optimum_has_one_frame_for_each_gamma_and_starts_at_two():
@@ -228,7 +225,7 @@ def test_focal_optimum_has_one_frame_for_each_gamma_and_starts_at_two():
 
 
 def test_training_curves_put_loss_above_and_scores_below():
-    figure = figures.training_curves(history(), best_epoch=4)
+    figure = figures.training_curves(history(), SCORES, best_epoch=4)
     assert [trace.yaxis for trace in figure.data] == ["y", "y2", "y2"]
     assert figure.data[2].y == (None, 0.1, 0.2, 0.3, 0.4)
     names = ["training loss", "dev ICD, micro F1", "dev ICD, macro F1 (CAML)"]
@@ -236,13 +233,13 @@ def test_training_curves_put_loss_above_and_scores_below():
     assert figure.layout.title.text == "Training (best: epoch 4)"
     assert {shape.x0 for shape in figure.layout.shapes} == {4}
     with pytest.raises(MarnError, match="dev/icd/auc"):
-        figures.training_curves(history(), ["dev/icd/auc"])
+        figures.training_curves(history(), ["dev/icd/auc"], best_epoch=4)
 
 
-def test_score_bars_put_bar_interval_and_diamond_in_one_place():
-    figure = figures.score_bars(scores())
-    base, ram, halo, line, published = figure.data
-    assert [base.name, ram.name, published.name] == ["base", "+ RAM", "published"]
+def test_score_bars_put_bar_and_interval_in_one_place():
+    figure = figures.score_bars(scores(), metric="micro F1")
+    base, ram, halo, line = figure.data
+    assert [base.name, ram.name] == ["base", "+ RAM"]
     # three names at 0, 1, 2; two parts 0.4 apart around each
     np.testing.assert_allclose(base.y, [-0.2, 0.8])
     np.testing.assert_allclose(ram.y, [0.2, 2.2])
@@ -251,17 +248,16 @@ def test_score_bars_put_bar_interval_and_diamond_in_one_place():
     np.testing.assert_allclose(
         [y for y in line.y if y is not None], [-0.2] * 2 + [0.8] * 2 + [2.2] * 2
     )
-    np.testing.assert_allclose(published.y, [-0.2, 0.2, 0.8, 2.2])
-    assert published.x == (0.532, None, None, 0.6)
     assert list(figure.layout.xaxis.range) == [0, 0.66]  # 5 % past the highest end, 0.62
 
 
 def test_score_bars_need_only_names_and_means():
-    figure = figures.score_bars(pd.DataFrame({"name": ["a", "b"], "mean": [0.99, 0.2]}), start=0.1)
+    bars = pd.DataFrame({"name": ["a", "b"], "mean": [0.99, 0.2]})
+    figure = figures.score_bars(bars, metric="micro F1")
     assert len(figure.data) == 1
-    assert list(figure.layout.xaxis.range) == [0.1, 1]
+    assert list(figure.layout.xaxis.range) == [0, 1]
     with pytest.raises(MarnError, match="mean"):
-        figures.score_bars(pd.DataFrame({"name": ["a"]}))
+        figures.score_bars(pd.DataFrame({"name": ["a"]}), metric="micro F1")
 
 
 def test_loss_by_frequency_draws_codes_or_medians_of_runs():
@@ -269,10 +265,11 @@ def test_loss_by_frequency_draws_codes_or_medians_of_runs():
     figure = figures.loss_by_frequency({"BCE": frame})
     assert figure.data[0].x == tuple(range(1, 13))
     np.testing.assert_allclose(figure.data[0].y, frame["loss"], rtol=1e-3)
-    few = figures.loss_by_frequency({"BCE": frame}, points=4)
-    expected = np.median(frame["loss"].to_numpy().reshape(4, 3), axis=1)
-    np.testing.assert_allclose(few.data[0].y, expected, rtol=1e-3)
-    assert few.data[0].x == (2, 5, 8, 11)
+    many = losses(900)
+    runs = figures.loss_by_frequency({"BCE": many}).data[0]
+    expected = np.median(many["loss"].to_numpy().reshape(300, 3), axis=1)
+    np.testing.assert_allclose(runs.y, expected, rtol=1e-3)
+    assert runs.x[:3] == (2, 5, 8)
     assert figure.layout.yaxis.dtick is None  # within two decades: ticks between powers of ten
     wide = figures.loss_by_frequency({"BCE": frame.assign(loss=np.logspace(-4, 0, 12))})
     assert wide.layout.yaxis.dtick == 1
@@ -280,18 +277,22 @@ def test_loss_by_frequency_draws_codes_or_medians_of_runs():
         figures.loss_by_frequency({"BCE": frame, "focal": frame[::-1]})
 
 
+def clusters(size, names):
+    named = {"icd_names": ["i"] * names, "ccs_names": ["c"] * 9, "explained": [0.31, 0.12]}
+    return figures.code_clusters(points(size), points(9, 1), **named)
+
+
 def test_code_clusters_draws_every_code():
-    figure = figures.code_clusters(points(30), points(9, 1), explained=[0.31, 0.12])
+    figure = clusters(30, 30)
     np.testing.assert_allclose(
         np.array([figure.data[0].x, figure.data[0].y]).T, points(30), rtol=0.01
     )
     assert [len(trace.x) for trace in figure.data] == [30, 9]
     assert figure.layout.xaxis.title.text == "first component (31% of variance)"
     assert {trace.type for trace in figure.data} == {"scatter"}
-    large = figures.code_clusters(points(4000), points(9, 1))
-    assert {trace.type for trace in large.data} == {"scattergl"}
-    with pytest.raises(MarnError, match="names"):
-        figures.code_clusters(points(30), points(9), icd_names=["a"])
+    assert {trace.type for trace in clusters(4000, 4000).data} == {"scattergl"}
+    with pytest.raises(MarnError, match=r"icd_points and icd_names .* 30 and 1"):
+        clusters(30, 1)
 
 
 def test_ccs_neighbourhoods_by_hand():
@@ -310,36 +311,20 @@ def test_ccs_neighbourhoods_by_hand():
     assert figure.data[2].text == ("0 of 1 inside the circle",)  # (9, 0) is 9 away from (9, 9)
     assert figure.layout.yaxis2.scaleanchor == "x2"  # a circle is round
     with pytest.raises(MarnError, match="from 0 to 1"):
-        figures.ccs_neighbourhoods(icd, [[0, 1], [9, 9]], [0, 0, 1, -1], {2: "x"}, 2)
+        figures.ccs_neighbourhoods(
+            icd, [[0, 1], [9, 9]], [0, 0, 1, -1], {2: "x"}, 2, icd_names=list("abcd")
+        )
     with pytest.raises(MarnError, match="parent"):
-        figures.ccs_neighbourhoods(icd, [[0, 1]], [0], {0: "x"}, 2)
+        figures.ccs_neighbourhoods(icd, [[0, 1]], [0], {0: "x"}, 2, icd_names=list("abcd"))
 
 
 def test_ccs_neighbourhoods_thin_the_grey_cloud_but_stay_near_it():
     icd = points(9000)
-    figure = figures.ccs_neighbourhoods(icd, points(2, 1), np.zeros(9000, int) - 1, {0: "a"}, 0.5)
+    figure = figures.ccs_neighbourhoods(
+        icd, points(2, 1), np.zeros(9000, int) - 1, {0: "a"}, 0.5, icd_names=["i"] * 9000
+    )
     cloud = np.array([figure.data[0].x, figure.data[0].y]).T
     assert len(cloud) < 4500
     cell = np.ptp(icd, axis=0).max() / 80
     nearest = np.array([np.abs(cloud - point).max(axis=1).min() for point in icd[:200]])
     assert nearest.max() <= 0.51 * cell + 0.01
-
-
-def test_attention_heatmap_keeps_repeated_words_apart():
-    arguments = ([[0.1, 0.2, 0.7]], ["a", "b", "a"], ["427.31"])
-    figure = figures.attention_heatmap(*arguments, open_text=True)
-    assert figure.data[0].z == ([0.1, 0.2, 0.7],)
-    assert figure.layout.xaxis.ticktext == ("a", "b", "a")
-    assert figure.layout.xaxis.tickvals == (0, 1, 2)
-    with pytest.raises(MarnError, match=r"\(1, 2\)"):
-        figures.attention_heatmap([[0.1, 0.2, 0.7]], ["a", "b"], ["427.31"], open_text=True)
-
-
-def test_attention_heatmap_refuses_credentialed_text_unless_asked_by_name():
-    arguments = ([[1.0]], ["fever"], ["780.6"])
-    with pytest.raises(TypeError, match="open_text"):
-        figures.attention_heatmap(*arguments)
-    with pytest.raises(MarnError, match="show_credentialed_text=True"):
-        figures.attention_heatmap(*arguments, open_text=False)
-    shown = figures.attention_heatmap(*arguments, open_text=False, show_credentialed_text=True)
-    assert shown.layout.xaxis.ticktext == ("fever",)

@@ -5,7 +5,6 @@ No figure computes a result: see `marn.analysis`. `marn.figures.style` has what 
 
 from marn.figures.clusters import ccs_neighbourhoods, code_clusters
 from marn.figures.corpus import code_frequency, code_tree, note_lengths
-from marn.figures.explanations import attention_heatmap
 from marn.figures.losses import focal_curves, focal_optimum, loss_by_frequency
 from marn.figures.style import COLOURS, GREY
 from marn.figures.training import score_bars, training_curves
@@ -13,7 +12,6 @@ from marn.figures.training import score_bars, training_curves
 __all__ = [
     "COLOURS",
     "GREY",
-    "attention_heatmap",
     "ccs_neighbourhoods",
     "code_clusters",
     "code_frequency",

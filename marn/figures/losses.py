@@ -10,27 +10,29 @@ import plotly.graph_objects as go
 
 from marn import analysis
 from marn.errors import MarnError
-from marn.figures.style import COLOURS, GREY, check_columns, curve, new_figure, rounded
+from marn.figures.style import COLOURS, GREY, check_columns, curve, lay_out, rounded
 
 _READINGS = ("paper", "released")
+_POINTS = 300  # of a curve over codes; single codes scatter too much to compare two curves
 
 
-def focal_curves(gammas: Sequence[float] = (0, 0.5, 1, 2, 5)) -> go.Figure:
+def focal_curves() -> go.Figure:
     """Draw the loss of a present code against the probability that the model gives it.
 
-    Args:
-        gammas: focusing exponents, one curve each; 0 is cross-entropy.
-
     References:
-        Eq. 16 without alpha, which only rescales.
+        Eq. 16 without alpha, which only rescales; gamma 0 is cross-entropy.
     """
     p = np.linspace(0.01, 1, 100)
     traces = [
         curve(p, analysis.focal_term(p, gamma), f"γ = {gamma:g}", "p = %{x}: %{y:.3f} nats")
-        for gamma in gammas
+        for gamma in (0, 0.5, 1, 2, 5)
     ]
-    title, x = "Focal loss (1 − p)^γ · (−log p)", "predicted probability p of a present code"
-    return new_figure(title, x, "loss (nats)", traces=traces)
+    return lay_out(
+        go.Figure(traces),
+        "Focal loss (1 − p)^γ · (−log p)",
+        xaxis_title="predicted probability p of a present code",
+        yaxis_title="loss (nats)",
+    )
 
 
 def focal_optimum(
@@ -48,112 +50,87 @@ def focal_optimum(
     References:
         Eq. 16.
     """
+    truth = 1 / (1 + np.exp(-np.linspace(-9.2, 9.2, 93)))  # 0.0001 to 0.9999, even in log-odds
+    names = {"paper": f"Eq. 16, α = {alpha:g}", "released": "released code"}
+    hover = "true %{x}: best output %{y:.3f}"
+
+    def curves(gamma: float) -> list[go.Scatter]:
+        best = {r: analysis.focal_optimum(truth, alpha, gamma, r) for r in readings}
+        lines = {r: {"color": COLOURS[_READINGS.index(r)]} for r in readings}
+        return [curve(truth, best[r], names[r], hover, line=lines[r]) for r in readings]
+
     start = list(gammas).index(2) if 2 in gammas else 0
-    figure = new_figure(
+    figure = lay_out(
+        go.Figure(curves(gammas[start])),
         "Best output under the focal loss",
-        "true probability of a code",
-        "best output",
-        height=460,
-        traces=_optimum_curves(alpha, gammas[start], readings),
+        460,
+        showlegend=True,
+        xaxis={
+            "title": "true probability of a code",
+            "type": "log",
+            "range": [-4, 0],
+            "tickvals": [0.0001, 0.001, 0.01, 0.1, 1],
+            "ticktext": ["0.01%", "0.1%", "1%", "10%", "100%"],
+        },
+        yaxis={"title": "best output", "range": [-0.02, 1.02], "dtick": 0.25, "tickformat": ".0%"},
     )
-    figure.update_layout(showlegend=True)
-    figure.update_xaxes(type="log", range=[-4, 0], tickvals=[0.0001, 0.001, 0.01, 0.1, 1])
-    figure.update_xaxes(ticktext=["0.01%", "0.1%", "1%", "10%", "100%"])
-    figure.update_yaxes(range=[-0.02, 1.02], dtick=0.25, tickformat=".0%")
     figure.add_hline(y=0.5, line={"dash": "dot", "color": GREY})
     if "paper" in readings:
         figure.add_vline(x=1 - alpha, line={"dash": "dot", "color": COLOURS[0]})
-        figure.add_annotation(
-            x=round(float(np.log10(1 - alpha)), 4),  # annotations on a log axis take logarithms
-            y=0.98,
-            text=f"1 − α = {1 - alpha:.3g}",
-            font={"color": COLOURS[0]},
-            showarrow=False,
-            xanchor="right",
-            yanchor="top",
-        )
+        x = round(float(np.log10(1 - alpha)), 4)  # annotations on a log axis take logarithms
+        label = {"text": f"1 − α = {1 - alpha:.3g}", "font": {"color": COLOURS[0]}}
+        figure.add_annotation(label, x=x, y=0.98, showarrow=False, xanchor="right", yanchor="top")
     if len(gammas) > 1:
-        _add_slider(figure, alpha, gammas, readings, start)
+        # frames hold only what changes: the heights of the curves
+        figure.frames = [
+            go.Frame(name=f"{gamma:g}", data=[{"y": trace.y} for trace in curves(gamma)])
+            for gamma in gammas
+        ]
+        options = {"mode": "immediate", "frame": {"duration": 0, "redraw": False}}
+        steps = [
+            {"label": frame.name, "method": "animate", "args": [[frame.name], options]}
+            for frame in figure.frames
+        ]
+        slider = {"active": start, "steps": steps, "currentvalue": {"prefix": "γ = "}}
+        figure.update_layout(sliders=[slider | {"y": -0.24, "pad": {"t": 0}}], margin={"b": 170})
     return figure
 
 
-def _optimum_curves(alpha: float, gamma: float, readings: Sequence[str]) -> list[go.Scatter]:
-    truth = 1 / (1 + np.exp(-np.linspace(-9.2, 9.2, 93)))  # 0.0001 to 0.9999, even in log-odds
-    names = {"paper": f"Eq. 16, α = {alpha:g}", "released": "released code"}
-    return [
-        curve(
-            truth,
-            analysis.focal_optimum(truth, alpha, gamma, reading),
-            names[reading],
-            "true %{x}: best output %{y:.3f}",
-            line={"color": COLOURS[_READINGS.index(reading)]},
-        )
-        for reading in readings
-    ]
-
-
-def _add_slider(
-    figure: go.Figure, alpha: float, gammas: Sequence[float], readings: Sequence[str], start: int
-) -> None:
-    """Add one frame per gamma, which holds only what changes: the heights of the curves."""
-    figure.frames = [
-        go.Frame(
-            name=f"{gamma:g}",
-            data=[{"y": trace.y} for trace in _optimum_curves(alpha, gamma, readings)],
-        )
-        for gamma in gammas
-    ]
-    options = {"mode": "immediate", "frame": {"duration": 0, "redraw": False}}
-    steps = [
-        {"label": f"{gamma:g}", "method": "animate", "args": [[f"{gamma:g}"], options]}
-        for gamma in gammas
-    ]
-    slider = {"active": start, "steps": steps, "currentvalue": {"prefix": "γ = "}}
-    figure.update_layout(sliders=[slider | {"y": -0.24, "pad": {"t": 0}}], margin={"b": 170})
-
-
-def loss_by_frequency(losses: Mapping[str, pd.DataFrame], *, points: int = 300) -> go.Figure:
+def loss_by_frequency(losses: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Draw the normalised cross-entropy of each code, most frequent first, for several models.
+
+    With more than 300 codes, each point is the median of a run of neighbouring codes.
 
     Args:
         losses: name of the training loss -> frame of `marn.analysis.loss_per_code`, all with the
             same codes in the same order.
-        points: with more codes than this, each point is the median of a run of neighbouring codes;
-            single codes scatter too much to compare two curves.
 
     Raises:
-        MarnError: if the frames have different codes.
+        MarnError: the frames have different codes.
 
     References:
         Fig. 11 of the journal version (Fig. 10 of the preprint).
     """
-    frames = list(losses.values())
+    first = next(iter(losses.values()))
+    runs = np.array_split(np.arange(len(first)), min(_POINTS, len(first)))
+    middle = np.array([run[len(run) // 2] for run in runs])
+    traces, heights = [], []
     for name, frame in losses.items():
         check_columns(name, frame, ("code", "frequency", "loss"))
-        if not np.array_equal(frame["code"], frames[0]["code"]):
+        if not np.array_equal(frame["code"], first["code"]):
             raise MarnError(f"{name!r} must have the codes of the other losses, in the same order")
-    codes = len(frames[0])
-    runs = np.array_split(np.arange(codes), min(points, codes))
-    middle = [int(run[len(run) // 2]) for run in runs]
-    heights = {
-        name: [float(np.median(frame["loss"].to_numpy()[run])) for run in runs]
-        for name, frame in losses.items()
-    }
-    traces = [
-        curve(
-            np.array(middle) + 1,
-            heights[name],
-            name,
-            "rank %{x}, %{customdata} notes: %{y:.3~g}",
-            customdata=rounded(frame["frequency"].to_numpy()[middle]),
-        )
-        for name, frame in losses.items()
-    ]
-    title, x = "Normalised loss of each code", "codes, from frequent to rare"
-    figure = new_figure(title, x, "BCE / (frequency · notes)", traces=traces)
-    drawn = [height for values in heights.values() for height in values if height > 0]
+        loss, notes = frame["loss"].to_numpy(), frame["frequency"].to_numpy()[middle]
+        heights += (medians := [float(np.median(loss[run])) for run in runs])
+        hover = "rank %{x}, %{customdata} notes: %{y:.3~g}"
+        traces.append(curve(middle + 1, medians, name, hover, customdata=rounded(notes)))
+    drawn = [height for height in heights if height > 0]
     decades = np.log10(max(drawn) / min(drawn)) if drawn else 0
     # ticks at powers of ten, where there are enough of them
-    figure.update_yaxes(type="log", exponentformat="power", dtick=1 if decades > 2 else None)
-    figure.update_layout(showlegend=True)
-    return figure
+    axis = {"type": "log", "exponentformat": "power", "dtick": 1 if decades > 2 else None}
+    return lay_out(
+        go.Figure(traces),
+        "Normalised loss of each code",
+        showlegend=True,
+        xaxis_title="codes, from frequent to rare",
+        yaxis={"title": "BCE / (frequency · notes)", **axis},
+    )

@@ -26,35 +26,27 @@ COLOURS: Final = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a
 GREY: Final = "#8b949e"
 """Colour of lines and points in the background."""
 
-CONFIG: Final = {"displaylogo": False, "showSendToCloud": False}
-"""Plotly settings of every figure shown after this module is imported.
-
-Without them plotly.js offers a button that uploads the figure, note text included, to a cloud."""
-
-
-def _configure_renderers() -> None:
-    for name in plotly.io.renderers:
-        renderer = plotly.io.renderers[name]
-        if hasattr(renderer, "config"):
-            renderer.config = {**(renderer.config or {}), **CONFIG}
-
-
-_configure_renderers()
+# Without these settings plotly.js offers a button that uploads a figure, note text included, to a
+# cloud. They hold for every figure shown after this module is imported.
+for _name in plotly.io.renderers:
+    _renderer = plotly.io.renderers[_name]
+    if hasattr(_renderer, "config"):
+        _renderer.config = {
+            **(_renderer.config or {}),
+            "displaylogo": False,
+            "showSendToCloud": False,
+        }
 
 
-def new_figure(
-    title: str, x: str = "", y: str = "", *, height: int = 420, traces: Sequence[Any] = ()
-) -> go.Figure:
-    """Return a figure in the house layout, with titles of its axes."""
-    figure = go.Figure(list(traces))
-    lay_out(figure, title, height)
-    figure.update_xaxes(title_text=x)
-    figure.update_yaxes(title_text=y)
-    return figure
+def lay_out(figure: go.Figure, title: str, height: int = 420, **layout: Any) -> go.Figure:
+    """Give a figure, in place, the house layout: title wrapped for a phone, legend below.
 
-
-def lay_out(figure: go.Figure, title: str, height: int) -> None:
-    """Give a figure, in place, the house layout: title wrapped for a phone, legend below."""
+    Args:
+        figure: the figure, which is also returned.
+        title: its title.
+        height: in pixels.
+        layout: what else `update_layout` takes, such as `xaxis_title="epoch"`.
+    """
     lines = textwrap.wrap(title, 42)
     figure.update_layout(
         template="none",
@@ -75,6 +67,7 @@ def lay_out(figure: go.Figure, title: str, height: int) -> None:
     )
     figure.update_xaxes(automargin=True)
     figure.update_yaxes(automargin=True)
+    return figure.update_layout(**layout)
 
 
 def rounded(values: ArrayLike, digits: int = 4) -> list[Any]:
@@ -85,7 +78,7 @@ def rounded(values: ArrayLike, digits: int = 4) -> list[Any]:
         [0.3333, None, 12350.0]
     """
     array = np.asarray(values)
-    if np.issubdtype(array.dtype, np.integer) or array.dtype == bool:
+    if np.issubdtype(array.dtype, np.integer):
         return array.tolist()
     return [float(f"{x:.{digits}g}") if np.isfinite(x) else None for x in array.tolist()]
 
@@ -124,10 +117,8 @@ def check_lengths(**arrays: Any) -> None:
     """Raise MarnError for arrays of different lengths."""
     lengths = [len(array) for array in arrays.values()]
     if len(set(lengths)) > 1:
-        raise MarnError(
-            f"{' and '.join(arrays)} must have the same length, but got "
-            + " and ".join(map(str, lengths))
-        )
+        found = " and ".join(map(str, lengths))
+        raise MarnError(f"{' and '.join(arrays)} must have the same length, but got {found}")
 
 
 def check_columns(name: str, frame: pd.DataFrame, needed: Sequence[str]) -> None:
