@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -13,24 +12,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any
 
 import numpy as np
 
-from marn.corpus.reading import (
-    CARD,
-    FORMAT,
-    SPLITS,
-    VECTORS,
-    CodeEntry,
-    read_card,
-    sha256,
-)
+from marn.corpus.reading import CARD, FORMAT, SPLITS, VECTORS, CodeEntry, read_card, sha256
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 
-_AT_ONCE = 1 << 20  # bytes of an array that are hashed and written together
+_AT_ONCE = 1 << 20  # bytes of an array that are written together
 _OWN = {CARD, "vocabulary.json", "codes.json", VECTORS, "raw", *SPLITS}
 
 
@@ -100,86 +90,17 @@ def _refuse_foreign(path: Path) -> None:
         read_card(path)
 
 
-class _ArrayFile:
-    """A one-dimensional .npy file whose length is known before its contents are."""
-
-    def __init__(self, path: Path, dtype: np.dtype, size: int) -> None:
-        self._file: BinaryIO = path.open("wb", buffering=0)
-        self._dtype, self._left = np.dtype(dtype), size
-        self._sum = hashlib.sha256()
-        self._bytes = 0
-        self._gathered: list[np.ndarray] = []
-        self._size = 0
-        header = io.BytesIO()
-        described = {
-            "descr": np.lib.format.dtype_to_descr(self._dtype),
-            "fortran_order": False,
-            "shape": (size,),
-        }
-        np.lib.format.write_array_header_1_0(header, described)
-        self._write(header.getvalue())
-
-    def append(self, array: np.ndarray) -> None:
-        """Append an array; it reaches the disk with others."""
-        assert array.dtype == self._dtype
-        assert len(array) <= self._left
-        self._left -= len(array)
-        self._gathered.append(array)
-        self._size += array.nbytes
-        if self._size >= _AT_ONCE:
-            self._write_gathered()
-
-    def _write_gathered(self) -> None:
-        if self._size:
-            self._write(np.concatenate(self._gathered).data)
-        self._gathered, self._size = [], 0
-
-    def _write(self, data: bytes | memoryview) -> None:
-        view = memoryview(data).cast("B")
-        self._sum.update(view)
-        self._bytes += len(view)
-        while view:  # an unbuffered file may take only a part at a time
-            view = view[self._file.write(view) :]
-
-    def record(self) -> dict[str, Any]:
-        """Return what the card says about the file."""
-        return {"bytes": self._bytes, "sha256": self._sum.hexdigest()}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._file:
-            if kind is None:
-                self._write_gathered()
-                assert self._left == 0
-
-
-def write_texts(
-    folder: Path, sizes: np.ndarray, texts: Iterable[bytes]
-) -> dict[Path, dict[str, Any]]:
-    """Write the texts of a split.
-
-    Args:
-        folder: of the split; made if it is not there.
-        sizes: (N,) bytes of each text.
-        texts: in UTF-8, asked for one by one.
-
-    Returns:
-        What the card says about the file they are in, for `CorpusWriter.add`.
-    """
-    folder.mkdir(exist_ok=True)
-    np.save(folder / "text_offsets.npy", _offsets(sizes))
-    path = folder / "text.npy"
-    with _ArrayFile(path, np.dtype("|u1"), int(np.sum(sizes))) as file:
-        for text in texts:
-            file.append(np.frombuffer(text, dtype=np.uint8))
-    return {path: file.record()}
+def _write_array(path: Path, dtype: type, size: int, arrays: Iterable[np.ndarray]) -> None:
+    """Write a one-dimensional .npy file of `size` numbers, whose parts are asked for one by one."""
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
+    header = {"descr": descr, "fortran_order": False, "shape": (size,)}
+    with path.open("wb", buffering=_AT_ONCE) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for array in arrays:
+            assert array.dtype == dtype
+            size -= len(array)
+            file.write(array.data)
+    assert size == 0
 
 
 @dataclass
@@ -199,18 +120,23 @@ class CorpusWriter:
     roles: Sequence[str] = ()
     """Roles that evidence may have."""
     _counts: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
-    _records: dict[Path, Mapping[str, Any]] = field(default_factory=dict, init=False)
     _vectors: dict[str, Any] | None = field(default=None, init=False)
     _rows: int | None = field(default=None, init=False)
 
     def texts(self, name: str, sizes: np.ndarray, texts: Iterable[bytes]) -> None:
-        """Write the texts of a split, as `write_texts` does."""
-        assert name in SPLITS
-        self.add(write_texts(self.folder / name, sizes, texts))
+        """Write the texts of a split.
 
-    def add(self, written: Mapping[Path, Mapping[str, Any]]) -> None:
-        """Take in what `write_texts` has written, perhaps in another process."""
-        self._records.update(written)
+        Args:
+            name: "train", "dev" or "test".
+            sizes: (N,) bytes of each text.
+            texts: in UTF-8, asked for one by one.
+        """
+        assert name in SPLITS
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        np.save(folder / "text_offsets.npy", _offsets(sizes))
+        arrays = (np.frombuffer(text, dtype=np.uint8) for text in texts)
+        _write_array(folder / "text.npy", np.uint8, int(np.sum(sizes)), arrays)
 
     def split(
         self,
@@ -252,11 +178,7 @@ class CorpusWriter:
         if evidence is not None:
             order = np.lexsort((evidence["end"], evidence["begin"], evidence["note"]))
             np.save(folder / "evidence.npy", evidence[order])
-        path = folder / "tokens.npy"
-        with _ArrayFile(path, np.dtype("<i4"), int(np.sum(lengths))) as file:
-            for words in tokens:
-                file.append(words)
-        self._records[path] = file.record()
+        _write_array(folder / "tokens.npy", np.int32, int(np.sum(lengths)), tokens)
         self._counts[name] = {
             "notes": len(ids),
             "subjects": len(set(subjects)),
@@ -299,7 +221,7 @@ class CorpusWriter:
 
         Args:
             vocabulary: what the tokens are numbers of.
-            name: name of the corpus.
+            name: of the corpus.
             source: where notes and codes come from, in a sentence.
             text: "open" or "credentialed".
             language: of the notes, such as "en".
@@ -327,9 +249,7 @@ class CorpusWriter:
         paths = [self.folder / "vocabulary.json", self.folder / "codes.json"]
         paths += [file for split in self._counts for file in (self.folder / split).iterdir()]
         named = {path.relative_to(self.folder).as_posix(): path for path in paths}
-        files = {
-            name: self._records.get(named[name]) or _record(named[name]) for name in sorted(named)
-        }
+        files = {name: _record(path) for name, path in sorted(named.items())}
         contents = "".join(f"{name} {file['sha256']}\n" for name, file in files.items())
         card = {
             "format": FORMAT,

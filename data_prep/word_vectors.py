@@ -14,7 +14,6 @@ from marn.errors import MarnError
 
 WINDOW = 5
 NEGATIVE = 5
-EPOCHS = 5
 
 _SENTENCE = 10_000  # gensim reads no further into one sentence, so a longer note is cut in pieces
 _UNKNOWN = "<unknown>"
@@ -25,9 +24,8 @@ def word2vec(
     vocabulary: Vocabulary,
     *,
     width: int = 100,
-    epochs: int = EPOCHS,
+    epochs: int = 5,
     seed: int = 0,
-    workers: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> np.ndarray:
     """Learn word vectors from notes: CBOW, window 5, 5 negative samples.
@@ -41,7 +39,6 @@ def word2vec(
         width: E, components of a vector, >= 1.
         epochs: passes over the notes, >= 1.
         seed: of gensim and of the unknown word's vector.
-        workers: threads. With more than one the result depends on their timing.
         progress: takes a line about each pass.
 
     Returns:
@@ -57,10 +54,10 @@ def word2vec(
         from a Gaussian. Learning from the training notes alone, as `data_prep` does unless told
         otherwise, departs from the papers, whose word2vec saw the test notes too (fidelity 20).
     """
-    if min(width, epochs, workers) < 1:
+    if min(width, epochs) < 1:
         raise MarnError(
-            f"width, epochs and workers must be at least 1, but got {width}, {epochs}, "
-            f"{workers}; choose positive whole numbers"
+            f"width and epochs must be at least 1, but got {width} and {epochs}; choose positive "
+            "whole numbers"
         )
     # Half a second and 100 MB, which those who only read a corpus need not spend.
     from gensim.models import Word2Vec
@@ -88,7 +85,7 @@ def word2vec(
         negative=NEGATIVE,
         min_count=0,
         seed=seed,
-        workers=workers,
+        workers=1,  # with more, the result depends on their timing
     )
     model.build_vocab_from_freq(
         {names[word]: int(count) for word, count in enumerate(counts) if word != PAD and count},

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Strict
 
 from data_prep import splits, tables
-from data_prep.code_systems.ccs import KEY_STYLES
 from data_prep.code_systems.systems import Icd9
-from data_prep.config import CcsConfig, PrepareConfig, check_out
+from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Annotation, Coding, Note, Origin, Pair, Progress, prepare, quiet
+from data_prep.prepare import Annotation, Coding, Note, Origin, Pair, Progress, prepare
 from marn.corpus import CodeEntry
 from marn.errors import MarnError
 from marn.settings import Location, settings
@@ -50,39 +49,31 @@ def run(config: Config, progress: Progress) -> Path:
     """Prepare the tables in `config.raw`."""
     raw, lists, name = tables.folder(config.raw), config.splits, config.out.resolve().name
     check_out(config.out, raw)
-    if str(lists) == "fetch":
-        _check_lists(config)
-        lists = splits.fetch_lists(config.codes, config.sha256)
-    with replacing(config.out) as partial:
-        build(
-            raw,
-            partial,
-            name=name,
-            command=f"python -m data_prep mimic3 --raw RAW --out data/{name}"
-            + ("" if lists is None else " --splits LISTS"),
-            choices=config,
-            lists=lists,
-            labels=config.labels,
-            ccs_procedures=config.ccs_procedures,
-            ccs_key=config.ccs_key,
-            progress=progress,
+    if lists is not None and config.codes not in ("50", "full"):
+        raise MarnError(
+            f"--codes must be 50 or full with CAML's lists, but got {config.codes}; leave out "
+            "--splits"
         )
+    if str(lists) == "fetch":
+        lists = splits.fetch_lists(config.codes, config.sha256)
+    command = f"python -m data_prep mimic3 --raw RAW --out data/{name}"
+    command += "" if lists is None else " --splits LISTS"
+    with replacing(config.out) as partial:
+        build(raw, partial, config, name, command, lists, config.labels, progress=progress)
     return config.out
 
 
 def build(
     raw: Path,
     folder: Path,
-    *,
+    config: CcsConfig,
     name: str,
     command: str,
-    choices: PrepareConfig,
-    lists: Path | None = None,
+    lists: Path | None,
     labels: str = "icd",
-    ccs_procedures: Path | None = None,
-    ccs_key: str = KEY_STYLES[0],
-    progress: Progress = quiet,
-) -> dict[str, Any]:
+    *,
+    progress: Progress,
+) -> None:
     """Write the corpus of a folder of MIMIC-III tables.
 
     Args:
@@ -90,28 +81,21 @@ def build(
             D_ICD_PROCEDURES give titles if they are there. Tables that the teaching hospital
             wrote are known by its own files and give open text and marked passages; anything else
             is under credentials.
-        folder: a fresh folder, as `marn.corpus.replacing` yields it.
+        folder: a fresh folder, as `data_prep.corpus_writer.replacing` yields it.
+        config: what the user chose.
         name: of the corpus.
         command: the command line for the card, to which the choices are added.
-        choices: what the user chose.
         lists: folder of CAML's lists of admissions; None splits by patient.
         labels: "icd", or "caml" for the label space of CAML's scripts (`caml_label`).
-        ccs_procedures: HCUP's file of procedure categories; None for those the project states.
-        ccs_key: "kind:number" or "number".
         progress: takes lines about how far the work is.
-
-    Returns:
-        The card of the corpus.
 
     Raises:
         MarnError: if a table is missing or damaged, or nothing is left.
     """
-    if lists is not None:
-        _check_lists(choices)
     for table in ("NOTEEVENTS", *CODE_TABLES.values()):
         tables.require(raw, table)  # rather than after an hour of reading notes
-    system = Icd9(ccs_procedures, ccs_key)
-    complete = {"dx": True, "pr": ccs_procedures is not None}
+    system = Icd9(config.ccs_procedures, config.ccs_key)
+    complete = {"dx": True, "pr": config.ccs_procedures is not None}
     dropped: Counter[str] = Counter()
     synthetic = is_synthetic(raw)
     titles = {kind: read_titles(raw, kind) for kind in CODE_TABLES}
@@ -124,26 +108,25 @@ def build(
             or system.ccs.number(kind, code) is not None
         )
 
-    split, settings = splits.chosen(lists, choices.codes, choices.seed, dropped)
-    settings["ccs_procedures"] = system.procedures
-    codings: Iterator[Coding] = read_codings(raw, dropped, is_known)
-    passages = _read_annotations(tables.require(raw, "EVIDENCE")) if synthetic else None
-    category: Callable[[str, str], CodeEntry | None] = system.category
-
     def title(kind: str, code: str) -> str:
         return titles[kind].get(code) or system.title(kind, code)
 
+    split, settings = splits.chosen(lists, config.codes, config.seed, dropped)
+    settings["ccs_procedures"] = system.procedures
+    codings: Iterator[Coding] = read_codings(raw, dropped, is_known)
+    passages = _read_annotations(tables.require(raw, "EVIDENCE")) if synthetic else None
     title_of: Callable[[str, str], str] = title
+    category: Callable[[str, str], CodeEntry | None] = system.category
     if labels == "caml":
-        named = _CamlLabels()
+        named = _CamlLabels(title, category)
+        title_of, category = named.title, named.category
         codings = map(named.coding, codings)
         passages = None if passages is None else map(named.passage, passages)
-        title_of, category = named.title(title), named.category(category)
         settings["labels"] = labels
         command += f" --labels {labels}"
-    if ccs_procedures is not None:
+    if config.ccs_procedures is not None:
         command += " --ccs-procedures PRREF"
-    return prepare(
+    prepare(
         folder,
         notes=read_notes(raw, dropped, synthetic=synthetic),
         codings=codings,
@@ -159,22 +142,14 @@ def build(
                 else "MIMIC-III v1.4, discharge summaries with ICD-9-CM codes (PhysioNet)"
             ),
             text="open" if synthetic else "credentialed",
-            command=f"{command} --ccs-key {ccs_key} {choices.options()}",
-            ccs_key=ccs_key,
+            command=f"{command} --ccs-key {config.ccs_key} {config.options()}",
+            ccs_key=config.ccs_key,
         ),
-        choices=choices,
+        choices=config,
         dropped=dropped,
         settings=settings,
         progress=progress,
     )
-
-
-def _check_lists(choices: PrepareConfig) -> None:
-    if choices.codes not in ("50", "full"):
-        raise MarnError(
-            f"--codes must be 50 or full with CAML's lists, but got {choices.codes}; leave out "
-            "--splits"
-        )
 
 
 def caml_label(kind: str, code: str) -> str:
@@ -199,9 +174,19 @@ def caml_label(kind: str, code: str) -> str:
 
 
 class _CamlLabels:
-    """Names codes as CAML's scripts do; where a label stands for several codes, it says so."""
+    """Names codes as CAML's scripts do; where a label stands for several codes, it says so.
 
-    def __init__(self) -> None:
+    Args:
+        title: the title of a code, from its kind and dotted form.
+        category: the category of a code, from the same.
+    """
+
+    def __init__(
+        self,
+        title: Callable[[str, str], str],
+        category: Callable[[str, str], CodeEntry | None],
+    ) -> None:
+        self._title, self._category = title, category
         self._meant: dict[Pair, Counter[str]] = {}
 
     def coding(self, coding: Coding) -> Coding:
@@ -214,22 +199,14 @@ class _CamlLabels:
         """Name the code of a passage."""
         return passage._replace(code=caml_label(passage.kind, passage.code))
 
-    def title(self, title: Callable[[str, str], str]) -> Callable[[str, str], str]:
-        """Return the titles of labels: those of all codes that each stands for."""
-        return lambda kind, name: " / ".join(
-            title(kind, code) for code in sorted(self._meant[kind, name])
-        )
+    def title(self, kind: str, name: str) -> str:
+        """Return the titles of all codes that a label stands for."""
+        return " / ".join(self._title(kind, code) for code in sorted(self._meant[kind, name]))
 
-    def category(
-        self, category: Callable[[str, str], CodeEntry | None]
-    ) -> Callable[[str, str], CodeEntry | None]:
-        """Return the categories of labels: that of the code each stands for most often."""
-
-        def of_label(kind: str, name: str) -> CodeEntry | None:
-            meant = self._meant[kind, name]
-            return category(kind, min(meant, key=lambda code: (-meant[code], code)))
-
-        return of_label
+    def category(self, kind: str, name: str) -> CodeEntry | None:
+        """Return the category of the code that a label stands for most often."""
+        meant = self._meant[kind, name]
+        return self._category(kind, min(meant, key=lambda code: (-meant[code], code)))
 
 
 def is_synthetic(raw: Path) -> bool:

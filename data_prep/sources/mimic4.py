@@ -16,14 +16,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from data_prep import splits, tables
-from data_prep.code_systems.ccs import KEY_STYLES
 from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10
-from data_prep.config import CcsConfig, PrepareConfig, check_out
+from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Coding, Note, Origin, Pair, Progress, prepare, quiet
+from data_prep.prepare import Coding, Note, Origin, Pair, Progress, prepare
 from marn.errors import MarnError
 from marn.settings import Location, settings
 
@@ -52,93 +51,51 @@ class Config(CcsConfig):
 
 
 def run(config: Config, progress: Progress) -> Path:
-    """Prepare the tables that the settings name."""
-    hosp = _folder(config.raw, config.hosp, "hosp")
-    note = _folder(config.raw, config.note, "note")
-    check_out(config.out, hosp, note)
-    with replacing(config.out) as partial:
-        build(
-            hosp,
-            note,
-            partial,
-            name=config.out.resolve().name,
-            version=config.version,
-            choices=config,
-            lists=config.splits,
-            ccs_procedures=config.ccs_procedures,
-            ccs_key=config.ccs_key,
-            progress=progress,
-        )
-    return config.out
-
-
-def build(
-    hosp: Path,
-    note: Path,
-    folder: Path,
-    *,
-    name: str,
-    version: int,
-    choices: PrepareConfig,
-    lists: Path | None = None,
-    ccs_procedures: Path | None = None,
-    ccs_key: str = KEY_STYLES[0],
-    progress: Progress = quiet,
-) -> dict[str, Any]:
-    """Write the corpus of the tables of MIMIC-IV and MIMIC-IV-Note.
-
-    Args:
-        hosp: folder of the codes, and of their titles where they are there.
-        note: folder of the discharge summaries.
-        folder: a fresh folder, as `marn.corpus.replacing` yields it.
-        name: of the corpus.
-        version: of ICD, 9 or 10.
-        choices: what the user chose.
-        lists: folder of lists of admissions, as `splits.listed` reads them; None splits by patient.
-        ccs_procedures: with ICD-9, HCUP's file of procedure categories; None for those the
-            project states.
-        ccs_key: with ICD-9, "kind:number" or "number".
-        progress: takes lines about how far the work is.
-
-    Returns:
-        The card of the corpus.
+    """Prepare the tables that the settings name.
 
     Raises:
         MarnError: if a table is missing or damaged, or nothing is left.
     """
+    hosp = _folder(config.raw, config.hosp, "hosp")
+    note = _folder(config.raw, config.note, "note")
+    check_out(config.out, hosp, note)
     for table in CODE_TABLES.values():
         tables.require(hosp, table)  # rather than after an hour of reading notes
     dropped: Counter[str] = Counter()
     uses: Counter[Pair] = Counter()
-    system = Icd9(ccs_procedures, ccs_key) if version == 9 else Icd10(uses)
+    options = f"--version {config.version}"
+    system: CodeSystem = Icd10(uses)
+    if config.version == 9:
+        system = Icd9(config.ccs_procedures, config.ccs_key)
+        options += f" --ccs-key {config.ccs_key}"
+        options += "" if config.ccs_procedures is None else " --ccs-procedures PRREF"
     titles = {kind: read_titles(hosp, kind, system) for kind in CODE_TABLES}
-    options = f" --ccs-key {ccs_key}" if version == 9 else ""
-    if version == 9 and ccs_procedures is not None:
-        options += " --ccs-procedures PRREF"
-    split, settings = splits.chosen(lists, choices.codes, choices.seed, dropped)
-    if lists is not None:
-        options += " --splits LISTS"
-    return prepare(
-        folder,
-        notes=read_notes(note, dropped),
-        codings=read_codings(hosp, system, dropped, uses),
-        split=split,
-        title=lambda kind, code: titles[kind].get(code) or system.title(kind, code),
-        category=system.category,
-        origin=Origin(
-            name=name,
-            source="MIMIC-IV with MIMIC-IV-Note, discharge summaries with "
-            f"{system.name} codes (PhysioNet)",
-            text="credentialed",
-            command=f"python -m data_prep mimic4 --hosp HOSP --note NOTE --out data/{name} "
-            f"--version {version}{options} {choices.options()}",
-            ccs_key=system.key,
-        ),
-        choices=choices,
-        dropped=dropped,
-        settings={"version": version, "ccs_procedures": system.procedures, **settings},
-        progress=progress,
-    )
+    split, settings = splits.chosen(config.splits, config.codes, config.seed, dropped)
+    options += "" if config.splits is None else " --splits LISTS"
+    name = config.out.resolve().name
+    with replacing(config.out) as folder:
+        prepare(
+            folder,
+            notes=read_notes(note, dropped),
+            codings=read_codings(hosp, system, dropped, uses),
+            split=split,
+            title=lambda kind, code: titles[kind].get(code) or system.title(kind, code),
+            category=system.category,
+            origin=Origin(
+                name=name,
+                source="MIMIC-IV with MIMIC-IV-Note, discharge summaries with "
+                f"{system.name} codes (PhysioNet)",
+                text="credentialed",
+                command=f"python -m data_prep mimic4 --hosp HOSP --note NOTE --out data/{name} "
+                f"{options} {config.options()}",
+                ccs_key=system.key,
+            ),
+            choices=config,
+            dropped=dropped,
+            settings={"version": config.version, "ccs_procedures": system.procedures, **settings},
+            progress=progress,
+        )
+    return config.out
 
 
 def read_notes(note: Path, dropped: Counter[str]) -> Iterator[Note]:

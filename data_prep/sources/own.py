@@ -79,7 +79,8 @@ def run(config: Config, progress: Progress) -> Path:
     form = _any_code if system is None else system.dotted
     titles, above = _read_titles(config.titles, form, dropped) if config.titles else ({}, {})
     places: dict[str, str] = {}
-    recorded = {"system": config.system, "split": "by patient, 8066:1573:1729"}
+    by_patient, recorded = splits.chosen(None, config.codes, config.seed, dropped)
+    recorded["system"] = config.system
     notes = _read_folder if config.notes.is_dir() else _read_table
 
     def title(kind: str, code: str) -> str:
@@ -90,7 +91,7 @@ def run(config: Config, progress: Progress) -> Path:
 
     def split(admissions: Mapping[str, str]) -> Mapping[str, str]:
         if not places:
-            return splits.by_patient(config.seed)(admissions)
+            return by_patient(admissions)
         recorded["split"] = "given with the notes"
         dropped["notes without a split"] += sum(note not in places for note in admissions)
         return {note: places[note] for note in admissions if note in places}

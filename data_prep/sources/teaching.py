@@ -38,25 +38,11 @@ def run(config: Config, progress: Progress) -> Path:
     name, preset = config.out.resolve().name, config.preset
     with replacing(config.out) as partial:
         raw = partial / "raw"
-        hospital.write(
-            raw,
-            preset,
-            config.seed,
-            _notes_written(progress),
-            workers=config.workers,
-            zipped=config.gzip,
-        )
-        mimic3.build(
-            raw,
-            partial,
-            name=name,
-            command=f"python -m data_prep teaching --preset {preset} --out data/{name}",
-            choices=config,
-            lists=raw if config.codes == hospital.PRESETS[preset].lists else None,
-            ccs_procedures=config.ccs_procedures,
-            ccs_key=config.ccs_key,
-            progress=progress,
-        )
+        bar = _notes_written(progress)
+        hospital.write(raw, preset, config.seed, bar, workers=config.workers, zipped=config.gzip)
+        command = f"python -m data_prep teaching --preset {preset} --out data/{name}"
+        lists = raw if config.codes == hospital.PRESETS[preset].lists else None
+        mimic3.build(raw, partial, config, name, command, lists, progress=progress)
     return config.out
 
 
