@@ -74,7 +74,7 @@ class Origin:
     text: str
     """"open" or "credentialed"."""
     command: str
-    """The command line that makes this corpus again, without paths of one's own machine."""
+    """The command line that makes this corpus again, without paths of your machine."""
     language: str = "en"
     ccs_key: str | None = None
     """How `category` names the categories ("kind:number", "number", ...)."""

@@ -149,7 +149,7 @@ def fetch_lists(which: str, sums: Sequence[str] = ()) -> Path:
     folder = Path()
     for name in SPLITS:
         file = _NAME.format(name=name, which=which)
-        remedy = f"download the three lists of {LISTS_URL} by hand and give their folder"
+        remedy = f"download the three lists from {LISTS_URL} yourself and pass their folder"
         path, _ = fetch(LISTS_URL + file, file, f"{remedy} with --splits", sums)
         folder = path.parent
     return folder

@@ -267,7 +267,7 @@ def test_sinusoids_by_hand():
     )
     assert rows[2, 0].item() == pytest.approx(math.sin(3), rel=1e-5)
     assert sinusoids(2, 5).shape == (2, 5)
-    # The distance of two rows depends on how far apart they are, not on where they stand.
+    # The distance of two rows depends on how far apart they are, not on where they are.
     rows = sinusoids(50, 8).double()
     assert torch.allclose((rows[3] - rows[10]).norm(), (rows[30] - rows[37]).norm(), atol=1e-5)
 

@@ -307,7 +307,7 @@ SMALL = Ccsr(
         ("T36", False, "INJ005", "Poisoning"),
         ("K11", False, None, ""),
         ("K10.11", False, None, ""),  # longer than any code: no beginning
-        ("K", False, None, ""),  # a chapter is no category
+        ("K", False, None, ""),  # a chapter is not a category
     ],
 )
 def test_roll_up(code: str, listed: bool, category: str | None, title: str) -> None:

@@ -211,7 +211,7 @@ def test_what_cannot_be_used_is_counted(make: Make, raw: Path) -> None:
     corpus = make("--language", "es")
     dropped = corpus.card["dropped"]
     assert dropped["codings of a case without a text"] == 2
-    assert dropped["codings with what is no ICD-10-CM code"] == 1
+    assert dropped["codings whose code is not ICD-10-CM"] == 1
     assert dropped["passages of a case without a text"] == 1
     assert dropped["passages that do not lie where they should"] == 2
     assert dropped["codes kept without a category"] == 1
@@ -347,7 +347,7 @@ def test_the_additional_abstracts_are_training_notes(
     dropped = corpus.card["dropped"]
     assert dropped["abstracts without a code"] == 1
     assert dropped["abstracts with a pmid seen before"] == 1
-    assert dropped["codes of abstracts that are no ICD-10-CM"] == 1
+    assert dropped["codes of abstracts that are not ICD-10-CM"] == 1
     plain = corpus.hash
     with zipfile.ZipFile(tmp_path / "abstracts.zip", "w") as archive:
         archive.write(additional, "abstracts/a.json")
@@ -441,5 +441,5 @@ def test_what_cannot_be_fetched_has_a_remedy(
         raise OSError("no network in this test")
 
     monkeypatch.setattr("pooch.retrieve", refuse)
-    with pytest.raises(MarnError, match=r"codiesp\.zip cannot be fetched; download it by hand"):
+    with pytest.raises(MarnError, match=r"codiesp\.zip cannot be fetched; download it yourself"):
         make(raw=Path("fetch"))

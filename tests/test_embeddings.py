@@ -1,4 +1,4 @@
-"""Word vectors: shape, lengths, determinism, and that they learn what stands together."""
+"""Word vectors: shape, lengths, determinism, and that they learn which words occur together."""
 
 import numpy as np
 import pytest

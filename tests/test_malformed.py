@@ -49,7 +49,7 @@ class Raw:
         self.lists = lists
 
     def add(self, text: str | bytes, table: str = "notes") -> None:
-        """Write more behind a table."""
+        """Write more after a table."""
         path = getattr(self, table)
         path.write_bytes(path.read_bytes() + (text if isinstance(text, bytes) else text.encode()))
 
@@ -117,7 +117,7 @@ MORE = "DIAGNOSES_ICD rows"
 REFUSED = {
     "a row cut off": (lambda r: r.add("9,1,14"), "row at line 18: 3 fields instead of 6"),
     "a quote never closed": (lambda r: r.add('9,1,145000,x,y,"Fev'), "a quote is opened and never"),
-    "text behind a closed quote": (lambda r: r.add('9,1,145000,x,y,"a"b\n'), "',' expected after"),
+    "text after a closed quote": (lambda r: r.add('9,1,145000,x,y,"a"b\n'), "',' expected after"),
     "a row too wide": (lambda r: r.add("9,1,145000,x,y,z,z\n"), "7 fields instead of 6"),
     "an embedded NUL": (lambda r: r.add(b"9,1,145000,x,y,a\0b\n"), "a NUL byte"),
     "bytes of Latin-1": (lambda r: r.add(b"9,1,1,x,y,caf\xe9\n"), "byte 0xe9 is not UTF-8"),
@@ -326,7 +326,7 @@ def test_taken_to_the_letter(raw, tmp_path, name):
 
 
 def test_no_error_shows_the_text_of_a_note(raw, tmp_path, capsys):
-    raw.change(HEADER, "")  # the first row stands where the header should
+    raw.change(HEADER, "")  # the first row is where the header should be
     assert raw.run(tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "Its header is: 1, 1, 145000, 2151-08-04, (a text), (a text);" in error

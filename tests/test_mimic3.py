@@ -166,7 +166,7 @@ def test_categories_under_both_keys(raw_tables, prepare):
 
 
 def test_titles_and_unknown_codes(raw_tables, prepare):
-    # 999.99 stands neither in D_ICD_DIAGNOSES nor in CCS: unknown. V45.81 is missing in the
+    # 999.99 is neither in D_ICD_DIAGNOSES nor in CCS: unknown. V45.81 is missing in the
     # table of titles alone: kept. Procedures are judged only with HCUP's complete file.
     fill(
         raw_tables,

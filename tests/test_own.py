@@ -1,4 +1,4 @@
-"""Notes of one's own: every shape in which they may come, and what is said of a wrong one."""
+"""Your own notes: every form in which they may come, and the message about a wrong one."""
 
 import pytest
 
@@ -152,7 +152,7 @@ def test_folders_that_will_not_do(prepare, tmp_path):
     (tmp_path / "texts" / "dev").mkdir()
     for name in ("train", "dev"):
         (tmp_path / "texts" / name / "a.txt").write_text("fever")
-    assert "another split has a note a too" in prepare(notes="texts")
+    assert "is also in another split; keep one of them" in prepare(notes="texts")
     (tmp_path / "texts" / "dev" / "a.txt").unlink()
     (tmp_path / "texts" / "train" / "b.txt").write_bytes(b"caf\xe9")
     assert "byte 0xe9 is not UTF-8" in prepare(notes="texts")

@@ -79,7 +79,7 @@ def test_by_hand(tmp_path):
     assert corpus.parent.tolist() == [1, 0, -1, -1]
     assert train.code_indices("icd", 0).tolist() == [1, 2]
     assert train.code_indices("ccs", 0).tolist() == [0]
-    # The addendum came first in the table and stands second in the note.
+    # The addendum comes first in the table and second in the note.
     assert train.text(0) == "Acute FEVER\nagain\nAddendum: fever gone."
     assert corpus["dev"].text(0) == "Fever é"
     assert corpus["test"].text(0) == "acute?"

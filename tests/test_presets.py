@@ -146,7 +146,7 @@ def test_every_system_says_how_its_source_trains(name):
     assert stated["source"]
     assert stated["optimiser"] in (None, "Adam", "AdamW")
     if stated["monitor"]:
-        marn.TrainConfig(monitor=stated["monitor"])  # refuses what is no score
+        marn.TrainConfig(monitor=stated["monitor"])  # refuses what is not a score
     assert stated["tune_embeddings"] in (None, True, False)
     model = marn.build(name, vocabulary_size=40, tasks={"icd": 5, "ccs": 3}, **SYSTEM_SIZES[name])
     if stated["embedding_dropout"] is not None:

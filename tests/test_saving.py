@@ -132,7 +132,7 @@ def test_another_corpus_is_refused_by_what_differs(corpus, folder, tmp_path):
 
 
 class Bomb:
-    """Whoever unpickles it makes a folder."""
+    """Unpickling it makes a folder."""
 
     def __init__(self, path):
         self.path = str(path)

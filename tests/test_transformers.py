@@ -46,7 +46,7 @@ def test_pieces_by_hand():
     assert ids.tolist() == [[4, 7, 8, 9, 1, 0], [7, 8, 9, 7, 8, 9], [1, 0, 0, 0, 0, 0]]
     assert sizes.tolist() == [5, 6, 1]
     assert word[0].tolist() == [0, 1, 1, 1, 2, 2]
-    # What stands beyond the length of a note is not read.
+    # What is beyond the length of a note is not read.
     ids, sizes, _ = pieces(tokens[:1], torch.tensor([2]))
     assert (ids.tolist(), sizes.tolist()) == ([[4, 7, 8, 9]], [4])
 

@@ -306,7 +306,7 @@ def read_hcup(kind: str, path: Path) -> tuple[dict[str, int], dict[int, str]]:
     for line in lines[2:] if len(lines) > 2 and "'CCS CATEGORY'" in lines[1] else ():
         match = _HCUP_ROW.match(line)
         if match is None:
-            raise MarnError(f"{path}: cannot read the row {line[:60]!r}; fetch the file again")
+            raise MarnError(f"cannot read the row {line[:60]!r} of {path}; fetch the file again")
         code, number, title = (cell.strip() for cell in match.groups())
         if code:
             numbers[dotted(kind, code)] = int(number)

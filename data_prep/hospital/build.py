@@ -57,7 +57,7 @@ A teaching hospital in the shape of the MIMIC-III v1.4 tables, written by
 python -m data_prep (preset {preset}, seed {seed}). HADM_ID begin at 900000 and SUBJECT_ID at
 800000, beyond those of MIMIC-III. EVIDENCE.csv says where each code is mentioned in NOTEEVENTS
 (character offsets into TEXT) and CODING_NOISE.csv where the coder left the truth. Signs, drugs
-and diseases go together by rough rules for teaching machines: this is no source of medical facts.
+and diseases go together by rough rules for teaching machines: not a source of medical facts.
 
 {counts}
 """

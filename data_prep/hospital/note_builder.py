@@ -71,7 +71,7 @@ class NoteBuilder:
         self.length += size
 
     def raw(self, text: str) -> None:
-        """Write text that is not typed by hand: headers, tables, placeholders."""
+        """Write text that nobody would type: headers, tables, placeholders."""
         self.pieces.append(text)
         self.length += len(text)
 

@@ -121,7 +121,7 @@ def run(config: Config, progress: Progress) -> Path:
             path, recorded["additional_sha256"] = fetch(
                 ADDITIONAL_URL,
                 ADDITIONAL_URL.rpartition("/")[2],
-                "download it by hand and give its path with --additional",
+                "download it yourself and pass its path with --additional",
                 config.sha256,
             )
         found = _additional_codings(path, dropped)
@@ -187,7 +187,7 @@ def fetch_cases(sums: Sequence[str] = ()) -> tuple[Path, str]:
     Raises:
         MarnError: if it cannot be fetched or unpacked, has another sum, or holds no CodiEsp.
     """
-    remedy = "download it by hand, unpack it and give its folder with --raw"
+    remedy = "download it yourself, unpack it and pass its folder with --raw"
     path, found = fetch(ARCHIVE_URL, "codiesp.zip", remedy, sums)
     unpacked = path.with_suffix("")
     if not unpacked.is_dir():
@@ -216,7 +216,7 @@ def _additional_codings(path: Path, dropped: Counter[str]) -> list[Coding]:
             for written in _list(term.get("CIE") if isinstance(term, dict) else "", path):
                 code = icd10.dotted("dx", str(written))
                 if code is None:
-                    dropped["codes of abstracts that are no ICD-10-CM"] += 1
+                    dropped["codes of abstracts that are not ICD-10-CM"] += 1
                 else:
                     codings[Coding(note, "dx", names.setdefault(code, code))] = None
                     any_code = True
@@ -352,7 +352,7 @@ def _codings(raw: Path, texts: Mapping[str, str], dropped: Counter[str]) -> Iter
             if texts.get(case) != split:
                 dropped["codings of a case without a text"] += 1
             elif not _CODE.fullmatch(code):
-                dropped["codings with what is no ICD-10-CM code"] += 1
+                dropped["codings whose code is not ICD-10-CM"] += 1
             else:
                 yield Coding(case, "dx", code)
 

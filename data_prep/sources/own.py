@@ -106,7 +106,7 @@ def run(config: Config, progress: Progress) -> Path:
             category=category if system or above else None,
             origin=Origin(
                 name=out.name,
-                source="Notes of one's own with "
+                source="Your own notes with "
                 + (f"{system.name} codes" if system else "codes of a system of their own"),
                 text=config.text,
                 command="python -m data_prep own --notes NOTES --assigned ASSIGNED "
@@ -146,7 +146,7 @@ def _read_folder(path: Path, places: dict[str, str], dropped: Counter[str]) -> I
     for folder, name in homes:
         for file in sorted(folder.glob("*.txt")):
             if file.stem in seen:
-                raise MarnError(f"{file}: another split has a note {file.stem} too; keep one")
+                raise MarnError(f"note {file.stem} of {file} is also in another split; keep one of them")
             seen.add(file.stem)
             if name:
                 places[file.stem] = name

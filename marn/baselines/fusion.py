@@ -135,7 +135,7 @@ class FusionCoder(Coder):
 
     Each kernel size has a branch: convolution, tanh, `PairPooling`, residual block. The branches
     are concatenated, get fixed positions and go through one transformer layer, tanh and dropout. A
-    position stands for two tokens.
+    position covers two tokens.
 
     Parameters with 51,919 embedding rows and the unused biases: 7,563,124 with 50 codes, 12,903,466
     with 8,921; the paper gives none.

@@ -1,8 +1,7 @@
 """Scores that the papers print, as data, with footnotes, and your own runs next to them.
 
-`published.csv` has one line per printed cell, `footnotes.csv` what is odd about some of them. The
-journal version of MARN stands for its preprint, whose cells are the same except where both are
-listed.
+`published.csv` has one line per printed cell, `footnotes.csv` what is odd about some of them. Of
+MARN, the journal version is listed, and the preprint only where the two differ.
 """
 
 from __future__ import annotations

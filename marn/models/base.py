@@ -97,7 +97,7 @@ class Coder(nn.Module):
         embedding_dropout: 0.2 in CAML, MultiResCNN, MT-RAM and MARN.
         max_length: tokens of a note that are read, from the first. 4,000 in MARN; 2,500 in MT-RAM,
             CAML and MultiResCNN.
-        recalibrate: put a RAM behind the encoder: `"multiply"` (MARN Eq. 11), `"add"` (MT-RAM
+        recalibrate: put a RAM after the encoder: `"multiply"` (MARN Eq. 11), `"add"` (MT-RAM
             Table 4) or None.
         ram_dropout: 0.2 in MARN.
         ram_up: `up` of `RecalibratedAggregation`.
