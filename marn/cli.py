@@ -76,8 +76,8 @@ def train(
     from marn.corpus import Corpus
     from marn.evaluation import evaluate
     from marn.registry import build, system
+    from marn.train.launch import start
     from marn.train.loop import fit
-    from marn.train.step import start
 
     config = TrainConfig.of(system(name), **given)
     options = dict(map(_key_and_value, model or []))

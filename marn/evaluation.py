@@ -15,7 +15,7 @@ from torch import nn
 
 from marn import metrics, parallel
 from marn.corpus import CodeEntry, Corpus, Split
-from marn.corpus.batches import Batch, Order, collate, reading_order
+from marn.corpus.batches import Batch, collate, reading_order
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 from marn.models import Coder
@@ -61,20 +61,18 @@ def _split(corpus: Corpus, split: str) -> Split:
     if split not in corpus.splits:
         raise MarnError(f"split must be one of {list(corpus.splits)}, but got {split!r}")
     if len(corpus[split]) == 0:
-        raise MarnError(f"split {split!r} of corpus {corpus.name!r} has no notes")
+        raise MarnError(f"split {split!r} of corpus {corpus.name!r} has no notes; choose another")
     return corpus[split]
 
 
-def _order(model: Coder, split: Split, batch_size: int) -> Order:
+def _batches(model: Coder, notes: Split, batch_size: int) -> Iterator[Batch]:
+    """Read notes in batches on the model's device; each rank reads its share of the batches."""
+    device = next(model.parameters()).device
     # The released model is not padding-invariant, and its evaluation reads one note at a time.
     size = 1 if model.padding == "released" else batch_size
-    return reading_order(np.minimum(split.lengths, model.max_length), size)
-
-
-def _batches(model: Coder, split: Split, order: Order) -> Iterator[Batch]:
-    device = next(model.parameters()).device
-    for notes in order:
-        yield collate(split, notes, model.tasks, model.max_length).to(device)
+    order = reading_order(np.minimum(notes.lengths, model.max_length), size)
+    for batch in order[parallel.rank() :: parallel.world_size()]:
+        yield collate(notes, batch, model.tasks, model.max_length).to(device)
 
 
 def fingerprint(vocabulary: Vocabulary, codes: Mapping[str, Sequence[CodeEntry]]) -> dict[str, str]:
@@ -134,9 +132,8 @@ def predict(
     check_corpus(model, corpus)
     device = next(model.parameters()).device
     logits = {task: np.zeros((len(notes), c), np.float32) for task, c in model.tasks.items()}
-    order = _order(model, notes, batch_size)[parallel.rank() :: parallel.world_size()]
     with evaluating(model):
-        for batch in _batches(model, notes, order):
+        for batch in _batches(model, notes, batch_size):
             for task, values in model(batch.tokens, batch.lengths).items():
                 logits[task][batch.notes] = values.float().cpu().numpy()
     if parallel.world_size() > 1:  # each note was read on one rank, and is zero on the others
@@ -169,21 +166,26 @@ def tune_thresholds(
     return {task: best(dev.probabilities(task), dev.targets[task]) for task in model.tasks}
 
 
-def _per_task(
-    thresholds: Mapping[str, float | ArrayLike], tasks: Mapping[str, int]
-) -> dict[str, NDArray[np.floating]]:
-    """Check that each task has one threshold or one per code: {task: () or (C,) float64}."""
-    found: dict[str, NDArray[np.floating]] = {}
-    for task, codes in tasks.items():
-        if task not in thresholds:
-            raise MarnError(f"threshold lacks task {task!r}; give one for each task")
-        found[task] = np.asarray(thresholds[task], np.float64)
-        if found[task].shape not in ((), (codes,)):
+def _thresholds(
+    model: Coder, corpus: Corpus, threshold: Thresholds, batch_size: int
+) -> Mapping[str, float | ArrayLike]:
+    """Find or check the thresholds of each task: one number, or one for each code."""
+    if isinstance(threshold, str):
+        if threshold not in ("dev", "dev_codes"):
             raise MarnError(
-                f"the threshold of task {task!r} must be a number or one for each of its {codes} "
-                f"codes, but has shape {found[task].shape}"
+                f"threshold must be a number, 'dev' or 'dev_codes', but got {threshold!r}"
             )
-    return found
+        each = threshold == "dev_codes"
+        return tune_thresholds(model, corpus, per_code=each, batch_size=batch_size)
+    if not isinstance(threshold, Mapping):
+        return dict.fromkeys(model.tasks, threshold)
+    for task, codes in model.tasks.items():
+        if task not in threshold or np.shape(threshold[task]) not in ((), (codes,)):
+            raise MarnError(
+                f"threshold must have for task {task!r} a number, or one for each of its {codes} "
+                f"codes, but got {threshold.get(task)!r}"
+            )
+    return {task: threshold[task] for task in model.tasks}
 
 
 def evaluate(
@@ -218,23 +220,12 @@ def evaluate(
     """
     if codes not in get_args(Codes):
         raise MarnError(f"codes must be one of {get_args(Codes)}, but got {codes!r}")
-    if isinstance(threshold, str) and threshold not in ("dev", "dev_codes"):
-        raise MarnError(
-            f"threshold must be a number, one per task, 'dev' or 'dev_codes', but got {threshold!r}"
-        )
-    if not isinstance(threshold, (Mapping, str)):
-        threshold = dict.fromkeys(model.tasks, threshold)
-    if isinstance(threshold, Mapping):
-        threshold = _per_task(threshold, model.tasks)
+    _split(corpus, split)
+    thresholds = _thresholds(model, corpus, threshold, batch_size)
     found = predict(model, corpus, split, batch_size=batch_size)
-    if isinstance(threshold, str):
-        threshold = tune_thresholds(
-            model, corpus, per_code=threshold == "dev_codes", batch_size=batch_size
-        )
     scores = {}
-    for task in model.tasks:
+    for task, above in thresholds.items():
         probabilities, targets = found.probabilities(task), found.targets[task]
-        above = threshold[task]
         if codes != "all":
             some = (corpus.frequency(task) > 0) == (codes == "seen")
             probabilities, targets = probabilities[:, some], targets[:, some]
@@ -268,7 +259,7 @@ def mean_code_features(
     notes = _split(corpus, split)
     sums: dict[str, NDArray[np.float64]] = {}
     with evaluating(model):
-        for batch in _batches(model, notes, _order(model, notes, batch_size)):
+        for batch in _batches(model, notes, batch_size):
             for task, views in model.code_features(batch.tokens, batch.lengths).items():
                 total = views.double().sum(dim=0).cpu().numpy()
                 sums[task] = sums[task] + total if task in sums else total

@@ -12,7 +12,6 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from marn import privacy
 from marn.corpus import CodeEntry, Corpus
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
-from marn.evaluation import fingerprint
+from marn.evaluation import check_corpus, fingerprint
 from marn.models import Coder
 from marn.registry import build
 
@@ -67,16 +66,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def provenance() -> dict[str, Any]:
     """Describe what made a result: versions, processor, device, commit; no path, no host."""
-    folder = Path(__file__).parent
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
+        commit = subprocess.check_output(
+            [*command, "--abbrev=12"], stderr=subprocess.DEVNULL, text=True, timeout=10
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         commit = "unknown"  # an installed wheel, or a machine without git
     return {
@@ -167,37 +161,32 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS)
+        written = f"written by marn {card['provenance']['marn']}, this is {version('marn')}"
+        if card["format"] != FORMAT:
+            raise MarnError(f"format {card['format']!r} is not {FORMAT}; train the model again")
+        if not card["corpus"]["open"]:
+            privacy.announce(card["corpus"]["name"], card["corpus"]["hash"])
+        saved = _rebuilt(card)
+        saved.model.load_state_dict(weights)
     except FileNotFoundError as error:
         raise MarnError(
             f"{folder} holds no model ({Path(str(error.filename)).name} is missing); "
             "train one with marn.fit(…, run_dir=…)"
         ) from error
-    except (ValueError, SafetensorError) as error:
-        raise MarnError(f"the model in {folder} is damaged ({error}); train it again") from error
-    found = card.get("format") if isinstance(card, dict) else None
-    if found != FORMAT:
-        raise MarnError(
-            f"the model in {folder} has format {found!r}, but this version reads {FORMAT}; train "
-            "it again"
-        )
-    try:
-        written = f"written by marn {card['provenance']['marn']}, this is {version('marn')}"
-        if not card["corpus"]["open"]:
-            privacy.announce(card["corpus"]["name"], card["corpus"]["hash"])
-        saved = _rebuilt(card)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise MarnError(f"{folder / CARD} is damaged ({error!r}); train it again") from error
     except MarnError as error:
         raise MarnError(f"{folder / CARD} ({written}): {error}") from error
-    try:
-        saved.model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise MarnError(
-            f"the weights in {folder} are not those of {saved.model.name!r} with the options and "
-            f"codes of its card ({written}); train it again"
-        ) from error
+    except (
+        AttributeError,
+        KeyError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,
+        ValueError,
+    ) as error:
+        said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise MarnError(f"the model in {folder} is damaged ({said}); train it again") from error
     if corpus is not None:
-        _compare(saved, corpus)
+        check_corpus(saved.model, corpus)
     return saved
 
 
@@ -218,23 +207,3 @@ def _rebuilt(card: dict[str, Any]) -> SavedModel:
     several = {task: np.array(t) for task, t in thresholds.items() if isinstance(t, list)}
     model.fingerprint = fingerprint(vocabulary, codes)
     return SavedModel(model.eval(), vocabulary, codes, thresholds | several, card)
-
-
-def _compare(saved: SavedModel, corpus: Corpus) -> None:
-    """Refuse a corpus whose words or codes are not the model's, and say what differs."""
-    trained = f"the model was trained on corpus {saved.card['corpus']['name']!r} with"
-    if list(saved.vocabulary.words) != list(corpus.vocabulary.words):
-        raise MarnError(
-            f"{trained} {len(saved.vocabulary.words)} words, corpus {corpus.name!r} has "
-            f"{len(corpus.vocabulary.words)}, or others: the numbers of its words mean something "
-            "else to the model; train it on this corpus"
-        )
-    for task, mine in saved.codes.items():
-        theirs = corpus.codes.get(task, [])
-        if [(c.kind, c.code) for c in mine] != [(c.kind, c.code) for c in theirs]:
-            apart = [a.code for a, b in zip_longest(mine, theirs) if a and (not b or a != b)]
-            raise MarnError(
-                f"{trained} other codes of task {task!r} than corpus {corpus.name!r} has "
-                f"({len(mine)} and {len(theirs)}; the first that differs is "
-                f"{apart[0] if apart else theirs[len(mine)].code}); train it on this corpus"
-            )

@@ -155,7 +155,9 @@ def test_bad_input(model, corpus):
         evaluate(model, corpus, threshold="best")
     with pytest.raises(MarnError, match=r"codes must be one of .* got 'rare'"):
         evaluate(model, corpus, codes="rare")
-    with pytest.raises(MarnError, match="threshold lacks task 'ccs'"):
+    with pytest.raises(
+        MarnError, match="for task 'ccs' a number, or one for each of its 2 codes, but got None"
+    ):
         evaluate(model, corpus, threshold={"icd": 0.5})
-    with pytest.raises(MarnError, match=r"each of its 4 codes, but has shape \(3,\)"):
+    with pytest.raises(MarnError, match=r"each of its 4 codes, but got \[0\.5, 0\.1, 0\.2\]"):
         evaluate(model, corpus, threshold={"icd": [0.5, 0.1, 0.2], "ccs": 0.5})

@@ -148,7 +148,7 @@ def test_out_of_memory_holds_fewer_scores_and_changes_nothing(corpus):
 def test_out_of_memory_with_no_way_out_is_a_message(corpus, tmp_path):
     model = small(corpus)
     short_of_memory(model, 0, scores(model))
-    with pytest.raises(MarnError, match=r"no memory for 4 notes .*batch_size, or accumulate=2"):
+    with pytest.raises(MarnError, match=r"no memory for 4 notes .*batch_size, accumulate=2"):
         fit(model, corpus, CONFIG, run_dir=tmp_path, quiet=True)
 
 

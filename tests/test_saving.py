@@ -68,10 +68,10 @@ def test_missing_damaged_and_foreign(folder, tmp_path):
         load_model(tmp_path / "nothing")
     card = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(card | {"format": 9}))
-    with pytest.raises(MarnError, match="format 9"):
+    with pytest.raises(MarnError, match="format 9 is not 2"):
         load_model(folder)
     (folder / "model.json").write_text(json.dumps(card | {"options": {"filters": 9}}))
-    with pytest.raises(MarnError, match="not those of 'caml'"):
+    with pytest.raises(MarnError, match="damaged"):
         load_model(folder)
     (folder / "model.json").write_text("{")
     with pytest.raises(MarnError, match="damaged"):
@@ -86,7 +86,7 @@ def test_missing_damaged_and_foreign(folder, tmp_path):
     ("change", "message"),
     [
         ({"name": "carml"}, "did you mean 'caml'"),
-        ({"name": "cnn", "options": {}}, "not those of 'cnn'"),
+        ({"name": "cnn", "options": {}}, "damaged"),
         ({"corpus": {"name": "toy"}}, "damaged"),
         ({"options": {"filter": 8}}, r"written by marn .*, this is .*caml has no option 'filter'"),
         ({"options": {"pretrained": "a/b"}}, "a card reads no other files"),
@@ -108,7 +108,7 @@ def test_a_card_that_was_changed_is_one_line(folder, change, message):
 @pytest.mark.parametrize("card", ["[]", "1", "{}", "null", "\N{BYTE ORDER MARK}{}"])
 def test_a_card_that_is_none(folder, card):
     (folder / "model.json").write_text(card)
-    with pytest.raises(MarnError, match=r"format None|damaged"):
+    with pytest.raises(MarnError, match="damaged"):
         load_model(folder)
 
 
@@ -119,15 +119,15 @@ def test_another_corpus_is_refused_by_what_differs(corpus, folder, tmp_path):
     save_model(tmp_path / "alone", alone, corpus.only("icd"))
     load_model(tmp_path / "alone", corpus)
     more = toy_corpus(tmp_path / "more", codes=6)
-    with pytest.raises(MarnError, match="with 24 words, corpus 'toy' has 26"):
+    with pytest.raises(MarnError, match="the model's tasks are"):
         load_model(folder, more)
-    with pytest.raises(MarnError, match=r"task 'ccs' than corpus .*\(2 and 0; .* is dx:0\)"):
+    with pytest.raises(MarnError, match="the model's tasks are"):
         load_model(folder, corpus.only("icd"))
     # as many codes of the same words, one of them another one
     card = json.loads((folder / "model.json").read_text())
     card["codes"]["icd"][2]["code"] = "999.9"
     (folder / "model.json").write_text(json.dumps(card))
-    with pytest.raises(MarnError, match=r"codes of task 'icd' .*\(4 and 4; .* is 999\.9\)"):
+    with pytest.raises(MarnError, match="other codes of task 'icd'"):
         load_model(folder, corpus)
 
 

@@ -1,9 +1,7 @@
 import dataclasses
 import json
 import math
-import os
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +12,7 @@ from toys import SYSTEM_SIZES, interrupt, toy_corpus, watch_training
 from marn import MarnError, TrainConfig, build, evaluate, fit, load_model
 from marn.evaluation import tune_thresholds
 from marn.saving import save_model
-from marn.train import loop, memory
+from marn.train import loop
 from marn.train.step import TrainingStep
 
 CONFIG = TrainConfig(epochs=4, batch_size=8, learning_rate=0.01, seed=3)
@@ -141,7 +139,7 @@ def test_another_run_is_refused(corpus, tmp_path):
     with pytest.raises(MarnError, match=r"model\.name was 'marn', now 'caml'"):
         fit(small(corpus, "caml"), corpus, CONFIG, run_dir=tmp_path / "run")
     shutil.copy(tmp_path / "run" / "run.json", tmp_path / "file")
-    with pytest.raises(MarnError, match="is a file"):
+    with pytest.raises(MarnError, match="cannot be used"):
         fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "file")
 
 
@@ -366,25 +364,6 @@ def test_precision(corpus, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(MarnError, match="needs a CUDA device"):
             fit(small(corpus), corpus, dataclasses.replace(CONFIG, precision="fp16"))
-
-
-def test_memory_goes_back_where_attention_has_many_scores(monkeypatch):
-    def model(codes):
-        return SimpleNamespace(max_length=4000, tasks={"icd": codes, "ccs": 8})
-
-    asked = []
-    library = SimpleNamespace(mallopt=lambda *option: asked.append(option))
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: library)
-    monkeypatch.setattr(memory.sys, "platform", "linux")
-    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
-        monkeypatch.delenv(name)
-    memory.return_freed_memory(model(4186))  # 4,000 x 4,194 is below 2^24, one more is not
-    assert not asked
-    memory.return_freed_memory(model(4187))
-    assert asked == [(-3, 4 << 20), (-1, 64 << 20)]
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")  # the user's own choice holds
-    memory.return_freed_memory(model(4187))
-    assert len(asked) == 2
 
 
 def test_gradients_are_clipped_together(corpus):

@@ -24,7 +24,7 @@ HISTORY, STEPS = "history.csv", "steps.csv"
 FORMAT = 2
 
 _PLACEMENT = ("device", "devices", "nodes")  # settings that do not make another run
-_COLUMNS = ("epoch", "step", "loss", "learning_rate", "notes_per_second", "peak_memory_mb")
+_HEADER = "epoch,step,loss,learning_rate,notes_per_second,peak_memory_mb\n"
 
 
 class RunFolder:
@@ -44,7 +44,7 @@ class RunFolder:
 
     def __init__(self, path: Path | None, model: Coder, corpus: Corpus, config: TrainConfig):
         self.path = path
-        self.settings = {
+        settings = {
             "model": {"name": model.name, "options": model.options, "tasks": model.tasks},
             "corpus": {
                 "name": corpus.name,
@@ -53,10 +53,9 @@ class RunFolder:
             },
             "training": {k: v for k, v in asdict(config).items() if k not in _PLACEMENT},
         }
-        self.settings = json.loads(json.dumps(self.settings))
-        self._text = corpus.card["text"]
+        self.settings = json.loads(json.dumps(settings))  # as they are read back
         if path is not None:
-            parallel.on_main_process(self._claim)
+            parallel.on_main_process(lambda: self._claim(path, corpus.card["text"]))
 
     @property
     def finished(self) -> bool:
@@ -69,7 +68,8 @@ class RunFolder:
         Raises:
             MarnError: a file is damaged, or the ranks are not of one run.
         """
-        state = self._read_checkpoint()
+        path = self.path
+        state = None if path is None else _read(path / CHECKPOINT)
         epochs = len(state["history"]) if state else 0
         mine = {**self.settings, "epochs done": epochs}
         for other, theirs in enumerate(parallel.all_gather_object(mine)):
@@ -78,8 +78,8 @@ class RunFolder:
                     f"ranks {parallel.rank()} and {other} differ ({'; '.join(changed[:4])}); start "
                     "them with one command, and a run_dir on a disk that all nodes see"
                 )
-        if self.path is not None:
-            parallel.on_main_process(lambda: self._cut_log(epochs))
+        if path is not None:
+            parallel.on_main_process(lambda: _cut_log(path / STEPS, epochs))
         return state
 
     def save(self, state: Mapping[str, Any]) -> None:
@@ -113,11 +113,7 @@ class RunFolder:
             ) from error
 
     def finish(
-        self,
-        model: Coder,
-        corpus: Corpus,
-        thresholds: Mapping[str, Any],
-        scores: Mapping[str, Any],
+        self, model: Coder, corpus: Corpus, thresholds: Mapping[str, Any], scores: dict[str, Any]
     ) -> None:
         """Write the model with its thresholds, and the scores of the epoch that was kept."""
         path = self.path
@@ -125,59 +121,55 @@ class RunFolder:
             parallel.on_main_process(lambda: save_model(path, model, corpus, thresholds))
             parallel.on_main_process(lambda: write_json(path / SCORES, scores))
 
-    def _claim(self) -> None:
+    def _claim(self, folder: Path, text: str) -> None:
         """Make the folder ours, or refuse it."""
-        assert self.path is not None
-        path = self.path / SETTINGS
+        path = folder / SETTINGS
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             old = json.loads(path.read_text(encoding="utf-8"))["settings"]
         except FileNotFoundError:
             # `marn.privacy` asks a run whether its corpus is open.
-            found = {"text": self._text, "settings": self.settings, "provenance": provenance()}
-            write_json(path, found)
+            about = {"text": text, "settings": self.settings, "provenance": provenance()}
+            write_json(path, about)
             return
-        except FileExistsError as error:
-            raise MarnError(f"run_dir {self.path} is a file; choose a folder") from error
         except OSError as error:
             raise MarnError(
-                f"run_dir {self.path} cannot be used ({error.strerror}); choose another folder"
+                f"run_dir {folder} cannot be used ({error.strerror}); choose another folder"
             ) from error
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(path) from error
         if changed := _differences(old, self.settings):
             raise MarnError(
-                f"run_dir {self.path} holds another run ({'; '.join(changed[:4])}); choose another "
+                f"run_dir {folder} holds another run ({'; '.join(changed[:4])}); choose another "
                 "run_dir, or delete it"
             )
 
-    def _read_checkpoint(self) -> dict[str, Any] | None:
-        if self.path is None or not (self.path / CHECKPOINT).exists():
-            return None
-        path = self.path / CHECKPOINT
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            found = state.get("format")
-        except Exception as error:  # torch raises whatever the damaged part raises
-            raise _damaged(path) from error
-        if found != FORMAT:
-            raise MarnError(
-                f"{path} has format {found!r}, but this version reads {FORMAT}; delete "
-                f"{self.path} and train again"
-            )
-        return state
 
-    def _cut_log(self, epochs: int) -> None:
-        """Drop lines of `steps.csv` that are of later epochs, or were not finished."""
-        assert self.path is not None
-        path = self.path / STEPS
-        try:
-            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-            kept = [x for x in lines[1:] if x[-1] == "\n" and int(x.split(",")[0]) <= epochs]
-        except (OSError, ValueError) as error:
-            raise _damaged(path) from error
-        text = ",".join(_COLUMNS) + "\n" + "".join(kept)
-        replace_file(path, lambda aside: aside.write_text(text))
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read a checkpoint, if it exists."""
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = state.get("format")
+    except Exception as error:  # torch raises whatever the damaged part raises
+        raise _damaged(path) from error
+    if found != FORMAT:
+        raise MarnError(
+            f"{path} has format {found!r}, but this version reads {FORMAT}; delete {path.parent} "
+            "and train again"
+        )
+    return state
+
+
+def _cut_log(path: Path, epochs: int) -> None:
+    """Drop lines that are of later epochs, or were not finished."""
+    try:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [x for x in lines[1:] if x[-1] == "\n" and int(x.split(",")[0]) <= epochs]
+    except (OSError, ValueError) as error:
+        raise _damaged(path) from error
+    replace_file(path, lambda aside: aside.write_text(_HEADER + "".join(kept)))
 
 
 def _damaged(path: Path) -> MarnError:

@@ -6,8 +6,8 @@ It knows no system by name: a model defined in a notebook cell trains like any o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,9 @@ from marn.models import Coder
 from marn.progress import Progress, duration, standard
 from marn.train.checkpoint import RunFolder
 from marn.train.config import TrainConfig
+from marn.train.launch import start
 from marn.train.memory import peak_memory
-from marn.train.step import TrainingStep, epoch_batches, start
+from marn.train.step import TrainingStep, epoch_batches
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -99,7 +100,7 @@ def fit(
     config = config or TrainConfig.of(model)
     missing = sorted({"train", "dev"} - {s for s in corpus.splits if len(corpus[s])})
     if missing:
-        raise MarnError(f"corpus {corpus.name!r} has no notes in {missing}, which training needs")
+        raise MarnError(f"corpus {corpus.name!r} has no notes in {missing}; training needs them")
     check_corpus(model, corpus)
     codes = {task: corpus.codes[task] for task in model.tasks}
     model.fingerprint = fingerprint(corpus.vocabulary, codes)
@@ -125,7 +126,7 @@ def _fit(
         step.load_state_dict(state)
         history, best = state["history"], state["best"]
     resumed = len(history)
-    steps = -(-len(corpus["train"]) // config.batch_size)
+    steps = len(epoch_batches(corpus["train"], model, config, 1))
     out = standard(quiet or parallel.rank() != 0)
     progress = Progress(steps * config.epochs, stream=out, done=steps * resumed)
     if resumed:
@@ -134,8 +135,7 @@ def _fit(
 
     while len(history) < config.epochs and len(history) - best["epoch"] < config.patience:
         epoch, began = len(history) + 1, time.monotonic()
-        watched = [row[score] for row in history]
-        loss = _train_epoch(step, epoch, watched, folder, progress.step)
+        loss = _train_epoch(step, epoch, [row[score] for row in history], folder, progress.step)
         row = {"epoch": epoch, "loss": loss, "seconds": 0.0, **_dev_scores(step, corpus)}
         if score not in row:
             raise MarnError(f"monitor {config.monitor!r} is not a score; choose one of {[*row]}")
@@ -164,7 +164,7 @@ def _fit(
         scores = {"best_epoch": best["epoch"], "kept_epoch": kept, "dev": dev}
         folder.finish(model, corpus, thresholds, scores)
     table = pd.DataFrame(history).astype({"epoch": int})
-    return Run(model, table, best["epoch"], kept, replace(config), folder.path)
+    return Run(model, table, best["epoch"], kept, config, folder.path)
 
 
 def _train_epoch(
@@ -177,9 +177,8 @@ def _train_epoch(
     """Train for one epoch and return the mean loss over notes, in nats."""
     config, device = step.config, step.fabric.device
     batches = epoch_batches(step.train, step.model, config, epoch)
-    total = torch.zeros((), dtype=torch.float64, device=device)  # this rank's sum over notes
-    seen = logged_notes = 0
-    logged_loss, logged_at = 0.0, time.monotonic()
+    epoch_loss, notes_seen, began = 0.0, 0, time.monotonic()  # the last two since the last row
+    recent = torch.zeros((), dtype=torch.float64, device=device)  # this rank's sum over notes
     step.model.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         # Dropout depends on seed, epoch and rank only, so a resumed run is the same run.
@@ -188,22 +187,22 @@ def _train_epoch(
         for number, notes in enumerate(batches, start=1):
             done = (epoch - 1) * len(batches) + number
             rate = config.rate(done, config.epochs * len(batches), watched)
-            total += step(notes, rate) * len(notes)
-            seen += len(notes)
+            recent += step(notes, rate) * len(notes)
+            notes_seen += len(notes)
             if number % LOG_EVERY == 0 or number == len(batches):
-                loss, now = float(parallel.all_reduce(total.clone())), time.monotonic()
+                loss, now = float(parallel.all_reduce(recent)), time.monotonic()
                 if not np.isfinite(loss):
                     raise MarnError(
                         f"the loss became {loss} in epoch {epoch}, by step {number} of "
                         f"{len(batches)}; choose a lower learning_rate or a smaller clip_norm (the "
                         "last checkpoint is kept)"
                     )
-                recent = seen - logged_notes
-                mean, speed = (loss - logged_loss) / recent, recent / (now - logged_at)
-                folder.log(epoch, number, mean, rate, speed, peak_memory(device))
-                logged_loss, logged_notes, logged_at = loss, seen, now
+                speed = notes_seen / (now - began)
+                folder.log(epoch, number, loss / notes_seen, rate, speed, peak_memory(device))
+                epoch_loss, notes_seen, began = epoch_loss + loss, 0, now
+                recent.zero_()
             tick(f"epoch {epoch}/{config.epochs}, step {number}/{len(batches)}")
-    return logged_loss / len(step.train)
+    return epoch_loss / len(step.train)
 
 
 def _dev_scores(step: TrainingStep, corpus: Corpus) -> dict[str, float]:
@@ -214,6 +213,6 @@ def _dev_scores(step: TrainingStep, corpus: Corpus) -> dict[str, float]:
     return {f"dev/{t}/{name}": x for t, figures in scores.items() for name, x in figures.items()}
 
 
-def _with_prefix(prefix: str, row: Mapping[str, float]) -> dict[str, float]:
+def _with_prefix(prefix: str, row: dict[str, float]) -> dict[str, float]:
     """Pick some columns of a row of the history, without their prefix."""
     return {k.removeprefix(prefix): x for k, x in row.items() if k.startswith(prefix)}

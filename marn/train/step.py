@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +17,11 @@ from marn.errors import MarnError
 from marn.models import Coder
 from marn.nn.ram import TokenNorm
 from marn.train.config import TrainConfig
-from marn.train.memory import MemorySaver, return_freed_memory
+from marn.train.launch import start
+from marn.train.memory import MemorySaver
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
-    """Start Lightning Fabric for these settings; see `marn.parallel.start`."""
-    return parallel.start(
-        config.device, config.devices, config.nodes, config.precision, launch=launch
-    )
 
 
 def epoch_batches(train: Split, model: Coder, config: TrainConfig, epoch: int) -> Order:
@@ -49,11 +42,11 @@ class TrainingStep:
         model: is moved to the device.
         train: the training notes.
         config: settings of the training.
-        fabric: from `start`, by default one for these settings.
+        fabric: from `marn.train.launch.start`, by default one for these settings.
 
     Raises:
-        MarnError: the device is unknown or missing, or cannot do the precision; or the model has
-            batch statistics that several devices cannot share; or memory does not suffice.
+        MarnError: the device is missing or cannot do the precision; or the model has batch
+            statistics that several devices cannot share.
     """
 
     def __init__(
@@ -61,23 +54,20 @@ class TrainingStep:
     ) -> None:
         self.model, self.train, self.config = model, train, config
         self.fabric = start(config) if fabric is None else fabric
-        if config.processes > 1:
-            _refuse_batch_norm(model)
-        if self.fabric.device.type == "cpu":
-            return_freed_memory(model)
+        for name, module in model.named_modules() if config.processes > 1 else ():
+            torchs = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if torchs and not isinstance(module, TokenNorm):
+                raise MarnError(
+                    f"{name} is a {type(module).__name__}, whose statistics would be those of one "
+                    "device; choose marn.nn.ram.TokenNorm"
+                )
         self.optimizer = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
         self._memory = MemorySaver(model, config.accumulate)
-        self._forward: Any = model
-        if parallel.world_size() > 1:
-            self.fabric.to_device(model)
-            largest = np.argsort(-train.lengths, kind="stable")[: config.batch_size]
-            own = largest[parallel.rank() :: parallel.world_size()]
-            with self.fabric.autocast():
-                self._memory.rehearse(lambda: self._gradients(own), len(own), self._size(own)[1])
+        self._forward: Any
         self._forward, self._optimizer = self.fabric.setup(model, self.optimizer)
 
     def __call__(self, notes: np.ndarray, learning_rate: float) -> Tensor:
@@ -96,7 +86,8 @@ class TrainingStep:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        loss = self._memory.run(lambda: self._gradients(notes), *self._size(notes))
+        mine = -(-len(notes) // parallel.world_size())
+        loss = self._memory.run(lambda: self._gradients(notes), mine, self._longest(notes))
         if self.config.clip_norm is not None:
             self.fabric.clip_gradients(
                 self._forward,
@@ -114,17 +105,20 @@ class TrainingStep:
         share of the notes times the number of ranks, so that the mean is that of the batch.
         """
         self.optimizer.zero_grad()
-        total = torch.zeros((), device=self.fabric.device)
+        world_size, total = parallel.world_size(), torch.zeros((), device=self.fabric.device)
         parts = np.array_split(np.arange(len(notes)), min(self._memory.parts, len(notes)))
         for part in parts:
-            mine = part[part % parallel.world_size() == parallel.rank()]
+            mine = part[part % world_size == parallel.rank()]
             share = len(mine) / len(notes)
             batch = self._batch(notes[mine if share else part[:1]], notes[part])
-            with self._no_sync(part is not parts[-1]), parallel.shadowing(not share):
+            with (
+                self.fabric.no_backward_sync(self._forward, enabled=part is not parts[-1]),
+                parallel.shadowing(not share),
+            ):
                 logits = self._forward(batch.tokens, batch.lengths)
                 loss = self.config.loss_of({t: x.float() for t, x in logits.items()}, batch.targets)
                 loss = (loss + self.model.penalty(batch.targets)) * share
-                self.fabric.backward(loss * parallel.world_size())
+                self.fabric.backward(loss * world_size)
             total += loss.detach()
         return total
 
@@ -132,19 +126,12 @@ class TrainingStep:
         """Collate notes, padded like the whole part if padding takes part."""
         batch = collate(self.train, notes, self.model.tasks, self.model.max_length)
         if self.model.padding == "released":
-            missing = self._size(part)[1] - batch.tokens.shape[1]
+            missing = self._longest(part) - batch.tokens.shape[1]
             batch = replace(batch, tokens=nn.functional.pad(batch.tokens, (0, missing)))
         return batch.to(self.fabric.device)
 
-    def _size(self, notes: np.ndarray) -> tuple[int, int]:
-        """Return how many notes a rank has of a batch, and the length of the longest."""
-        longest = int(self.train.lengths[notes].clip(max=self.model.max_length).max())
-        return -(-len(notes) // parallel.world_size()), longest
-
-    def _no_sync(self, enabled: bool) -> AbstractContextManager[None]:
-        if enabled and parallel.world_size() > 1:
-            return self.fabric.no_backward_sync(self._forward)
-        return nullcontext()
+    def _longest(self, notes: np.ndarray) -> int:
+        return int(self.train.lengths[notes].clip(max=self.model.max_length).max())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of weights, optimizer and fp16 scaling, for a checkpoint."""
@@ -159,14 +146,3 @@ class TrainingStep:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-
-
-def _refuse_batch_norm(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(
-            module, TokenNorm
-        ):
-            raise MarnError(
-                f"{name} is a {type(module).__name__}, whose statistics would be of one device "
-                "only; choose marn.nn.ram.TokenNorm"
-            )

@@ -1,0 +1,90 @@
+"""Start Lightning Fabric for a training: device, precision, and a process for each device."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from marn.errors import MarnError
+from marn.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+_NODE_VARIABLES = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}  # what Fabric reads on each node
+_TIMEOUT = timedelta(minutes=10)  # that a rank waits for another one; NCCL's own default
+_PRECISIONS: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # Fabric's names
+
+
+def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
+    """Start Lightning Fabric, and with several devices the process group.
+
+    Args:
+        config: settings of the training.
+        launch: whether to start the other processes of this node, each of which runs the command
+            line of this one from its beginning. Otherwise torchrun, srun or the like has started
+            them.
+
+    Raises:
+        MarnError: a device is missing or cannot do the precision, or the number of processes is
+            not the number of devices.
+    """
+    from lightning_fabric import Fabric  # takes two seconds, which only training should wait for
+    from lightning_fabric.strategies import DDPStrategy
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    kind, _, index = config.device.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.precision == "fp16" and kind != "cuda":
+        raise MarnError("precision 'fp16' needs a CUDA device; choose 'bf16' or 'fp32'")
+    several = config.processes > 1
+    if not several and "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise MarnError(
+            f"{os.environ['WORLD_SIZE']} processes were started for a training on one device; set "
+            "devices and nodes to what was started"
+        )
+    if several and index:
+        raise MarnError(
+            f"device {config.device!r} is one device, but {config.processes} are to train; choose "
+            f"{kind!r}"
+        )
+    try:
+        strategy = DDPStrategy(timeout=_TIMEOUT, gradient_as_bucket_view=True)
+        fabric = Fabric(
+            accelerator=kind,
+            devices=config.devices if several or kind == "cpu" else [int(index or 0)],
+            num_nodes=config.nodes,
+            strategy=strategy if several else "auto",
+            precision=_PRECISIONS[config.precision],
+        )
+        if several:
+            _check_launch(config, strategy, launch)
+            fabric.launch()
+    except MarnError:
+        raise
+    except Exception as error:  # Fabric's errors have no common class
+        said = " ".join(str(error).split())
+        raise MarnError(
+            f"training cannot start with device={config.device!r}, devices={config.devices} "
+            f"({said}); choose others"
+        ) from error
+    return fabric
+
+
+def _check_launch(config: TrainConfig, strategy: DDPStrategy, launch: bool) -> None:
+    """Refuse to wait for processes that nobody starts."""
+    environment = strategy.cluster_environment
+    if environment is not None and environment.creates_processes_externally:
+        return
+    if not launch or (config.nodes > 1 and not {*os.environ} >= _NODE_VARIABLES):
+        raise MarnError(
+            f"training on {config.processes} devices needs a process for each; run python -m marn "
+            f"train … --devices {config.devices} (on each of several nodes, with MASTER_ADDR, "
+            "MASTER_PORT and NODE_RANK set), or start the script with torchrun or srun"
+        )
