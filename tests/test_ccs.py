@@ -103,8 +103,6 @@ def test_the_two_readings_of_a_label(stated: Ccs) -> None:
     assert stated.key("dx", 106) == "dx:106"
     assert stated.key("pr", 47) == "pr:47"
     assert stated.key("dx", 106, "number") == "106"
-    with pytest.raises(MarnError, match="unknown CCS key 'type:number'"):
-        stated.key("dx", 106, "type:number")
 
 
 def test_what_has_no_category_is_said_not_guessed(stated: Ccs) -> None:

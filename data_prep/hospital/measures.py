@@ -17,31 +17,24 @@ from marn.corpus.text import split_words
 
 @dataclass
 class Measures:
-    """What the raw tables of a hospital hold.
+    """What the raw tables of a hospital hold."""
 
-    Attributes:
-        lengths: words of each admission that has a discharge summary, its addenda included.
-        codes: codes of each of these admissions that has at least one.
-        frequency: (kind, code without a dot) → admissions with a summary that have it.
-        patients: (kind, code without a dot) → patients, with a summary or not.
-        growth: (words read, types met) after 1,000 notes, 2,000 notes, 4,000 notes … and all.
-        types: different words that are not numbers.
-        kept: types that occur in at least 3 notes.
-        spans: length of an asserted mention in characters → how many.
-        mentioned: pairs of admission and code with an asserted mention.
-        roles: role → mentions.
-    """
-
+    # words of each admission that has a discharge summary, its addenda included
     lengths: list[int] = field(default_factory=list)
+    # codes of each of these admissions that has at least one
     codes: list[int] = field(default_factory=list)
+    # (kind, code without a dot) → admissions with a summary that have it
     frequency: Counter[Key] = field(default_factory=Counter)
+    # (kind, code without a dot) → patients, with a summary or not
     patients: Counter[Key] = field(default_factory=Counter)
+    # (words read, types met) after 1,000 notes, 2,000 notes, 4,000 notes … and all
     growth: list[tuple[int, int]] = field(default_factory=list)
-    types: int = 0
-    kept: int = 0
+    types: int = 0  # different words that are not numbers
+    kept: int = 0  # types that occur in at least 3 notes
+    # length of an asserted mention in characters → how many
     spans: Counter[int] = field(default_factory=Counter)
-    mentioned: int = 0
-    roles: Counter[str] = field(default_factory=Counter)
+    mentioned: int = 0  # pairs of admission and code with an asserted mention
+    roles: Counter[str] = field(default_factory=Counter)  # role → mentions
 
     @property
     def median_span(self) -> int:

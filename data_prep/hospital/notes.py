@@ -19,27 +19,16 @@ AUTHORS = 100
 
 @dataclass
 class Note:
-    """A row of NOTEEVENTS and the mentions in its text.
+    """A row of NOTEEVENTS and the mentions in its text."""
 
-    Attributes:
-        category: such as "Discharge summary".
-        description: such as "Report" or "Addendum".
-        day: of the note.
-        text: of the note.
-        annotations: mentions of codes in the text.
-        time: of the note, where its category has one.
-        caregiver: who wrote it, where its category says so.
-        linked: whether the row has the HADM_ID.
-    """
-
-    category: str
-    description: str
+    category: str  # such as "Discharge summary"
+    description: str  # such as "Report" or "Addendum"
     day: date
     text: str
-    annotations: list[Annotation]
-    time: datetime | None = None
-    caregiver: int | None = None
-    linked: bool = True
+    annotations: list[Annotation]  # mentions of codes in the text
+    time: datetime | None = None  # of the note, where its category has one
+    caregiver: int | None = None  # who wrote it, where its category says so
+    linked: bool = True  # whether the row has the HADM_ID
 
 
 def wrap(text: str, width: int) -> str:

@@ -32,48 +32,29 @@ RARE = (8.5, 0.7)
 
 @dataclass
 class Fact:
-    """A condition or procedure of an admission.
-
-    Attributes:
-        code: what it is.
-        written: whether the notes say so.
-        coded: the key that the coder gave, or None.
-    """
+    """A condition or procedure of an admission."""
 
     code: Code
-    written: bool
-    coded: Key | None
+    written: bool  # whether the notes say so
+    coded: Key | None  # the key that the coder gave, or None
 
 
 @dataclass
 class Admission:
-    """One stay in hospital.
-
-    Attributes:
-        number: of the stay among the patient's, from 0.
-        hadm_id: its id in the tables.
-        service: a key of `services` in `hospital.toml`.
-        admitted: date and time.
-        discharged: date and time, of death too.
-        age: in years.
-        died: whether the patient died in hospital.
-        gibleed: whether the patient came with gastrointestinal bleeding.
-        facts: conditions and procedures, in the order of the bill.
-        has_summary: whether a discharge summary was written.
-        has_codes: whether the stay was coded at all.
-    """
+    """One stay in hospital."""
 
     number: int
     hadm_id: int
-    service: str
+    service: str  # a key of `services` in `hospital.toml`
     admitted: datetime
-    discharged: datetime
-    age: int
-    died: bool
-    gibleed: bool
+    discharged: datetime  # date and time, of death too
+    age: int  # in years
+    died: bool  # whether the patient died in hospital
+    gibleed: bool  # whether the patient came with gastrointestinal bleeding
+    # conditions and procedures, in the order of the bill
     facts: list[Fact] = field(default_factory=list)
-    has_summary: bool = True
-    has_codes: bool = True
+    has_summary: bool = True  # whether a discharge summary was written
+    has_codes: bool = True  # whether the stay was coded at all
 
     def noise(self) -> list[tuple[Key, str]]:
         """Return what the coder did wrong: keys, each "silent", "uncoded" or "miscoded"."""
@@ -96,23 +77,14 @@ class Admission:
 
 @dataclass
 class Patient:
-    """A person.
+    """A person."""
 
-    Attributes:
-        index: of the patient in the hospital, from 0.
-        subject_id: its id in the tables.
-        sex: "M" or "F".
-        born: date of birth, shifted like all dates.
-        traits: what lasts over the admissions ("htn", "dm", "smoker", …).
-        admissions: in order of time.
-    """
-
-    index: int
+    index: int  # of the patient in the hospital, from 0
     subject_id: int
-    sex: str
-    born: date
-    traits: set[str]
-    admissions: list[Admission] = field(default_factory=list)
+    sex: str  # "M" or "F"
+    born: date  # date of birth, shifted like all dates
+    traits: set[str]  # what lasts over the admissions ("htn", "dm", "smoker", …)
+    admissions: list[Admission] = field(default_factory=list)  # in order of time
 
 
 def _sigmoid(x: float) -> float:

@@ -5,31 +5,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """One size.
+    """One size."""
 
-    Attributes:
-        notes: admissions with a discharge summary, at least.
-        words: median of the length that a discharge summary aims at, in words; sections that
-            depend on the codes make it longer or shorter.
-        sigma: standard deviation of the logarithm of the length.
-        tail_first: first of the tail codes that exist beside the 50 of the head, by their order.
-        tail_step: 1 for every tail code from there, 2 for every second one.
-        kept: share of the tail facts that are kept. In a few hundred notes, a rare code could by
-            chance be among the fifty most frequent.
-        rare: whether the codes that only CMS lists exist too (`rare.py`).
-        lists: "50" or "full" to write lists of admissions under CAML's names, for the option
-            `--codes` of that name; "" for none.
-        sizes: how many admissions the lists train, dev and test hold.
-    """
-
-    notes: int
+    notes: int  # admissions with a discharge summary, at least
+    # median of the length that a discharge summary aims at, in words; sections that depend on the
+    # codes make it longer or shorter
     words: float
-    sigma: float
+    sigma: float  # standard deviation of the logarithm of the length
+    # first of the tail codes that exist beside the 50 of the head, by their order
     tail_first: int = 0
-    tail_step: int = 1
+    tail_step: int = 1  # 1 for every tail code from there, 2 for every second one
+    # share of the tail facts that are kept. In a few hundred notes, a rare code could by chance be
+    # among the fifty most frequent.
     kept: float = 1.0
-    rare: bool = False
+    rare: bool = False  # whether the codes that only CMS lists exist too (`rare.py`)
+    # "50" or "full" to write lists of admissions under CAML's names, for the option `--codes` of
+    # that name; "" for none
     lists: str = ""
+    # how many admissions the lists train, dev and test hold
     sizes: tuple[int, int, int] = (0, 0, 0)
 
 
