@@ -146,7 +146,9 @@ def _read_folder(path: Path, places: dict[str, str], dropped: Counter[str]) -> I
     for folder, name in homes:
         for file in sorted(folder.glob("*.txt")):
             if file.stem in seen:
-                raise MarnError(f"note {file.stem} of {file} is also in another split; keep one of them")
+                raise MarnError(
+                    f"note {file.stem} of {file} is also in another split; keep one of them"
+                )
             seen.add(file.stem)
             if name:
                 places[file.stem] = name
