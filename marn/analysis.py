@@ -5,7 +5,6 @@ Arrays and frames in, arrays and frames out; nothing here knows a corpus, a mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +34,7 @@ FloatArray = NDArray[np.float64]
 
 
 def loss_per_code(
-    logits: ArrayLike, targets: ArrayLike, frequency: ArrayLike | None = None
+    logits: ArrayLike, targets: ArrayLike, frequency: ArrayLike
 ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """Divide the binary cross-entropy of each code by its frequency and the number of notes.
 
@@ -45,8 +44,8 @@ def loss_per_code(
     Args:
         logits: (N, C) float, unbounded scores.
         targets: (N, C) bool or 0/1.
-        frequency: (C,) notes per code, f_j. The papers do not say in which split; None counts them
-            in `targets`, while counts of the training split keep codes that are absent there.
+        frequency: (C,) notes per code, f_j. The papers do not say in which split; counts of the
+            training split keep codes that are absent from `targets`.
 
     Returns:
         A frame with one row per kept code, most frequent first (ties by column), and the columns
@@ -54,24 +53,23 @@ def loss_per_code(
         and the columns dropped because their frequency is 0.
 
     Raises:
-        MarnError: if the shapes do not fit, there is no note, or a logit is not finite.
+        MarnError: the shapes do not fit, there is no note, or a logit is not finite.
 
     References:
         Fig. 11 of the journal version (Fig. 10 of the preprint) and the text above it.
 
     Example:
-        >>> frame, dropped = loss_per_code([[0.0, 0.0], [0.0, 0.0]], [[1, 0], [1, 0]])
+        >>> frame, dropped = loss_per_code([[0.0, 0.0], [0.0, 0.0]], [[1, 0], [1, 0]], [2, 0])
         >>> frame["loss"].round(4).tolist(), dropped.tolist()  # 2 log 2 / (2 * 2)
         ([0.3466], [1])
     """
-    scores, truth = np.asarray(logits), np.asarray(targets)
+    scores, truth, counts = np.asarray(logits), np.asarray(targets), np.asarray(frequency)
     if scores.ndim != 2 or scores.shape != truth.shape or len(scores) == 0:
         raise MarnError(
             "logits and targets must have one shape (N, C) with at least one note, but got "
             f"{scores.shape} and {truth.shape}"
         )
     notes, codes = scores.shape
-    counts = truth.sum(axis=0) if frequency is None else np.asarray(frequency)
     if counts.shape != (codes,):
         raise MarnError(f"frequency must have shape ({codes},), but got {counts.shape}")
     total = np.zeros(codes)
@@ -80,32 +78,26 @@ def loss_per_code(
         y = truth[first : first + 256].astype(np.float64)
         total -= (y * log_expit(z) + (1 - y) * log_expit(-z)).sum(axis=0)
     if not np.isfinite(total).all():
-        raise MarnError(
-            "logits must be finite, but some are infinite or NaN; has training diverged?"
-        )
+        raise MarnError("logits must be finite, but some are not; did training diverge?")
     order = np.argsort(-counts, kind="stable")
     kept, dropped = order[counts[order] > 0], np.flatnonzero(counts <= 0)
     loss = total[kept] / (counts[kept] * notes)
     return pd.DataFrame({"code": kept, "frequency": counts[kept], "loss": loss}), dropped
 
 
-@dataclass(frozen=True)
-class JointPCA:
-    """ICD and CCS vectors in one plane.
-
-    Attributes:
-        icd: (C_icd, components) points.
-        ccs: (C_ccs, components) points.
-        explained: (components,) share of the total variance along each component, in [0, 1].
-    """
+class JointPCA(NamedTuple):
+    """ICD and CCS vectors in one plane."""
 
     icd: FloatArray
+    """(C_icd, 2) points."""
     ccs: FloatArray
+    """(C_ccs, 2) points."""
     explained: FloatArray
+    """(2,) share of the total variance along each component, in [0, 1]."""
 
 
-def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike, components: int = 2) -> JointPCA:
-    """Project ICD and CCS vectors on the principal components of both together.
+def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike) -> JointPCA:
+    """Project ICD and CCS vectors on the first two principal components of both together.
 
     The two sets are stacked, each code counting once, and centred on their common mean. The sign of
     a component is arbitrary, so it is fixed: its largest loading is positive.
@@ -113,29 +105,26 @@ def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike, components: int = 
     Args:
         icd_vectors: (C_icd, D) float.
         ccs_vectors: (C_ccs, D) float, in the same D features.
-        components: number of components.
 
     Raises:
-        MarnError: if the widths differ, all vectors are equal, or there are fewer codes or features
-            than components.
+        MarnError: the widths differ, D is 1, or all vectors are equal.
 
     References:
         Fig. 9 of the journal version (Fig. 8 of the preprint).
     """
     icd, ccs = np.asarray(icd_vectors, dtype=float), np.asarray(ccs_vectors, dtype=float)
-    if icd.ndim != 2 or ccs.ndim != 2 or icd.shape[1] != ccs.shape[1]:
+    if icd.ndim != 2 or ccs.ndim != 2 or icd.shape[1] != ccs.shape[1] or icd.shape[1] < 2:
         raise MarnError(
-            f"both vectors must be (codes, D) with one D, but got {icd.shape} and {ccs.shape}"
+            "both vectors must have shape (codes, D) with one D of at least 2, but got "
+            f"{icd.shape} and {ccs.shape}"
         )
     stacked = np.concatenate([icd, ccs])
-    if not 1 <= components <= min(stacked.shape):
-        raise MarnError(f"components must be from 1 to {min(stacked.shape)}, but got {components}")
-    if (stacked == stacked[0]).all():
+    if (stacked == stacked[:1]).all():
         raise MarnError("all code vectors are equal, so there is no component to project on")
-    pca = PCA(components, svd_solver="full")
-    points = pca.fit_transform(stacked)  # (C_icd + C_ccs, components)
+    pca = PCA(2, svd_solver="full")
+    points = pca.fit_transform(stacked)  # (C_icd + C_ccs, 2)
     largest = np.abs(pca.components_).argmax(axis=1)
-    points *= np.sign(pca.components_[np.arange(components), largest])
+    points *= np.sign(pca.components_[[0, 1], largest])
     return JointPCA(points[: len(icd)], points[len(icd) :], pca.explained_variance_ratio_)
 
 
@@ -145,7 +134,7 @@ def diameter(points: ArrayLike) -> float:
     The farthest pair are corners of the convex hull, so 8,921 points need no 8,921 x 8,921 table.
 
     Args:
-        points: (n, 2) float, at least one.
+        points: (n, 2) float, n >= 1.
 
     Example:
         >>> diameter([[0, 0], [3, 4], [1, 1]])
@@ -190,7 +179,7 @@ def significant_ccs(
         map to it anywhere), `p`, `threshold` (T), `p_value`, `significant`.
 
     Raises:
-        MarnError: if the shapes do not fit, or `tau`, `radius_share` or a parent is out of range.
+        MarnError: the shapes do not fit, or `tau`, `radius_share` or a parent is out of range.
 
     References:
         Eq. 18 and the text around it; Fig. 10 of the journal version.
@@ -202,12 +191,8 @@ def significant_ccs(
     n, k, relevant = near.sum(axis=0), (near & mapped).sum(axis=0), mapped.sum(axis=0)
     p = relevant / len(owner)
     # the definition of T, word for word: P(K > n) = 0, so the search always ends
-    threshold = np.array(
-        [
-            np.argmax(stats.binom.sf(np.arange(size + 1), size, share) < tau)
-            for size, share in zip(n, p, strict=True)
-        ]
-    )
+    tails = [stats.binom.sf(np.arange(n_j + 1), n_j, p_j) for n_j, p_j in zip(n, p, strict=True)]
+    threshold = np.array([np.argmax(tail < tau) for tail in tails])
     found = {"n": n, "k": k, "relevant": relevant, "p": p, "threshold": threshold}
     p_value = stats.binom.sf(k - 1, n, p)
     return pd.DataFrame(found | {"p_value": p_value, "significant": k > threshold})
@@ -230,11 +215,11 @@ def permutation_null(
     permutation without: the count stays a little below tau times the number of codes.
 
     Args:
-        icd_points: see `significant_ccs`, like the following four.
+        icd_points: as in `significant_ccs`, like the next four.
         ccs_points: (C_ccs, 2) float.
         parent: (C_icd,) int.
         tau: level of the test.
-        radius_share: radius as a share of the largest distance between two ICD points.
+        radius_share: radius as a share of the largest distance.
         permutations: number of permutations.
         seed: seed of the permutations.
 
@@ -323,7 +308,7 @@ def focal_optimum(
         The best outputs, in the shape of `prevalence`.
 
     Raises:
-        MarnError: if an argument is out of its range.
+        MarnError: an argument is out of its range.
 
     References:
         Eq. 16; the released code's `FocalLoss`.
@@ -377,7 +362,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
         level: confidence, in (0, 1).
 
     Raises:
-        MarnError: if there is no value, one is not finite, or `level` is out of range.
+        MarnError: there is no value, one is not finite, or `level` is out of range.
 
     Example:
         >>> [round(float(x), 2) for x in mean_interval([1, 2, 3])]

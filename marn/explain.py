@@ -10,13 +10,14 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from marn.corpus import CodeEntry
 from marn.corpus.text import Vocabulary, token_spans
 from marn.errors import MarnError
 from marn.evaluation import evaluating
@@ -33,17 +34,7 @@ __all__ = [
 ]
 
 
-class _Code(Protocol):
-    """What is needed of an entry of `corpus.codes[task]`."""
-
-    @property
-    def code(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class TopWord:
+class TopWord(NamedTuple):
     """A word that a code attends to, `text[begin:end]`, and its share of the attention."""
 
     word: str
@@ -54,46 +45,36 @@ class TopWord:
 
 @dataclass(frozen=True)
 class CodeExplanation:
-    """A code, its predicted probability, and where the model looked for it.
-
-    Attributes:
-        column: column of the task's logits.
-        code: the code itself.
-        title: what it means.
-        probability: in [0, 1].
-        weights: (T,) attention over the words that were read.
-        top: the words with most attention, heaviest first.
-    """
+    """A code, its predicted probability, and where the model looked for it."""
 
     column: int
+    """Column of the task's logits."""
     code: str
     title: str
     probability: float
     weights: NDArray[np.float32] = field(repr=False)
+    """(T,) attention over the words that were read."""
     top: list[TopWord] = field(repr=False)
+    """The words with most attention, heaviest first."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The codes that a model predicts for one note; its `repr` shows nothing of the note.
-
-    Attributes:
-        text: the note.
-        words: the T words that were read; a model truncates long notes.
-        spans: (T, 2) int, where each is in `text`.
-        codes: the most probable codes, most probable first.
-    """
+    """The codes that a model predicts for one note; its `repr` shows nothing of the note."""
 
     text: str = field(repr=False)
     words: list[str] = field(repr=False)
+    """The T words that were read; a model truncates long notes."""
     spans: NDArray[np.int64] = field(repr=False)
+    """(T, 2) places of the words in `text`."""
     codes: list[CodeExplanation]
+    """The most probable codes, most probable first."""
 
 
 def explain_note(
     model: Coder,
     vocabulary: Vocabulary,
-    codes: Sequence[_Code],
+    codes: Sequence[CodeEntry],
     text: str,
     k: int = 5,
     task: str = "icd",
@@ -113,7 +94,7 @@ def explain_note(
         words: number of words per code.
 
     Raises:
-        MarnError: if the note has no word that the model knows, the model has no such task, or
+        MarnError: the note has no word that the model knows, the model has no such task, or
             `codes` are not those of the model.
     """
     found, spans = token_spans(text)
@@ -142,16 +123,12 @@ def explain_note(
         attention = model.attention(tokens, lengths, task)[0]  # (C, T')
         weights = attention[torch.as_tensor(columns, device=attention.device)].float().cpu().numpy()
 
-    def explained(column: int, row: NDArray[np.float32]) -> CodeExplanation:
-        top = [
-            TopWord(found[i], float(row[i]), int(spans[i, 0]), int(spans[i, 1]))
-            for i in _largest(row, words)
-        ]
+    listed = []
+    for column, row in zip(columns.tolist(), weights, strict=True):
+        top = [TopWord(found[i], float(row[i]), *spans[i].tolist()) for i in _largest(row, words)]
         code, probability = codes[column], float(probabilities[column])
-        return CodeExplanation(column, code.code, code.title, probability, row, top)
-
+        listed.append(CodeExplanation(column, code.code, code.title, probability, row, top))
     read = weights.shape[1]
-    listed = [explained(int(column), row) for column, row in zip(columns, weights, strict=True)]
     return Explanation(text, found[:read], spans[:read], listed)
 
 
@@ -174,7 +151,7 @@ def evidence_overlap(
         `hit_chance`: the probability of a hit for k words drawn at random.
 
     Raises:
-        MarnError: if shapes do not fit, weights are negative or all 0, or there is no evidence.
+        MarnError: shapes do not fit, weights are negative or all 0, or there is no evidence.
 
     Example:
         >>> evidence_overlap([0.25, 0.75], [(0, 2), (3, 8)], [(3, 8)], k=1)
@@ -227,7 +204,7 @@ def attention_html(
         One `<figure>` element. Text and title are escaped.
 
     Raises:
-        MarnError: if the text may not be shown, or spans and weights do not fit it.
+        MarnError: the text may not be shown, or spans and weights do not fit it.
     """
     check_may_show(open_text, show_credentialed_text)
     values, places = _checked(weights, spans)

@@ -21,7 +21,7 @@ def random_points(n, seed=0):
 def test_loss_per_code_by_hand():
     # logit 0 costs log 2 whatever the target; codes 0 and 1 occur 1 and 2 times in N = 2 notes.
     logits, targets = np.zeros((2, 3)), np.array([[1, 1, 0], [0, 1, 0]])
-    frame, dropped = analysis.loss_per_code(logits, targets)
+    frame, dropped = analysis.loss_per_code(logits, targets, targets.sum(axis=0))
     assert frame["code"].tolist() == [1, 0]
     assert frame["frequency"].tolist() == [2, 1]
     # 2 log 2 / (2 * 2) and 2 log 2 / (1 * 2)
@@ -47,30 +47,30 @@ def test_loss_per_code_agrees_with_torch_over_several_blocks():
 
 
 def test_loss_per_code_is_stable_at_huge_logits():
-    frame, _ = analysis.loss_per_code(np.array([[1e4, -1e4]]), np.array([[1, 1]]))
+    frame, _ = analysis.loss_per_code(np.array([[1e4, -1e4]]), np.array([[1, 1]]), [1, 1])
     assert frame["loss"].tolist() == [0.0, 1e4]
 
 
 def test_loss_per_code_refuses_what_it_cannot_use():
     with pytest.raises(MarnError, match="one shape"):
-        analysis.loss_per_code(np.zeros((2, 3)), np.zeros((2, 2)))
+        analysis.loss_per_code(np.zeros((2, 3)), np.zeros((2, 2)), [1, 1, 1])
     with pytest.raises(MarnError, match="at least one note"):
-        analysis.loss_per_code(np.zeros((0, 3)), np.zeros((0, 3)))
+        analysis.loss_per_code(np.zeros((0, 3)), np.zeros((0, 3)), [1, 1, 1])
     with pytest.raises(MarnError, match="frequency"):
         analysis.loss_per_code(np.zeros((2, 3)), np.zeros((2, 3)), [1, 2])
     with pytest.raises(MarnError, match="finite"):
-        analysis.loss_per_code(np.full((2, 3), np.nan), np.zeros((2, 3)))
+        analysis.loss_per_code(np.full((2, 3), np.nan), np.zeros((2, 3)), [1, 1, 1])
 
 
 # -- joint PCA (Fig. 9) ---------------------------------------------------------------------------
 
 
 def test_joint_pca_by_hand():
-    # On the line x = y the only component is (1, 1) / sqrt 2; the common mean is (1, 1).
-    found = analysis.joint_pca([[0, 0], [2, 2]], [[1, 1]], components=1)
-    np.testing.assert_allclose(found.icd, [[-np.sqrt(2)], [np.sqrt(2)]])
-    np.testing.assert_allclose(found.ccs, [[0]], atol=1e-12)
-    np.testing.assert_allclose(found.explained, [1])
+    # On the line x = y the first component is (1, 1) / sqrt 2; the common mean is (1, 1).
+    found = analysis.joint_pca([[0, 0], [2, 2]], [[1, 1]])
+    np.testing.assert_allclose(found.icd, [[-np.sqrt(2), 0], [np.sqrt(2), 0]], atol=1e-12)
+    np.testing.assert_allclose(found.ccs, [[0, 0]], atol=1e-12)
+    np.testing.assert_allclose(found.explained, [1, 0], atol=1e-12)
 
 
 def test_joint_pca_agrees_with_sklearn_up_to_sign():
@@ -97,8 +97,8 @@ def test_joint_pca_has_a_fixed_sign_and_ignores_a_shift():
 def test_joint_pca_refuses_what_it_cannot_use():
     with pytest.raises(MarnError, match="one D"):
         analysis.joint_pca(np.zeros((3, 2)), np.zeros((3, 4)))
-    with pytest.raises(MarnError, match="components"):
-        analysis.joint_pca(np.eye(3), np.eye(3), components=4)
+    with pytest.raises(MarnError, match="at least 2"):
+        analysis.joint_pca(np.zeros((3, 1)), np.zeros((3, 1)))
     with pytest.raises(MarnError, match="equal"):
         analysis.joint_pca(np.ones((3, 2)), np.ones((3, 2)))
 

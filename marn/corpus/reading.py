@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,17 +69,20 @@ class Split:
     def __init__(
         self, folder: Path, tasks: Mapping[str, int], roles: Sequence[str], size: int | None = None
     ) -> None:
-        self._folder = folder
-        self._tasks = dict(tasks)
-        self._roles = list(roles)
+        self._folder, self._tasks, self._roles = folder, tasks, roles
         offsets = self._array("token_offsets")
         self._size = len(offsets) - 1 if size is None else min(size, len(offsets) - 1)
         self._token_offsets = offsets[: self._size + 1]
         self._tokens = self._array("tokens")
         self._text = self._array("text")
         self._text_offsets = self._array("text_offsets")
-        self._indices = {task: self._array(f"{task}.indices") for task in tasks}
-        self._offsets = {task: self._array(f"{task}.offsets")[: self._size + 1] for task in tasks}
+        self._codes = {
+            task: (
+                self._array(f"{task}.indices"),
+                self._array(f"{task}.offsets")[: self._size + 1],
+            )
+            for task in tasks
+        }
         self.ids = self._array("ids")[: self._size]
         """(N,) str: the admission of each note."""
         self.subjects = self._array("subjects")[: self._size]
@@ -97,44 +100,41 @@ class Split:
         """(N,) int64: words in each note, in tokens."""
         return np.diff(self._token_offsets)
 
-    def _check(self, note: int) -> None:
+    def _slice(self, values: np.ndarray, offsets: np.ndarray, note: int) -> np.ndarray:
         if not 0 <= note < self._size:
             raise IndexError(f"note {note} is not in a split of {self._size} notes")
+        return values[offsets[note] : offsets[note + 1]]
 
     def note_tokens(self, note: int) -> np.ndarray:
         """Return the words of one note as (T,) int32 numbers of the vocabulary, unpadded."""
-        self._check(note)
-        return self._tokens[self._token_offsets[note] : self._token_offsets[note + 1]]
+        return self._slice(self._tokens, self._token_offsets, note)
 
     def text(self, note: int) -> str:
         """Return the text of one note, as it was written."""
-        self._check(note)
-        return bytes(self._text[self._text_offsets[note] : self._text_offsets[note + 1]]).decode()
+        return bytes(self._slice(self._text, self._text_offsets, note)).decode()
 
     def code_indices(self, task: str, note: int) -> np.ndarray:
         """Return the columns of the codes of one note, (n,) int32, ascending."""
-        self._check(note)
-        offsets = self._of_task(self._offsets, task)
-        return self._indices[task][offsets[note] : offsets[note + 1]]
+        return self._slice(*self._of_task(task), note)
 
     def targets(self, task: str) -> np.ndarray:
         """Return the codes of all notes as an (N, C) bool array."""
-        offsets = self._of_task(self._offsets, task)
+        columns, offsets = self._of_task(task)
         dense = np.zeros((self._size, self._tasks[task]), dtype=bool)
         rows = np.repeat(np.arange(self._size), np.diff(offsets))
-        dense[rows, self._indices[task][: len(rows)]] = True
+        dense[rows, columns[: len(rows)]] = True
         return dense
 
     def frequency(self, task: str) -> np.ndarray:
         """Count the notes that have each code, (C,) int64."""
-        offsets = self._of_task(self._offsets, task)
-        used = self._indices[task][: offsets[-1]]
-        return np.bincount(used, minlength=self._tasks[task]).astype(np.int64)
+        columns, offsets = self._of_task(task)
+        return np.bincount(columns[: offsets[-1]], minlength=self._tasks[task])
 
-    def _of_task(self, arrays: Mapping[str, np.ndarray], task: str) -> np.ndarray:
-        if task not in arrays:
-            raise MarnError(f"this corpus has no task {task!r}; it has {', '.join(arrays)}")
-        return arrays[task]
+    def _of_task(self, task: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the columns of all notes, and where those of each note begin."""
+        if task not in self._codes:
+            raise MarnError(f"this corpus has no task {task!r}; it has {', '.join(self._codes)}")
+        return self._codes[task]
 
     @cached_property
     def _evidence(self) -> tuple[np.ndarray, np.ndarray]:
@@ -148,12 +148,8 @@ class Split:
 
         Empty if the source of the corpus marks none.
         """
-        self._check(note)
-        rows, offsets = self._evidence
-        return [
-            Evidence(int(row["code"]), int(row["begin"]), int(row["end"]), self._roles[row["role"]])
-            for row in rows[offsets[note] : offsets[note + 1]]
-        ]
+        rows = self._slice(*self._evidence, note)[["code", "begin", "end", "role"]].tolist()
+        return [Evidence(code, begin, end, self._roles[role]) for code, begin, end, role in rows]
 
 
 class Corpus:
@@ -167,21 +163,17 @@ class Corpus:
     """
 
     def __init__(
-        self,
-        path: Path,
-        card: dict[str, Any],
-        tasks: Sequence[str],
-        sizes: Mapping[str, int],
+        self, path: Path, card: dict[str, Any], tasks: Iterable[str], sizes: Mapping[str, int]
     ) -> None:
         self.path = path
         """The folder of the corpus."""
         self.card = card
         """What the corpus is: source, counts, rows dropped, hashes (see `card.json`)."""
-        self._sizes = dict(sizes)
+        self._sizes = sizes
         self.tasks: dict[str, int] = {task: card["tasks"][task] for task in tasks}
         """Number of codes C of each task."""
         self._splits = {
-            name: Split(path / name, self.tasks, card["roles"], self._sizes.get(name))
+            name: Split(path / name, self.tasks, card["roles"], sizes.get(name))
             for name in card["splits"]
         }
 
@@ -196,11 +188,8 @@ class Corpus:
         Args:
             path: the folder that `python -m data_prep` wrote.
 
-        Returns:
-            The corpus.
-
         Raises:
-            MarnError: if there is no corpus, it was written by another version, a file of it is
+            MarnError: there is no corpus, it was written by another version, a file of it is
                 missing or differs in size from what was written, or its text is credentialed and
                 papermill would write this notebook where it could be committed.
         """
@@ -221,7 +210,7 @@ class Corpus:
                     f"corpus {path} is damaged: {name} has {size} bytes instead of "
                     f"{expected['bytes']}; {remedy}"
                 )
-        corpus = cls(path, card, list(card["tasks"]), {})
+        corpus = cls(path, card, card["tasks"], {})
         if not corpus.is_open:
             privacy.announce(corpus.name, corpus.hash)
         return corpus
@@ -272,10 +261,7 @@ class Corpus:
     def codes(self) -> dict[str, list[CodeEntry]]:
         """The C codes of each task, in the order of the columns (sorted by code)."""
         return {
-            task: [
-                CodeEntry(column["code"], column["kind"], column["title"])
-                for column in self._columns[task]
-            ]
+            task: [CodeEntry(c["code"], c["kind"], c["title"]) for c in self._columns[task]]
             for task in self.tasks
         }
 
@@ -284,12 +270,12 @@ class Corpus:
         """(C_icd,) int64: column in task "ccs" of the category of each ICD code, or -1.
 
         Raises:
-            MarnError: if the corpus lacks one of the tasks.
+            MarnError: the corpus lacks one of the tasks.
         """
         if not {"icd", "ccs"} <= set(self.tasks):
+            found = ", ".join(self.tasks)
             raise MarnError(
-                "only a corpus with the tasks icd and ccs has parents; this one has "
-                f"{', '.join(self.tasks)}"
+                f"only a corpus with the tasks icd and ccs has parents, not one of {found}"
             )
         return np.array([column["ccs"] for column in self._columns["icd"]], dtype=np.int64)
 
@@ -311,30 +297,20 @@ class Corpus:
         return np.load(self.path / VECTORS, mmap_mode="r", allow_pickle=False)
 
     def frequency(self, task: str, split: str = "train") -> np.ndarray:
-        """Count the notes of a split that have each code.
-
-        Args:
-            task: "icd" or "ccs".
-            split: "train", "dev" or "test".
-
-        Returns:
-            (C,) int64.
-        """
+        """Count the notes of a split that have each code of a task, (C,) int64."""
         return self[split].frequency(task)
 
     def only(self, *tasks: str) -> Corpus:
-        """Return the same corpus with only some of its tasks.
-
-        Args:
-            tasks: the tasks to keep, in this order.
+        """Return the same corpus with only some of its tasks, in the order given.
 
         Raises:
-            MarnError: if the corpus lacks one, or none is named.
+            MarnError: the corpus lacks one, or none is named.
         """
-        if not tasks or (missing := [task for task in tasks if task not in self.tasks]):
+        missing = [task for task in tasks if task not in self.tasks]
+        if missing or not tasks:
             raise MarnError(
                 f"tasks must be among {', '.join(self.tasks)}, but got "
-                f"{', '.join(missing) if tasks else 'none'}"
+                f"{', '.join(missing) or 'none'}"
             )
         return Corpus(self.path, self.card, tasks, self._sizes)
 
@@ -346,22 +322,20 @@ class Corpus:
         Vocabulary, codes and vectors stay those of the whole corpus.
 
         Args:
-            train: notes to keep of split "train", at most; None keeps all.
+            train: notes of split "train" to keep, at most; None keeps all.
             dev: the same for "dev".
             test: the same for "test".
 
         Raises:
-            MarnError: if a number is below 1.
+            MarnError: a number is below 1.
         """
         sizes = dict(self._sizes)
         for name, size in {"train": train, "dev": dev, "test": test}.items():
-            if size is None:
-                continue
-            if size < 1:
+            if size is not None and size < 1:
                 raise MarnError(f"head needs at least one note of split {name}, but got {size}")
-            if size < len(self[name]):
+            if size is not None and size < len(self[name]):
                 sizes[name] = size
-        return Corpus(self.path, self.card, list(self.tasks), sizes)
+        return Corpus(self.path, self.card, self.tasks, sizes)
 
     def __repr__(self) -> str:
         tasks = ", ".join(f"{count} {task}" for task, count in self.tasks.items())
@@ -385,7 +359,7 @@ def read_card(path: Path) -> dict[str, Any]:
         )
     card = _read_json(path / CARD)
     if not isinstance(card, dict) or "format" not in card or "created" not in card:
-        raise MarnError(f"{path / CARD} is not the card of a marn corpus; pass another folder")
+        raise MarnError(f"{path / CARD} is not the card of a corpus; pass another folder")
     return card
 
 

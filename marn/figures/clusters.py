@@ -83,8 +83,7 @@ def ccs_neighbourhoods(
     References:
         Fig. 10 of the journal version (Fig. 9 of the preprint): CCS 3, 11, 195 and 223.
     """
-    icd, ccs = np.asarray(icd_points, dtype=float), np.asarray(ccs_points, dtype=float)
-    owner = np.asarray(parent)
+    icd, ccs, owner = np.asarray(icd_points), np.asarray(ccs_points), np.asarray(parent)
     check_lengths(icd_points=icd, parent=owner)
     rows = -(-len(panels) // 2)
     titles = wrapped(list(panels.values()), 24)

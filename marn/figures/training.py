@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,12 +98,10 @@ def score_bars(scores: pd.DataFrame, *, metric: str, title: str = "") -> go.Figu
             hovertemplate="%{text}: %{x:.1%}<extra></extra>",
         )
     if "low" in scores and "high" in scores:
-        x: list[Any] = []
-        y: list[Any] = []
-        for low, high, at in zip(scores["low"], scores["high"], place, strict=True):
-            if np.isfinite(low):  # one seed has no interval
-                x += [*rounded([low, high]), None]
-                y += [*rounded([at, at]), None]
+        known = scores["low"].notna().to_numpy()  # one seed has no interval
+        low, high, at = scores["low"][known], scores["high"][known], place[known]
+        gap = np.full(len(at), np.nan)  # between two intervals
+        x, y = (rounded(np.column_stack([*ends, gap]).ravel()) for ends in ((low, high), (at, at)))
         hidden = {"mode": "lines", "showlegend": False, "hoverinfo": "skip"}
         for width, colour in ((6, "#ffffff"), (2.5, "#24292f")):  # legible on light, dark and bars
             figure.add_scatter(x=x, y=y, line={"color": colour, "width": width}, **hidden)
