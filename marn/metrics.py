@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from marn.errors import MarnError
 
-__all__ = ["auc_per_code", "best_threshold", "best_thresholds", "micro_auc", "score"]
+__all__ = ["auc_per_code", "best_threshold", "best_thresholds", "score"]
 
 Array = NDArray[np.floating]
 Indices = NDArray[np.intp]
@@ -42,13 +42,7 @@ def auc_per_code(probabilities: ArrayLike, targets: ArrayLike) -> Array:
         [1.0, 0.5]
     """
     scores, truth = _checked(probabilities, targets)
-    return _both_auc(scores, *_positives(truth), micro=False)[0]
-
-
-def micro_auc(probabilities: ArrayLike, targets: ArrayLike) -> float:
-    """Return the area under the ROC curve over all (note, code) pairs taken together."""
-    scores, truth = _checked(probabilities, targets)
-    return _flat_auc(scores.flatten(), scores[truth])
+    return _code_areas(scores, *_positives(truth))[0]
 
 
 def score(
@@ -96,7 +90,8 @@ def score(
     scores, truth = _checked(probabilities, targets)
     notes, codes = _positives(truth)
     found = _threshold_scores(scores > np.asarray(threshold), notes, codes)
-    areas, found["micro_auc"] = _both_auc(scores, notes, codes, micro=True)
+    areas, *sorted_scores = _code_areas(scores, notes, codes)
+    found["micro_auc"] = _pair_area(*sorted_scores)
     found["macro_auc"] = float(np.nanmean(areas)) if np.isfinite(areas).any() else float("nan")
     return found | _ranking_scores(scores, notes, codes, ks)
 
@@ -246,9 +241,6 @@ def _look_up(ascending: Array, wanted: Array, counts: Indices) -> tuple[Indices,
         ascending: (R, S), each row sorted.
         wanted: (P,) scores, row after row.
         counts: (R,) how many of each row.
-
-    Returns:
-        (P,) and (P,).
     """
     below, upto = np.empty((2, len(wanted)), np.intp)
     end = 0
@@ -281,8 +273,8 @@ def _areas(below: Indices, upto: Indices, counts: Indices, size: int) -> Array:
     return np.divide(above, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
 
 
-def _both_auc(scores: Array, notes: Indices, codes: Indices, *, micro: bool) -> tuple[Array, float]:
-    """Return the area of each code and, if `micro`, over all pairs, from one copy of the scores."""
+def _code_areas(scores: Array, notes: Indices, codes: Indices) -> tuple[Array, Array, Array]:
+    """Return the areas of the codes (C,), their scores, sorted (C, N), and those present (P,)."""
     size, width = scores.shape
     counts = np.bincount(codes, minlength=width)
     by_code = np.argsort(codes, kind="stable")
@@ -298,15 +290,15 @@ def _both_auc(scores: Array, notes: Indices, codes: Indices, *, micro: bool) -> 
         mine = slice(ends[start] - counts[start], ends[some][-1])
         found = _look_up(columns[some], wanted[mine], counts[some])
         areas[some] = _areas(*found, counts[some], size)
-    return areas, _flat_auc(columns.reshape(-1), wanted) if micro else float("nan")
+    return areas, columns, wanted
 
 
-def _flat_auc(scores: Array, wanted: Array) -> float:
-    """Return the area over all pairs at once: (S,) scores, sorted in place, and (P,) of them."""
-    scores.sort()
-    total = np.array([len(wanted)])
+def _pair_area(scores: Array, wanted: Array) -> float:
+    """Return the area over all pairs at once; `scores` are sorted in place."""
+    flat, total = scores.reshape(-1), np.array([len(wanted)])
+    flat.sort()
     # in ascending order, so that neighbours are looked up in turn
-    return float(_areas(*_look_up(scores[None], np.sort(wanted), total), total, len(scores))[0])
+    return float(_areas(*_look_up(flat[None], np.sort(wanted), total), total, len(flat))[0])
 
 
 def _ranks(scores: Array, notes: Indices, codes: Indices) -> Indices:

@@ -15,8 +15,9 @@ import torch
 from pydantic import Field
 
 from marn import baselines, models, reconstructions, transformers
+from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.models.base import Coder, CorpusLike, SharedOptions
+from marn.models.base import Coder, SharedOptions
 from marn.settings import Seed, check, kinds, unknown
 
 for _package in (models, baselines, transformers, reconstructions):
@@ -48,7 +49,7 @@ def system(name: str) -> type[Coder]:
 
 def build(
     name: str,
-    corpus: CorpusLike | None = None,
+    corpus: Corpus | None = None,
     *,
     vocabulary_size: int | None = None,
     tasks: Mapping[str, int] | None = None,

@@ -102,13 +102,12 @@ def test_a_preset_is_printed_and_compared():
     assert list(table) == ["row", "what", "option", "value", "source", "note"]
     assert dict(zip(table.option, table.value, strict=True))["training.clip_norm"] == "1.0"
     assert (table[table.option == ""].value == "").all()
-    assert len(presets.readings()) == len(ROWS)
+    assert len(table) == len(ROWS)
     found = presets.compare(NAMES)
     assert list(found) == ["option", *NAMES]
     lines = {line.option: (line.paper, line.released, line.sound) for line in found.itertuples()}
     assert lines["training.clip_norm"] == ("None", "1.0", "1.0")
     assert "model.hidden_size" not in lines
-    assert "model.hidden_size" in set(presets.compare(NAMES, all_rows=True).option)
     assert presets.compare(["paper", marn.preset("paper").changed({}, "mine")]).empty
     with pytest.raises(MarnError, match="different names"):
         presets.compare(["paper", "paper"])
@@ -135,13 +134,13 @@ def test_a_preset_of_ones_own():
         released.changed({"data.ccs_keys": "number"})
     with pytest.raises(MarnError, match="use one of"):
         released.changed({"learning": 1})
-    with pytest.raises(MarnError, match=r"no preset is named 'code'; use one of \['paper'"):
+    with pytest.raises(MarnError, match="no preset is named 'code'; use one of paper, "):
         marn.preset("code")
 
 
 @pytest.mark.parametrize("name", marn.available())
 def test_every_system_says_how_its_source_trains(name):
-    stated = presets.recipes([name]).astype(object).iloc[0]
+    stated = presets.recipes().set_index("system").astype(object).loc[name]
     stated = {key: None if pd.isna(value) else value for key, value in stated.items()}
     assert stated["source"]
     assert stated["optimiser"] in (None, "Adam", "AdamW")
@@ -177,7 +176,7 @@ def test_recipes_are_settings_and_stated_ones_go_with_the_models():
         name = "extended caml"
 
     try:
-        assert presets.recipes(["extended caml"])["source"].isna().all()
+        assert pd.isna(presets.recipes().set_index("system").loc["extended caml", "source"])
     finally:
         del Coder.registry["extended caml"]
     assert table.loc["caml", ["learning_rate", "epochs"]].tolist() == [1e-4, 200]

@@ -27,31 +27,12 @@ CALLS = ("model.", "training.", "evaluation.")
 
 Options of `python -m data_prep` begin with `data.`, and those of what is printed with `report.`"""
 
-_NOT_PRESETS = {"row", "what", "option", "source", "note", "cannot"}
+NAMES = ("paper", "released", "sound")
 
 
 @cache
-def _rows() -> tuple[dict[str, Any], ...]:
-    path = Path(__file__).with_suffix(".json")
-    return tuple(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _names() -> list[str]:
-    return [key for key in _rows()[0] if key not in _NOT_PRESETS]
-
-
-def readings() -> pd.DataFrame:
-    """Return the whole table, one row per reading.
-
-    Returns:
-        `row` (number in the project's list of readings, 1 to 28), `what`, `option` (a path such as
-        `model.padding`, or empty where no program has a setting), a column per preset, `source`,
-        `note`, and `cannot` (what no setting reproduces, by preset).
-    """
-    columns = ["row", "what", "option", *_names(), "source", "note", "cannot"]
-    table = pd.DataFrame(_rows(), columns=columns, dtype=object)
-    cannot = ["; ".join(f"{k}: {v}" for k, v in row.get("cannot", {}).items()) for row in _rows()]
-    return table.assign(cannot=cannot).fillna({"option": "", "note": ""})
+def _rows() -> list[dict[str, Any]]:
+    return json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -107,11 +88,12 @@ class Preset:
     def table(self) -> pd.DataFrame:
         """Return the preset as a table: `row`, `what`, `option`, `value`, `source`, `note`.
 
-        The value of a reading that no option decides is empty.
+        `row` is the number in the project's list of readings, 1 to 28. The option and the value of
+        a reading that no program has a setting for are empty.
         """
-        table = readings()
-        table["value"] = [str(self.values[p]) if p else "" for p in table["option"]]
-        return table[["row", "what", "option", "value", "source", "note"]]
+        rows = [row | {"value": str(self.values.get(row["option"], ""))} for row in _rows()]
+        columns = ["row", "what", "option", "value", "source", "note"]
+        return pd.DataFrame(rows, columns=columns, dtype=object).fillna({"option": "", "note": ""})
 
     def irreproducible(self) -> pd.DataFrame:
         """Return what no setting reproduces: `row`, `what`, `why`."""
@@ -157,20 +139,17 @@ def preset(name: str = "sound") -> Preset:
         >>> preset("paper").training["epochs"], preset("paper").model["hidden_size"]
         (50, 300)
     """
-    if name not in _names():
-        raise MarnError(f"no preset is named {name!r}; use one of {_names()}")
+    if name not in NAMES:
+        raise MarnError(f"no preset is named {name!r}; use one of {', '.join(NAMES)}")
     return Preset(name, {row["option"]: row[name] for row in _rows() if row["option"]}, name)
 
 
-def compare(presets: Iterable[Preset | str], *, all_rows: bool = False) -> pd.DataFrame:
-    """Compare presets side by side.
-
-    Args:
-        presets: presets, or their names.
-        all_rows: include options on which they agree.
+def compare(presets: Iterable[Preset | str]) -> pd.DataFrame:
+    """Compare presets, given as such or by name, side by side.
 
     Returns:
-        `option` and a column per preset, one row per option, in the order of the table.
+        `option` and a column per preset, one row per option on which they differ, in the order of
+        the table.
 
     Raises:
         MarnError: a name is unknown, or two presets have the same name.
@@ -179,17 +158,14 @@ def compare(presets: Iterable[Preset | str], *, all_rows: bool = False) -> pd.Da
     names = [one.name for one in given]
     if len(set(names)) < len(names):
         raise MarnError(f"compared presets must have different names, but got {names}")
-    paths = list(dict.fromkeys(path for one in given for path in one.values))
+    paths = dict.fromkeys(path for one in given for path in one.values)
     rows = [(path, *(str(one.values.get(path, "")) for one in given)) for path in paths]
-    kept = [row for row in rows if all_rows or len(set(row[1:])) > 1]
-    return pd.DataFrame(kept, columns=["option", *names])
+    differing = [row for row in rows if len(set(row[1:])) > 1]
+    return pd.DataFrame(differing, columns=["option", *names])
 
 
-def recipes(names: Iterable[str] | None = None) -> pd.DataFrame:
+def recipes() -> pd.DataFrame:
     """Return how the source of each system trains it.
-
-    Args:
-        names: systems; by default all of `marn.available()`.
 
     Returns:
         One row per system: settings of the optimiser and of the loop, the score that the source
@@ -199,9 +175,8 @@ def recipes(names: Iterable[str] | None = None) -> pd.DataFrame:
     columns = ["loss", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size"]
     columns += ["clip_norm", "epochs", "patience"]
     rows = []
-    for name in available() if names is None else names:
-        system = Coder.registry[name]
-        config = TrainConfig(**system.training_defaults)
+    for name in available():
+        config = TrainConfig(**Coder.registry[name].training_defaults)
         rows.append({"system": name, **{key: getattr(config, key) for key in columns}})
     path = Path(__file__).with_name("recipes.csv")
     stated = pd.read_csv(path, index_col="system", dtype={"max_length": "Int64"})

@@ -41,7 +41,7 @@ def _read(name: str) -> pd.DataFrame:
 def footnotes() -> pd.Series:
     """Return the footnotes: {number: text}, in order."""
     lines = _read("footnotes.csv").drop_duplicates("number")
-    return pd.Series(lines["text"].to_list(), index=lines["number"].astype(int), name="footnote")
+    return pd.Series(lines["text"].to_list(), index=lines["number"].astype(int))
 
 
 def figures() -> pd.DataFrame:
@@ -97,9 +97,8 @@ def table(
     Raises:
         MarnError: there is no such dataset, task or paper.
     """
-    unknown = sorted(set(papers) - set(PAPERS))
-    if unknown:
-        raise MarnError(f"no paper is called {unknown[0]!r}; use one of {list(PAPERS)}")
+    if unknown := sorted(set(papers) - set(PAPERS)):
+        raise MarnError(f"no paper is called {unknown[0]!r}; use one of {', '.join(PAPERS)}")
     cells = _scores(dataset, task)
     rows = ["paper", "table", "printed", "system", "blocks"]
     lines = [
@@ -148,8 +147,8 @@ def compare_with_published(
     printed: dict[Any, dict[Any, Any]] = {}
     for cell in cells[cells["system"] != ""].to_dict("records"):
         printed.setdefault((cell["system"], cell["blocks"], cell["metric"]), cell)
-    same = corpus == dataset
-    corpora = "the same" if same else f"not comparable: {corpus} here, {dataset} there"
+    differ = f"not comparable: {corpus} here, {dataset} there"
+    corpora = "the same" if corpus == dataset else differ
     lines = []
     for run in own.to_dict("records"):
         name, blocks = run["system"], run.get("blocks", "")

@@ -8,45 +8,18 @@ thresholds are outside.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, Protocol, Required, TypedDict, get_args
+from typing import Any, ClassVar, Literal, Required, TypedDict, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from marn.corpus import Corpus
 from marn.corpus.text import tokenize
 from marn.errors import MarnError
 from marn.nn.layers import Head, LabelAttention, WordEmbedding, length_mask
 from marn.nn.ram import Fusion, RecalibratedAggregation, Up
 
 Padding = Literal["masked", "released"]
-
-
-class CorpusLike(Protocol):
-    """What systems read of a corpus; `marn.Corpus` has it all."""
-
-    @property
-    def vocabulary(self) -> Any:
-        """The words, as `marn.corpus.text.Vocabulary`."""
-
-    @property
-    def tasks(self) -> dict[str, int]:
-        """Number of codes of each task."""
-
-    @property
-    def codes(self) -> Mapping[str, Any]:
-        """{task: its codes, in the order of the logits, as `marn.corpus.CodeEntry`}."""
-
-    @property
-    def parent(self) -> np.ndarray:
-        """(C_icd,) int64: column in task "ccs" of the category of each ICD code, or -1."""
-
-    @property
-    def vectors(self) -> np.ndarray | None:
-        """(V + 2, E) float32 word vectors, or None."""
-
-    def __getitem__(self, split: str, /) -> Any:
-        """Give a split, as `marn.corpus.Split`."""
 
 
 class SharedOptions(TypedDict, total=False):
@@ -66,7 +39,7 @@ class SharedOptions(TypedDict, total=False):
     padding: Padding
 
 
-def descriptions(corpus: CorpusLike) -> dict[str, list[list[int]]]:
+def descriptions(corpus: Corpus) -> dict[str, list[list[int]]]:
     """Encode the titles of a corpus's codes as word ids.
 
     Returns:
@@ -196,7 +169,7 @@ class Coder(nn.Module):
         return self.embedding.table.embedding_dim
 
     @classmethod
-    def options_from_corpus(cls, corpus: CorpusLike) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
         """Take options from a corpus, beyond vocabulary and tasks; none unless overridden.
 
         Options given to `build` have priority. The values are written into the card of a saved
@@ -205,11 +178,7 @@ class Coder(nn.Module):
         return {}
 
     def saved_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Give the options that rebuild this model from its card; the same unless overridden.
-
-        Args:
-            options: those given to `build`, except vocabulary, tasks and word vectors.
-        """
+        """Give the options that rebuild this model from its card; the same unless overridden."""
         return options
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -254,8 +223,8 @@ class Coder(nn.Module):
         """Cut notes into embedded units: the first `max_length` words, unless overridden.
 
         Args:
-            tokens: (B, T) int64, padded with 0.
-            lengths: (B,) int, real tokens of each note, >= 1.
+            tokens: as in `forward`.
+            lengths: as in `forward`.
 
         Returns:
             Rows of the embedding (B, U), padded with 0, and how many each note has (B,).
@@ -264,24 +233,15 @@ class Coder(nn.Module):
         return tokens, lengths.clamp(max=self.max_length).to(tokens.device)
 
     def subwords_to_words(self, weights: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Assign the weights of units to words.
-
-        Args:
-            weights: (B, C, U).
-            tokens: (B, T) int64, cut to `max_length`.
-            lengths: (B,) int.
-
-        Returns:
-            (B, C, T) with the sums of `weights`.
-        """
+        """Sum the weights (B, C, U) of units by word, (B, C, T), for tokens cut to `max_length`."""
         return weights
 
     def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
         """Encode and recalibrate notes: the input of the head.
 
         Args:
-            tokens: (B, T) int64, padded with 0.
-            lengths: (B,) int, real tokens of each note, >= 1.
+            tokens: as in `forward`.
+            lengths: as in `forward`.
 
         Returns:
             Features (B, T', D) and their mask (B, T'), None with `padding="released"`.
@@ -309,8 +269,8 @@ class Coder(nn.Module):
         """Compute how much each code attends to each token.
 
         Args:
-            tokens: (B, T) int64, padded with 0.
-            lengths: (B,) int.
+            tokens: as in `forward`.
+            lengths: as in `forward`.
             task: one of `tasks`.
 
         Returns:
@@ -338,14 +298,7 @@ class Coder(nn.Module):
         return self.head.label_representations(*self.features(tokens, lengths))
 
     def penalty(self, targets: Mapping[str, Tensor]) -> Tensor:
-        """Compute what training adds to the loss of a batch; 0 unless overridden.
-
-        Args:
-            targets: {task: (B, C)} float, 0 or 1.
-
-        Returns:
-            A scalar, in the units of the loss.
-        """
+        """Compute what training adds to the loss of a batch with targets {task: (B, C)}, or 0."""
         return self.embedding.table.weight.new_zeros(())
 
     @property

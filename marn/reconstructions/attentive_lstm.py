@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.models.base import Coder, CorpusLike, SharedOptions, descriptions
+from marn.models.base import Coder, SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions
 from marn.models.segments import count_segments, cut_segments, segments_to_tokens
 from marn.nn.layers import Head, WordEmbedding, attention_weights
@@ -253,7 +254,7 @@ class AttentiveLSTM(Coder):
         self.embedding = embed(range(rows))
 
     @classmethod
-    def options_from_corpus(cls, corpus: CorpusLike) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
         """Take the titles of the codes, and the words of the vocabulary for their spelling."""
         return {"descriptions": descriptions(corpus), "spelling": list(corpus.vocabulary.words)}
 

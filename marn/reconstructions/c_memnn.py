@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from marn.models.base import Coder, CorpusLike, SharedOptions, descriptions
+from marn.corpus import Corpus
+from marn.models.base import Coder, SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
 from marn.nn.heads import PooledHead
 
@@ -135,7 +136,7 @@ class CMemNN(Coder):
         self.projection = nn.Linear(self.embedding_size, hidden_size)
 
     @classmethod
-    def options_from_corpus(cls, corpus: CorpusLike) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
         """Take the titles of the codes as the memory."""
         return {"descriptions": descriptions(corpus)}
 

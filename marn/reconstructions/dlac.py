@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from marn.models.base import Coder, CorpusLike, SharedOptions, descriptions
+from marn.corpus import Corpus
+from marn.models.base import Coder, SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
 from marn.nn.layers import BiGRU, Head, attend, attention_weights
 
@@ -109,7 +110,7 @@ class DLAC(Coder):
         self.encoder = BiGRU(self.embedding_size, hidden_size)
 
     @classmethod
-    def options_from_corpus(cls, corpus: CorpusLike) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
         """Take the titles of the codes as their descriptions."""
         return {"descriptions": descriptions(corpus)}
 

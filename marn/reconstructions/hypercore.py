@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marn.baselines.caml import CAML
+from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.models.base import CorpusLike, SharedOptions, descriptions
+from marn.models.base import SharedOptions, descriptions
 from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
 from marn.nn.layers import LabelAttention, attend, attention_weights
 
@@ -342,7 +343,7 @@ class HyperCore(CAML):
                 )
 
     @classmethod
-    def options_from_corpus(cls, corpus: CorpusLike) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
         """Take the prefixes of the codes, their company in training, and their titles."""
         return {
             "tree": {
@@ -377,7 +378,7 @@ def ancestry(kind: str, code: str) -> list[str]:
     return [*(f"{kind} {prefix}" for prefix in [*prefixes, before]), kind]
 
 
-def company(corpus: CorpusLike, task: str) -> list[list[float]]:
+def company(corpus: Corpus, task: str) -> list[list[float]]:
     """Find the codes that occur together in the training notes.
 
     Args:

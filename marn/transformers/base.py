@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.models.base import Coder, CorpusLike, SharedOptions
+from marn.models.base import Coder, SharedOptions
 from marn.nn.layers import Head, length_mask
 
 DEVIATION = 0.02
@@ -328,7 +329,7 @@ class TransformerCoder(Coder):
         self.source = None if pretrained is None else Path(pretrained)
 
     @classmethod
-    def options_from_corpus(cls, corpus: CorpusLike) -> dict[str, Any]:
+    def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
         """Take the words, for `pretrained` to cut."""
         return {"words": corpus.vocabulary.words}
 
