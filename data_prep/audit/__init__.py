@@ -4,9 +4,9 @@
 beside them. Both return findings: a count, of how many, what it means and what to do. The texts of
 all findings are in `findings.csv`.
 
-A finding names codes, and never text, ids or dates, whosever the data are. Of credentialed data, a
-code is an example only if at least `marn.privacy.MINIMUM_CELL` notes or rows have it, and in JSON a
-count of 1 to 10 notes, patients, admissions or rows is written "1 to 10".
+A finding names codes, and never text, ids or dates, no matter whose data they are. For
+credentialed data, a code is an example only if at least `marn.privacy.MINIMUM_CELL` notes or rows
+have it, and in JSON a count of 1 to 10 notes, patients, admissions or rows is written "1 to 10".
 """
 
 from __future__ import annotations
