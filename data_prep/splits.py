@@ -57,9 +57,6 @@ def by_patient(seed: int) -> Splitter:
     Where a patient goes depends on the seed and the SUBJECT_ID alone, not on who else is there;
     so the proportions hold on average. All admissions of a patient go together.
 
-    Args:
-        seed: another seed gives another split.
-
     Returns:
         The splitter. It raises a `MarnError` if a split would stay empty.
 

@@ -24,10 +24,6 @@ def swept(out: Path, progress: Progress) -> Iterator[None]:
 
     Within this context the process holds a shared lock on the parent folder of `out`, which ends
     with the process. Only a process that gets the lock exclusively removes anything.
-
-    Args:
-        out: where the corpus goes.
-        progress: takes a line about each folder that is removed.
     """
     out = out.resolve()
     try:

@@ -23,12 +23,7 @@ def _habits() -> tuple[tuple[str, tuple[str, ...], bool], ...]:
 
 
 class Author:
-    """An author: a style, a selection of the phrases, and slips of the pen.
-
-    Args:
-        seed: of the hospital.
-        number: of the author.
-    """
+    """An author: a style, a selection of the phrases, and slips of the pen."""
 
     def __init__(self, seed: int, number: int) -> None:
         rng = PortableRandom(seed, "author", number)

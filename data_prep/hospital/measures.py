@@ -62,11 +62,7 @@ def _summaries(raw: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def measure(raw: Path) -> Measures:
-    """Measure the raw tables of a hospital; of the notes, one is in memory at a time.
-
-    Args:
-        raw: folder of the tables, `.csv` or `.csv.gz`.
-    """
+    """Measure the raw tables of a hospital; of the notes, one is in memory at a time."""
     found = Measures()
     notes_with: Counter[str] = Counter()
     lengths: Counter[str] = Counter()

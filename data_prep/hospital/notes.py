@@ -48,13 +48,7 @@ def wrap(text: str, width: int) -> str:
 
 
 class NoteWriter:
-    """Write the notes of a hospital.
-
-    Args:
-        seed: of the hospital.
-        catalogue: its codes.
-        preset: its size.
-    """
+    """Write the notes of a hospital."""
 
     def __init__(self, seed: int, catalogue: CodeCatalogue, preset: Preset) -> None:
         self.seed = seed

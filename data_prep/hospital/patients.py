@@ -296,11 +296,6 @@ def patient(seed: int, index: int, catalogue: CodeCatalogue) -> Patient:
     """Make one patient.
 
     The draws depend on (seed, index) alone; the preset only decides which tail codes exist.
-
-    Args:
-        seed: of the hospital.
-        index: of the patient, from 0.
-        catalogue: codes of the preset.
     """
     rng = PortableRandom(seed, "patient", index)
     newborn = rng.chance(0.03)

@@ -53,19 +53,12 @@ def clean(title: str) -> str:
 
 
 def plain(title: str) -> str:
-    """Return a title as people would say it, without administrative words and in lower case.
-
-    Args:
-        title: long title of CMS.
-    """
+    """Return a long title of CMS as people would say it, without administrative words."""
     return clean(_pattern("administrative").sub("", _OTHER.sub("", title)))
 
 
 def spoken(title: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Derive the names of a code, and what is said after them, from its title.
-
-    Args:
-        title: long title of CMS.
+    """Derive the names of a code, and what is said after them, from its long title of CMS.
 
     Returns:
         Names of the head noun, and qualifiers (none, or one).

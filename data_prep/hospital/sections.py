@@ -226,9 +226,8 @@ class Sections(Story):
 
     def _usual(self, system: str) -> float:
         """Return the probability that a system without a finding is mentioned."""
-        if system in ("chest", "ecg", "skin"):
-            return 0.25 * self.detail
-        return 0.35 + 0.5 * min(1.0, self.detail)
+        rare = system in ("chest", "ecg", "skin")
+        return 0.25 * self.detail if rare else 0.35 + 0.5 * min(1.0, self.detail)
 
     def _vital_signs(self, found: dict[str, tuple[Code, Parts]], unsaid: bool) -> None:
         """Write vital signs: what a condition changed, and the ordinary values of the rest."""

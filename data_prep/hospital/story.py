@@ -23,12 +23,7 @@ WORDS_IN_FULL = 600
 
 
 class Material:
-    """What all notes of a hospital are written from.
-
-    Args:
-        catalogue: its codes.
-        preset: its size.
-    """
+    """What all notes of a hospital of some size (`preset`) are written from."""
 
     def __init__(self, catalogue: CodeCatalogue, preset: Preset) -> None:
         self.catalogue = catalogue
@@ -85,15 +80,7 @@ def can_have(relative: str, age: int, sex: str) -> bool:
 
 
 class Story:
-    """One note of one admission while it is written.
-
-    Args:
-        material: of the hospital.
-        person: the patient.
-        stay: the admission.
-        rng: decides what is told.
-        author: of the note.
-    """
+    """One note of one admission while it is written."""
 
     def __init__(
         self,

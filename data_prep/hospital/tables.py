@@ -58,10 +58,7 @@ def row(table: str, *cells: str | int | None) -> str:
 def opened(folder: Path, tables: Sequence[str], zipped: bool) -> Iterator[dict[str, TextIO]]:
     """Open tables of a folder for writing, each with its first line.
 
-    Args:
-        folder: that exists.
-        tables: names.
-        zipped: write `.csv.gz`, with neither name nor date inside: same tables, same bytes.
+    `zipped` files (`.csv.gz`) have neither name nor date inside: same tables, same bytes.
     """
     with ExitStack() as stack:
         files: dict[str, TextIO] = {}

@@ -65,8 +65,6 @@ _LONGEST: Final = 1 << 24  # characters in one article at most
 _BLANKS: Final = re.compile(r"\s*")
 _COMMA: Final = re.compile(r"\s*(?:,|(?=\]))")
 
-# The codes are lower-case in the files. A placeholder X may end one: t81.4xx.
-_CODE: Final = re.compile(r"[A-Z]\d[0-9A-Z](\.[0-9A-Z]{1,4})?", re.ASCII)
 _DIAGNOSIS: Final = "DIAGNOSTICO"
 
 
@@ -204,13 +202,7 @@ def _additional_codings(path: Path, dropped: Counter[str]) -> list[Coding]:
     """The codes of the abstracts, each once for an abstract."""
     codings: dict[Coding, None] = {}
     names: dict[str, str] = {}  # one object for each code, not one for each use
-    seen: set[str] = set()
-    for article in _articles(path):
-        note = _abstract_id(article, path)
-        if note in seen:
-            dropped["abstracts with a pmid seen before"] += 1
-            continue
-        seen.add(note)
+    for note, article in _abstracts(path, dropped):
         any_code = False
         for term in _list(article.get("Mesh"), path):
             for written in _list(term.get("CIE") if isinstance(term, dict) else "", path):
@@ -226,22 +218,26 @@ def _additional_codings(path: Path, dropped: Counter[str]) -> list[Coding]:
 
 def _additional_notes(path: Path, places: Mapping[str, str]) -> Iterator[Note]:
     """The abstracts that have a code: the title, a line break, the abstract."""
-    seen: set[str] = set()
-    for article in _articles(path):
-        note = _abstract_id(article, path)
-        if note in places and note not in seen:
-            seen.add(note)
+    for note, article in _abstracts(path, Counter()):
+        if note in places:
             parts = [str(article.get(key) or "") for key in ("title", "abstractText")]
             # JSON can hold halves of characters, which no text can.
             text = "\n".join(parts).encode("utf-8", "replace").decode()
             yield Note(admission=note, subject=note, text=text, key=note)
 
 
-def _abstract_id(article: Mapping[str, Any], path: Path) -> str:
-    pmid = str(article.get("pmid") or "").strip()
-    if not pmid:
-        raise MarnError(f"{path}: an article without pmid: unpack the archive anew")
-    return f"abstract-{pmid}"
+def _abstracts(path: Path, dropped: Counter[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each abstract of the file once, with the name of its note."""
+    seen: set[str] = set()
+    for article in _articles(path):
+        pmid = str(article.get("pmid") or "").strip()
+        if not pmid:
+            raise MarnError(f"{path}: an article without pmid: unpack the archive anew")
+        if pmid in seen:
+            dropped["abstracts with a pmid seen before"] += 1
+        else:
+            seen.add(pmid)
+            yield f"abstract-{pmid}", article
 
 
 def _list(value: object, path: Path) -> list[Any]:
@@ -348,10 +344,10 @@ def _codings(raw: Path, texts: Mapping[str, str], dropped: Counter[str]) -> Iter
     """The diagnoses of the cases that have a text."""
     for split in dict.fromkeys(texts.values()):
         for case, written in _rows(raw / split / f"{split}D.tsv", 2):
-            code = written.strip().upper()
+            code = icd10.dotted("dx", written)  # in lower case in the files
             if texts.get(case) != split:
                 dropped["codings of a case without a text"] += 1
-            elif not _CODE.fullmatch(code):
+            elif code is None:
                 dropped["codings whose code is not ICD-10-CM"] += 1
             else:
                 yield Coding(case, "dx", code)
@@ -378,8 +374,9 @@ def _passages(raw: Path, texts: Mapping[str, str], dropped: Counter[str]) -> Ite
             if re.findall(r"\w+", found) != re.findall(r"\w+", marked):
                 dropped["passages that do not lie where they should"] += 1
                 continue
+            whole = icd10.dotted("dx", code) or ""
             for begin, end in pieces:
-                yield Annotation(case, "dx", code.strip().upper(), begin, end, "evidence")
+                yield Annotation(case, "dx", whole, begin, end, "evidence")
 
 
 def _pieces(offsets: str, path: Path) -> list[tuple[int, int]]:

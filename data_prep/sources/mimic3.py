@@ -159,10 +159,6 @@ def caml_label(kind: str, code: str) -> str:
     place the dot after the second digit, also where nothing follows: 03.31 becomes "33.1", 45
     becomes "45.". Codes of diagnoses, among which there are letters, stay text.
 
-    Args:
-        kind: "dx" or "pr".
-        code: dotted.
-
     References:
         fidelity.md, row 24: of CAML's 2,003 procedure codes none begins with 0, and 21 are stubs
         such as "45.". Rows without a code, which make one empty label there, are left out here.
@@ -174,12 +170,7 @@ def caml_label(kind: str, code: str) -> str:
 
 
 class _CamlLabels:
-    """Names codes as CAML's scripts do; where a label stands for several codes, it says so.
-
-    Args:
-        title: the title of a code, from its kind and dotted form.
-        category: the category of a code, from the same.
-    """
+    """Names codes as CAML's scripts do; where a label stands for several codes, it says so."""
 
     def __init__(
         self,
@@ -224,12 +215,7 @@ def is_synthetic(raw: Path) -> bool:
 
 
 def read_notes(raw: Path, dropped: Counter[str], *, synthetic: bool = False) -> Iterator[Note]:
-    """Yield the discharge summaries and their addenda.
-
-    Args:
-        raw: the folder of the tables.
-        dropped: gets the rows left out, by reason.
-        synthetic: whether the tables are the teaching hospital's.
+    """Yield the discharge summaries and their addenda; count in `dropped` what is left out.
 
     Raises:
         MarnError: naming file and line, if a row cannot be read, there is no discharge summary,
@@ -281,10 +267,7 @@ def read_codings(
 ) -> Iterator[Coding]:
     """Yield the codes of both tables, dotted, leading zeros kept.
 
-    Args:
-        raw: the folder of the tables.
-        dropped: gets the rows left out, by reason.
-        is_known: False for a code that exists in no table of codes.
+    Count in `dropped` what is left out, such as a code that `is_known` finds in no table of codes.
 
     Raises:
         MarnError: naming file and line, if a row cannot be read.
@@ -314,12 +297,7 @@ def read_codings(
 
 
 def read_titles(raw: Path, kind: str) -> dict[str, str]:
-    """Return the long title of every code in a table of titles; empty if it is not there.
-
-    Args:
-        raw: the folder of the tables.
-        kind: "dx" or "pr".
-    """
+    """Return the long title of every code in a table of titles; empty if it is not there."""
     path = tables.find(raw, TITLE_TABLES[kind])
     if path is None:
         return {}

@@ -99,11 +99,7 @@ def run(config: Config, progress: Progress) -> Path:
 
 
 def read_notes(note: Path, dropped: Counter[str]) -> Iterator[Note]:
-    """Yield the discharge summaries and their addenda.
-
-    Args:
-        note: the folder of the table `discharge`.
-        dropped: gets the rows left out, by reason.
+    """Yield the discharge summaries and their addenda; count in `dropped` what is left out.
 
     Raises:
         MarnError: naming file and line, if a row cannot be read.
@@ -135,13 +131,9 @@ def read_notes(note: Path, dropped: Counter[str]) -> Iterator[Note]:
 def read_codings(
     hosp: Path, system: CodeSystem, dropped: Counter[str], uses: Counter[Pair]
 ) -> Iterator[Coding]:
-    """Yield the codes of both tables that are of one version of ICD.
+    """Yield the codes of both tables that are of the system's version of ICD.
 
-    Args:
-        hosp: the folder of the tables.
-        system: says which version of ICD, and places the dot.
-        dropped: gets the rows left out, by reason.
-        uses: gets the number of rows of each code.
+    Count in `dropped` what is left out, and in `uses` the rows of each code.
 
     Raises:
         MarnError: naming file and line, if a row cannot be read.
@@ -169,13 +161,7 @@ def read_codings(
 
 
 def read_titles(hosp: Path, kind: str, system: CodeSystem) -> dict[str, str]:
-    """Return the title of every code in a table of titles; empty if it is not there.
-
-    Args:
-        hosp: the folder of the tables.
-        kind: "dx" or "pr".
-        system: says which version of ICD, and places the dot.
-    """
+    """Return the title of every code in a table of titles; empty if it is not there."""
     path = tables.find(hosp, TITLE_TABLES[kind])
     if path is None:
         return {}
