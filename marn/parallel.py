@@ -108,13 +108,13 @@ def on_main_process(action: Callable[[], T]) -> T:
     """
     if world_size() == 1:
         return action()
-    outcome: list[Any] = [None, None]
+    outcome: list[Any] = [None]
     if rank() == 0:
         try:
-            outcome[0] = action()
+            outcome = [action()]
         except MarnError as error:
-            outcome[1] = str(error)
+            outcome = [MarnError(str(error))]
     distributed.broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise MarnError(outcome[1])
+    if isinstance(outcome[0], MarnError):
+        raise outcome[0]
     return outcome[0]

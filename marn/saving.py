@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,13 +37,14 @@ FORMAT = 2
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under another name and rename it, so that it is complete or unchanged.
 
-    The umask decides who may read it, whatever library writes it.
+    Its folder is created if missing. The umask decides who may read it, whatever library writes it.
 
     Raises:
         MarnError: the disk is full, or the folder cannot be written.
     """
     aside = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside.unlink(missing_ok=True)
         aside.touch()
         mode = aside.stat().st_mode
@@ -55,7 +57,8 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
             f"{path} could not be written ({reason}); free space or choose another folder"
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -118,12 +121,6 @@ def save_model(
         MarnError: the folder cannot be written.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MarnError(
-            f"{folder} cannot be made ({error.strerror}); choose another folder"
-        ) from error
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     replace(folder / WEIGHTS, lambda aside: save_file(weights, aside))
     card = {

@@ -169,7 +169,9 @@ def test_parents_are_made_and_the_umask_decides_who_may_read(corpus, tmp_path, u
 
 def test_a_folder_that_cannot_be_made_is_one_line(corpus, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(MarnError, match=r"file/model cannot be made .*; choose another folder"):
+    with pytest.raises(
+        MarnError, match=r"file/model/model.safetensors could not be written .*another folder"
+    ):
         save_model(tmp_path / "file" / "model", build("cnn", corpus), corpus)
 
 

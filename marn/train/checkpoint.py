@@ -91,11 +91,10 @@ class RunFolder:
             return
         history, checkpoint = self.path / HISTORY, self.path / CHECKPOINT
         table = pd.DataFrame(state["history"])
-        written = {"format": FORMAT, **state}
 
         def write() -> None:
             replace_file(history, lambda aside: table.to_csv(aside, index=False))
-            replace_file(checkpoint, lambda aside: torch.save(written, aside))
+            replace_file(checkpoint, lambda aside: torch.save({"format": FORMAT, **state}, aside))
 
         parallel.on_main_process(write)
 
@@ -103,14 +102,8 @@ class RunFolder:
         """Append a line to `steps.csv`; a run that is killed keeps its lines."""
         if self.path is None or parallel.rank() != 0:
             return
-        try:
-            with (self.path / STEPS).open("a") as file:
-                file.write(",".join(f"{value:.6g}" for value in values) + "\n")
-        except OSError as error:
-            raise parallel.RankError(
-                f"{self.path / STEPS} could not be written ({error.strerror}); free space and "
-                "repeat the command"
-            ) from error
+        with (self.path / STEPS).open("a") as file:
+            file.write(",".join(f"{value:.6g}" for value in values) + "\n")
 
     def finish(
         self, model: Coder, corpus: Corpus, thresholds: Mapping[str, Any], scores: dict[str, Any]
@@ -125,7 +118,6 @@ class RunFolder:
         """Make the folder ours, or refuse it."""
         path = folder / SETTINGS
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             old = json.loads(path.read_text(encoding="utf-8"))["settings"]
         except FileNotFoundError:
             # `marn.privacy` asks a run whether its corpus is open.
@@ -151,29 +143,24 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = state.get("format")
+        if state["format"] != FORMAT:
+            raise ValueError(f"format {state['format']}")
     except Exception as error:  # torch raises whatever the damaged part raises
         raise _damaged(path) from error
-    if found != FORMAT:
-        raise MarnError(
-            f"{path} has format {found!r}, but this version reads {FORMAT}; delete {path.parent} "
-            "and train again"
-        )
     return state
 
 
 def _cut_log(path: Path, epochs: int) -> None:
     """Drop lines that are of later epochs, or were not finished."""
-    try:
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [x for x in lines[1:] if x[-1] == "\n" and int(x.split(",")[0]) <= epochs]
-    except (OSError, ValueError) as error:
-        raise _damaged(path) from error
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [x for x in lines[1:] if x[-1] == "\n" and int(x.split(",")[0]) <= epochs]
     replace_file(path, lambda aside: aside.write_text(_HEADER + "".join(kept)))
 
 
 def _damaged(path: Path) -> MarnError:
-    return MarnError(f"{path} is damaged; delete {path.parent} and train again")
+    return MarnError(
+        f"{path} is damaged or of another version; delete {path.parent} and train again"
+    )
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -160,8 +160,11 @@ def _fit(
     if folder.path is not None and (len(history) > resumed or not folder.finished):
         with fabric.autocast():
             thresholds = tune_thresholds(model, corpus, batch_size=2 * config.batch_size)
-        dev = {t: _with_prefix(f"dev/{t}/", history[kept - 1]) for t in model.tasks}
-        scores = {"best_epoch": best["epoch"], "kept_epoch": kept, "dev": dev}
+        scores: dict[str, Any] = {"best_epoch": best["epoch"], "kept_epoch": kept, "dev": {}}
+        for name, value in history[kept - 1].items():
+            if name.startswith("dev/"):
+                _, task, figure = name.split("/", 2)
+                scores["dev"].setdefault(task, {})[figure] = value
         folder.finish(model, corpus, thresholds, scores)
     table = pd.DataFrame(history).astype({"epoch": int})
     return Run(model, table, best["epoch"], kept, config, folder.path)
@@ -211,8 +214,3 @@ def _dev_scores(step: TrainingStep, corpus: Corpus) -> dict[str, float]:
         scores = evaluate(step.model, corpus, "dev", batch_size=2 * step.config.batch_size)
     scores = parallel.on_main_process(lambda: scores)
     return {f"dev/{t}/{name}": x for t, figures in scores.items() for name, x in figures.items()}
-
-
-def _with_prefix(prefix: str, row: dict[str, float]) -> dict[str, float]:
-    """Pick some columns of a row of the history, without their prefix."""
-    return {k.removeprefix(prefix): x for k, x in row.items() if k.startswith(prefix)}
