@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,37 +13,12 @@ from marn.corpus import Corpus
 from marn.errors import MarnError
 from marn.evaluation import check_corpus
 from marn.models import Coder
-from marn.progress import duration
 from marn.train.config import TrainConfig
 from marn.train.memory import capacity, peak_memory
 from marn.train.step import TrainingStep, epoch_batches
 
 
-@dataclass(frozen=True)
-class Budget:
-    """Time and memory that a training will take."""
-
-    batch_size: int
-    """Notes per step."""
-    steps: int
-    """Steps per epoch."""
-    seconds: float
-    """Time of an epoch's steps, without scoring the dev split."""
-    notes_per_second: float
-    memory_mb: float
-    """Peak of the largest step: of a CUDA device; on a CPU, of the whole process."""
-    free_mb: float
-    """Memory of the device; on a CPU, of the machine."""
-
-    def __str__(self) -> str:
-        return (
-            f"{self.notes_per_second:,.1f} notes per second\n"
-            f"an epoch of {self.steps:,} steps: {duration(self.seconds)}, and the dev notes\n"
-            f"memory at the largest step: {self.memory_mb:,.0f} MB of {self.free_mb:,.0f} MB"
-        )
-
-
-def estimate(model: Coder, corpus: Corpus, config: TrainConfig | None = None) -> Budget:
+def estimate(model: Coder, corpus: Corpus, config: TrainConfig | None = None) -> dict[str, float]:
     """Measure a few steps of a training and extrapolate to an epoch.
 
     The first step has the longest notes, so a batch that does not fit is found at once. The time of
@@ -56,7 +31,9 @@ def estimate(model: Coder, corpus: Corpus, config: TrainConfig | None = None) ->
         config: by default `TrainConfig.of(model)`.
 
     Returns:
-        The budget; `print` makes it readable.
+        `steps` of an epoch; their `seconds`, without scoring the dev split; `notes_per_second`;
+        `memory_mb`, the peak of the largest step on a CUDA device, else of the whole process; and
+        `capacity_mb`, the memory of the device, else of the machine.
 
     Raises:
         MarnError: the corpus has no training notes, or lacks a task; a device is missing; or the
@@ -82,11 +59,10 @@ def estimate(model: Coder, corpus: Corpus, config: TrainConfig | None = None) ->
             float(step(notes, config.learning_rate))  # reading the loss waits for a GPU
             took.append(time.perf_counter() - began)
     seconds = float(np.median(np.array(took[1:]) / padded[usual]) * padded.sum())
-    return Budget(
-        batch_size=config.batch_size,
-        steps=len(batches),
-        seconds=seconds,
-        notes_per_second=len(train) / seconds,
-        memory_mb=peak_memory(step.fabric.device),
-        free_mb=capacity(step.fabric.device),
-    )
+    return {
+        "steps": len(batches),
+        "seconds": seconds,
+        "notes_per_second": len(train) / seconds,
+        "memory_mb": peak_memory(step.fabric.device),
+        "capacity_mb": capacity(step.fabric.device),
+    }
