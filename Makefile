@@ -19,10 +19,10 @@ export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 .NOTPARALLEL:
 .PHONY: help environment data book site lab chapters test lint unit nbval bench other-cpu browser lock clean
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
-environment:  ## the virtual environment .venv, from requirements.lock (PYTHON=python3.12 for another interpreter)
+environment:  ## make .venv from requirements.lock (PYTHON=python3.12 for another interpreter)
 	@wanted=$$(git hash-object requirements.lock pyproject.toml | tr '\n' ' '); \
 	version() { "$$1" -c 'import sys; print(sys.version)' 2>/dev/null; }; \
 	if [ -x $(BIN)/python ] && { [ -z "$(strip $(PYTHON))" ] || [ "$$(version $(PYTHONS))" = "$$(version $(BIN)/python)" ]; }; then \
@@ -39,43 +39,43 @@ environment:  ## the virtual environment .venv, from requirements.lock (PYTHON=p
 	$(PIP) -r requirements.lock && $(PIP) --no-deps --no-build-isolation --editable . && \
 	echo "$$wanted" > $(VENV)/made-from
 
-data: environment  ## the teaching hospital and its corpus, in data/teaching
+data: environment  ## make the teaching hospital and its corpus, in data/teaching
 	@$(BIN)/python book/_ext/make_book.py data
 
-book:  ## everything: environment, data, every chapter executed here, pages in _build/html
+book:  ## make everything: environment, data, every chapter executed here, pages in _build/html
 	@began=$$(date +%s); $(MAKE) --no-print-directory environment && \
 	$(BIN)/python book/_ext/make_book.py book --environment $$(( $$(date +%s) - began ))
 
-site: environment  ## the pages from the stored outputs, in seconds
+site: environment  ## render the pages from the stored outputs, in seconds
 	@$(BIN)/python book/_ext/make_book.py site
 
-lab: data  ## the chapters in JupyterLab
+lab: data  ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book
 
 chapters: environment  ## execute what changed and update the committed notebooks (CHAPTER="03 04" for some)
 	@$(BIN)/python book/_ext/make_book.py chapters $(CHAPTER)
 
-test: lint data browser unit nbval  ## all that CI runs: lint, tests, the chapters' stored outputs, the pages in a browser
+test: lint data browser unit nbval  ## run all that CI runs: lint, tests, the chapters' stored outputs, the pages in a browser
 
-lint: environment  ## ruff and mypy
+lint: environment  ## run ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: data  ## unit, property, contract, pipeline, papermill and browser tests, and the examples in docstrings
+unit: data  ## run every test but nbval's, and the examples in docstrings
 	$(BIN)/pytest -n 2 --dist loadgroup --durations 10 --doctest-modules tests marn data_prep
 
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 1800 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider
 NOTEBOOKS = $(if $(CHAPTER),$(foreach number,$(CHAPTER),$(wildcard book/$(number)*.ipynb)),book)
 nbval: export TQDM_DISABLE := 1  # as the stored outputs were made
-nbval: data  ## every chapter executed and compared with its stored outputs (CHAPTER="03" for one)
+nbval: data  ## execute every chapter and compare it with its stored outputs (CHAPTER="03" for one)
 	@rm -rf runs/[0-9][0-9]_*  # else a chapter would take up an earlier run instead of training
 	$(BIN)/pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
 
-bench: environment  ## benchmarks against a straightforward reference (NAME="scores gru" for some)
+bench: environment  ## run benchmarks against a straightforward reference (NAME="scores gru" for some)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(NAME)
 
-other-cpu:  ## the same in the guise of an older CPU, with two threads
+other-cpu:  ## run nbval imitating an older CPU, with two threads
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem \
 	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4" OMP_NUM_THREADS=2 $(MAKE) nbval CHAPTER="$(CHAPTER)"
 
@@ -87,7 +87,7 @@ browser: environment
 	[ -d "/Applications/Google Chrome.app" ] || $(BIN)/playwright install chromium >/dev/null 2>&1 || \
 	echo "No Chromium or Chrome here, none could be fetched: the pages will not be opened (apt-get install chromium)."
 
-lock:  ## requirements.lock anew, from pyproject.toml
+lock:  ## pin the dependencies of pyproject.toml in requirements.lock
 	python3.11 -m venv --clear _build/lock
 	_build/lock/bin/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	  print(*project["dependencies"], *sum(project["optional-dependencies"].values(), []), sep="\n")' > _build/lock/wanted
@@ -96,5 +96,5 @@ lock:  ## requirements.lock anew, from pyproject.toml
 	  | sed -E 's/\+[a-z0-9.]+$$//' | grep -vE '^(nvidia|cuda|triton)'; } > _build/requirements.lock
 	mv _build/requirements.lock requirements.lock
 
-clean:  ## remove what was made, but for .venv and data
+clean:  ## remove everything made, except .venv and data
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -206,7 +206,9 @@ def _checked(probabilities: ArrayLike, targets: ArrayLike) -> tuple[Array, NDArr
             f"{scores.shape} and {truth.shape}"
         )
     if scores.size == 0:
-        raise MarnError(f"there is nothing to score: probabilities have shape {scores.shape}")
+        raise MarnError(
+            f"probabilities must hold at least one note and one code, but got {scores.shape}"
+        )
     if scores.dtype not in (np.float32, np.float64):
         scores = scores.astype(np.float64)
     if not np.isfinite(scores).all():

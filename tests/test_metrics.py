@@ -176,7 +176,7 @@ def test_a_threshold_for_each_code():
         (np.zeros(3), np.zeros(3), "notes, codes"),
         (np.full((1, 2), np.nan), np.zeros((1, 2)), "diverge"),
         (np.zeros((1, 2)), np.array([[0, 2]]), "0 or 1"),
-        (np.zeros((0, 2)), np.zeros((0, 2)), "nothing to score"),
+        (np.zeros((0, 2)), np.zeros((0, 2)), "at least one note and one code"),
     ],
 )
 def test_bad_input(probabilities, targets, message):
