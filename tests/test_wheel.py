@@ -58,9 +58,11 @@ def test_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel: Path) 
     assert "marn/py.typed" in names
 
 
-def test_wheel_registers_nothing_with_other_programs(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    assert not [name for name in names if name.endswith("entry_points.txt")]
+def test_wheel_registers_its_command_and_nothing_with_other_programs(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+        lines = archive.read(name).decode().split("\n")
+    assert [line for line in lines if line] == ["[console_scripts]", "marn = marn.cli:main"]
 
 
 def test_six_lines_of_the_readme_run_where_only_the_wheel_is(python: Path, tmp_path: Path) -> None:
