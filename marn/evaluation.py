@@ -115,8 +115,8 @@ def predict(
     each gets all logits.
 
     Args:
-        model: on the device where it is to run; its mode is left as it was.
-        corpus: has the model's tasks.
+        model: its device is where it runs; its mode is left as it was.
+        corpus: must have the model's tasks.
         split: `"train"`, `"dev"` or `"test"`.
         batch_size: notes at a time; affects only speed and memory. A model with
             `padding="released"` always reads one note at a time, as the authors' evaluation does.
@@ -148,7 +148,7 @@ def tune_thresholds(
     """Find the best thresholds on the dev split (fidelity row 16, sound).
 
     Args:
-        model: on the device where it is to run.
+        model: its device is where it runs.
         corpus: must have the model's tasks.
         per_code: find one threshold per code, by its F1; otherwise one per task, by the micro-F1
             of its codes.
@@ -201,7 +201,7 @@ def evaluate(
     """Score a model on a split with every figure of `marn.metrics.score`.
 
     Args:
-        model: on the device where it is to run.
+        model: its device is where it runs.
         corpus: must have the model's tasks.
         split: `"train"`, `"dev"` or `"test"`.
         ks: cut-offs of precision and recall at k.
@@ -245,7 +245,7 @@ def mean_code_features(
     one space.
 
     Args:
-        model: on the device where it is to run.
+        model: its device is where it runs.
         corpus: the notes.
         split: which of them.
         batch_size: notes at a time.

@@ -26,8 +26,8 @@ def estimate(model: Coder, corpus: Corpus, config: TrainConfig | None = None) ->
     several devices one is measured, with its share of each batch and without their communication.
 
     Args:
-        model: is left as it was, on the CPU or wherever it is.
-        corpus: has the split train and the model's tasks.
+        model: the model to train; it is left as it was.
+        corpus: a corpus with the split train and the model's tasks.
         config: by default `TrainConfig.of(model)`.
 
     Returns:

@@ -102,8 +102,14 @@ class RunFolder:
         """Append a line to `steps.csv`; a run that is killed keeps its lines."""
         if self.path is None or parallel.rank() != 0:
             return
-        with (self.path / STEPS).open("a") as file:
-            file.write(",".join(f"{value:.6g}" for value in values) + "\n")
+        path = self.path / STEPS
+        try:
+            with path.open("a") as file:
+                file.write(",".join(f"{value:.6g}" for value in values) + "\n")
+        except OSError as error:  # RankError: the other ranks do not write
+            raise parallel.RankError(
+                f"{path} could not be written ({error.strerror}); free space and repeat the command"
+            ) from error
 
     def finish(
         self, model: Coder, corpus: Corpus, thresholds: Mapping[str, Any], scores: dict[str, Any]

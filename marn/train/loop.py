@@ -62,7 +62,7 @@ def fit(
     run_dir: str | Path | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Train a model, watch the dev split, and leave the model with its best weights (see `keep`).
+    """Train a model and leave it with the weights of its best dev score (see `TrainConfig.keep`).
 
     With a run directory every epoch ends in a checkpoint. Repeat the call and training resumes
     after the last complete epoch, with the same result as without an interruption; a finished run
@@ -79,7 +79,7 @@ def fit(
 
     Args:
         model: from `marn.build`, or of your own class.
-        corpus: has the splits train and dev and the model's tasks.
+        corpus: a corpus with the splits train and dev and the model's tasks.
         config: by default `TrainConfig.of(model)`, the settings of the system's paper.
         run_dir: folder to write to; by default nothing is written.
         quiet: whether to print nothing. Otherwise each epoch prints a line, with the time left.

@@ -36,10 +36,10 @@ def epoch_batches(train: Split, model: Coder, config: TrainConfig, epoch: int) -
 
 
 class TrainingStep:
-    """One step of a training: forward, loss, backward, clip, update. Call it with a batch.
+    """Changes the weights of a model by one batch at a time. Call it with the batch.
 
     Args:
-        model: is moved to the device.
+        model: the model to train, which is moved to the device.
         train: the training notes.
         config: settings of the training.
         fabric: from `marn.train.launch.start`, by default one for these settings.
