@@ -323,7 +323,7 @@ def focal_optimum(
     if not 0 < alpha < 1:
         raise MarnError(f"alpha must be between 0 and 1, but got {alpha}")
     if gamma < 0:
-        raise MarnError(f"gamma must be >= 0, but got {gamma}")
+        raise MarnError(f"gamma must be at least 0, but got {gamma}")
     if reading not in ("paper", "released"):
         raise MarnError(f"reading must be 'paper' or 'released', but got {reading!r}")
     # logit(alpha) = log(a / b) under Eq. 16

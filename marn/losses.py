@@ -25,9 +25,6 @@ def smooth(targets: Tensor, share: float) -> Tensor:
         targets: (B, C) float, 0 or 1.
         share: s in [0, 1); 0 returns `targets` as they are.
 
-    Returns:
-        (B, C) float in [0, 1].
-
     References:
         Ji et al. 2020 (DCAN), with s = 0.1.
 
@@ -113,7 +110,7 @@ def focal_loss(
     """
     _check(logits, targets)
     if gamma < 0:
-        raise MarnError(f"gamma must be >= 0, but got {gamma}; 0 is cross-entropy")
+        raise MarnError(f"gamma must be at least 0, but got {gamma}; 0 is cross-entropy")
     if reading not in get_args(Reading):
         raise MarnError(f"reading must be one of {get_args(Reading)}, but got {reading!r}")
     if alpha <= 0 or (reading == "paper" and alpha >= 1):
@@ -135,9 +132,6 @@ def multitask_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -
     Args:
         losses: one scalar per task.
         weights: weight per task; a task that is not named has weight 1.
-
-    Returns:
-        A scalar.
 
     Raises:
         MarnError: there is no task, or a weight names a task that has no loss.

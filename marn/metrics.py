@@ -180,17 +180,10 @@ def best_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> Array:
     """Find each code's own threshold with the highest F1 (fidelity row 16).
 
     Rare codes have few positives to choose by, so that one threshold for all codes
-    (`best_threshold`) is often the safer choice.
-
-    Args:
-        probabilities: (N, C) float.
-        targets: (N, C) bool or 0/1.
+    (`best_threshold`, which has the same arguments) is often the safer choice.
 
     Returns:
         (C,) float64, to be used with `>`; 0.5 for a code that no note has.
-
-    Raises:
-        MarnError: the shapes differ, or values are out of range.
     """
     scores, truth = _checked(probabilities, targets)
     codes = range(scores.shape[1])

@@ -43,10 +43,7 @@ def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
         show_credentialed_text: whether the caller asked for it anyway.
 
     Raises:
-        MarnError: if the text is credentialed and the caller did not ask for it.
-
-    Example:
-        >>> check_may_show(open_text=True, show_credentialed_text=False)
+        MarnError: the text is credentialed and the caller did not ask for it.
     """
     if not (open_text or show_credentialed_text):
         raise MarnError(
@@ -63,11 +60,11 @@ def announce(name: str, digest: str) -> None:
 
     Args:
         name: name of the corpus.
-        digest: hash of the corpus.
+        digest: its hash.
 
     Raises:
-        MarnError: if papermill, started from a command line, executes the notebook and would write
-            it to a git work tree that does not ignore the file.
+        MarnError: papermill, started from a command line, executes the notebook and would write it
+            to a git work tree that does not ignore the file.
     """
     target = _papermill_output()
     if target is not None and _could_be_committed(target):

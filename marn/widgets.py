@@ -53,7 +53,7 @@ def note_explorer(
         A box with, from the top: choice of note, text area, choice of code, view.
 
     Raises:
-        MarnError: if the notes may not be shown.
+        MarnError: the notes may not be shown.
     """
     check_may_show(corpus.is_open, show_credentialed_text)
     source = corpus[split]
@@ -123,21 +123,15 @@ def focal_explorer() -> ipywidgets.VBox:
     alphas = [0.25, 0.5, 0.75, 0.9, 0.99, 0.999]
     alpha = ipywidgets.SelectionSlider(options=alphas, value=0.999, description="α")
     gamma = ipywidgets.FloatSlider(value=2, min=0, max=5, step=0.5, description="γ")
-    choices = [
-        ("both", ("paper", "released")),
-        ("Eq. 16 of the paper", ("paper",)),
-        ("released code", ("released",)),
-    ]
+    both = ("both", ("paper", "released"))
+    choices = [both, ("Eq. 16 of the paper", ("paper",)), ("released code", ("released",))]
     reading = ipywidgets.Dropdown(options=choices, description="Reading")
     sentence = ipywidgets.HTML()
     output = ipywidgets.Output()
 
     def draw(_: object = None) -> None:
-        crossings = {
-            "paper": f"{1 - alpha.value:.3g} (Eq. 16)",
-            "released": "0.5 (released code)",
-        }
-        where = " and ".join(crossings[name] for name in reading.value)
+        found = {"paper": f"{1 - alpha.value:.3g} (Eq. 16)", "released": "0.5 (released code)"}
+        where = " and ".join(found[name] for name in reading.value)
         sentence.value = f"<p>A code is predicted if its true probability exceeds {where}.</p>"
         figure = figures.focal_optimum(alpha.value, (gamma.value,), reading.value)
         # set as a whole: any front end that knows plotly shows it, and nothing is printed

@@ -101,7 +101,7 @@ def test_multitask_by_hand():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gamma": -1.0}, "gamma must be >= 0, but got -1.0"),
+        ({"gamma": -1.0}, "gamma must be at least 0, but got -1.0"),
         ({"reading": "eq16"}, "reading"),
         ({"alpha": 1.0, "reading": "paper"}, r"in \(0, 1\)"),
         ({"alpha": 0.0}, "> 0"),

@@ -51,9 +51,6 @@ def collate(
         notes: (B,) indices in the split.
         tasks: number of codes of each task that gets targets.
         max_length: tokens kept of a note, from its beginning.
-
-    Returns:
-        The batch, on the CPU.
     """
     texts = [split.note_tokens(int(note))[:max_length] for note in notes]
     lengths = np.array([len(text) for text in texts], np.int64)

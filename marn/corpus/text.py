@@ -26,13 +26,7 @@ def split_words(text: str) -> list[str]:
     """Split a text into lower-case words, numbers included.
 
     `tokenize` drops the numbers; a reader of large tables calls this and drops them later, all at
-    once.
-
-    Args:
-        text: any text.
-
-    Returns:
-        Maximal runs of letters, digits and underscores, in lower case, in order.
+    once. Words are maximal runs of letters, digits and underscores, in order.
     """
     if text.isascii():  # seven times as fast as the pattern, and equal to it
         return text.encode("ascii").translate(_ASCII).decode("ascii").split()
@@ -44,12 +38,6 @@ def tokenize(text: str) -> list[str]:
 
     Words are matches of `\w+` in lower case, without those that are numeric throughout. So "7.5 mg"
     gives one word, and "q8h" and "1_2" stay.
-
-    Args:
-        text: any text.
-
-    Returns:
-        The words in order.
 
     References:
         Mullenbach et al. 2018 (CAML), section 4; the numeric test is `str.isnumeric`, as in the
@@ -65,12 +53,7 @@ def tokenize(text: str) -> list[str]:
 def token_spans(text: str) -> tuple[list[str], np.ndarray]:
     """Return the words of `tokenize` with their places in the text.
 
-    Args:
-        text: any text.
-
-    Returns:
-        The words of `tokenize(text)` and an (n, 2) int64 array: first character and the one
-        after the last, counted in characters of `text`.
+    Places are (n, 2) int64: the first character of each word, and the one after its last.
 
     Example:
         >>> words, spans = token_spans("ate 3 Figs")
@@ -89,10 +72,10 @@ class Vocabulary:
     `len(vocabulary)` is V + 2, the rows of an embedding table.
 
     Args:
-        words: the V words, sorted and without repetition.
+        words: the V words, sorted and distinct.
 
     Raises:
-        MarnError: if the words are not sorted or repeat.
+        MarnError: the words are not sorted, or one repeats.
 
     Example:
         >>> vocabulary = Vocabulary(["fever", "lasix"])
@@ -116,37 +99,23 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words) + 2
 
-    def __contains__(self, word: object) -> bool:
-        return word in self._numbers
-
     @property
     def unknown(self) -> int:
         """The number V + 1 of every word that is not in the vocabulary."""
         return len(self.words) + 1
 
     def encode(self, words: Iterable[str]) -> np.ndarray:
-        """Turn words into numbers.
-
-        Args:
-            words: T words, as `tokenize` returns them.
-
-        Returns:
-            (T,) int32, each in [1, V + 1].
-        """
+        """Turn T words, as `tokenize` returns them, into (T,) int32 numbers in [1, V + 1]."""
         unknown = self.unknown
         return np.array([self._numbers.get(word, unknown) for word in words], dtype=np.int32)
 
     def decode(self, tokens: Iterable[int]) -> list[str]:
-        """Turn numbers into words.
+        """Turn numbers in [0, V + 1] into words.
 
-        Args:
-            tokens: numbers in [0, V + 1].
-
-        Returns:
-            The words; "<pad>" for 0 and "<unknown>" for V + 1, which no text can hold as words.
+        0 gives "<pad>" and V + 1 "<unknown>", which no text can hold as words.
 
         Raises:
-            MarnError: if a number is outside the vocabulary.
+            MarnError: a number is outside the vocabulary.
         """
         table = ["<pad>", *self.words, "<unknown>"]
         numbers = list(tokens)
