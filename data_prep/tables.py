@@ -334,8 +334,8 @@ def _column_indices(
                 for name in names[:20]
             )
             raise MarnError(
-                f"{path} has {'more than one' if count else 'no'} column {column}. Its header is: "
-                f"{found[:300]}; give a table with these column names, separated by commas"
+                f"{path} has {'more than one' if count else 'no'} column {column} (the header is: "
+                f"{found[:300]}); give a table with these column names, separated by commas"
             )
     return [
         names.index(column.upper()) if column.upper() in names else None

@@ -123,7 +123,7 @@ REFUSED = {
     "bytes of Latin-1": (lambda r: r.add(b"9,1,1,x,y,caf\xe9\n"), "byte 0xe9 is not UTF-8"),
     "UTF-16": (lambda r: r.notes.write_bytes(HEADER.encode("utf-16")), "a NUL byte"),
     "a lone carriage return": (lambda r: r.add("9,1\r,1,x,y,z\n"), "row at line 18: "),
-    "a wrong header": (lambda r: r.change("TEXT", "NOTE"), "no column TEXT. Its header is"),
+    "a wrong header": (lambda r: r.change("TEXT", "NOTE"), "no column TEXT (the header is"),
     "a column twice": (lambda r: r.change(",TEXT", ",TEXT,TEXT"), "more than one column TEXT"),
     "semicolons for commas": (lambda r: r.change(",", ";", times=99), "separated by commas"),
     "a negative id": (lambda r: r.add(r.note(id=-5)), "'-5' is not a valid id"),
@@ -329,7 +329,7 @@ def test_no_error_shows_the_text_of_a_note(raw, tmp_path, capsys):
     raw.change(HEADER, "")  # the first row is where the header should be
     assert raw.run(tmp_path / "out") == 2
     error = capsys.readouterr().err
-    assert "Its header is: 1, 1, 145000, 2151-08-04, (a text), (a text);" in error
+    assert "(the header is: 1, 1, 145000, 2151-08-04, (a text), (a text));" in error
     assert "cough" not in error
     raw.notes.write_text(HEADER + 'Fever and cough,1,145000,x,Discharge summary,"x"\n')
     assert raw.run(tmp_path / "out") == 2

@@ -164,7 +164,7 @@ def test_long_note(table):
     [
         ("", "T.csv is empty"),
         ("\n1,x\n", "T.csv is empty"),
-        ("ROW_ID,NOTE\n", "no column TEXT. Its header is: ROW_ID, NOTE"),
+        ("ROW_ID,NOTE\n", "no column TEXT (the header is: ROW_ID, NOTE"),
         ("ROW_ID;TEXT\n", "separated by commas"),
         ("ROW_ID,TEXT,text\n", "more than one column TEXT"),
         ('ROW_ID,TEXT\n1,"a\nb"\n2\n', "row at line 4: 1 fields instead of 2"),
