@@ -44,14 +44,11 @@ def _options(
 ) -> None: ...
 
 
-def _systems() -> list[str]:
-    return marn.available()
-
-
 def train(
     given: dict[str, Any],
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The system.", autocompletion=_systems)
+        str,
+        typer.Argument(metavar="NAME", help="The system.", autocompletion=lambda: marn.available()),
     ],
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus.")],
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of the run.")],
@@ -59,8 +56,8 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="Options of the system, such as hidden_size=64; values are JSON, or text. Its "
-            "initial weights take --seed unless seed=… is among them.",
+            help="An option of the system, such as hidden_size=64; the value is JSON, or text. "
+            "Repeat it for several. seed=… is the seed of the initial weights; default: --seed.",
         ),
     ] = None,
     test: Annotated[bool, typer.Option("--test", help="Score the test split at the end.")] = False,
@@ -80,7 +77,12 @@ def train(
     from marn.train.loop import fit
 
     config = TrainConfig.of(system(name), **given)
-    options = dict(map(_key_and_value, model or []))
+    options: dict[str, Any] = {}
+    for text in model or []:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise MarnError(f"--model must be KEY=VALUE, but got {text!r}; try hidden_size=64")
+        options[key] = command_line.json_or_text(value)
     data = Corpus.load(corpus)
     network = build(name, data, **{"seed": config.seed, **options})
     if config.processes > 1:
@@ -92,15 +94,8 @@ def train(
         scores = evaluate(run.model, data, "test", batch_size=2 * config.batch_size)
         if parallel.rank() == 0:
             for task, figures in scores.items():
-                for figure, value in figures.items():
-                    sys.stdout.write(f"test {task} {figure} {value:.3f}\n")
-
-
-def _key_and_value(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise MarnError(f"--model must be KEY=VALUE, but got {text!r}; try hidden_size=64")
-    return key, command_line.json_or_text(value)
+                for figure, score in figures.items():
+                    sys.stdout.write(f"test {task} {figure} {score:.3f}\n")
 
 
 command_line.add(app, train, TrainConfig, defaults=False)
@@ -115,5 +110,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments,
         kept="the last checkpoint is kept, if there is one",
         # What all processes meet alike is printed by the first.
-        silent=lambda error: rank != "0" and type(error) in (MarnError, KeyboardInterrupt),
+        silent=() if rank == "0" else (MarnError, KeyboardInterrupt),
     )

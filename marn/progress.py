@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from typing import TextIO
 
@@ -24,6 +23,8 @@ class Progress:
     A bar is shown where somebody watches, and is gone when the work ends. The environment variable
     `TQDM_DISABLE` turns it off, as for the chapters of the book, whose outputs are stored.
 
+    Attributes `done` and `bar` are the steps so far, and tqdm's bar or None.
+
     Args:
         total: number of steps.
         stream: where to write; None for silence.
@@ -34,47 +35,34 @@ class Progress:
     def __init__(
         self, total: int, *, stream: TextIO | None, done: int = 0, unit: str = "step"
     ) -> None:
-        self.total, self.stream = total, stream
-        self.start = self.done = done
-        self._began = time.monotonic()
-        self._bar = None
+        self.total, self.stream, self.done = total, stream, done
+        self._start, self._began = done, time.monotonic()
+        self.bar = None
         in_notebook = type(stream).__module__.startswith("ipykernel")
         if stream is None or os.environ.get("TQDM_DISABLE") or not (in_notebook or stream.isatty()):
             return
         from tqdm.auto import tqdm  # imported only where it is seen
 
         tqdm.monitor_interval = 0  # no thread, since processes may be forked from this one
-        self._bar = tqdm(
-            total=total, initial=done, unit=unit, leave=False, file=None if in_notebook else stream
-        )
-
-    @property
-    def has_bar(self) -> bool:
-        """Whether a bar is shown."""
-        return self._bar is not None
+        file = None if in_notebook else stream
+        self.bar = tqdm(total=total, initial=done, unit=unit, leave=False, file=file)
 
     def left(self) -> float:
         """Return the seconds that the rest will take at the pace so far; nan before a step."""
-        steps = self.done - self.start
+        steps = self.done - self._start
         elapsed = time.monotonic() - self._began
         return elapsed / steps * (self.total - self.done) if steps else float("nan")
 
     def step(self, text: str, count: int = 1) -> None:
-        """Count steps; `text` stands before the bar."""
+        """Count steps; `text` is shown before the bar."""
         self.done += count
-        if self._bar is not None:
-            self._bar.set_description_str(text, refresh=False)
-            self._bar.update(count)
+        if self.bar is not None:
+            self.bar.set_description_str(text, refresh=False)
+            self.bar.update(count)
 
     def line(self, text: str) -> None:
         """Write a line that stays."""
-        if self._bar is not None:
-            self._bar.write(text, file=self.stream)
+        if self.bar is not None:
+            self.bar.write(text, file=self.stream)
         elif self.stream is not None:
-            self.stream.write(f"{text}\n")
-            self.stream.flush()
-
-
-def standard(quiet: bool) -> TextIO | None:
-    """Choose the stream: standard output as it is now (a notebook replaces it), or none."""
-    return None if quiet else sys.stdout
+            print(text, file=self.stream, flush=True)

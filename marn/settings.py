@@ -18,7 +18,7 @@ import difflib
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import (
     Annotated,
     Any,
@@ -44,25 +44,20 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Location = Annotated[Path, Strict(False)]
 """A path, or text that names one."""
 
-_CONFIG = ConfigDict(strict=True, allow_inf_nan=False)
-_RULES = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "greater_than_equal": "at least {ge}",
-    "greater_than": "above {gt}",
-    "less_than_equal": "at most {le}",
-    "less_than": "below {lt}",
-    "literal_error": "{expected}",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "path_type": "a path",
-    "dict_type": "a dictionary",
-    "is_instance_of": "a list",
-    "sequence_str": "a list",
-    "value_error": "{error}",
+_CONFIG = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+_WORDS = {
+    "Input should be ": "must be ",
+    "Value error, ": "must be ",
+    "'str' instances are not allowed as a Sequence value": "must be a list",
+    "an instance of Sequence": "a list",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+    "a valid integer": "a whole number",
+    "a valid ": "a ",
 }
-"""What follows "must be", by pydantic's kinds of error; a validator's ValueError states it."""
+"""Pydantic's words and ours. A validator's ValueError says what a value must be."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
@@ -78,27 +73,31 @@ def settings(cls: type[T]) -> type[T]:
     Returns:
         The dataclass, which raises a one-line `MarnError` where a value is wrong.
     """
-    config = _CONFIG | ConfigDict(extra="forbid", use_attribute_docstrings=True)
-    made: Any = dataclass(frozen=True, kw_only=True, config=config)(cls)
+    made: Any = dataclass(frozen=True, kw_only=True, config=_CONFIG)(cls)
+    fields, validate = made.__pydantic_fields__, made.__init__
     for base in cls.__mro__[1:]:  # pydantic reads the docstrings of the class's own fields only
         for name, field in getattr(base, "__pydantic_fields__", {}).items():
-            made.__pydantic_fields__[name].description = (
-                made.__pydantic_fields__[name].description or field.description
-            )
-    validate = made.__init__
+            fields[name].description = fields[name].description or field.description
 
     @functools.wraps(validate)
     def __init__(self: Any, **values: Any) -> None:  # noqa: N807
+        for name in values:
+            if name not in fields:
+                raise unknown(f"{cls.__name__} has no setting", name, fields)
         try:
             validate(self, **_to_python(values))
         except ValidationError as error:
-            raise MarnError(_explain(error.errors()[0], made)) from None
+            optional = {name: field for name, field in fields.items() if not field.is_required()}
+            defaults = {k: f.get_default(call_default_factory=True) for k, f in optional.items()}
+            raise _explained(error, defaults) from None
 
     made.__init__ = __init__
     return made
 
 
-def check(name: str, annotation: Any, value: Any, default: Any = None) -> Any:
+def check(
+    name: str, annotation: Any, value: Any, default: Any = None, *, as_text: bool = False
+) -> Any:
     """Check one value as `settings` checks a field.
 
     Args:
@@ -106,6 +105,7 @@ def check(name: str, annotation: Any, value: Any, default: Any = None) -> Any:
         annotation: the type, perhaps with constraints, as `Count`.
         value: what was given.
         default: what the message recommends; None for nothing.
+        as_text: whether text may stand for the value, as on a command line.
 
     Returns:
         The value, as a Python number where it was numpy's.
@@ -113,13 +113,12 @@ def check(name: str, annotation: Any, value: Any, default: Any = None) -> Any:
     Raises:
         MarnError: the value is of another type or out of range.
     """
+    adapter = TypeAdapter(annotation, config=_CONFIG)
     try:
-        return TypeAdapter(annotation, config=_CONFIG).validate_python(_to_python(value))
+        return adapter.validate_python(_to_python(value), strict=False if as_text else None)
     except ValidationError as error:
-        said = _explain_value(name, annotation, error.errors()[0])
-        raise MarnError(
-            said if default is None else f"{said}; the default is {default!r}"
-        ) from None
+        defaults = {} if default is None else {name: default}
+        raise _explained(error, defaults, name) from None
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> MarnError:
@@ -130,14 +129,14 @@ def unknown(what: str, name: str, known: Iterable[str]) -> MarnError:
 
 
 def kinds(annotation: Any) -> set[Any]:
-    """Return the alternatives of an annotation: types and literal values.
+    """Return the types and literal values that an annotation allows.
 
-    >>> kinds(Mapping[str, int] | None) == {Mapping, NoneType}
+    >>> kinds(Mapping[str, int] | None) == {Mapping, type(None)}
     True
     """
-    if hasattr(annotation, "__metadata__"):
-        return kinds(annotation.__origin__)
     origin = get_origin(annotation)
+    if origin is Annotated:
+        return kinds(annotation.__origin__)
     if origin in (Union, UnionType, Literal):
         return {kind for part in get_args(annotation) for kind in kinds(part)}
     return {origin or annotation}
@@ -152,30 +151,17 @@ def _to_python(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () else value
 
 
-def _explain(fault: Any, cls: Any) -> str:
-    """Describe the fault of a field, or of several together, in one line."""
-    if not fault["loc"]:  # a rule over several fields, which is a sentence of its own
-        return str(fault["ctx"]["error"])
-    name = str(fault["loc"][0])
-    fields = cls.__pydantic_fields__
-    if name not in fields:
-        return str(unknown(f"{cls.__name__} has no setting", name, fields))
-    field = fields[name]
+def _explained(error: ValidationError, defaults: Mapping[str, Any], *name: str) -> MarnError:
+    """Describe what pydantic met first in one line."""
+    fault = error.errors()[0]
+    place = [*name, *map(str, fault["loc"])]
+    if not place:  # a rule over several fields, which is a sentence of its own
+        return MarnError(str(fault["ctx"]["error"]))
     if fault["type"].startswith("missing"):
-        return f"{name} is missing; give a value"
-    said = _explain_value(name, field.annotation, fault)
-    if field.is_required():
-        return said
-    return f"{said}; the default is {field.get_default(call_default_factory=True)!r}"
-
-
-def _explain_value(name: str, annotation: Any, fault: Any) -> str:
-    limits = {
-        key: int(limit) if isinstance(limit, float) and limit.is_integer() else limit
-        for key, limit in fault.get("ctx", {}).items()
-    }
-    rule = _RULES.get(fault["type"], fault["msg"]).format(**limits)
-    rule += ", or None" if NoneType in kinds(annotation) else ""
-    value = repr(fault["input"])
-    name += "".join(f"[{key!r}]" for key in fault["loc"] if key != name)
-    return f"{name} must be {rule}, but got {value if len(value) < 80 else value[:77] + '...'}"
+        return MarnError(f"{place[0]} is missing; give a value")
+    said = place[0] + "".join(f"[{key}]" for key in place[1:])
+    rule = fault["msg"].partition(", unable to parse")[0]
+    for theirs, ours in _WORDS.items():
+        rule = rule.replace(theirs, ours)
+    remedy = f"; the default is {defaults[place[0]]!r}" if place[0] in defaults else ""
+    return MarnError(f"{said} {rule}, but got {fault['input']!r:.80}{remedy}")

@@ -1,9 +1,10 @@
 import io
+import sys
 
 import pytest
 
 from marn import progress as module
-from marn.progress import Progress, duration, standard
+from marn.progress import Progress, duration
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_a_terminal_shows_a_bar_and_keeps_the_lines(monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     stream = Terminal()
     progress = Progress(10, stream=stream, done=4, unit="note")
-    assert progress.has_bar
+    assert progress.bar is not None
     progress.step("working", 6)
     progress.line("kept")
     assert "working: 100%" in stream.getvalue()
@@ -53,10 +54,9 @@ def test_a_bar_can_be_turned_off(monkeypatch):
 
 
 def test_only_whole_lines_outside_a_terminal(capsys):
-    progress = Progress(2, stream=standard(quiet=False))
+    progress = Progress(2, stream=sys.stdout)
     progress.step("working")
     progress.line("kept")
     assert capsys.readouterr().out == "kept\n"
-    assert not progress.has_bar
-    assert standard(quiet=True) is None
+    assert progress.bar is None
     Progress(2, stream=None).line("nowhere")

@@ -55,7 +55,7 @@ def _notes_written(progress: Progress) -> Callable[[int, int], None]:
         bar = bar or Bar(total, stream=sys.stderr, unit=" notes")
         thousands = bar.done // 1000
         bar.step("hospital", done - bar.done)
-        if done // 1000 > thousands and not bar.has_bar:
+        if done // 1000 > thousands and bar.bar is None:
             progress(f"hospital: {min(done, total):,} of {total:,} notes")
 
     return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, field_validator
@@ -16,14 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from marn.models import Coder
-
-Loss = Literal["focal", "bce"]
-Reading = Literal["released", "paper"]
-Reduction = Literal["mean", "sum_codes"]
-Schedule = Literal["constant", "linear", "plateau"]
-Keep = Literal["best", "last"]
-Batching = Literal["bucketed", "random"]
-Precision = Literal["fp32", "bf16", "fp16"]
 
 _DEVICE = re.compile(r"auto|cpu|(cuda|mps)(:\d+)?")
 _AT_K = re.compile(r"(precision|recall)_at_[1-9]\d*")
@@ -46,7 +39,7 @@ class TrainConfig:
     """Maximum number of passes over the training notes (released code)."""
     batch_size: Count = 16
     """Notes per step, over all devices (MARN Section 4.2 for the top 50 codes; 64 for all)."""
-    batching: Batching = "bucketed"
+    batching: Literal["bucketed", "random"] = "bucketed"
     """Which notes share a batch: "bucketed", notes of similar length (fidelity row 19, sound), or
     "random", any notes (released code). See `marn.corpus.batches.training_order`."""
     accumulate: Count = 1
@@ -55,7 +48,7 @@ class TrainConfig:
     dropout draws different masks."""
     learning_rate: PositiveFloat = 1e-3
     """AdamW learning rate (MARN Section 4.2; MT-RAM uses 8e-3)."""
-    schedule: Schedule = "constant"
+    schedule: Literal["constant", "linear", "plateau"] = "constant"
     """How the learning rate changes: "constant" (released code of MARN, MT-RAM and CAML); "linear"
     decay to 0 at the end of all `epochs` (usual for pre-trained encoders, PLM-ICD); "plateau",
     multiplied by `plateau_factor` after more than `plateau_patience` epochs without a better dev
@@ -70,7 +63,7 @@ class TrainConfig:
     """Patience of `schedule` "plateau", in epochs (LAAT's released code)."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW weight decay; 0 makes it Adam (released code)."""
-    loss: Loss = "focal"
+    loss: Literal["focal", "bce"] = "focal"
     """Loss of a task: "focal" (MARN) or "bce", binary cross-entropy (MT-RAM, CAML)."""
     label_smoothing: Share = 0.0
     """Smoothing s, in [0, 1): targets y become y (1 - s) + s / C for C codes (0.1 in DCAN). Only
@@ -79,17 +72,15 @@ class TrainConfig:
     """Weight α of the focal loss (MARN Section 4.2)."""
     gamma: NonNegativeFloat = 2.0
     """Focusing exponent γ of the focal loss (MARN Section 4.2)."""
-    reading: Reading = "released"
+    reading: Literal["released", "paper"] = "released"
     """Which focal loss: the authors' code ("released") or Eq. 16 ("paper"). See
     `marn.focal_loss`."""
-    reduction: Reduction | None = None
+    reduction: Literal["mean", "sum_codes"] | None = None
     """How the losses of a batch become one number (fidelity row 2): "mean" over notes and codes
     (released code of all systems), or "sum_codes", the sum over codes and mean over notes (MARN
     Eq. 16, MT-RAM Eqs. 12-13). None follows `reading` for the focal loss, and is the mean for
     "bce". Adam ignores the difference, but for its epsilon; `clip_norm` does not."""
-    task_weights: Mapping[str, NonNegativeFloat] = Field(
-        default_factory=lambda: {"icd": 0.7, "ccs": 0.3}
-    )
+    task_weights: Mapping[str, NonNegativeFloat] = Field({"icd": 0.7, "ccs": 0.3})
     """Weight of each task's loss (Eq. 17; MARN Section 4.2). A task that is not named has
     weight 1, and so has a single task."""
     clip_norm: PositiveFloat | None = 1.0
@@ -99,10 +90,10 @@ class TrainConfig:
     monitor: str = "mean_average_precision"
     """Dev score of the first task that chooses the best epoch. The default needs no threshold
     (sound reading); MARN's paper uses precision_at_5, its code macro_f1_caml."""
-    keep: Keep = "best"
+    keep: Literal["best", "last"] = "best"
     """Which weights the model ends with (fidelity row 5): those of the "best" epoch, or the "last"
     ones if the epochs ran out before the patience did (released code)."""
-    precision: Precision = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the forward pass: "fp32", or torch's autocast to "bf16" or "fp16". Weights,
     optimiser and loss stay in fp32. "fp16" needs CUDA."""
     seed: Seed = 0
@@ -164,23 +155,18 @@ class TrainConfig:
         # Imported here, so that the command line's help does not wait for torch.
         from marn.losses import bce_loss, focal_loss, multitask_loss, smooth
 
-        losses = {
-            task: bce_loss(
-                logits[task],
-                smooth(targets[task], self.label_smoothing),
-                reduction=self.reduction or "mean",
-            )
-            if self.loss == "bce"
-            else focal_loss(
-                logits[task],
-                targets[task],
+        if self.loss == "bce":
+            loss = partial(bce_loss, reduction=self.reduction or "mean")
+            targets = {task: smooth(y, self.label_smoothing) for task, y in targets.items()}
+        else:
+            loss = partial(
+                focal_loss,
                 alpha=self.alpha,
                 gamma=self.gamma,
                 reading=self.reading,
                 reduction=self.reduction,
             )
-            for task in logits
-        }
+        losses = {task: loss(logits[task], targets[task]) for task in logits}
         return multitask_loss(losses, self.task_weights if len(losses) > 1 else {})
 
     def rate(self, step: int, steps: int, watched: Sequence[float] = ()) -> float:

@@ -5,6 +5,7 @@ It knows no system by name: a model defined in a notebook cell trains like any o
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from marn.corpus import Corpus
 from marn.errors import MarnError
 from marn.evaluation import check_corpus, evaluate, fingerprint, tune_thresholds
 from marn.models import Coder
-from marn.progress import Progress, duration, standard
+from marn.progress import Progress, duration
 from marn.train.checkpoint import RunFolder
 from marn.train.config import TrainConfig
 from marn.train.launch import start
@@ -127,7 +128,7 @@ def _fit(
         history, best = state["history"], state["best"]
     resumed = len(history)
     steps = len(epoch_batches(corpus["train"], model, config, 1))
-    out = standard(quiet or parallel.rank() != 0)
+    out = None if quiet or parallel.rank() != 0 else sys.stdout
     progress = Progress(steps * config.epochs, stream=out, done=steps * resumed)
     if resumed:
         progress.line(f"{folder.path}: {resumed} epochs were done before")
