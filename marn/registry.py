@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from pydantic import Field
 from marn import baselines, models, reconstructions, transformers
 from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder
 from marn.settings import Seed, check, kinds, unknown
 
 for _package in (models, baselines, transformers, reconstructions):
@@ -26,7 +26,9 @@ for _package in (models, baselines, transformers, reconstructions):
 
 __all__ = ["available", "build", "system"]
 
+_NOT_OPTIONS = ("feature_size", "head", "vocabulary_size", "tasks")  # of every `Coder`
 _Size = Annotated[int, Field(ge=1, le=1 << 16)]
+_CHECKED = (bool, int, float, str, Path, NoneType)
 _MAY_BE_ZERO = ("rounds", "tree_steps")
 _LONG = ("max_length", "piece_count", "tree_steps")  # what memory grows with slowly or not at all
 
@@ -105,18 +107,17 @@ def _options(cls: type[Coder]) -> dict[str, tuple[Any, Any]]:
     """Return the type and the default of every option: those of all systems, and a system's own."""
     found: dict[str, tuple[Any, Any]] = {}
     for base in reversed(cls.__mro__):
-        if not issubclass(base, Coder) or "__init__" not in base.__dict__:
+        if not issubclass(base, Coder) or "__init__" not in vars(base):
             continue
         try:
-            hints = get_type_hints(base.__init__, include_extras=True)
+            signature = inspect.signature(base.__init__, eval_str=True)
         except NameError:  # a class of yours may name types that only a type checker sees
-            hints = {}
-        for key, parameter in inspect.signature(base.__init__).parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                found[key] = hints.get(key, Any), parameter.default
-    shared = {*SharedOptions.__annotations__} - {"vocabulary_size", "tasks"}
-    inner = {*inspect.signature(Coder.__init__).parameters} - shared
-    return {key: option for key, option in found.items() if key not in inner}
+            signature = inspect.signature(base.__init__)
+        for key, parameter in signature.parameters.items():
+            if parameter.kind is parameter.KEYWORD_ONLY and key not in _NOT_OPTIONS:
+                kind = parameter.annotation
+                found[key] = Any if isinstance(kind, str) else kind, parameter.default
+    return found
 
 
 def _checked(key: str, annotation: Any, default: Any, value: Any) -> Any:
@@ -124,7 +125,7 @@ def _checked(key: str, annotation: Any, default: Any, value: Any) -> Any:
     wanted = kinds(annotation)
     if annotation in (Sequence[int], tuple[int, int]):
         annotation = Sequence[_Size]
-    elif wanted - {bool, int, float, str, Path, NoneType} - {k for k in wanted if type(k) is str}:
+    elif not all(kind in _CHECKED or type(kind) is str for kind in wanted):
         return value
     elif int in wanted:
         least, most = key not in _MAY_BE_ZERO, 1 << 24 if key in _LONG else 1 << 16

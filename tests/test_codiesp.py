@@ -428,7 +428,7 @@ def test_both_are_fetched_once_and_their_sums_recorded(
         data = (tmp_path / "cache" / name).read_bytes()
         assert settings[f"{key}_sha256"] == hashlib.sha256(data).hexdigest()
     sums = [settings["archive_sha256"], settings["additional_sha256"].upper()]
-    assert make(*options, "--sha256", *sums, raw=Path("fetch")).hash == here.hash
+    assert make(*options, *(f"--sha256={one}" for one in sums), raw=Path("fetch")).hash == here.hash
     assert len(network) == 2
     with pytest.raises(MarnError, match="which --sha256 does not name"):
         make(*options, "--sha256", sums[0], raw=Path("fetch"))

@@ -277,7 +277,8 @@ def test_lists_are_fetched_once_and_their_sums_recorded(
     ]
     sums = fetched.card["settings"]["lists_sha256"]
     assert set(sums) == set(LISTS)
-    assert prepare("--splits", "fetch", "--sha256", *sums.values(), by_lists=False)
+    given = [f"--sha256={one}" for one in sums.values()]
+    assert prepare("--splits", "fetch", *given, by_lists=False)
     assert len(asked) == 3
     shutil.rmtree(tmp_path / "out")
     assert prepare("--splits", "fetch", "--sha256", "0" * 64, by_lists=False) is None

@@ -388,7 +388,8 @@ def test_more_devices_than_there_are(corpus, monkeypatch):
         fit(small(corpus), corpus, dataclasses.replace(config, device="cuda:0"))
 
 
-LINE = ["--model", "hidden_size=8", "embedding_size=12", "ram_dropout=0", "embedding_dropout=0"]
+OPTIONS = ("hidden_size=8", "embedding_size=12", "ram_dropout=0", "embedding_dropout=0")
+LINE = [part for option in OPTIONS for part in ("--model", option)]
 LINE += ["--epochs", "2", "--batch-size", "8", "--seed", "3", "--device", "cpu"]
 
 

@@ -78,8 +78,8 @@ class Config(PrepareConfig):
     """With --language es: the coded abstracts (JSON, or the zip that holds it), or "fetch" to
     download them once. They become training notes."""
     sha256: Annotated[tuple[str, ...], Strict(False)] = ()
-    """SHA-256 sums that downloaded files must have. Without them any file is taken, and its sum is
-    recorded in the card."""
+    """A SHA-256 sum that a downloaded file may have; repeat the option for several. Without it any
+    file is taken, and its sum is recorded in the card."""
     out: Location
     """Folder of the corpus to write."""
     language: Literal["en", "es"] = "en"

@@ -38,8 +38,8 @@ class Config(CcsConfig):
     """Folder of CAML's {train,dev,test}_{50,full}_hadm_ids.csv, or "fetch" to download them once.
     By default patients are split by a hash."""
     sha256: Annotated[tuple[str, ...], Strict(False)] = ()
-    """SHA-256 sums that downloaded lists must have. Without them any list is taken, and its sum is
-    recorded in the card."""
+    """A SHA-256 sum that a downloaded list may have; repeat the option for several. Without it any
+    list is taken, and its sum is recorded in the card."""
     labels: Literal["icd", "caml"] = "icd"
     """How codes are named: "icd", as they are; "caml", as CAML's scripts do, which read the codes
     of procedures as numbers and so lose leading zeros."""
