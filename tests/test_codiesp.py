@@ -363,10 +363,10 @@ def test_the_additional_abstracts_are_training_notes(
         (b'{"articles": [{"pmid": "1"}', "cut or damaged"),
         (b'{"articles": [{"pmid": "1"} {"pmid": "2"}]}', "cut or damaged"),
         (b'{"articles": [' + b"[" * 100_000, "cut or damaged"),
-        (b'{"articles": [7]}', "no article"),
+        (b'{"articles": [7]}', "else than articles"),
         (b'{"articles": [{"title": "x"}]}', "without pmid"),
-        (b'{"articles": [{"pmid": "1", "Mesh": {"a": 1}}]}', "no list"),
-        (b'{"articles": [{"pmid": "1", "Mesh": ["a"]}]}', "no list"),
+        (b'{"articles": [{"pmid": "1", "Mesh": {"a": 1}}]}', "not a list"),
+        (b'{"articles": [{"pmid": "1", "Mesh": ["a"]}]}', "not a list"),
         (b'{"articles": [{"pmid": "\xff"}]}', "not UTF-8"),
     ],
 )

@@ -232,7 +232,7 @@ def _abstracts(path: Path, dropped: Counter[str]) -> Iterator[tuple[str, dict[st
     for article in _articles(path):
         pmid = str(article.get("pmid") or "").strip()
         if not pmid:
-            raise MarnError(f"{path}: an article without pmid: unpack the archive anew")
+            raise MarnError(f"{path}: an article without pmid; unpack the archive anew")
         if pmid in seen:
             dropped["abstracts with a pmid seen before"] += 1
         else:
@@ -244,7 +244,7 @@ def _list(value: object, path: Path) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise MarnError(f"{path}: the codes of an article are no list: give the JSON file")
+        raise MarnError(f"{path}: the codes of an article are not a list; give the JSON file")
     return value
 
 
@@ -257,7 +257,7 @@ def _articles(path: Path) -> Iterator[dict[str, Any]]:
             text = file.read(_PIECE)
             opening = re.match(r'\s*\{\s*"articles"\s*:\s*\[\s*', text)
             if opening is None:
-                raise MarnError(f'{path} does not begin with {{"articles": [: give the JSON file')
+                raise MarnError(f'{path} does not begin with {{"articles": [; give the JSON file')
             place = opening.end()
             while True:
                 place = _BLANKS.match(text, place).end()  # type: ignore[union-attr]
@@ -275,7 +275,7 @@ def _articles(path: Path) -> Iterator[dict[str, Any]]:
                     text, place, is_last = text[place:] + more, 0, not more
                     continue
                 if not isinstance(article, dict):
-                    raise MarnError(f"{path} holds what is no article: give the JSON file")
+                    raise MarnError(f"{path} holds something else than articles; give the JSON file")
                 yield article
                 place = comma.end()
     except UnicodeDecodeError:
@@ -297,7 +297,7 @@ def _json_file(path: Path) -> Iterator[IO[bytes]]:
         names = [name for name in archive.namelist() if name.lower().endswith(".json")]
         names = [name for name in names if not name.startswith("__MACOSX")]
         if len(names) != 1:
-            raise MarnError(f"{path} holds {len(names)} JSON files instead of one: unpack it")
+            raise MarnError(f"{path} holds {len(names)} JSON files instead of one; unpack it")
         with archive.open(names[0]) as file:
             yield file
 
@@ -327,7 +327,7 @@ def _texts(raw: Path, language: str) -> dict[str, str]:
         for path in sorted((raw / split / TEXTS[language]).glob("*.txt")):
             if path.stem in texts:
                 raise MarnError(
-                    f"case {path.stem} lies in {texts[path.stem]} and in {split}: unpack the "
+                    f"case {path.stem} lies in {texts[path.stem]} and in {split}; unpack the "
                     "archive anew"
                 )
             texts[path.stem] = split
@@ -396,7 +396,7 @@ def _rows(path: Path, width: int) -> Iterator[list[str]]:
         cells = line.rstrip("\r").split("\t")
         if len(cells) != width:
             raise MarnError(
-                f"{path}, line {number}: {len(cells)} columns instead of {width}: unpack the "
+                f"{path}, line {number}: {len(cells)} columns instead of {width}; unpack the "
                 "archive anew"
             )
         yield cells
@@ -407,4 +407,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
-        raise MarnError(f"{path} is not UTF-8: unpack the archive anew") from None
+        raise MarnError(f"{path} is not UTF-8; unpack the archive anew") from None
