@@ -65,4 +65,5 @@ class Progress:
         if self.bar is not None:
             self.bar.write(text, file=self.stream)
         elif self.stream is not None:
-            print(text, file=self.stream, flush=True)
+            self.stream.write(f"{text}\n")
+            self.stream.flush()
