@@ -426,7 +426,7 @@ def test_the_same_command_for_one_device_and_for_two(corpus, folder, capfd):
         ({"more": ["--epochs", "0"]}, "epochs must be at least 1, but got 0"),
         ({"more": ["--loss", "mse"]}, "loss must be 'focal' or 'bce', but got 'mse'"),
         ({"more": ["--clip-norm", "much"]}, "clip_norm must be a number, but got 'much'"),
-        ({"more": ["--task-weights", "0.7"]}, "task_weights must be a dictionary, but got 0.7"),
+        ({"more": ["--task-weights", "0.7"]}, "task_weights must be a dictionary, but got '0.7'"),
         ({"more": ["--model", "hidden"]}, "--model must be KEY=VALUE, but got 'hidden'"),
         ({"more": ["--model", "hiden_size=8"]}, "did you mean 'hidden_size'?"),
         (

@@ -275,7 +275,9 @@ def _articles(path: Path) -> Iterator[dict[str, Any]]:
                     text, place, is_last = text[place:] + more, 0, not more
                     continue
                 if not isinstance(article, dict):
-                    raise MarnError(f"{path} holds something else than articles; give the JSON file")
+                    raise MarnError(
+                        f"{path} holds something else than articles; give the JSON file"
+                    )
                 yield article
                 place = comma.end()
     except UnicodeDecodeError:
