@@ -194,7 +194,7 @@ def fetch_cases(sums: Sequence[str] = ()) -> tuple[Path, str]:
             Path(aside, "codiesp").rename(unpacked)
     homes = [home.parent.parent for home in unpacked.glob("**/train/trainD.tsv")]
     if len(homes) != 1:
-        raise MarnError(f"{path} holds no CodiEsp, or several: remove it to fetch it anew.")
+        raise MarnError(f"{path} holds no CodiEsp, or several; remove it to fetch it anew")
     return homes[0], found
 
 
