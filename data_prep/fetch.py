@@ -37,18 +37,9 @@ def fetch(url: str, name: str, remedy: str, sums: Sequence[str] = ()) -> tuple[P
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except Exception as error:  # requests and the file system each have their own
         raise MarnError(f"{url} cannot be fetched; {remedy}") from error
-    check(path, found, sums)
-    return path, found
-
-
-def check(path: Path, found: str, sums: Sequence[str]) -> None:
-    """Compare the SHA-256 of a file with those it may have.
-
-    Raises:
-        MarnError: if there are any, and it is none of them.
-    """
     if sums and found not in {one.strip().lower() for one in sums}:
         raise MarnError(
             f"{path} has the SHA-256 {found}, which --sha256 does not name; remove the file to "
             "fetch it again, or give its sum"
         )
+    return path, found

@@ -7,8 +7,10 @@ be written in that form; without lists a hash assigns the patients.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +65,12 @@ def by_patient(seed: int) -> Splitter:
     References:
         The proportions are those of the papers' top-50 split (data.md 1); the rule is ours.
     """
-    total = sum(PROPORTIONS.values())
+    names, bounds = list(PROPORTIONS), list(accumulate(PROPORTIONS.values()))
 
     def place(subject: str) -> str:
         digest = hashlib.sha256(f"{seed}:{subject}".encode()).digest()
-        point = int.from_bytes(digest[:8]) * total >> 64  # uniform in [0, total)
-        for name, share in PROPORTIONS.items():
-            if point < share:
-                return name
-            point -= share
-        raise AssertionError("a point beyond the total")
+        point = int.from_bytes(digest[:8]) * bounds[-1] >> 64  # uniform below the total
+        return names[bisect(bounds, point)]
 
     def split(admissions: Mapping[str, str]) -> Mapping[str, str]:
         placed = {admission: place(subject) for admission, subject in admissions.items()}

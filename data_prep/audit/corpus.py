@@ -74,10 +74,6 @@ def _categories(corpus: Corpus, codes: Codes) -> list[Finding]:
     return found
 
 
-_NOT_LEARNED = "A system cannot learn them."
-_NOT_SCORED = "They have no recall here, and a macro-F1 over all codes counts them as 0."
-
-
 def _splits(corpus: Corpus, codes: Codes) -> list[Finding]:
     pairs = list(codes.frequency)
     present = {
@@ -89,9 +85,8 @@ def _splits(corpus: Corpus, codes: Codes) -> list[Finding]:
     found = []
     for split, here in present.items():
         absent = [pair for pair, count in here.frequency.items() if count == 0]
-        said = _NOT_LEARNED if split == "train" else _NOT_SCORED
-        name = "codes absent from {split}"
-        found.append(codes.finding(name, absent, split=split, consequence=said))
+        name = "codes absent from " + ("train" if split == "train" else "{split}")
+        found.append(codes.finding(name, absent, split=split))
     learned = present.pop("train").frequency
     for split, here in present.items():
         used = [pair for pair, count in here.frequency.items() if count]
