@@ -85,7 +85,7 @@ def _splits(corpus: Corpus, codes: Codes) -> list[Finding]:
     found = []
     for split, here in present.items():
         absent = [pair for pair, count in here.frequency.items() if count == 0]
-        name = "codes absent from " + ("train" if split == "train" else "{split}")
+        name = "codes absent from train" if split == "train" else "codes absent from {split}"
         found.append(codes.finding(name, absent, split=split))
     learned = present.pop("train").frequency
     for split, here in present.items():
