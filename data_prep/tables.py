@@ -220,8 +220,7 @@ def _csv_rows(path: Path, *, lenient: bool = False) -> Iterator[tuple[int, list[
     Raises:
         MarnError: naming the line, if the module refuses a row.
     """
-    # The csv module keeps one limit for the whole process; a smaller one would refuse long notes.
-    csv.field_size_limit(max(csv.field_size_limit(), ROW_LIMIT))
+    csv.field_size_limit(ROW_LIMIT)  # one limit for the whole process
     with _open(path) as file:
         text = io.TextIOWrapper(
             file, "utf-8-sig", errors="replace" if lenient else "strict", newline=""

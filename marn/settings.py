@@ -114,6 +114,9 @@ def check(
         MarnError: the value is of another type or out of range.
     """
     adapter = TypeAdapter(annotation, config=_CONFIG)
+    if as_text and isinstance(value, str):  # pydantic takes no text for a literal number
+        literals = {str(kind): kind for kind in kinds(annotation) if not isinstance(kind, type)}
+        value = literals.get(value, value)
     try:
         return adapter.validate_python(_to_python(value), strict=False if as_text else None)
     except ValidationError as error:

@@ -262,7 +262,7 @@ def test_one_task_and_any_device_name(corpus):
         ({"loss": "mse"}, "'focal' or 'bce'"),
         ({"reading": "eq16"}, "'released' or 'paper'"),
         ({"monitor": "f1"}, "monitor must be one of micro_f1, "),
-        ({"clip_norm": 0}, "above 0, or None"),
+        ({"clip_norm": 0}, "clip_norm must be above 0"),
         ({"seed": -1}, "at least 0"),
     ],
 )
