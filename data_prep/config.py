@@ -18,7 +18,7 @@ class PrepareConfig:
     codes: str = "50"
     """How many of the most frequent codes to keep, or "full" for all."""
     min_count: Count = 3
-    """Training notes that a word must occur in to enter the vocabulary (systems.md: 3)."""
+    """Training notes that a word must occur in to enter the vocabulary (CAML: 3)."""
     vectors: Literal["train", "all", "none"] = "train"
     """Notes that word2vec learns from: "train", "all" (as the papers read) or "none"."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0

@@ -52,7 +52,7 @@ def word2vec(
         Settings: those of CAML's and MARN's released code (gensim's defaults; size 100, five
         passes, no minimum count). The unknown row is MARN's and MT-RAM's reading; CAML draws it
         from a Gaussian. Learning from the training notes alone, as `data_prep` does unless told
-        otherwise, departs from the papers, whose word2vec saw the test notes too (fidelity 20).
+        otherwise, departs from the papers, whose word2vec saw the test notes too.
     """
     if min(width, epochs) < 1:
         raise MarnError(

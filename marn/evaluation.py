@@ -145,7 +145,7 @@ def predict(
 def tune_thresholds(
     model: Coder, corpus: Corpus, *, per_code: bool = False, batch_size: int = 32
 ) -> dict[str, float | NDArray[np.floating]]:
-    """Find the best thresholds on the dev split (fidelity row 16, sound).
+    """Find the best thresholds on the dev split.
 
     Args:
         model: its device is where it runs.
@@ -209,7 +209,7 @@ def evaluate(
             each code}; or `"dev"` for the number with the highest micro-F1 on the dev split, found
             for each task; or `"dev_codes"` for that with each code's highest F1 there.
         codes: `"all"`; or `"seen"`, those that training notes of the corpus have, or `"unseen"`,
-            the others, so that the two are reported apart (fidelity row 28).
+            the others, so that the two are reported apart.
         batch_size: notes at a time.
 
     Returns:

@@ -145,7 +145,7 @@ def best_threshold(probabilities: ArrayLike, targets: ArrayLike) -> float:
     """Find the one threshold for all codes with the highest micro-F1.
 
     Candidates are halfway between neighbouring probabilities; among equals the lowest threshold
-    wins. Tune it on dev and apply it to test (fidelity row 16, the sound choice).
+    wins. Tune it on dev and apply it to test.
 
     Args:
         probabilities: (N, C) float.
@@ -177,7 +177,7 @@ def best_threshold(probabilities: ArrayLike, targets: ArrayLike) -> float:
 
 
 def best_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> Array:
-    """Find each code's own threshold with the highest F1 (fidelity row 16).
+    """Find each code's own threshold with the highest F1.
 
     Rare codes have few positives to choose by, so that one threshold for all codes
     (`best_threshold`, which has the same arguments) is often the safer choice.

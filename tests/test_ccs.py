@@ -155,7 +155,7 @@ def test_strings_valid_as_both_kinds() -> None:
 
 @needs_hcup
 def test_295_labels_are_514_categories(full: Ccs) -> None:
-    """The papers' count arises from merging: fidelity.md, rows 21 and 23."""
+    """The papers' count arises from merging."""
     every = [(kind, number) for kind in KINDS for number in full.names[kind]]
     assert len({full.key(*one) for one in every}) == 283 + 231 == 514
     merged = Counter(full.key(*one, style="number") for one in every)

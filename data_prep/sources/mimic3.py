@@ -160,7 +160,7 @@ def caml_label(kind: str, code: str) -> str:
     becomes "45.". Codes of diagnoses, among which there are letters, stay text.
 
     References:
-        fidelity.md, row 24: of CAML's 2,003 procedure codes none begins with 0, and 21 are stubs
+        Of CAML's 2,003 procedure codes none begins with 0, and 21 are stubs
         such as "45.". Rows without a code, which make one empty label there, are left out here.
     """
     if kind == "dx":

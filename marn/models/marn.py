@@ -81,7 +81,10 @@ class MARN(BiGRULabelAttention):
         super().__init__(hidden_size=hidden_size, pooling=pooling, **shared)
 
     def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute O of Eq. 11: (B, T), (B,) -> (B, T, 2 d_r) and its mask (B, T)."""
+        """Compute O of Eq. 11: (B, T), (B,) -> (B, T, 2 d_r) and its mask (B, T).
+
+        These are the steps of `Coder.features`, written out.
+        """
         tokens, lengths = self.to_subwords(tokens, lengths)  # the first max_length words
         mask = length_mask(lengths, tokens.shape[1]) if self.padding == "masked" else None
         x = self.embedding(tokens)  # (B, T, E)

@@ -40,7 +40,7 @@ class TrainConfig:
     batch_size: Count = 16
     """Notes per step, over all devices (MARN Section 4.2 for the top 50 codes; 64 for all)."""
     batching: Literal["bucketed", "random"] = "bucketed"
-    """Which notes share a batch: "bucketed", notes of similar length (fidelity row 19, sound), or
+    """Which notes share a batch: "bucketed", notes of similar length (the sound choice), or
     "random", any notes (released code). See `marn.corpus.batches.training_order`."""
     accumulate: Count = 1
     """Parts that a batch is split into; their gradients are added up. More parts need less memory,
@@ -76,7 +76,7 @@ class TrainConfig:
     """Which focal loss: the authors' code ("released") or Eq. 16 ("paper"). See
     `marn.focal_loss`."""
     reduction: Literal["mean", "sum_codes"] | None = None
-    """How the losses of a batch become one number (fidelity row 2): "mean" over notes and codes
+    """How the losses of a batch become one number: "mean" over notes and codes
     (released code of all systems), or "sum_codes", the sum over codes and mean over notes (MARN
     Eq. 16, MT-RAM Eqs. 12-13). None follows `reading` for the focal loss, and is the mean for
     "bce". Adam ignores the difference, but for its epsilon; `clip_norm` does not."""
@@ -91,7 +91,7 @@ class TrainConfig:
     """Dev score of the first task that chooses the best epoch. The default needs no threshold
     (sound reading); MARN's paper uses precision_at_5, its code macro_f1_caml."""
     keep: Literal["best", "last"] = "best"
-    """Which weights the model ends with (fidelity row 5): those of the "best" epoch, or the "last"
+    """Which weights the model ends with: those of the "best" epoch, or the "last"
     ones if the epochs ran out before the patience did (released code)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the forward pass: "fp32", or torch's autocast to "bf16" or "fp16". Weights,
