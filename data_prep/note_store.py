@@ -257,7 +257,7 @@ class NoteStore:
             min_count: number of them that must have a word.
 
         Raises:
-            MarnError: if no word is in so many.
+            MarnError: if no word occurs in `min_count` training notes.
         """
         notes_with = np.zeros(len(self.words), dtype=np.int64)
         last = np.empty(len(self.words), dtype=np.int64)

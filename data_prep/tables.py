@@ -177,7 +177,7 @@ def _frames(path: Path, width: int, indices: Sequence[int]) -> Iterator[pl.DataF
 
 
 def _grammar(width: int) -> re.Pattern[bytes]:
-    """Return the pattern of rows of so many fields, where a quote stands for a quoted part.
+    """Return the pattern of rows with this many fields, where a quote stands for a quoted part.
 
     Adjacent quoted parts are one field with a quote in it. Repetitions are possessive, so that
     matching takes linear time.

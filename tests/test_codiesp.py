@@ -236,7 +236,7 @@ def test_a_folder_that_is_not_codiesp_is_refused(make: Make, tmp_path: Path) -> 
         ("dev/devX.tsv", b"c4\tDIAGNOSTICO\tr05\ttos\t0 3 5\n", r"offsets '0 3 5'"),
         ("train/trainD.tsv", b"c1\tr05\xff\n", r"trainD\.tsv is not UTF-8"),
         ("train/text_files/c1.txt", b"fiebre\xff", r"c1\.txt is not UTF-8"),
-        ("dev/text_files/c1.txt", b"fiebre", "case c1 lies in train and in dev"),
+        ("dev/text_files/c1.txt", b"fiebre", "case c1 is both in train and in dev"),
     ],
 )
 def test_damaged_files_are_named(

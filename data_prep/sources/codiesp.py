@@ -295,7 +295,7 @@ def _abstracts(path: Path, dropped: Counter[str]) -> Iterator[tuple[str, dict[st
     for article in _articles(path):
         pmid = str(article.get("pmid") or "").strip()
         if not pmid:
-            raise MarnError(f"{path}: an article without pmid; unpack the archive anew")
+            raise MarnError(f"{path}: an article without pmid; unpack the archive again")
         if pmid in seen:
             dropped["abstracts with a pmid seen before"] += 1
         else:
@@ -392,8 +392,8 @@ def _texts(raw: Path, language: str) -> dict[str, str]:
         for path in sorted((raw / split / TEXTS[language]).glob("*.txt")):
             if path.stem in texts:
                 raise MarnError(
-                    f"case {path.stem} lies in {texts[path.stem]} and in {split}; unpack the "
-                    "archive anew"
+                    f"case {path.stem} is both in {texts[path.stem]} and in {split}; unpack the "
+                    "archive again"
                 )
             texts[path.stem] = split
     return texts
@@ -424,7 +424,7 @@ def _passages(raw: Path, texts: Mapping[str, str], dropped: Counter[str]) -> Ite
     for split in dict.fromkeys(texts.values()):
         path = raw / split / f"{split}X.tsv"
         if not path.is_file():
-            raise MarnError(f"{path} is missing: it holds the evidence; unpack the archive anew")
+            raise MarnError(f"{path} is missing: it holds the evidence; unpack the archive again")
         for case, table, code, marked, offsets in _rows(path, 5):
             if table != _DIAGNOSIS:
                 continue
@@ -462,7 +462,7 @@ def _rows(path: Path, width: int) -> Iterator[list[str]]:
         if len(cells) != width:
             raise MarnError(
                 f"{path}, line {number}: {len(cells)} columns instead of {width}; unpack the "
-                "archive anew"
+                "archive again"
             )
         yield cells
 
@@ -472,4 +472,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
-        raise MarnError(f"{path} is not UTF-8; unpack the archive anew") from None
+        raise MarnError(f"{path} is not UTF-8; unpack the archive again") from None
