@@ -98,6 +98,10 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = cls(vocabulary_size=vocabulary_size, tasks=tasks, **arguments)
+    if model.bias_start == "prior":
+        if corpus is None:
+            raise MarnError("bias_start='prior' needs a corpus, whose notes give the codes' shares")
+        model.start_at_shares(corpus)
     asked = {key: value for key, value in arguments.items() if key != "vectors"}
     model.options = model.saved_options(asked | {"seed": seed})
     return model

@@ -199,7 +199,9 @@ def _rebuilt(card: dict[str, Any]) -> SavedModel:
     vocabulary = Vocabulary(card["vocabulary"])
     tasks = {task: len(entries) for task, entries in codes.items()}
     options = {"embedding_size": card["embedding_size"]} | card["options"]
+    start = {"bias_start": options.pop("bias_start", "released")}  # needs a corpus, and is over
     model = build(card["name"], vocabulary_size=len(vocabulary), tasks=tasks, **options)
+    model.options |= start
     thresholds = {task: card["thresholds"][task] for task in tasks}
     several = {task: np.array(t) for task, t in thresholds.items() if isinstance(t, list)}
     model.fingerprint = fingerprint(vocabulary, codes)

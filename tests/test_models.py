@@ -3,6 +3,8 @@
 A model of a notebook cell keeps it too: one is made here, and leaves when the tests are done.
 """
 
+import math
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -12,10 +14,12 @@ from toys import SYSTEM_SIZES, padded, toy_corpus
 from marn import Coder, MarnError, TrainConfig, available, build, evaluate, fit, load_model
 from marn.losses import bce_loss
 from marn.nn.layers import LabelAttention
+from marn.saving import save_model
 
 TASKS = {"icd": 5, "ccs": 3}
 THREE = {"icd": 5, "ccs": 3, "chapter": 2}
 LENGTHS = [20, 11, 1]
+FROM_CORPUS = ("descriptions", "tree", "edges", "spelling")  # options that a corpus gives
 
 
 CELL = """
@@ -200,6 +204,55 @@ def test_views_explain_the_logits(name):
 
 
 @systems
+def test_every_system_starts_at_the_shares_of_its_codes(name, tmp_path):
+    corpus = toy_corpus(tmp_path / "toy", notes=(7, 3, 3), codes=5)
+    sizes = {k: v for k, v in SYSTEM_SIZES.get(name, {}).items() if k not in FROM_CORPUS}
+    model = build(name, corpus, embedding_size=12, bias_start="prior", **sizes)
+    other = build(name, corpus, embedding_size=12, **sizes)
+    for task, bias in model.head.bias.items():
+        have = corpus["train"].targets(task).sum(0)
+        odds = [math.log((n + 0.5) / (7 - n + 0.5)) for n in have.tolist()]
+        assert torch.allclose(bias, torch.tensor(odds))
+    for key, weight in other.state_dict().items():  # nothing else differs
+        assert key.startswith("head.bias") or torch.equal(weight, model.state_dict()[key])
+
+
+def test_the_start_of_the_bias_by_hand_and_in_the_card(tmp_path):
+    corpus = toy_corpus(tmp_path / "toy", notes=(3, 2, 2), codes=4)
+    have = corpus.frequency("icd").tolist()
+    model = build("marn", corpus, hidden_size=4, bias_start="prior", ram_start="identity")
+    by_hand = {0: math.log(0.5 / 3.5), 1: math.log(1.5 / 2.5), 3: math.log(3.5 / 0.5)}
+    by_hand[2] = -by_hand[1]
+    assert model.head.bias["icd"].tolist() == pytest.approx([by_hand[n] for n in have])
+    save_model(tmp_path / "model", model, corpus)
+    saved = load_model(tmp_path / "model")
+    assert saved.card["options"]["bias_start"] == saved.model.options["bias_start"] == "prior"
+    assert saved.model.options["ram_start"] == "identity"
+    assert torch.equal(saved.model.head.bias["icd"], model.head.bias["icd"])
+    with pytest.raises(MarnError, match="tasks gives 3 icd codes, but the corpus has 4"):
+        build("bigru_la", corpus, tasks={"icd": 3}, hidden_size=4, bias_start="prior")
+
+
+def test_the_path_of_marn_is_three_files():
+    model = small("marn", recalibrate="multiply").eval()
+    tokens, lengths = padded(LENGTHS)
+    files = set()
+
+    def watch(frame, event, argument):
+        name = frame.f_code.co_filename
+        if event == "call" and "marn/" in name.replace("\\", "/") and "/torch/" not in name:
+            files.add(name.replace("\\", "/").rpartition("marn/")[2])
+
+    sys.setprofile(watch)
+    try:
+        model(tokens, lengths)
+    finally:
+        sys.setprofile(None)
+    files -= {"test_models.py"}
+    assert files == {"models/marn.py", "nn/layers.py", "nn/ram.py"}
+
+
+@systems
 def test_same_seed_same_weights_and_a_round_trip(name):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
@@ -348,6 +401,9 @@ def test_a_cell_can_be_run_again_but_takes_nobodys_name():
         ({"padding": "none"}, "padding must be '"),
         ({"recalibrate": "mul"}, "recalibrate must be 'multiply'"),
         ({"max_length": 0}, "max_length"),
+        ({"ram_start": "zero"}, "ram_start must be 'released'"),
+        ({"bias_start": "zero"}, "bias_start must be 'released'"),
+        ({"bias_start": "prior"}, "bias_start='prior' needs a corpus"),
         ({"vectors": torch.zeros(3, 4)}, "3 rows"),
         ({"tasks": None}, "needs a corpus"),
     ],

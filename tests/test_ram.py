@@ -152,7 +152,38 @@ def test_a_single_token_can_be_trained_on():
     assert torch.isfinite(out).all()
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("up", ["deconv", "conv"])
+@pytest.mark.parametrize("fusion", ["multiply", "add"])
+def test_identity_starts_near_the_tanh_of_its_input(fusion, up, training):
+    torch.manual_seed(0)
+    ram = RecalibratedAggregation(32, fusion=fusion, up=up, dropout=0, start="identity")
+    h = torch.tanh(torch.randn(4, 50, 32))
+    noise = RecalibratedAggregation(32, fusion=fusion, up=up, dropout=0)
+    near, far = (
+        float((m.train(training)(h) - torch.tanh(h)).detach().abs().mean()) for m in (ram, noise)
+    )
+    assert near < 0.08
+    assert not training or far > 0.3
+    assert sum(p.numel() for p in ram.parameters()) == sum(p.numel() for p in noise.parameters())
+
+
+def test_identity_by_hand():
+    # Of a normalised value of 2 the gate is 1 + 0.1 * 2; added to 0.5 it is 0.1 * 2.
+    for fusion, expected in (("multiply", 1.2 * 0.5), ("add", 0.2 + 0.5)):
+        ram = RecalibratedAggregation(4, fusion=fusion, dropout=0, start="identity").eval()
+        last = ram.up2.second
+        last.weight.data.zero_()
+        last.norm.running_mean.fill_(-2.0)  # (0 + 2) / 1 = 2 in every channel
+        out = ram(torch.full((1, 3, 4), 0.5))
+        assert torch.allclose(out, torch.tensor(expected).tanh(), atol=1e-4)
+
+
 def test_bad_arguments():
+    with pytest.raises(MarnError, match="start must be one of"):
+        RecalibratedAggregation(8, start="zero")
+    with pytest.raises(MarnError, match="up='linear' has none; choose up='deconv' or 'conv'"):
+        RecalibratedAggregation(8, up="linear", start="identity")
     with pytest.raises(MarnError, match="fusion"):
         RecalibratedAggregation(8, fusion="mul")
     with pytest.raises(MarnError, match="up must be one of"):

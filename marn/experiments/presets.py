@@ -88,7 +88,7 @@ class Preset:
     def table(self) -> pd.DataFrame:
         """Return the preset as a table: `row`, `what`, `option`, `value`, `source`, `note`.
 
-        `row` is the number in the project's list of readings, 1 to 28. The option and the value of
+        `row` is the number in the project's list of readings, 1 to 30. The option and the value of
         a reading that no program has a setting for are empty.
         """
         rows = [row | {"value": str(self.values.get(row["option"], ""))} for row in _rows()]

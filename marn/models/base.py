@@ -17,9 +17,10 @@ from marn.corpus import Corpus
 from marn.corpus.text import tokenize
 from marn.errors import MarnError
 from marn.nn.layers import Head, LabelAttention, WordEmbedding, length_mask
-from marn.nn.ram import Fusion, RecalibratedAggregation, Up
+from marn.nn.ram import Fusion, RamStart, RecalibratedAggregation, Up
 
 Padding = Literal["masked", "released"]
+BiasStart = Literal["released", "prior"]
 
 
 class SharedOptions(TypedDict, total=False):
@@ -36,7 +37,9 @@ class SharedOptions(TypedDict, total=False):
     ram_dropout: float
     ram_up: Up
     ram_tanh: bool
+    ram_start: RamStart
     padding: Padding
+    bias_start: BiasStart
 
 
 def descriptions(corpus: Corpus) -> dict[str, list[list[int]]]:
@@ -75,8 +78,13 @@ class Coder(nn.Module):
         ram_dropout: 0.2 in MARN.
         ram_up: `up` of `RecalibratedAggregation`.
         ram_tanh: `tanh` of `RecalibratedAggregation`.
+        ram_start: `start` of `RecalibratedAggregation`.
         padding: `"masked"`: a note's logits do not depend on its batch. `"released"`: padding takes
             part in GRU, batch normalisation and label attention, as in the released code.
+        bias_start: how the output bias of each code begins. `"released"`: at random near 0, as in
+            the released code. `"prior"`: at the code's log odds in the training notes, which
+            `marn.build` takes from the corpus (Lin et al. 2017, Section 3.3; in none of the papers
+            of this project).
 
     Raises:
         MarnError: an option is out of range.
@@ -125,11 +133,17 @@ class Coder(nn.Module):
         ram_dropout: float = 0.2,
         ram_up: Up = "deconv",
         ram_tanh: bool = True,
+        ram_start: RamStart = "released",
         padding: Padding = "masked",
+        bias_start: BiasStart = "released",
     ) -> None:
         super().__init__()
         if padding not in get_args(Padding):
             raise MarnError(f"padding must be one of {get_args(Padding)}, but got {padding!r}")
+        if bias_start not in get_args(BiasStart):
+            raise MarnError(
+                f"bias_start must be one of {get_args(BiasStart)}, but got {bias_start!r}"
+            )
         if not tasks or any(codes < 1 for codes in tasks.values()):
             raise MarnError(f"tasks must give each task at least one code, but got {dict(tasks)}")
         if vocabulary_size < 3:
@@ -147,6 +161,7 @@ class Coder(nn.Module):
         self.tasks = dict(tasks)
         self.max_length = max_length
         self.padding = padding
+        self.bias_start = bias_start
         self.embedding = WordEmbedding(
             vocabulary_size,
             embedding_size if vectors is None else vectors.shape[1],
@@ -156,7 +171,12 @@ class Coder(nn.Module):
         )
         self.ram = (
             RecalibratedAggregation(
-                feature_size, fusion=recalibrate, up=ram_up, tanh=ram_tanh, dropout=ram_dropout
+                feature_size,
+                fusion=recalibrate,
+                up=ram_up,
+                tanh=ram_tanh,
+                dropout=ram_dropout,
+                start=ram_start,
             )
             if recalibrate
             else None
@@ -180,6 +200,25 @@ class Coder(nn.Module):
     def saved_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """Give the options that rebuild this model from its card; the same unless overridden."""
         return options
+
+    @torch.no_grad()
+    def start_at_shares(self, corpus: Corpus) -> None:
+        """Set each output bias to its code's log odds in the training notes: `bias_start="prior"`.
+
+        With N notes, n of them with the code, these are log((n + 1/2) / (N - n + 1/2)): finite for
+        codes that every note has or none.
+
+        Raises:
+            MarnError: the corpus has no such split, task or number of codes.
+        """
+        for task, bias in self.head.bias.items():
+            having = torch.from_numpy(corpus.frequency(task)) + 0.5  # (C,)
+            if len(having) != len(bias):
+                raise MarnError(
+                    f"tasks gives {len(bias)} {task} codes, but the corpus has {len(having)}; "
+                    "bias_start='prior' needs the codes of the corpus"
+                )
+            bias.copy_((having / (len(corpus["train"]) + 1 - having)).log())
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Compute the features of each position.

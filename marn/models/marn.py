@@ -85,7 +85,8 @@ class MARN(BiGRULabelAttention):
 
         These are the steps of `Coder.features`, written out.
         """
-        tokens, lengths = self.to_subwords(tokens, lengths)  # the first max_length words
+        tokens = tokens[:, : self.max_length]
+        lengths = lengths.clamp(max=self.max_length).to(tokens.device)
         mask = length_mask(lengths, tokens.shape[1]) if self.padding == "masked" else None
         x = self.embedding(tokens)  # (B, T, E)
         h = self.encoder(x, mask)  # (B, T, 2 d_r), Eqs. 1-3

@@ -17,6 +17,7 @@ from marn.nn.layers import convolve
 
 Fusion = Literal["multiply", "add"]
 Up = Literal["deconv", "conv", "linear"]
+RamStart = Literal["released", "identity"]
 
 
 class TokenNorm(nn.BatchNorm1d):
@@ -184,9 +185,13 @@ class RecalibratedAggregation(nn.Module):
         tanh: whether O is squashed, as in Eq. 11 of the journal version and in the released code;
             the preprint's Eq. 11 has no tanh.
         dropout: share dropped at the end; 0.2 in the papers.
+        start: how the last normalisation begins. `"released"`: as torch begins it, with weight 1
+            and bias 0, so that O starts as noise. `"identity"`: with weight 0.1 and with bias 1
+            where the result multiplies H, 0 where it is added, so that O starts near tanh(H). The
+            functions are the same; no paper has it, and it needs an `up` that ends in one.
 
     Raises:
-        MarnError: `fusion` or `up` is unknown, or `size` < 4.
+        MarnError: an option is unknown, `size` < 4, or `start="identity"` with `up="linear"`.
     """
 
     def __init__(
@@ -197,12 +202,15 @@ class RecalibratedAggregation(nn.Module):
         up: Up = "deconv",
         tanh: bool = True,
         dropout: float = 0.2,
+        start: RamStart = "released",
     ) -> None:
         super().__init__()
         if fusion not in get_args(Fusion):
             raise MarnError(f"fusion must be one of {get_args(Fusion)}, but got {fusion!r}")
         if up not in get_args(Up):
             raise MarnError(f"up must be one of {get_args(Up)}, but got {up!r}")
+        if start not in get_args(RamStart):
+            raise MarnError(f"start must be one of {get_args(RamStart)}, but got {start!r}")
         if size < 4:
             raise MarnError(f"RAM needs at least 4 features to halve them twice, but got {size}")
         half, quarter = size // 2, size // 4
@@ -214,6 +222,14 @@ class RecalibratedAggregation(nn.Module):
         self.fusion = fusion
         self.squash = torch.tanh if tanh else nn.Identity()
         self.dropout = nn.Dropout(dropout)
+        if start == "identity":
+            if not isinstance(self.up2, Block):
+                raise MarnError(
+                    f"start='identity' needs a normalisation at the end of RAM, but up={up!r} has "
+                    "none; choose up='deconv' or 'conv'"
+                )
+            nn.init.constant_(self.up2.second.norm.weight, 0.1)
+            nn.init.constant_(self.up2.second.norm.bias, 1.0 if fusion == "multiply" else 0.0)
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         """Recalibrate the features of every position.
