@@ -196,6 +196,7 @@ def evaluate(
     ks: Sequence[int] = (5, 8, 15),
     threshold: Thresholds = 0.5,
     codes: Codes = "all",
+    rule: metrics.Rule = "sound",
     batch_size: int = 32,
 ) -> dict[str, dict[str, float]]:
     """Score a model on a split with every figure of `marn.metrics.score`.
@@ -210,6 +211,7 @@ def evaluate(
             for each task; or `"dev_codes"` for that with each code's highest F1 there.
         codes: `"all"`; or `"seen"`, those that training notes of the corpus have, or `"unseen"`,
             the others, so that the two are reported apart.
+        rule: see `marn.metrics.score`; "caml" for published figures.
         batch_size: notes at a time.
 
     Returns:
@@ -231,7 +233,7 @@ def evaluate(
             probabilities, targets = probabilities[:, some], targets[:, some]
             above = np.broadcast_to(above, some.shape)[some]
         if targets.size:
-            scores[task] = metrics.score(probabilities, targets, ks=ks, threshold=above)
+            scores[task] = metrics.score(probabilities, targets, ks=ks, threshold=above, rule=rule)
     return scores
 
 

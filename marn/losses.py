@@ -109,13 +109,7 @@ def focal_loss(
         0.0866
     """
     _check(logits, targets)
-    if gamma < 0:
-        raise MarnError(f"gamma must be at least 0, but got {gamma}; 0 is cross-entropy")
-    if reading not in get_args(Reading):
-        raise MarnError(f"reading must be one of {get_args(Reading)}, but got {reading!r}")
-    if alpha <= 0 or (reading == "paper" and alpha >= 1):
-        limits = "in (0, 1)" if reading == "paper" else "> 0"
-        raise MarnError(f"alpha must be {limits} for reading {reading!r}, but got {alpha}")
+    _check_focal(alpha, gamma, reading)
     targets = targets.to(logits.dtype)
     signed = (2 * targets - 1) * logits  # (B, C): positive where the decision is right
     loss = -torch.exp(gamma * F.logsigmoid(-signed)) * F.logsigmoid(signed)
@@ -152,6 +146,16 @@ def _check(logits: Tensor, targets: Tensor) -> None:
             f"logits and targets must have one shape, but got {tuple(logits.shape)} and "
             f"{tuple(targets.shape)}"
         )
+
+
+def _check_focal(alpha: float, gamma: float, reading: str) -> None:
+    if gamma < 0:
+        raise MarnError(f"gamma must be at least 0, but got {gamma}; 0 is cross-entropy")
+    if reading not in get_args(Reading):
+        raise MarnError(f"reading must be one of {get_args(Reading)}, but got {reading!r}")
+    if alpha <= 0 or (reading == "paper" and alpha >= 1):
+        limits = "in (0, 1)" if reading == "paper" else "> 0"
+        raise MarnError(f"alpha must be {limits} for reading {reading!r}, but got {alpha}")
 
 
 def _reduce(loss: Tensor, reduction: Reduction) -> Tensor:

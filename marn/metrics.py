@@ -1,16 +1,24 @@
 """Scores of multi-label predictions, exact with ties and fast at 8,921 codes.
 
-Shapes: N notes, C codes. Scores are fractions in [0, 1]; an undefined score is `nan`. Three rules:
+Shapes: N notes, C codes. Scores are fractions in [0, 1]. The rules:
 
+* A code is predicted where its probability is above the threshold, not equal to it.
 * Ties in a ranking (precision and recall at k, mean average precision) are broken by the lower code
   index; under the ROC curve a tied pair counts one half.
-* A k above C is left out: no score is reported for it.
-* A code is predicted where its probability is above the threshold, not equal to it.
+* A k above C counts all C codes, so that precision at k is that at C, and recall 1.
+* A share of nothing is 0: the precision of no prediction, the recall of no code, and their F1. What
+  measures an order that is not there is `nan`: an area without positives or negatives, the mean
+  average precision and `macro_f1_present` without any code.
+
+`score(…, rule="caml")` follows CAML's released script, as published figures do: ties are broken by
+the higher index (a reversed argsort, which leaves the order of ties open), and micro-averages that
+divide by 0 are `nan`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +29,7 @@ __all__ = ["auc_per_code", "best_threshold", "best_thresholds", "score"]
 
 Array = NDArray[np.floating]
 Indices = NDArray[np.intp]
+Rule = Literal["sound", "caml"]
 _BLOCK = 128  # notes or codes at once: 3,372 x 128 float32 is 1.7 MB
 
 
@@ -51,6 +60,7 @@ def score(
     *,
     ks: Sequence[int] = (5, 8, 15),
     threshold: float | ArrayLike = 0.5,
+    rule: Rule = "sound",
 ) -> dict[str, float]:
     """Score predictions of one task with every measure that the papers print, and some more.
 
@@ -69,9 +79,11 @@ def score(
     Args:
         probabilities: (N, C) float.
         targets: (N, C) bool or 0/1.
-        ks: cut-offs of precision and recall at k; a k above C is left out.
+        ks: cut-offs of precision and recall at k, at least 1.
         threshold: a code is predicted where its probability is above this: one number or (C,).
             0.5 is what rounding does in the released code.
+        rule: for ties and for shares of nothing, those of this module ("sound") or of CAML's
+            script ("caml").
 
     Returns:
         Fractions in [0, 1] under `micro_f1`, `micro_precision`, `micro_recall`,
@@ -80,24 +92,29 @@ def score(
         `mean_average_precision`, and `precision_at_k`, `recall_at_k` for each k.
 
     Raises:
-        MarnError: the shapes differ, a value is not finite, or targets are not 0/1.
+        MarnError: the shapes differ, a value is not finite, targets are not 0/1, or an argument is
+            out of range.
 
     Example:
         >>> found = score([[0.9, 0.8], [0.2, 0.7]], [[1, 0], [0, 1]], ks=(1, 5))
-        >>> round(found["micro_f1"], 2), found["precision_at_1"], "precision_at_5" in found
-        (0.8, 1.0, False)
+        >>> round(found["micro_f1"], 2), found["precision_at_1"], found["precision_at_5"]
+        (0.8, 1.0, 0.5)
     """
     scores, truth = _checked(probabilities, targets)
+    if rule not in get_args(Rule):
+        raise MarnError(f"rule must be one of {get_args(Rule)}, but got {rule!r}")
+    if not all(k >= 1 for k in ks):
+        raise MarnError(f"ks must be whole numbers of at least 1, but got {list(ks)}")
     notes, codes = _positives(truth)
-    found = _threshold_scores(scores > np.asarray(threshold), notes, codes)
+    found = _threshold_scores(scores > np.asarray(threshold), notes, codes, rule)
     areas, *sorted_scores = _code_areas(scores, notes, codes)
     found["micro_auc"] = _pair_area(*sorted_scores)
     found["macro_auc"] = float(np.nanmean(areas)) if np.isfinite(areas).any() else float("nan")
-    return found | _ranking_scores(scores, notes, codes, ks)
+    return found | _ranking_scores(scores, notes, codes, ks, rule)
 
 
 def _threshold_scores(
-    predicted: NDArray[np.bool_], notes: Indices, codes: Indices
+    predicted: NDArray[np.bool_], notes: Indices, codes: Indices, rule: Rule
 ) -> dict[str, float]:
     """Score (N, C) predictions, given the notes and codes of the P pairs that are present."""
     width = predicted.shape[1]
@@ -106,8 +123,9 @@ def _threshold_scores(
     hits = np.bincount(codes[predicted[notes, codes]], minlength=width)
     precision, recall = _ratio(hits, claims), _ratio(hits, present)
     f1, some = _ratio(2 * hits, claims + present), present > 0
-    micro_precision = float(_ratio(hits.sum(), claims.sum()))
-    micro_recall = float(_ratio(hits.sum(), present.sum()))
+    nothing = 0.0 if rule == "sound" else float("nan")
+    micro_precision = float(_ratio(hits.sum(), claims.sum(), nothing))
+    micro_recall = float(_ratio(hits.sum(), present.sum(), nothing))
     return {
         "micro_f1": _harmonic(micro_precision, micro_recall),
         "micro_precision": micro_precision,
@@ -121,12 +139,12 @@ def _threshold_scores(
 
 
 def _ranking_scores(
-    scores: Array, notes: Indices, codes: Indices, ks: Sequence[int]
+    scores: Array, notes: Indices, codes: Indices, ks: Sequence[int], rule: Rule
 ) -> dict[str, float]:
     """Score the order of the codes within each note."""
     size, width = scores.shape
     count = np.bincount(notes, minlength=size)  # (N,) codes of each note
-    ranks = _ranks(scores, notes, codes)  # (P,)
+    ranks = _ranks(scores, notes, codes, first=rule == "sound")  # (P,)
     rows = notes * (width + 1)
     ascending = np.sort(rows + ranks) - rows  # within each note
     within = np.arange(len(notes)) - np.repeat(np.cumsum(count) - count, count) + 1
@@ -134,10 +152,9 @@ def _ranking_scores(
     mean = float(average[count > 0].mean()) if len(notes) else float("nan")
     found = {"mean_average_precision": mean}
     for k in ks:
-        if 0 < k <= width:
-            top = np.bincount(notes[ranks <= k], minlength=size)
-            found[f"precision_at_{k}"] = float((top / k).mean())
-            found[f"recall_at_{k}"] = float(_ratio(top, count).mean())
+        top = np.bincount(notes[ranks <= k], minlength=size)
+        found[f"precision_at_{k}"] = float((top / min(k, width)).mean())
+        found[f"recall_at_{k}"] = float(_ratio(top, count).mean())
     return found
 
 
@@ -213,14 +230,14 @@ def _checked(probabilities: ArrayLike, targets: ArrayLike) -> tuple[Array, NDArr
     return scores, truth
 
 
-def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Array:
-    """Divide, with 0 where the denominator is 0 (then the numerator is 0 too)."""
+def _ratio(numerator: ArrayLike, denominator: ArrayLike, nothing: float = 0.0) -> Array:
+    """Divide, with `nothing` where the denominator is 0 (then the numerator is 0 too)."""
     top, bottom = np.asarray(numerator, float), np.asarray(denominator, float)
-    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+    return np.divide(top, bottom, out=np.full_like(top, nothing), where=bottom > 0)
 
 
 def _harmonic(a: float, b: float) -> float:
-    return float(_ratio(2 * a * b, a + b))
+    return float(2 * a * b / (a + b)) if a + b != 0 else 0.0
 
 
 def _positives(truth: NDArray[np.bool_]) -> tuple[Indices, Indices]:
@@ -296,8 +313,11 @@ def _pair_area(scores: Array, wanted: Array) -> float:
     return float(_areas(*_look_up(flat[None], np.sort(wanted), total), total, len(flat))[0])
 
 
-def _ranks(scores: Array, notes: Indices, codes: Indices) -> Indices:
-    """Return the 1-based ranks (P,) of the pairs that are present, each within its note."""
+def _ranks(scores: Array, notes: Indices, codes: Indices, *, first: bool) -> Indices:
+    """Return the 1-based ranks (P,) of the pairs that are present, each within its note.
+
+    Of codes with one score the lower index comes first, or last.
+    """
     size, width = scores.shape
     counts, wanted = np.bincount(notes, minlength=size), scores[notes, codes]
     ranks = np.empty(len(notes), np.intp)
@@ -309,5 +329,6 @@ def _ranks(scores: Array, notes: Indices, codes: Indices) -> Indices:
         ranks[begin:end] = width - upto + 1
         for i in begin + np.flatnonzero(upto - below > 1):  # those that share their score
             row, code = scores[notes[i]], codes[i]
-            ranks[i] += np.count_nonzero(row[:code] == row[code])
+            others = row[:code] if first else row[code + 1 :]
+            ranks[i] += np.count_nonzero(others == row[code])
     return ranks

@@ -357,6 +357,31 @@ def test_penalty_equals_a_loop(reading):
     assert model.penalty({"icd": torch.zeros(3, 5)}).item() == 0
 
 
+@pytest.mark.parametrize("reading", ["released", "paper"])
+def test_released_padding_pads_the_descriptions_of_a_note_to_its_longest(reading):
+    model = small("dr_caml", {"icd": 5}, penalty_as=reading, padding="released")
+    table, layer = model.description_embedding, model.description_convolution
+    total = 0.0
+    for row in TARGETS:
+        codes = row.nonzero()[:, 0]
+        if not len(codes):
+            continue
+        texts = model.get_buffer("description_icd")[codes]
+        texts = texts[:, : int((texts > 0).sum(dim=1).max())]  # as CAML's pad_desc_vecs
+        h = nn.functional.conv1d(table(texts).transpose(1, 2), layer.weight, layer.bias, padding=2)
+        z = model.description_projection(torch.tanh(h).amax(dim=2))
+        squares = (model.head.weight["icd"][codes] - z).square()
+        total += (
+            squares.mean() * len(codes) if reading == "released" else squares.sum() / len(codes)
+        )
+    found = model.penalty({"icd": TARGETS})
+    assert found.item() == pytest.approx(10 * total.item() / 3, rel=1e-5)
+    masked = small("dr_caml", {"icd": 5}, penalty_as=reading).penalty({"icd": TARGETS})
+    assert abs(found.item() - masked.item()) > 1e-3
+    model.penalty({"icd": torch.zeros(3, 5)}).backward()  # reaches every weight of the penalty
+    assert table.weight.grad is not None
+
+
 def test_penalty_by_hand_and_over_tasks():
     model = small("dr_caml")
     with torch.no_grad():

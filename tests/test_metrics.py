@@ -53,8 +53,56 @@ def test_ties_go_to_the_lower_code():
         assert metrics.score(probabilities, targets, ks=(2,))["precision_at_2"] == (code < 2) / 2
 
 
-def test_a_k_above_the_number_of_codes_is_left_out():
-    assert "precision_at_5" not in metrics.score(PROBABILITIES, TARGETS, ks=(2, 5))
+def camls_at_k(probabilities, targets, k):
+    """Precision and recall at k as CAML's script has them, written anew."""
+    top = np.argsort(probabilities, axis=1, kind="stable")[:, ::-1][:, :k]
+    hits = np.take_along_axis(targets, top, axis=1).sum(axis=1)
+    codes = targets.sum(axis=1)
+    return (hits / top.shape[1]).mean(), np.where(codes, hits / np.maximum(codes, 1), 0).mean()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_camls_rule_is_its_scripts(seed):
+    probabilities, targets = random_case(seed, codes=11)
+    found = metrics.score(probabilities, targets, ks=(2, 5, 11, 15), rule="caml")
+    for k in (2, 5, 11, 15):
+        at_k = found[f"precision_at_{k}"], found[f"recall_at_{k}"]
+        assert at_k == pytest.approx(camls_at_k(probabilities, targets, k), abs=1e-12)
+    sound = metrics.score(probabilities, targets, ks=(2,))
+    assert sound["precision_at_2"] != found["precision_at_2"]  # there are ties
+    kept = ("micro_f1", "macro_f1_caml", "micro_auc", "macro_auc")
+    assert [sound[name] for name in kept] == [found[name] for name in kept]
+
+
+def test_a_tie_at_rank_k_by_hand():
+    row, last = np.array([[0.9, 0.5, 0.5, 0.1]]), np.array([[0, 0, 1, 0]])
+    assert metrics.score(row, last, ks=(2,))["precision_at_2"] == 0
+    assert metrics.score(row, last, ks=(2,), rule="caml")["precision_at_2"] == 0.5
+
+
+def test_a_k_above_the_number_of_codes_counts_all_codes():
+    # The six positives of three notes with four codes.
+    for rule in ("sound", "caml"):
+        found = metrics.score(PROBABILITIES, TARGETS, ks=(4, 5), rule=rule)
+        assert found["precision_at_5"] == found["precision_at_4"] == pytest.approx(5 / 12)
+        assert found["recall_at_5"] == 1
+
+
+def test_no_prediction_is_a_share_of_nothing():
+    found = metrics.score(np.full((2, 2), 0.3), np.eye(2))
+    micro = [found[f"micro_{name}"] for name in ("precision", "recall", "f1")]
+    assert micro == [0, 0, 0]
+    caml = metrics.score(np.full((2, 2), 0.3), np.eye(2), rule="caml")
+    assert np.isnan([caml["micro_precision"], caml["micro_f1"]]).all()
+    assert (caml["micro_recall"], caml["macro_f1_caml"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"rule": "best"}, "rule must be"), ({"ks": (0,)}, "at least 1")]
+)
+def test_an_argument_out_of_range(change, message):
+    with pytest.raises(MarnError, match=message):
+        metrics.score(PROBABILITIES, TARGETS, **change)
 
 
 def test_undefined_is_nan():
@@ -120,11 +168,10 @@ def test_properties(data):
     # The slow definition of the ranks agrees, ties by the lower code.
     order = [sorted(range(shape[1]), key=lambda c: (-row[c], c)) for row in probabilities]
     for k in (1, 2):
-        if k <= shape[1]:
-            hits = [targets[note][order[note][:k]].sum() for note in range(shape[0])]
-            assert found[f"precision_at_{k}"] == pytest.approx(np.mean(hits) / k)
-            recalls = [hit / max(row.sum(), 1) for hit, row in zip(hits, targets, strict=True)]
-            assert found[f"recall_at_{k}"] == pytest.approx(np.mean(recalls))
+        hits = [targets[note][order[note][:k]].sum() for note in range(shape[0])]
+        assert found[f"precision_at_{k}"] == pytest.approx(np.mean(hits) / min(k, shape[1]))
+        recalls = [hit / max(row.sum(), 1) for hit, row in zip(hits, targets, strict=True)]
+        assert found[f"recall_at_{k}"] == pytest.approx(np.mean(recalls))
     # Complementing the scores turns the area around.
     area = found["micro_auc"]
     if np.isfinite(area):

@@ -317,8 +317,11 @@ def test_the_last_weights_where_the_epochs_run_out(corpus, tmp_path):
     moments = [run.model.ram.down1.first.norm.num_batches_tracked for run in (run, best)]
     assert moments[0] == 3 * moments[1]  # the weights hardly move, the counter does
     # Patience ends the training: then it is the best epoch in either case.
-    stopped = fit(small(corpus), corpus, dataclasses.replace(config, patience=2), quiet=True)
+    stopped = fit(small(corpus), corpus, dataclasses.replace(config, patience=1), quiet=True)
     assert (stopped.best_epoch, stopped.kept_epoch) == (1, 1)
+    # In the very last epoch the released code has tested the weights before it stops.
+    last = fit(small(corpus), corpus, dataclasses.replace(config, patience=2), quiet=True)
+    assert (last.best_epoch, last.kept_epoch, len(last.history)) == (1, 3, 3)
 
 
 def test_random_batches_are_another_training(corpus):

@@ -49,7 +49,8 @@ class DRCAML(CAML):
 
     References:
         Mullenbach et al. 2018; the released code of caml-mimic, where a description is padded to
-        the longest of its note, and padding can win the maximum; here it cannot.
+        the longest of its note, and padding can win the maximum. So it is with
+        `padding="released"`; otherwise padding cannot win.
     """
 
     name = "dr_caml"
@@ -121,12 +122,19 @@ class DRCAML(CAML):
 
     def describe(self, task: str, codes: Tensor) -> Tensor:
         """Encode the descriptions of some codes of a task: columns (n,) int64 -> z (n, D)."""
+        h, sizes = self._convolved(task, codes)
+        mask = length_mask(self.positions(sizes), h.shape[1])
+        return self.description_projection(h.masked_fill(~mask[..., None], -1).amax(dim=1))
+
+    def _convolved(self, task: str, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Convolve descriptions: columns (n,) -> (n, positions, D) before the maximum, words (n,).
+
+        Padded words are vectors of zeros, as what a convolution sees beyond its input.
+        """
         words = self.get_buffer(f"description_{task}")[codes]
         sizes = (words > 0).sum(dim=1)
         words = words[:, : int(sizes.max())]
-        h = torch.tanh(self.description_convolution(self.description_embedding(words)))
-        mask = length_mask(self.positions(sizes), h.shape[1])
-        return self.description_projection(h.masked_fill(~mask[..., None], -1).amax(dim=1))
+        return torch.tanh(self.description_convolution(self.description_embedding(words))), sizes
 
     def penalty(self, targets: Mapping[str, Tensor]) -> Tensor:
         """Measure how far the present codes' classifiers are from their descriptions."""
@@ -136,12 +144,22 @@ class DRCAML(CAML):
             codes = present.any(dim=0).nonzero()[:, 0]
             if not len(codes):  # of weight 0: every parameter needs a gradient on several devices
                 codes = codes.new_zeros(1)
-            classifiers = self.head.weight[task][codes]
-            distance = (classifiers - self.describe(task, codes)).square().sum(dim=1)  # (n,)
-            share = present[:, codes].to(distance.dtype)
+            note, code = present[:, codes].nonzero(as_tuple=True)  # (P,), the pairs
+            z = self._described_for(task, codes, note, code)
+            distance = (self.head.weight[task][codes][code] - z).square().sum(dim=1)  # (P,)
             if self.penalty_as == "released":
-                share = share / classifiers.shape[1]
+                distance = distance / z.shape[1]
             else:
-                share = share / present.sum(dim=1, keepdim=True).clamp(min=1)
-            total = total + self.penalty_weight * (share @ distance).mean()
+                distance = distance / present.sum(dim=1)[note]
+            total = total + self.penalty_weight * distance.sum() / len(present)
         return total
+
+    def _described_for(self, task: str, codes: Tensor, note: Tensor, code: Tensor) -> Tensor:
+        """Encode descriptions for pairs of notes and codes, (P,): columns (n,) -> z (P, D)."""
+        if self.padding == "masked":
+            return self.describe(task, codes)[code]
+        h, sizes = self._convolved(task, codes)
+        longest = sizes.new_zeros(int(note.max()) + 1 if len(note) else 0)
+        longest = longest.scatter_reduce(0, note, sizes[code], "amax")  # of each note's codes
+        last = self.positions(longest[note]) - 1  # of what is padded to them
+        return self.description_projection(h.cummax(dim=1).values[code, last])

@@ -91,8 +91,8 @@ class TrainConfig:
     """Dev score of the first task that chooses the best epoch. The default needs no threshold
     (sound reading); MARN's paper uses precision_at_5, its code macro_f1_caml."""
     keep: Literal["best", "last"] = "best"
-    """Which weights the model ends with: those of the "best" epoch, or the "last"
-    ones if the epochs ran out before the patience did (released code)."""
+    """Which weights the model ends with: those of the "best" epoch, or the "last" ones if all
+    epochs were trained, even if the patience ran out in the last of them (released code)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the forward pass: "fp32", or torch's autocast to "bf16" or "fp16". Weights,
     optimiser and loss stay in fp32. "fp16" needs CUDA."""

@@ -153,8 +153,8 @@ def _fit(
             + (f", at most {duration(progress.left())} left" if epoch < config.epochs else "")
         )
 
-    # The released code tests the last weights if the epochs ran out before the patience did.
-    ran_out = len(history) - best["epoch"] < config.patience
+    # The released code tests the last weights in the last epoch, before it looks at its patience.
+    ran_out = len(history) == config.epochs
     kept = len(history) if config.keep == "last" and ran_out else best["epoch"]
     if kept == best["epoch"]:
         model.load_state_dict(best["model"])
