@@ -102,6 +102,10 @@ def build(
         if corpus is None:
             raise MarnError("bias_start='prior' needs a corpus, whose notes give the codes' shares")
         model.start_at_shares(corpus)
+    if model.code_start == "titles":
+        if corpus is None:
+            raise MarnError("code_start='titles' needs a corpus, whose codes have titles")
+        model.start_at_titles(corpus)
     asked = {key: value for key, value in arguments.items() if key != "vectors"}
     model.options = model.saved_options(asked | {"seed": seed})
     return model

@@ -199,7 +199,8 @@ def _rebuilt(card: dict[str, Any]) -> SavedModel:
     vocabulary = Vocabulary(card["vocabulary"])
     tasks = {task: len(entries) for task, entries in codes.items()}
     options = {"embedding_size": card["embedding_size"]} | card["options"]
-    start = {"bias_start": options.pop("bias_start", "released")}  # needs a corpus, and is over
+    starts = ("bias_start", "code_start")  # need a corpus, and are over
+    start = {key: options.pop(key) for key in starts if key in options}
     model = build(card["name"], vocabulary_size=len(vocabulary), tasks=tasks, **options)
     model.options |= start
     thresholds = {task: card["thresholds"][task] for task in tasks}

@@ -54,6 +54,7 @@ class DRCAML(CAML):
     """
 
     name = "dr_caml"
+    takes_words = False  # descriptions are compared with classifiers of the features alone
     training_defaults: ClassVar[Mapping[str, Any]] = CAML.training_defaults
 
     def __init__(

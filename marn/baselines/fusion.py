@@ -160,6 +160,7 @@ class FusionCoder(Coder):
     """
 
     name = "fusion"
+    takes_words = False  # a position covers two words
     training_defaults: ClassVar[Mapping[str, Any]] = {**CAML.training_defaults, "epochs": 30}
 
     def __init__(

@@ -12,15 +12,18 @@ from typing import Any, ClassVar, Literal, Required, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from marn.corpus import Corpus
 from marn.corpus.text import tokenize
 from marn.errors import MarnError
+from marn.models.descriptions import title_vectors
 from marn.nn.layers import Head, LabelAttention, WordEmbedding, length_mask
 from marn.nn.ram import Fusion, RamStart, RecalibratedAggregation, Up
 
 Padding = Literal["masked", "released"]
 BiasStart = Literal["released", "prior"]
+CodeStart = Literal["released", "titles"]
 
 
 class SharedOptions(TypedDict, total=False):
@@ -40,6 +43,8 @@ class SharedOptions(TypedDict, total=False):
     ram_start: RamStart
     padding: Padding
     bias_start: BiasStart
+    word_path: bool
+    code_start: CodeStart
 
 
 def descriptions(corpus: Corpus) -> dict[str, list[list[int]]]:
@@ -85,6 +90,12 @@ class Coder(nn.Module):
             the released code. `"prior"`: at the code's log odds in the training notes, which
             `marn.build` takes from the corpus (Lin et al. 2017, Section 3.3; in none of the papers
             of this project).
+        word_path: give label attention and classifiers each word beside its encoding, behind RAM
+            if there is one: D + E features of a position. An encoder that learns from a few hundred
+            notes blurs which word stands where (chapter 7); none of the papers has this path.
+        code_start: how the queries and classifiers of the codes begin. `"released"`: at random.
+            `"titles"`: at the words of the code's title, see `start_at_titles`; it needs
+            `word_path` and a corpus.
 
     Raises:
         MarnError: an option is out of range.
@@ -98,6 +109,9 @@ class Coder(nn.Module):
     """Whether `attention` works; it raises otherwise."""
     packs: ClassVar[bool] = False
     """Whether the released code hides padding from the encoder: `encode` always gets a mask."""
+    takes_words: ClassVar[bool] = True
+    """Whether `word_path` may be chosen, if the head has label attention: position i of the
+    encoder is word i, and nothing else reads the head's weights."""
     registry: ClassVar[dict[str, type[Coder]]] = {}
     fingerprint: dict[str, str] | None = None
     """Hashes of the words and codes that it was trained with; see `marn.evaluation`."""
@@ -136,6 +150,8 @@ class Coder(nn.Module):
         ram_start: RamStart = "released",
         padding: Padding = "masked",
         bias_start: BiasStart = "released",
+        word_path: bool = False,
+        code_start: CodeStart = "released",
     ) -> None:
         super().__init__()
         if padding not in get_args(Padding):
@@ -162,6 +178,8 @@ class Coder(nn.Module):
         self.max_length = max_length
         self.padding = padding
         self.bias_start = bias_start
+        self.word_path = word_path
+        self.code_start = code_start
         self.embedding = WordEmbedding(
             vocabulary_size,
             embedding_size if vectors is None else vectors.shape[1],
@@ -181,7 +199,22 @@ class Coder(nn.Module):
             if recalibrate
             else None
         )
-        self.head = head(feature_size, self.tasks)
+        self.head = head(feature_size + word_path * self.embedding_size, self.tasks)
+        self._check_word_path()
+
+    def _check_word_path(self) -> None:
+        """Refuse `word_path` and `code_start` where they have no meaning."""
+        if self.code_start not in get_args(CodeStart):
+            raise MarnError(
+                f"code_start must be one of {get_args(CodeStart)}, but got {self.code_start!r}"
+            )
+        if self.code_start == "titles" and not self.word_path:
+            raise MarnError("code_start='titles' needs the words; set word_path=True")
+        if self.word_path and not (self.takes_words and self.head.attends_to_features):
+            raise MarnError(
+                f"{self.name} cannot take word_path, which needs label attention over the words of "
+                "a note; choose bigru_la, marn or caml"
+            )
 
     @property
     def embedding_size(self) -> int:
@@ -219,6 +252,37 @@ class Coder(nn.Module):
                     "bias_start='prior' needs the codes of the corpus"
                 )
             bias.copy_((having / (len(corpus["train"]) + 1 - having)).log())
+
+    @torch.no_grad()
+    def start_at_titles(self, corpus: Corpus) -> None:
+        """Begin queries and classifiers at the titles of the codes: `code_start="titles"`.
+
+        The word vectors are centred and scaled to length 1, so that their products compare words.
+        With v of `marn.models.descriptions.title_vectors`, a query begins at 2 v and a classifier
+        at v, in those of their features that are words.
+
+        Raises:
+            MarnError: the corpus has other codes than the model.
+        """
+        if {task: corpus.tasks.get(task) for task in self.tasks} != self.tasks:
+            raise MarnError(
+                f"the model's tasks are {self.tasks}, but corpus {corpus.name!r} has "
+                f"{corpus.tasks}; code_start='titles' needs the codes of the corpus"
+            )
+        table = self.embedding.table.weight
+        table[1:] = F.normalize(table[1:] - table[1:-1].mean(dim=0), dim=1)
+        for task, titles in title_vectors(corpus, table).items():
+            if task in self.tasks:
+                self.head.start_words(task, titles)
+
+    def join_words(self, h: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Put each word beside its encoding: (B, T', D), (B, T, E) -> (B, T', D + E).
+
+        A position beyond the words gets zeros.
+        """
+        if mask is not None:
+            x = x * mask[..., None]
+        return torch.cat([h, F.pad(x, (0, 0, 0, h.shape[1] - x.shape[1]))], dim=2)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Compute the features of each position.
@@ -283,14 +347,18 @@ class Coder(nn.Module):
             lengths: as in `forward`.
 
         Returns:
-            Features (B, T', D) and their mask (B, T'), None with `padding="released"`.
+            Features (B, T', D), with `word_path` (B, T', D + E), and their mask (B, T'), None with
+            `padding="released"`.
         """
         tokens, lengths = self.to_subwords(tokens, lengths)
         masked = self.padding == "masked"
         seen = length_mask(lengths, tokens.shape[1]) if masked or self.packs else None
-        h = self.encode(self.embedding(tokens), seen)  # (B, T', D)
+        x = self.embedding(tokens)  # (B, T, E)
+        h = self.encode(x, seen)  # (B, T', D)
         mask = length_mask(self.positions(lengths), h.shape[1]) if masked else None
-        return (h if self.ram is None else self.ram(h, mask)), mask
+        if self.ram is not None:
+            h = self.ram(h, mask)
+        return (self.join_words(h, x, seen) if self.word_path else h), mask
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         """Score notes.

@@ -1,12 +1,16 @@
-"""The descriptions of codes as word ids: checked, and averaged to one vector per code."""
+"""The descriptions of codes as words: checked, and made one vector per code."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from marn.corpus import Corpus
+from marn.corpus.text import tokenize
 from marn.errors import MarnError
 
 Descriptions = Mapping[str, Sequence[Sequence[int]]]
@@ -69,3 +73,37 @@ def mean_vectors(texts: Sequence[Sequence[int]], table: Tensor) -> Tensor:
     """
     table = table.detach()
     return torch.stack([table[torch.tensor(list(text))].mean(dim=0) for text in texts])
+
+
+def title_vectors(corpus: Corpus, table: Tensor) -> dict[str, Tensor]:
+    """Turn the title of each code into one direction: the sum of its words, the rare ones first.
+
+    A word counts by log(N / n), if n of the N training notes have it. English stop words and words
+    that the vocabulary lacks do not count.
+
+    Args:
+        corpus: gives the titles, the vocabulary, and how many notes have a word.
+        table: (rows, E), the word vectors.
+
+    Returns:
+        {task: (C, E)} of length 1; zero for a title without any such word.
+
+    References:
+        The weights are those of TF-IDF (Spärck Jones 1972).
+    """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second to import
+
+    table, train = table.detach(), corpus["train"]
+    having = np.zeros(len(table))
+    for note in range(len(train)):
+        having[np.unique(train.note_tokens(note))] += 1
+    weight = np.log(len(train) / having.clip(min=1))
+    weight[corpus.vocabulary.encode(ENGLISH_STOP_WORDS)] = 0
+    weight[corpus.vocabulary.unknown] = 0
+    weights = torch.from_numpy(weight).to(table)
+    found = {}
+    for task, codes in corpus.codes.items():
+        titles = [corpus.vocabulary.encode(tokenize(code.title)).tolist() for code in codes]
+        sums = [weights[title] @ table[title] for title in titles]
+        found[task] = F.normalize(torch.stack(sums), dim=1)
+    return found

@@ -91,6 +91,8 @@ class MARN(BiGRULabelAttention):
         x = self.embedding(tokens)  # (B, T, E)
         h = self.encoder(x, mask)  # (B, T, 2 d_r), Eqs. 1-3
         o = self.ram(h, mask) if self.ram else h  # (B, T, 2 d_r), Eqs. 4-11
+        if self.word_path:
+            o = self.join_words(o, x, mask)  # (B, T, 2 d_r + E)
         return o, mask
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:

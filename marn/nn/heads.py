@@ -33,6 +33,7 @@ class TanhAttention(Head):
         standard deviation 0.03, as in the released code aehrc/LAAT.
     """
 
+    attends_to_features = True
     at_once = SCORES_AT_ONCE
 
     def __init__(self, size: int, tasks: Mapping[str, int], *, attention_size: int) -> None:
@@ -45,6 +46,19 @@ class TanhAttention(Head):
             self.query[task] = nn.Parameter(torch.randn(codes, attention_size) * 0.03)
             self.weight[task] = nn.Parameter(torch.randn(codes, size) * 0.03)
             self.bias[task] = nn.Parameter(torch.empty(codes).uniform_(-bound, bound))
+
+    def start_words(self, task: str, vectors: Tensor) -> None:
+        """Begin at words, see `Head.start_words`.
+
+        The hidden layer passes the words on, nearly unchanged as tanh is near 0, if it is wide
+        enough; otherwise it passes on their first A features.
+        """
+        size, width = len(self.projection[task]), vectors.shape[1]
+        shown = min(width, self.projection[task].shape[1])
+        words = slice(size - width, size)
+        self.projection[task].data[words, :shown] += torch.eye(width, shown)
+        self.query[task].data[:, :shown] = 2 * vectors[:, :shown]
+        self.weight[task].data[:, words] = vectors
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note: (B, T, D) -> {task: (B, C, D)}."""

@@ -215,6 +215,8 @@ class Head(nn.Module):
         tasks: number of codes of each task.
     """
 
+    attends_to_features: ClassVar[bool] = False
+    """Whether each code has a query over the positions and a classifier for their features."""
     at_once: int | None = None
     """Most attention scores held at a time, for heads that use `attend`; None for the others. Less
     costs time, not accuracy."""
@@ -229,6 +231,10 @@ class Head(nn.Module):
     def declared_unused(self) -> int:
         """Number of parameters that the released code declares here and never uses."""
         return 0
+
+    def start_words(self, task: str, vectors: Tensor) -> None:
+        """Begin the last E features of queries at 2 v, of classifiers at v, for v (C, E)."""
+        raise NotImplementedError
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note: (B, T, D), (B, T) -> {task: (B, C, D)}."""
@@ -274,6 +280,7 @@ class LabelAttention(Head):
         MarnError: `pooling` is unknown.
     """
 
+    attends_to_features = True
     at_once = SCORES_AT_ONCE
 
     def __init__(self, size: int, tasks: Mapping[str, int], *, pooling: Pooling = "sum") -> None:
@@ -293,6 +300,12 @@ class LabelAttention(Head):
     def declared_unused(self) -> int:
         """One bias per query."""
         return sum(self.tasks.values())
+
+    def start_words(self, task: str, vectors: Tensor) -> None:
+        """Begin at words, see `Head.start_words`; with `"mixed_max"` the queries alone."""
+        self.query[task].data[:, -vectors.shape[1] :] = 2 * vectors
+        if self.pooling != "mixed_max":  # whose classifiers weigh codes, not features
+            self.weight[task].data[:, -vectors.shape[1] :] = vectors
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note, V of Eq. 13: (B, T, D) -> {task: (B, C, D)}."""

@@ -149,6 +149,7 @@ class GatedCNNNCI(Coder):
     """
 
     name = "gatedcnn_nci"
+    takes_words = False  # its head adds to the features of words
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 1e-3,  # an assumption

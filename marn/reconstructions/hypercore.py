@@ -273,6 +273,7 @@ class HyperCore(CAML):
     """
 
     name = "hypercore"
+    takes_words = False  # codes see the features through a graph
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 1e-3,  # an assumption

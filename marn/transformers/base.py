@@ -268,6 +268,7 @@ class TransformerCoder(Coder):
     """
 
     packs = True
+    takes_words = False  # a position is a piece of a word
 
     def __init__(
         self,
