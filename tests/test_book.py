@@ -1,5 +1,6 @@
 """The chapters: text and executed twin agree, and both keep the rules that the tools rely on."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 import chapters
+from book_pages import PLOTLY_MIME
 from chapters import BOOK, ROOT
 
 TEXTS = chapters.texts()
@@ -18,6 +20,7 @@ TAGS = {
     "nbval-skip",
     "live",
     "skip-execution",
+    "caption",  # made by chapters.number_figures
     *(f"{what}-{part}" for what in ("hide", "remove") for part in ("input", "output", "cell")),
 }
 LIVE = {"live", "skip-execution", "nbval-skip"}
@@ -95,6 +98,44 @@ def test_what_nbval_does_not_compare_is_asserted(text: Path) -> None:
             assert following is not None, cell.source
             assert "assert " in following.source, f"no assertion after:\n{cell.source}"
             assert "nbval-ignore-output" not in tags(following)
+
+
+def only_checks(body: list[ast.stmt]) -> bool:
+    return all(
+        isinstance(line, ast.Assert | ast.Assign)
+        or (isinstance(line, ast.If | ast.For) and only_checks(line.body))
+        for line in body
+    )
+
+
+@each_chapter
+def test_what_only_checks_is_not_shown(text: Path) -> None:
+    for cell in code_cells(text):
+        if re.search(r"^\s*assert ", cell.source, re.MULTILINE):
+            if only_checks(ast.parse(cell.source).body):
+                assert "remove-cell" in tags(cell), f"tag it remove-cell:\n{cell.source}"
+
+
+@each_chapter
+def test_every_figure_has_a_caption_and_says_what_it_shows(text: Path) -> None:
+    for cell in code_cells(text):
+        drawn = [output for output in cell.outputs if PLOTLY_MIME in output.get("data", {})]
+        figure = cell.metadata.get("figure")
+        if drawn:
+            assert figure and figure["alt"], f"no `figure: {{label, caption, alt}}`:\n{cell.source}"
+        if figure:
+            assert figure["label"].startswith("fig-")
+            assert figure["caption"].endswith((".", "?"))
+
+
+@each_chapter
+def test_tables_have_rows_and_say_what_is_missing(text: Path) -> None:
+    for cell in code_cells(text):
+        for output in cell.outputs:
+            table = output.get("data", {}).get("text/html", "")
+            assert "<table" not in table or "<td>" in table, f"an empty table:\n{cell.source}"
+            odd = re.findall(r"<td>(NaN|nan|&lt;NA&gt;|\d{4,}\.0+)</td>", table)
+            assert not odd, f"{odd} in the table of:\n{cell.source}"
 
 
 @each_chapter

@@ -13,7 +13,7 @@ import pytest
 import chapters
 import make_book
 import marn
-from book_pages import PLOTLY_MIME, figure_html, read_notebook
+from book_pages import PLOTLY_MIME, figure_html, plot_html, read_notebook, readable
 from chapters import BOOK
 
 CHAPTER = """---
@@ -202,10 +202,11 @@ def test_figure_keeps_its_data_and_leaves_its_template() -> None:
         "title": {"text": 'F1 <b>by</b> "code"'},
     }
     figure = {"data": [{"y": [1, 2]}], "layout": layout, "frames": []}
-    page = Elements(figure_html(figure))
+    page = Elements(plot_html(figure, {}))
     host = page.found[0][1]
     assert host["style"] == "min-height:300px"
     assert host["aria-label"] == 'F1  by  "code"'
+    assert Elements(plot_html(figure, {"alt": 'a "b"'})).found[0][1]["aria-label"] == 'a "b"'
     kept = {"height": 300, "title": layout["title"]}
     assert json.loads(page.script) == {"data": [{"y": [1, 2]}], "layout": kept}
     assert "template" in layout  # the notebook is left as it is
@@ -214,32 +215,83 @@ def test_figure_keeps_its_data_and_leaves_its_template() -> None:
 @pytest.mark.parametrize("text", ["</script>", "<!--<script>", "]]>", "<br>", "\u2028"])
 def test_no_text_of_a_figure_ends_or_swallows_the_page(text: str) -> None:
     figure = {"data": [{"name": text}], "layout": {"title": {"text": text}}}
-    page = Elements(figure_html(figure) + "<p>after</p>")
+    page = Elements(plot_html(figure, {}) + "<p>after</p>")
     assert [tag for tag, _ in page.found] == ["div", "script", "noscript", "p"]
     assert "<" not in page.script  # "<!--<script>" is worse in browsers than in this parser
     assert json.loads(page.script)["data"][0]["name"] == text
 
 
-def notebook_with(data: dict[str, object]) -> str:
+def notebook_with(data: dict[str, object], **metadata: object) -> str:
     output = nbformat.v4.new_output("display_data", data)
-    cell = nbformat.v4.new_code_cell("1", outputs=[output])
+    cell = nbformat.v4.new_code_cell("1", outputs=[output], metadata=metadata)
     return nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))
 
 
 def test_reader_turns_figures_into_html_and_leaves_other_outputs() -> None:
     figure = {"data": [{"y": [3]}], "layout": {}}
     read = read_notebook(notebook_with({PLOTLY_MIME: figure, "text/plain": "Figure(...)"}))
-    assert read.cells[0].outputs[0].data == {"text/html": figure_html(figure)}
+    assert read.cells[0].outputs[0].data == {"text/html": plot_html(figure, {})}
     read = read_notebook(notebook_with({"text/plain": "1"}))
     assert read.cells[0].outputs[0].data == {"text/plain": "1"}
 
 
-def test_tables_have_no_empty_headers() -> None:
-    table = '<tr><th></th><th class="x"></th><th>F1</th></tr>'
-    read = read_notebook(notebook_with({"text/html": table}))
-    assert read.cells[0].outputs[0].data["text/html"] == (
-        '<tr><td></td><td class="x"></td><th>F1</th></tr>'
+FIGURES = (
+    CHAPTER.replace("# Title\n", "# Title\n\nSee [](#fig-b) and [elsewhere](#title).\n")
+    + """
+```{code-cell} ipython3
+---
+figure: {label: fig-a, caption: One & `two`., alt: Bars.}
+---
+a
+```
+
+```{code-cell} ipython3
+---
+figure: {label: fig-b, caption: Three.}
+tags: [hide-input]
+---
+b
+```
+"""
+)
+
+
+def test_figures_are_numbered_within_their_chapter(project: Path) -> None:
+    text = project / "book" / "01_one.md"
+    text.write_text(FIGURES)
+    cells = chapters.notebook(text).cells
+    assert "See [Figure 1.2](#fig-b) and [elsewhere](#title)." in cells[0].source
+    captions = [cell.source for cell in cells if "caption" in cell.metadata.get("tags", [])]
+    assert captions == ["**Figure 1.1.** One & `two`.", "**Figure 1.2.** Three."]
+    text.write_text(FIGURES.replace("#fig-b", "#fig-c"))
+    with pytest.raises(KeyError, match="fig-c"):
+        chapters.notebook(text)
+
+
+def test_a_figure_in_a_page_has_its_caption_and_can_be_linked_to(project: Path) -> None:
+    text = project / "book" / "01_one.md"
+    text.write_text(FIGURES)
+    book = chapters.notebook(text)
+    drawn = [cell for cell in book.cells if "figure" in cell.metadata]
+    for cell in drawn:
+        cell.outputs = [nbformat.v4.new_output("display_data", {"text/html": "<svg></svg>"})]
+    read = read_notebook(nbformat.writes(book))
+    assert '<a href="#fig-b">Figure 1.2</a> and [elsewhere](#title)' in read.cells[0].source
+    assert len(read.cells) == len(book.cells) - 2  # captions are in the figures
+    assert read.cells[-2].outputs[0].data["text/html"] == (
+        '<figure id="fig-a"><svg></svg>'
+        "<figcaption><b>Figure 1.1.</b> One &amp; <code>two</code>.</figcaption></figure>"
     )
+    assert "<i>" not in figure_html("", "fig", "<i>")
+
+
+def test_what_a_screen_reader_stumbles_over_is_mended() -> None:
+    table = '<tr><th></th><th class="x"><p></p></th><th>F1</th></tr>'
+    assert readable(table) == '<tr><td></td><td class="x"></td><th>F1</th></tr>'
+    item = (
+        '<div class="citation" role="doc-biblioentry"><a role="doc-backlink" href="#a">1</a></div>'
+    )
+    assert readable(item) == '<div class="citation" role="listitem"><a href="#a">1</a></div>'
 
 
 def test_reference_has_every_module_of_the_library() -> None:

@@ -25,6 +25,7 @@ PLOTLY_MIME = "application/vnd.plotly.v1+json"
 STATIC = Path(__file__).parent / "static"
 DEFAULT_HEIGHT = 450  # pixels; plotly's own
 TAG = re.compile(r"<[^>]*>")
+FIGURE_LINK = re.compile(r"\[([^\]]+)\]\(#(fig-[\w-]+)\)")
 
 
 def read_notebook(text: str) -> NotebookNode:
@@ -34,42 +35,80 @@ def read_notebook(text: str) -> NotebookNode:
         text: content of an `.ipynb` file.
 
     Returns:
-        The notebook, with each plotly figure as HTML and without empty header cells in tables.
+        The notebook, with each figure as an HTML element that has the caption of the cell below it.
     """
     notebook = nbformat.reads(text, as_version=4)
-    for cell in notebook.cells:
+    cells = []
+    for cell, below in zip(notebook.cells, [*notebook.cells[1:], NotebookNode()], strict=True):
+        if cell.cell_type == "markdown":
+            if "caption" in cell.metadata.get("tags", []):
+                continue
+            # the target is in raw HTML, which MyST does not know
+            cell.source = FIGURE_LINK.sub(r'<a href="#\2">\1</a>', cell.source)
+        figure = cell.metadata.get("figure", {})
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if PLOTLY_MIME in data:
-                output.data = NotebookNode({"text/html": figure_html(data[PLOTLY_MIME])})
-            elif "text/html" in data:  # screen readers announce an empty header, but no empty cell
-                data["text/html"] = re.sub(r"<th([^>]*)></th>", r"<td\1></td>", data["text/html"])
+                output.data = NotebookNode({"text/html": plot_html(data[PLOTLY_MIME], figure)})
+        if figure:
+            data = cell.outputs[-1].data
+            data["text/html"] = figure_html(data["text/html"], figure["label"], below.source)
+        cells.append(cell)
+    notebook.cells = cells
     return notebook
 
 
-def figure_html(figure: dict[str, Any]) -> str:
+def figure_html(content: str, label: str, caption: str) -> str:
+    """Write a figure with its caption.
+
+    Args:
+        content: HTML.
+        label: its `id`, for links.
+        caption: text, in which Markdown's `**` and backticks are understood.
+    """
+    text = html.escape(caption, quote=False)
+    text = re.sub(r"`(.+?)`", r"<code>\1</code>", re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text))
+    return f'<figure id="{label}">{content}<figcaption>{text}</figcaption></figure>'
+
+
+def plot_html(plot: dict[str, Any], figure: dict[str, str]) -> str:
     """Write one plotly figure as the element that `book.js` draws.
 
     Args:
-        figure: plotly JSON with "data", "layout" and perhaps "frames" and "config".
+        plot: plotly JSON with "data", "layout" and perhaps "frames" and "config".
+        figure: "alt", what a reader who does not see it is told; without it, the title.
 
     Returns:
-        HTML with the figure's JSON in it, and the figure's title as its accessible name.
+        HTML with the figure's JSON in it.
     """
     parts = ("data", "layout", "frames", "config")
-    kept = {part: figure[part] for part in parts if figure.get(part)}
+    kept = {part: plot[part] for part in parts if plot.get(part)}
     layout = dict(kept.get("layout", {}))
     layout.pop("template", None)  # the page supplies it: light or dark
     kept["layout"] = layout
     height = int(layout.get("height") or DEFAULT_HEIGHT)
-    title = TAG.sub(" ", (layout.get("title") or {}).get("text") or "Figure")
-    label = html.escape(html.unescape(title), quote=True)
+    title = html.unescape(TAG.sub(" ", (layout.get("title") or {}).get("text") or "Figure"))
+    label = html.escape(figure.get("alt", title), quote=True)
     # No "<" at all: "<!--<script>" in a title would swallow the rest of the page
     body = json.dumps(kept, separators=(",", ":")).replace("<", "\\u003c")
     return (
-        f'<div class="marn-fig" role="figure" aria-label="{label}" style="min-height:{height}px">'
+        f'<div class="marn-fig" role="group" aria-label="{label}" style="min-height:{height}px">'
         f'<script type="application/json">{body}</script>'
         "<noscript>This figure needs JavaScript.</noscript></div>"
+    )
+
+
+def readable(body: str) -> str:
+    """Mend what a screen reader stumbles over in HTML that Sphinx and pandas write.
+
+    Example:
+        >>> readable('<th class="head"></th>')
+        '<td class="head"></td>'
+    """
+    body = re.sub(r"<th([^>]*)>\s*(<p></p>)?\s*</th>", r"<td\1></td>", body)
+    # doc-biblioentry is deprecated, and a list may hold nothing but items
+    return body.replace('role="doc-biblioentry"', 'role="listitem"').replace(
+        ' role="doc-backlink"', ""
     )
 
 
@@ -132,18 +171,21 @@ def _add_static(app: Any) -> None:
     script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
     app.config.html_static_path += [str(STATIC), str(script)]
     app.add_css_file("book.css")
-    app.add_js_file("book.js", loading_method="defer")
+    app.add_js_file("book.js", loading_method="defer", priority=801)
 
 
 def _finish_page(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    context["body"] = body = readable(context.get("body", ""))
+    if 'class="marn-fig"' in body:
+        app.add_js_file("plotly.min.js", loading_method="defer", priority=800)
     # sphinx-thebe registers its constants twice; the second `const` is a SyntaxError on every page
-    bodies: set[str] = set()
+    seen: set[str] = set()
     kept = []
     for script in context.get("script_files", []):
-        body = getattr(script, "attributes", {}).get("body") or ""
-        if "THEBE_JS_URL" in body and body in bodies:
+        code = getattr(script, "attributes", {}).get("body") or ""
+        if "THEBE_JS_URL" in code and code in seen:
             continue
-        bodies.add(body)
+        seen.add(code)
         kept.append(script)
     context["script_files"][:] = kept
 

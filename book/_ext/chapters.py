@@ -62,6 +62,7 @@ def notebook(text: Path) -> NotebookNode:
     stored notebook changes in git only where the chapter or its outputs do.
     """
     book = jupytext.read(text, fmt="md:myst")
+    number_figures(book, int(text.stem[:2]))
     seen: dict[str, int] = {}
     for cell in book.cells:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
@@ -73,6 +74,28 @@ def notebook(text: Path) -> NotebookNode:
     )
     book.nbformat, book.nbformat_minor = 4, 5
     return book
+
+
+def number_figures(book: NotebookNode, chapter: int) -> None:
+    """Number the figures, put each caption below its cell, and fill in the references, in place.
+
+    A cell with the metadata `figure: {label, caption, alt}` draws a figure, and `[](#label)` in the
+    text of its chapter refers to it.
+    """
+    cells: list[NotebookNode] = []
+    names: dict[str, str] = {}
+    for cell in book.cells:
+        cells.append(cell)
+        if figure := cell.metadata.get("figure"):
+            names[figure["label"]] = name = f"Figure {chapter}.{len(names) + 1}"
+            caption = f"**{name}.** {figure['caption']}"
+            cells.append(nbformat.v4.new_markdown_cell(caption, metadata={"tags": ["caption"]}))
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(
+                r"\[\]\(#(fig-[\w-]+)\)", lambda m: f"[{names[m[1]]}](#{m[1]})", cell.source
+            )
+    book.cells = cells
 
 
 def sources(book: NotebookNode) -> list[tuple[str, str, list[str]]]:

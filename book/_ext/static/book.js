@@ -1,9 +1,8 @@
-// Draws the plotly figures of a page with the plotly.min.js next to this file, in the colours of the
-// page's theme: each when it comes near the window, all of them before the page is printed. Paper is
-// light.
+// Draws the plotly figures of a page with plotly.min.js, which was loaded before, in the colours of
+// the page's theme. Deferred scripts end before the page counts as loaded, so a page that is printed
+// at once has its figures. Paper is light.
 (() => {
   "use strict";
-  const here = document.currentScript.src;
   const root = document.documentElement;
 
   const theme = (text, line, grid, control) => {
@@ -31,21 +30,10 @@
   };
   const current = () => themes[root.dataset.theme === "dark" ? "dark" : "light"];
 
-  let library;
-  const plotly = () => library ??= new Promise((resolve, reject) => {
-    const script = document.createElement("script");
-    script.src = new URL("plotly.min.js", here).href;
-    script.onload = resolve;
-    script.onerror = () => reject(new Error("plotly.min.js did not load"));
-    document.head.append(script);
-  });
-
   // The last two keep the figure, which may hold the words of a note, from plotly's cloud.
   const config = {responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: ""};
 
-  // Draws within this call, since a page that is being printed waits for no promise.
   const paint = (host) => {
-    if (host.canvas) return;
     const figure = JSON.parse(host.querySelector("script").textContent);
     host.canvas = document.createElement("div");
     host.append(host.canvas);
@@ -58,12 +46,7 @@
   };
 
   const hosts = [...document.querySelectorAll(".marn-fig")];
-  const near = new IntersectionObserver((entries) => {
-    for (const entry of entries) if (entry.isIntersecting) plotly().then(() => paint(entry.target));
-  }, {rootMargin: "600px"});
-  for (const host of hosts) near.observe(host);
-  // Printing cannot wait for the script.
-  if (hosts.length) addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(plotly));
+  hosts.forEach(paint);
 
   const PRINT_WIDTH = 640; // pixels; fits between the margins of A4 and letter paper
   let screenTheme; // while the page is being printed
@@ -72,18 +55,28 @@
     const theme = now ? "light" : screenTheme;
     screenTheme = now ? root.dataset.theme ?? "light" : undefined;
     root.dataset.theme = theme;
-    if (!window.Plotly) return;
     const size = now ? {autosize: false, width: PRINT_WIDTH} : {autosize: true, width: null};
-    for (const host of hosts) {
-      if (now) paint(host);
-      if (host.canvas) Plotly.relayout(host.canvas, {...size, template: current()});
-    }
+    for (const host of hosts) Plotly.relayout(host.canvas, {...size, template: current()});
   };
   addEventListener("beforeprint", () => print(true));
   addEventListener("afterprint", () => print(false));
   matchMedia("print").addEventListener("change", (media) => print(media.matches));
 
   new MutationObserver(() => {
-    for (const host of hosts) if (host.canvas) Plotly.relayout(host.canvas, {template: current()});
+    for (const host of hosts) Plotly.relayout(host.canvas, {template: current()});
   }).observe(root, {attributes: true, attributeFilter: ["data-theme"]});
+
+  // A box that scrolls sideways fades where it goes on, and can be reached by the keyboard.
+  const mark = (box) => {
+    const end = box.scrollWidth - box.clientWidth - 1;
+    box.classList.toggle("more-left", end > 0 && box.scrollLeft > 1);
+    box.classList.toggle("more-right", box.scrollLeft < end);
+    if (end > 0) box.tabIndex = 0;
+  };
+  const watch = new ResizeObserver((entries) => entries.forEach((entry) => mark(entry.target)));
+  const boxes = ".bd-content :is(pre, .cell_output > .output, .pst-scrollable-table-container, div.math, .marn-fig)";
+  for (const box of document.querySelectorAll(boxes)) {
+    watch.observe(box);
+    box.addEventListener("scroll", () => mark(box), {passive: true});
+  }
 })();
