@@ -91,6 +91,15 @@ def test_tags_are_known(text: Path) -> None:
 
 
 @each_chapter
+def test_paths_count_from_the_book_wherever_papermill_is_called(text: Path) -> None:
+    given = [cell for cell in code_cells(text) if "parameters" in tags(cell)]
+    if re.search("^(corpus|results):", given[0].source, re.MULTILINE):
+        below = code_cells(text)[code_cells(text).index(given[0]) + 1]
+        assert 'os.chdir("book")' in below.source
+        assert "remove-cell" in tags(below)
+
+
+@each_chapter
 def test_what_nbval_does_not_compare_is_asserted(text: Path) -> None:
     cells = code_cells(text)
     for cell, following in zip(cells, [*cells[1:], None], strict=True):
@@ -111,9 +120,9 @@ def only_checks(body: list[ast.stmt]) -> bool:
 @each_chapter
 def test_what_only_checks_is_not_shown(text: Path) -> None:
     for cell in code_cells(text):
-        if re.search(r"^\s*assert ", cell.source, re.MULTILINE):
-            if only_checks(ast.parse(cell.source).body):
-                assert "remove-cell" in tags(cell), f"tag it remove-cell:\n{cell.source}"
+        checks = re.search(r"^\s*assert ", cell.source, re.MULTILINE)
+        if checks and only_checks(ast.parse(cell.source).body):
+            assert "remove-cell" in tags(cell), f"tag it remove-cell:\n{cell.source}"
 
 
 @each_chapter
@@ -122,7 +131,9 @@ def test_every_figure_has_a_caption_and_says_what_it_shows(text: Path) -> None:
         drawn = [output for output in cell.outputs if PLOTLY_MIME in output.get("data", {})]
         figure = cell.metadata.get("figure")
         if drawn:
-            assert figure and figure["alt"], f"no `figure: {{label, caption, alt}}`:\n{cell.source}"
+            assert (figure or {}).get("alt"), (
+                f"no `figure: {{label, caption, alt}}`:\n{cell.source}"
+            )
         if figure:
             assert figure["label"].startswith("fig-")
             assert figure["caption"].endswith((".", "?"))
