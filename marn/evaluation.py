@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -14,11 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from marn import metrics, parallel
-from marn.corpus import CodeEntry, Corpus, Split
+from marn.corpus import CodeEntry, Corpus, Split, as_corpus
 from marn.corpus.batches import Batch, collate, reading_order
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 from marn.models import Coder
+from marn.settings import Count, check
 
 Thresholds = float | Mapping[str, float | ArrayLike] | Literal["dev", "dev_codes"]
 Codes = Literal["all", "seen", "unseen"]
@@ -55,6 +57,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(training)
+
+
+class HoldsCoder(Protocol):
+    """A `SavedModel` or a `Run`."""
+
+    @property
+    def model(self) -> Coder:
+        """The model."""
+
+
+def as_coder(model: Coder | HoldsCoder) -> Coder:
+    """Return a model as it is, or the one that a `SavedModel` or a `Run` holds."""
+    for found in (model, getattr(model, "model", None)):
+        if isinstance(found, Coder):
+            return found
+    raise MarnError(
+        f"model must be a system, but got a {type(model).__name__}; pass what marn.build or "
+        "marn.load_model returns"
+    )
 
 
 def _split(corpus: Corpus, split: str) -> Split:
@@ -107,7 +128,11 @@ def check_corpus(model: Coder, corpus: Corpus) -> None:
 
 
 def predict(
-    model: Coder, corpus: Corpus, split: str = "test", *, batch_size: int = 32
+    model: Coder | HoldsCoder,
+    corpus: Corpus | str | Path,
+    split: str = "test",
+    *,
+    batch_size: int = 32,
 ) -> Predictions:
     """Compute the logits of every note of a split.
 
@@ -115,8 +140,9 @@ def predict(
     each gets all logits.
 
     Args:
-        model: its device is where it runs; its mode is left as it was.
-        corpus: must have the model's tasks.
+        model: from `marn.build` or `marn.load_model`; its device is where it runs, and its mode is
+            left as it was.
+        corpus: must have the model's tasks; or its folder.
         split: `"train"`, `"dev"` or `"test"`.
         batch_size: notes at a time; affects only speed and memory. A model with
             `padding="released"` always reads one note at a time, as the authors' evaluation does.
@@ -128,6 +154,8 @@ def predict(
         MarnError: the corpus lacks the split or a task of the model, or the split is empty, or a
             trained model knows other words or codes.
     """
+    model, corpus = as_coder(model), as_corpus(corpus)
+    batch_size = check("batch_size", Count, batch_size)
     notes = _split(corpus, split)
     check_corpus(model, corpus)
     device = next(model.parameters()).device
@@ -189,8 +217,8 @@ def _thresholds(
 
 
 def evaluate(
-    model: Coder,
-    corpus: Corpus,
+    model: Coder | HoldsCoder,
+    corpus: Corpus | str | Path,
     split: str = "test",
     *,
     ks: Sequence[int] = (5, 8, 15),
@@ -202,8 +230,8 @@ def evaluate(
     """Score a model on a split with every figure of `marn.metrics.score`.
 
     Args:
-        model: its device is where it runs.
-        corpus: must have the model's tasks.
+        model: see `predict`.
+        corpus: see `predict`.
         split: `"train"`, `"dev"` or `"test"`.
         ks: cut-offs of precision and recall at k.
         threshold: one number for all tasks (0.5 in the papers); or {task: a number, or one for
@@ -220,6 +248,7 @@ def evaluate(
     Raises:
         MarnError: see `predict`; or `threshold` or `codes` is not understood.
     """
+    model, corpus = as_coder(model), as_corpus(corpus)
     if codes not in get_args(Codes):
         raise MarnError(f"codes must be one of {get_args(Codes)}, but got {codes!r}")
     _split(corpus, split)

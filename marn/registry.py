@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from marn import baselines, models, reconstructions, transformers
-from marn.corpus import Corpus
+from marn.corpus import Corpus, as_corpus
 from marn.errors import MarnError
 from marn.models.base import Coder
 from marn.settings import Seed, check, kinds, unknown
@@ -51,7 +51,7 @@ def system(name: str) -> type[Coder]:
 
 def build(
     name: str,
-    corpus: Corpus | None = None,
+    corpus: Corpus | str | Path | None = None,
     *,
     vocabulary_size: int | None = None,
     tasks: Mapping[str, int] | None = None,
@@ -62,7 +62,7 @@ def build(
 
     Args:
         name: one of `available()`.
-        corpus: gives vocabulary, tasks and, where it has them, word vectors.
+        corpus: gives vocabulary, tasks and, where it has them, word vectors; or its folder.
         vocabulary_size: embedding rows (words + 2); instead of a corpus.
         tasks: number of codes of each task; instead of a corpus, or some of its tasks.
         seed: of the initial weights; the caller's random state is left as it was.
@@ -88,6 +88,7 @@ def build(
         arguments[key] = _checked(key, *known[key], value)
     seed = check("seed", Seed, seed)
     if corpus is not None:
+        corpus = as_corpus(corpus)
         vocabulary_size = vocabulary_size or len(corpus.vocabulary)
         tasks = tasks or corpus.tasks
         if corpus.vectors is not None and not {"vectors", "embedding_size"} & set(options):

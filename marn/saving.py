@@ -6,32 +6,39 @@ Nothing in these files is executed when they are read. Every file is complete or
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
+import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from marn import privacy
 from marn.corpus import CodeEntry, Corpus
+from marn.corpus.reading import sha256
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 from marn.evaluation import check_corpus, fingerprint
 from marn.models import Coder
 from marn.registry import build
 
-WEIGHTS, CARD = "model.safetensors", "model.json"
+WEIGHTS, CARD, CHECKPOINT = "model.safetensors", "model.json", "checkpoint.pt"
 FORMAT = 2
+
+_LARGEST_CARD: Final = 1 << 28  # bytes; a card with 10,000 codes has a few million
+_SPARE: Final = 1 << 26  # bytes that building a model may take besides twice its weights
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
@@ -123,11 +130,32 @@ def save_model(
     folder = Path(folder)
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     replace(folder / WEIGHTS, lambda aside: save_file(weights, aside))
+    write_card(folder, model, corpus, thresholds, weights=sha256(folder / WEIGHTS))
+
+
+def write_card(
+    folder: Path,
+    model: Coder,
+    corpus: Corpus,
+    thresholds: Mapping[str, float | ArrayLike] | None = None,
+    *,
+    weights: str | None,
+) -> None:
+    """Write the card of a model: all that `load_model` needs besides the weights.
+
+    Args:
+        folder: of the model.
+        model: see `save_model`.
+        corpus: see `save_model`.
+        thresholds: see `save_model`.
+        weights: SHA-256 of their file; None while a training has them in its checkpoint.
+    """
     card = {
         "format": FORMAT,
         "name": model.name,
         "options": model.options,
         "embedding_size": model.embedding_size,
+        "weights_sha256": weights,
         "corpus": {"name": corpus.name, "hash": corpus.hash, "open": corpus.is_open},
         "provenance": provenance(),
         "thresholds": {
@@ -140,8 +168,41 @@ def save_model(
     write_json(folder / CARD, card)
 
 
+def is_intact(folder: Path) -> bool:
+    """Tell whether a folder holds a model as `save_model` wrote it."""
+    try:
+        return sha256(folder / WEIGHTS) == _read_card(folder)["weights_sha256"]
+    except (OSError, KeyError, MarnError, TypeError, ValueError, RecursionError):
+        return False
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of a training; nothing in it is executed.
+
+    Raises:
+        MarnError: it is not as it was written: each part of the file has a checksum.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [part for part in archive.infolist() if part.compress_type]
+            if packed or archive.testzip() is not None:
+                raise ValueError("a checksum is wrong")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] != FORMAT:
+            raise ValueError(f"format {state['format']}")
+    except Exception as error:  # torch raises whatever the damaged part raises
+        raise MarnError(
+            f"{path} is damaged or of another version; delete {path.parent} and train again"
+        ) from error
+    return state
+
+
 def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
     """Read a model that `save_model` or `marn.fit` wrote.
+
+    Of a training that goes on or was interrupted, the best epoch so far is read, with thresholds of
+    0.5. Files of strangers are safe: nothing in them is executed, no other file and no network is
+    asked, and no more memory is taken than the weights justify.
 
     Args:
         folder: the run directory.
@@ -155,44 +216,93 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
             other words or codes than the corpus.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise MarnError(f"{folder} is a file; pass its folder, {folder.parent}")
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS)
+        card = _read_card(folder)
         written = f"written by marn {card['provenance']['marn']}, this is {version('marn')}"
         if card["format"] != FORMAT:
             raise MarnError(f"format {card['format']!r} is not {FORMAT}; train the model again")
+        weights = _read_weights(folder, card)
         if not card["corpus"]["open"]:
             privacy.announce(card["corpus"]["name"], card["corpus"]["hash"])
-        saved = _rebuilt(card)
+        with _Allowance(2 * sum(x.nbytes for x in weights.values()) + _SPARE):
+            saved = _rebuilt(card)
         saved.model.load_state_dict(weights)
     except FileNotFoundError as error:
+        missing = Path(str(error.filename)).name
+        if missing == CHECKPOINT:
+            raise MarnError(f"{folder} has no finished epoch yet; repeat its training") from error
         raise MarnError(
-            f"{folder} holds no model ({Path(str(error.filename)).name} is missing); "
-            "train one with marn.fit(…, run_dir=…)"
+            f"{folder} holds no model ({missing} is missing); train one with marn.fit(…, run_dir=…)"
         ) from error
     except MarnError as error:
         raise MarnError(f"{folder / CARD} ({written}): {error}") from error
     except (
         AttributeError,
         KeyError,
+        OSError,
+        RecursionError,
         RuntimeError,
         SafetensorError,
         TypeError,
         ValueError,
     ) as error:
         said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise MarnError(f"the model in {folder} is damaged ({said}); train it again") from error
+        remedy = "train it again, or copy it anew"
+        if (folder / CHECKPOINT).exists():
+            remedy = "repeat its marn train … or marn.fit(…), which restores it from the checkpoint"
+        raise MarnError(f"the model in {folder} is damaged ({said:.200}); {remedy}") from error
     if corpus is not None:
         check_corpus(saved.model, corpus)
     return saved
 
 
+def _read_card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD
+    if path.stat().st_size > _LARGEST_CARD:
+        raise ValueError(f"{CARD} is larger than {_LARGEST_CARD} bytes")
+    card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return card
+
+
+def _read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Read the weights of a card: of its file, or of the best epoch so far of a training."""
+    digest = card.get("weights_sha256", "")  # version 0.2.0 wrote none
+    if digest is None:
+        (folder / CHECKPOINT).stat()
+        weights: dict[str, torch.Tensor] = read_checkpoint(folder / CHECKPOINT)["best"]["model"]
+        return weights
+    if digest and sha256(folder / WEIGHTS) != digest:
+        raise ValueError(f"{WEIGHTS} is not the file that was written")
+    return load_file(folder / WEIGHTS)
+
+
+class _Allowance(TorchDispatchMode):
+    """Refuse to create tensors that take more bytes together than allowed, before they are made."""
+
+    def __init__(self, allowed: int) -> None:
+        super().__init__()
+        self.left = allowed
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func.overloadpacket.__name__.startswith("new_")
+        if made or not any(isinstance(x, torch.Tensor) for x in args):
+            for size in args:
+                if isinstance(size, list | tuple) and all(isinstance(n, int) for n in size):
+                    self.left -= 4 * math.prod(size)
+            if self.left < 0:
+                raise ValueError("its options ask for more memory than its weights justify")
+        return func(*args, **kwargs or {})
+
+
 def _rebuilt(card: dict[str, Any]) -> SavedModel:
     """Build the model of a card, without its weights."""
-    if "pretrained" in card["options"]:  # `Coder.saved_options` never leaves it there
-        raise MarnError(
-            "the option 'pretrained' is not allowed, because a card reads no other files"
-        )
+    for option in ("pretrained", "vectors"):  # never left there by `build` and `saved_options`
+        if option in card["options"]:
+            raise MarnError(
+                f"the option {option!r} is not allowed, because a card reads no other files"
+            )
     codes = {
         task: [CodeEntry(**code) for code in entries] for task, entries in card["codes"].items()
     }

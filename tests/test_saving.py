@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from toys import SYSTEM_SIZES, toy_corpus
 
 from marn import MarnError, build, evaluate, load_model
 from marn.evaluation import tune_thresholds
-from marn.saving import provenance, replace, save_model
+from marn.saving import provenance, read_checkpoint, replace, save_model
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_a_card_that_was_changed_is_one_line(folder, change, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("card", ["[]", "1", "{}", "null", "\N{BYTE ORDER MARK}{}"])
+@pytest.mark.parametrize("card", ["[]", "1", "{}", "null", "\N{BYTE ORDER MARK}{}", "[" * 99_999])
 def test_a_card_that_is_none(folder, card):
     (folder / "model.json").write_text(card)
     with pytest.raises(MarnError, match="damaged"):
@@ -129,6 +130,39 @@ def test_another_corpus_is_refused_by_what_differs(corpus, folder, tmp_path):
     (folder / "model.json").write_text(json.dumps(card))
     with pytest.raises(MarnError, match="other codes of task 'icd'"):
         load_model(folder, corpus)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("marn", {"hidden_size": 20_000}),
+        ("caml", {"filters": 900, "kernel_size": 60_000}),
+    ],
+)
+def test_a_card_cannot_ask_for_memory_that_its_weights_do_not_justify(folder, name, options):
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(card | {"name": name, "options": options}))
+    with pytest.raises(MarnError, match=r"damaged .*more memory than its weights justify"):
+        load_model(folder)
+
+
+def test_weights_are_checked_against_the_card(folder):
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(MarnError, match=r"is not the file that was written\); train it again"):
+        load_model(folder)
+    card = json.loads((folder / "model.json").read_text())
+    del card["weights_sha256"]  # as version 0.2.0 wrote it
+    (folder / "model.json").write_text(json.dumps(card))
+    load_model(folder)
+
+
+def test_a_checkpoint_that_unfolds_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "checkpoint.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 10_000_000)
+    with pytest.raises(MarnError, match="is damaged or of another version"):
+        read_checkpoint(tmp_path / "checkpoint.pt")
 
 
 class Bomb:

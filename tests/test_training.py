@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import math
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -130,46 +129,6 @@ def test_a_run_directory_can_be_read_and_used(corpus, tmp_path, capsys):
     ).read_text()
     assert str(tmp_path) not in written
     assert not list((tmp_path / "run").glob(".*"))
-
-
-def test_another_run_is_refused(corpus, tmp_path):
-    fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "run", quiet=True)
-    with pytest.raises(MarnError, match=r"training\.seed was 3, now 4"):
-        fit(small(corpus), corpus, dataclasses.replace(CONFIG, seed=4), run_dir=tmp_path / "run")
-    with pytest.raises(MarnError, match=r"model\.name was 'marn', now 'caml'"):
-        fit(small(corpus, "caml"), corpus, CONFIG, run_dir=tmp_path / "run")
-    shutil.copy(tmp_path / "run" / "run.json", tmp_path / "file")
-    with pytest.raises(MarnError, match="cannot be used"):
-        fit(small(corpus), corpus, CONFIG, run_dir=tmp_path / "file")
-
-
-@pytest.mark.parametrize(
-    ("name", "damage", "says"),
-    [
-        ("checkpoint.pt", lambda path: path.write_bytes(b"half a file"), "is damaged or of"),
-        ("checkpoint.pt", lambda path: torch.save([], path), "is damaged or of"),
-        ("checkpoint.pt", lambda path: torch.save({"history": []}, path), "is damaged or of"),
-        ("run.json", lambda path: path.write_text(path.read_text()[:99]), "is damaged or of"),
-        ("run.json", lambda path: path.write_text(""), "is damaged or of"),
-        ("run.json", lambda path: path.write_text("[]"), "is damaged or of"),
-        ("run.json", lambda path: path.write_text('{"settings": 1}'), "holds another run"),
-        ("run.json", lambda path: (path.unlink(), path.mkdir()), "cannot be used"),
-    ],
-)
-def test_a_damaged_run_is_one_line(corpus, run_of_one_epoch, name, damage, says):
-    config, folder = run_of_one_epoch
-    damage(folder / name)
-    with pytest.raises(MarnError, match=says) as caught:
-        fit(small(corpus, "cnn"), corpus, config, run_dir=folder, quiet=True)
-    assert name in str(caught.value) or str(folder) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.fixture
-def run_of_one_epoch(corpus, tmp_path):
-    config = dataclasses.replace(CONFIG, epochs=1)
-    fit(small(corpus, "cnn"), corpus, config, run_dir=tmp_path / "run", quiet=True)
-    return config, tmp_path / "run"
 
 
 def test_patience_stops_early(corpus):
@@ -385,3 +344,42 @@ def test_the_largest_seed_trains(corpus):
     assert np.isfinite(
         fit(small(corpus, seed=config.seed), corpus, config, quiet=True).history.loss[0]
     )
+
+
+def test_what_a_user_may_give(corpus, tmp_path):
+    run = fit(small(corpus), corpus.path, {"epochs": 2}, run_dir=tmp_path, quiet=True)
+    assert (run.config.epochs, run.config.learning_rate) == (2, 1e-3)
+    saved = load_model(tmp_path)
+    scores = [evaluate(given, corpus) for given in (run.model, run, saved)]
+    assert scores[0] == scores[1] == scores[2] == evaluate(saved, str(corpus.path))
+    assert fit(saved, corpus, {"epochs": 1}, quiet=True).model is saved.model
+    for wrong, says in (
+        (lambda: fit(small(corpus), corpus, {"epoch": 1}), "no setting 'epoch'"),
+        (lambda: fit("marn", corpus), "model must be a system, but got a str"),
+        (lambda: fit(small(corpus), 3), "corpus must be a Corpus or its folder, but got a int"),
+        (lambda: evaluate(run, tmp_path / "model.json"), r"model\.json is a file; pass the folder"),
+        (lambda: evaluate(run, corpus, batch_size=0), "batch_size must be at least 1, but got 0"),
+        (lambda: load_model(tmp_path / "model.json"), "is a file; pass its folder"),
+    ):
+        with pytest.raises(MarnError, match=says):
+            wrong()
+
+
+def test_a_training_that_predicts_nothing_says_so(corpus, tmp_path, capsys):
+    config = dataclasses.replace(CONFIG, epochs=1, loss="bce")
+    model = small(corpus)
+    with torch.no_grad():
+        model.head.bias["icd"].fill_(-5)
+    fit(model, corpus, config, run_dir=tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    warned = [line for line in lines if line.startswith("warning: no dev note gets a code of task")]
+    assert "'icd', since the highest probability is 0.0" in warned[0]
+    assert f"assign above {load_model(tmp_path).thresholds['icd']:.3f}" in warned[0]
+    fit(small(corpus), corpus, dataclasses.replace(CONFIG, epochs=25))
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_monitor_at_any_k(corpus):
+    config = dataclasses.replace(CONFIG, epochs=1, monitor="precision_at_3")
+    run = fit(small(corpus), corpus, config, quiet=True)
+    assert {f"dev/icd/precision_at_{k}" for k in (3, 5, 8, 15)} < {*run.history}

@@ -8,6 +8,7 @@ from marn.corpus.reading import (
     Corpus,
     Evidence,
     Split,
+    as_corpus,
 )
 
-__all__ = ["EVIDENCE", "FORMAT", "SPLITS", "CodeEntry", "Corpus", "Evidence", "Split"]
+__all__ = ["EVIDENCE", "FORMAT", "SPLITS", "CodeEntry", "Corpus", "Evidence", "Split", "as_corpus"]

@@ -352,6 +352,8 @@ def _read_json(path: Path) -> Any:
 
 def read_card(path: Path) -> dict[str, Any]:
     """Read the card of the corpus in a folder."""
+    if path.is_file():
+        raise MarnError(f"{path} is a file; pass the folder of a corpus")
     if not (path / CARD).is_file():
         raise MarnError(
             f"no corpus at {path}; make one with: python -m data_prep teaching --out {path} "
@@ -379,3 +381,12 @@ def sha256(path: Path) -> str:
     """Hash the contents of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def as_corpus(corpus: Any) -> Corpus:
+    """Return a corpus as it is, or open the one in a folder."""
+    if isinstance(corpus, str | Path):
+        return Corpus.load(corpus)
+    if not isinstance(corpus, Corpus):
+        raise MarnError(f"corpus must be a Corpus or its folder, but got a {type(corpus).__name__}")
+    return corpus

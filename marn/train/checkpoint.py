@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TextIO
 
 import pandas as pd
 import torch
 
 from marn import parallel
 from marn.corpus import Corpus
+from marn.corpus.reading import CARD as CORPUS_CARD
 from marn.errors import MarnError
 from marn.models import Coder
-from marn.saving import provenance, save_model, write_json
+from marn.saving import (
+    CHECKPOINT,
+    FORMAT,
+    WEIGHTS,
+    is_intact,
+    provenance,
+    read_checkpoint,
+    save_model,
+    write_card,
+    write_json,
+)
 from marn.saving import replace as replace_file
 from marn.train.config import TrainConfig
 
-CHECKPOINT, SETTINGS, SCORES = "checkpoint.pt", "run.json", "scores.json"
+SETTINGS, SCORES, LOCK = "run.json", "scores.json", "lock"
 HISTORY, STEPS = "history.csv", "steps.csv"
-FORMAT = 2
 
 _PLACEMENT = ("device", "devices", "nodes")  # settings that do not make another run
 _HEADER = "epoch,step,loss,learning_rate,notes_per_second,peak_memory_mb\n"
@@ -30,20 +43,26 @@ _HEADER = "epoch,step,loss,learning_rate,notes_per_second,peak_memory_mb\n"
 class RunFolder:
     """The files of one run; with `path=None` nothing is read or written.
 
-    On several devices every rank makes the same calls, and only rank 0 writes.
+    Enter it to lock the folder for this process. On several devices every rank makes the same
+    calls, and only rank 0 locks and writes.
 
     Args:
         path: the run directory, on a disk that all nodes see.
         model: as it was built.
         corpus: to train on.
         config: settings of the training.
-
-    Raises:
-        MarnError: the folder holds another run, or cannot be read or written.
+        start: digest of the weights of another run, if the training starts from them.
     """
 
-    def __init__(self, path: Path | None, model: Coder, corpus: Corpus, config: TrainConfig):
-        self.path = path
+    def __init__(
+        self,
+        path: Path | None,
+        model: Coder,
+        corpus: Corpus,
+        config: TrainConfig,
+        start: str | None = None,
+    ):
+        self.path, self._model, self._corpus, self._lock = path, model, corpus, ExitStack()
         settings = {
             "model": {"name": model.name, "options": model.options, "tasks": model.tasks},
             "corpus": {
@@ -52,24 +71,45 @@ class RunFolder:
                 "notes": {split: len(corpus[split]) for split in corpus.splits},
             },
             "training": {k: v for k, v in asdict(config).items() if k not in _PLACEMENT},
-        }
+        } | ({"init_from": start} if start else {})
         self.settings = json.loads(json.dumps(settings))  # as they are read back
-        if path is not None:
-            parallel.on_main_process(lambda: self._claim(path, corpus.card["text"]))
+
+    def __enter__(self) -> Self:
+        """Lock the folder, or raise a `MarnError` where it cannot be used."""
+        path = self.path
+
+        def lock() -> None:
+            if path is not None:
+                self._lock.enter_context(_locked(path))
+
+        parallel.on_main_process(lock)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.close()
 
     @property
     def finished(self) -> bool:
-        """Whether the run has ended and its model is there."""
-        return self.path is not None and parallel.on_main_process((self.path / SCORES).exists)
+        """Whether the run has ended and its model is there, as it was written."""
+        path = self.path
+        return path is not None and parallel.on_main_process(
+            lambda: (path / SCORES).exists() and is_intact(path)
+        )
 
     def load(self) -> dict[str, Any] | None:
-        """Read the checkpoint, if there is one, and drop what was logged after it.
+        """Make the folder ours, read its checkpoint if there is one, and drop later lines of logs.
+
+        A run may be repeated with more epochs or more patience. A folder without a checkpoint
+        holds nothing that is worth keeping, so that any run may begin there.
 
         Raises:
-            MarnError: a file is damaged, or the ranks are not of one run.
+            MarnError: the folder holds another run, a file is damaged, or the ranks are not of one
+                run.
         """
         path = self.path
-        state = None if path is None else _read(path / CHECKPOINT)
+        state = None
+        if path is not None and (path / CHECKPOINT).exists():
+            state = read_checkpoint(path / CHECKPOINT)
         epochs = len(state["history"]) if state else 0
         mine = {**self.settings, "epochs done": epochs}
         for other, theirs in enumerate(parallel.all_gather_object(mine)):
@@ -79,8 +119,21 @@ class RunFolder:
                     "them with one command, and a run_dir on a disk that all nodes see"
                 )
         if path is not None:
+            parallel.on_main_process(lambda: self._claim(path, state))
             parallel.on_main_process(lambda: _cut_log(path / STEPS, epochs))
         return state
+
+    def begin(self) -> None:
+        """Say that the model is yet to come: until `finish`, the best one is in the checkpoint."""
+        path = self.path
+
+        def write() -> None:
+            if path is not None:
+                with suppress(FileNotFoundError):
+                    (path / SCORES).unlink()
+                write_card(path, self._model, self._corpus, weights=None)
+
+        parallel.on_main_process(write)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the history and the checkpoint, which holds it, after an epoch.
@@ -91,10 +144,11 @@ class RunFolder:
             return
         history, checkpoint = self.path / HISTORY, self.path / CHECKPOINT
         table = pd.DataFrame(state["history"])
+        whole = {"format": FORMAT, "settings": self.settings, **state}
 
         def write() -> None:
             replace_file(history, lambda aside: table.to_csv(aside, index=False))
-            replace_file(checkpoint, lambda aside: torch.save({"format": FORMAT, **state}, aside))
+            replace_file(checkpoint, lambda aside: torch.save(whole, aside))
 
         parallel.on_main_process(write)
 
@@ -111,62 +165,122 @@ class RunFolder:
                 f"{path} could not be written ({error.strerror}); free space and repeat the command"
             ) from error
 
-    def finish(
-        self, model: Coder, corpus: Corpus, thresholds: Mapping[str, Any], scores: dict[str, Any]
-    ) -> None:
+    def finish(self, thresholds: Mapping[str, Any], scores: dict[str, Any]) -> None:
         """Write the model with its thresholds, and the scores of the epoch that was kept."""
         path = self.path
         if path is not None:
+            model, corpus = self._model, self._corpus
             parallel.on_main_process(lambda: save_model(path, model, corpus, thresholds))
             parallel.on_main_process(lambda: write_json(path / SCORES, scores))
 
-    def _claim(self, folder: Path, text: str) -> None:
-        """Make the folder ours, or refuse it."""
-        path = folder / SETTINGS
+    def _claim(self, folder: Path, state: dict[str, Any] | None) -> None:
+        """Refuse another run; write the settings where the folder lacks them."""
         try:
-            old = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        except FileNotFoundError:
-            # `marn.privacy` asks a run whether its corpus is open.
-            about = {"text": text, "settings": self.settings, "provenance": provenance()}
-            write_json(path, about)
-            return
-        except OSError as error:
-            raise MarnError(
-                f"run_dir {folder} cannot be used ({error.strerror}); choose another folder"
-            ) from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(path) from error
-        if changed := _differences(old, self.settings):
-            raise MarnError(
-                f"run_dir {folder} holds another run ({'; '.join(changed[:4])}); choose another "
-                "run_dir, or delete it"
+            known = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["settings"]
+        except (OSError, KeyError, TypeError, ValueError):
+            known = None  # missing or damaged, and in the checkpoint too
+        if state is not None:
+            old = state.get("settings", known)  # those of version 0.2.0 have none
+            if not isinstance(old, dict):
+                raise MarnError(
+                    f"{folder / SETTINGS} is damaged, so that the settings of the run are not "
+                    "known; delete the folder and train again, or choose another run_dir"
+                )
+            changed = _differences(
+                self._lengthened(folder, old, len(state["history"])), self.settings
             )
+            if changed:
+                raise MarnError(
+                    f"run_dir {folder} holds another run ({'; '.join(changed[:4])}); choose "
+                    "another run_dir, or delete it"
+                )
+        elif (folder / WEIGHTS).exists():
+            raise MarnError(
+                f"run_dir {folder} holds a model, but no {CHECKPOINT} to resume from; use it with "
+                "marn.load_model, or choose another run_dir"
+            )
+        if known != self.settings:
+            # `marn.privacy` asks a run whether its corpus is open.
+            about = {"text": self._corpus.card["text"], "settings": self.settings}
+            write_json(folder / SETTINGS, about | {"provenance": provenance()})
+
+    def _lengthened(self, folder: Path, old: dict[str, Any], done: int) -> dict[str, Any]:
+        """Return the settings of the run with our epochs and patience, where it may go on so."""
+        training, mine = dict(old["training"]), self.settings["training"]
+        if mine["patience"] > training["patience"]:
+            training["patience"] = mine["patience"]
+        if mine["epochs"] >= done:
+            training["epochs"] = mine["epochs"]
+        lengthened = {**old, "training": training}
+        planned = old["training"]["epochs"]
+        depends = training["schedule"] == "linear" or training["warmup"] > 0
+        if lengthened == self.settings and planned != mine["epochs"] and depends:
+            raise MarnError(
+                f"run_dir {folder} was planned for {planned} epochs, on which its learning rates "
+                f"depend (schedule {training['schedule']!r}, warmup {training['warmup']}); train "
+                f"{mine['epochs']} epochs in another run_dir, with init_from={folder} if they are "
+                "to start from its weights"
+            )
+        return lengthened
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint, if it exists."""
-    if not path.exists():
-        return None
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run directory, which the system frees however this process ends.
+
+    Raises:
+        MarnError: another training has it, or the folder cannot be a run directory.
+    """
+    if (folder / CORPUS_CARD).exists():
+        raise MarnError(f"run_dir {folder} is a corpus; choose another folder")
+    path = folder / LOCK
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["format"] != FORMAT:
-            raise ValueError(f"format {state['format']}")
-    except Exception as error:  # torch raises whatever the damaged part raises
-        raise _damaged(path) from error
-    return state
+        folder.mkdir(parents=True, exist_ok=True)
+        while not _lock(file := path.open("a+"), path):
+            file.close()  # it was removed when its training ended
+    except OSError as error:
+        raise MarnError(
+            f"run_dir {folder} cannot be used ({error.strerror}); choose another folder"
+        ) from error
+    with file:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock(file: TextIO, path: Path) -> bool:
+    """Lock an open file, and tell whether it is still the one of this path."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read() or "unknown"
+        file.close()
+        raise MarnError(
+            f"run_dir {path.parent} is being trained by process {holder}; wait until it ends, or "
+            "choose another run_dir"
+        ) from None
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _cut_log(path: Path, epochs: int) -> None:
     """Drop lines that are of later epochs, or were not finished."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [x for x in lines[1:] if x[-1] == "\n" and int(x.split(",")[0]) <= epochs]
+    try:
+        lines = path.read_text(errors="replace").splitlines(keepends=True)
+    except FileNotFoundError:
+        lines = []
+    except OSError as error:
+        raise MarnError(f"{path} cannot be read ({error.strerror}); remove it") from error
+    numbered = ((line.partition(",")[0], line) for line in lines[1:] if line[-1] == "\n")
+    kept = [line for epoch, line in numbered if epoch.isdecimal() and int(epoch) <= epochs]
     replace_file(path, lambda aside: aside.write_text(_HEADER + "".join(kept)))
-
-
-def _damaged(path: Path) -> MarnError:
-    return MarnError(
-        f"{path} is damaged or of another version; delete {path.parent} and train again"
-    )
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -177,4 +291,4 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
             for key in sorted({*old, *new})
             for line in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
         ]
-    return [] if old == new else [f"{path} was {old!r}, now {new!r}"]
+    return [] if old == new else [f"{path} was {old!r:.80}, now {new!r:.80}"]

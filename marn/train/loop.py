@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +16,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from marn import parallel
-from marn.corpus import Corpus
+from marn import metrics, parallel
+from marn.corpus import Corpus, as_corpus
 from marn.errors import MarnError
-from marn.evaluation import check_corpus, evaluate, fingerprint, tune_thresholds
+from marn.evaluation import HoldsCoder, as_coder, check_corpus, evaluate, fingerprint, predict
 from marn.models import Coder
 from marn.progress import Progress, duration
 from marn.train.checkpoint import RunFolder
 from marn.train.config import TrainConfig
 from marn.train.launch import start
 from marn.train.memory import peak_memory
+from marn.train.start import copy_weights
 from marn.train.step import TrainingStep, epoch_batches
 
 if TYPE_CHECKING:
@@ -56,22 +57,25 @@ class Run:
 
 
 def fit(
-    model: Coder,
-    corpus: Corpus,
-    config: TrainConfig | None = None,
+    model: Coder | HoldsCoder,
+    corpus: Corpus | str | Path,
+    config: TrainConfig | Mapping[str, Any] | None = None,
     *,
     run_dir: str | Path | None = None,
+    init_from: str | Path | None = None,
     quiet: bool = False,
 ) -> Run:
     """Train a model and leave it with the weights of its best dev score (see `TrainConfig.keep`).
 
     With a run directory every epoch ends in a checkpoint. Repeat the call and training resumes
     after the last complete epoch, with the same result as without an interruption; a finished run
-    is returned at once. The directory then holds `model.safetensors` and `model.json`
-    (`marn.load_model`), `scores.json` (dev scores of the epoch kept), `run.json` (settings and
-    provenance), `checkpoint.pt`, `history.csv` (a row per epoch) and `steps.csv` (a row every 50
-    steps: mean loss of the notes since the last row in nats, learning rate, notes per second, and
-    the most memory taken so far in MB, of a CUDA device, else of the process).
+    is returned at once, or trained further if the call asks for more epochs or patience. The
+    directory is locked meanwhile, and `marn.load_model` reads the best model so far. In the end it
+    holds `model.safetensors` and `model.json`, `scores.json` (dev scores of the epoch kept),
+    `run.json` (settings and provenance), `checkpoint.pt`, `history.csv` (a row per epoch) and
+    `steps.csv` (a row every 50 steps: mean loss of the notes since the last row in nats, learning
+    rate, notes per second, and the most memory taken so far in MB, of a CUDA device, else of the
+    process).
 
     On several devices (`TrainConfig.devices`, `nodes`) each has a process that makes this call
     with the same arguments; `python -m marn train` starts them, or torchrun does. They share each
@@ -80,34 +84,39 @@ def fit(
 
     Args:
         model: from `marn.build`, or of your own class.
-        corpus: a corpus with the splits train and dev and the model's tasks.
-        config: by default `TrainConfig.of(model)`, the settings of the system's paper.
+        corpus: a corpus with the splits train and dev and the model's tasks, or its folder.
+        config: by default `TrainConfig.of(model)`, the settings of the system's paper; a mapping
+            changes some of them.
         run_dir: folder to write to; by default nothing is written.
+        init_from: run directory whose weights to start from; see `marn.train.start.copy_weights`.
         quiet: whether to print nothing. Otherwise each epoch prints a line, with the time left.
 
     Returns:
         The run; `run.model` is `model`.
 
     Raises:
-        MarnError: the corpus does not fit the model, the run directory belongs to another run, the
-            loss is not finite, the disk or the memory of the device is full, the device is lost, or
-            another process ended. The last checkpoint is kept.
+        MarnError: the corpus does not fit the model, the run directory belongs to another run or
+            is being trained, the loss is not finite, the disk or the memory of the device is full,
+            the device is lost, or another process ended. The last checkpoint is kept.
         KeyboardInterrupt: the last checkpoint is kept.
 
     Example:
         >>> run = marn.fit(model, corpus, run_dir="runs/mine")  # doctest: +SKIP
         >>> run.history["loss"].iloc[-1]  # doctest: +SKIP
     """
-    config = config or TrainConfig.of(model)
+    model, corpus = as_coder(model), as_corpus(corpus)
+    if not isinstance(config, TrainConfig):
+        config = TrainConfig.of(model, **(config or {}))
     missing = sorted({"train", "dev"} - {s for s in corpus.splits if len(corpus[s])})
     if missing:
         raise MarnError(f"corpus {corpus.name!r} has no notes in {missing}; training needs them")
     check_corpus(model, corpus)
+    digest = None if init_from is None else copy_weights(model, corpus, init_from)
     codes = {task: corpus.codes[task] for task in model.tasks}
     model.fingerprint = fingerprint(corpus.vocabulary, codes)
     fabric = start(config)
-    with parallel.collective():
-        folder = RunFolder(None if run_dir is None else Path(run_dir), model, corpus, config)
+    path = None if run_dir is None else Path(run_dir)
+    with parallel.collective(), RunFolder(path, model, corpus, config, digest) as folder:
         return _fit(fabric, model, corpus, config, folder, quiet)
 
 
@@ -134,12 +143,16 @@ def _fit(
         progress.line(f"{folder.path}: {resumed} epochs were done before")
     score = f"dev/{next(iter(model.tasks))}/{config.monitor}"
 
-    while len(history) < config.epochs and len(history) - best["epoch"] < config.patience:
+    def ended() -> bool:
+        return len(history) >= config.epochs or len(history) - best["epoch"] >= config.patience
+
+    complete = ended() and folder.finished
+    if not complete:
+        folder.begin()
+    while not ended():
         epoch, began = len(history) + 1, time.monotonic()
         loss = _train_epoch(step, epoch, [row[score] for row in history], folder, progress.step)
         row = {"epoch": epoch, "loss": loss, "seconds": 0.0, **_dev_scores(step, corpus)}
-        if score not in row:
-            raise MarnError(f"monitor {config.monitor!r} is not a score; choose one of {[*row]}")
         row["seconds"] = time.monotonic() - began
         history.append(row)
         if row[score] > best["value"] or best["epoch"] == 0:
@@ -158,17 +171,37 @@ def _fit(
     kept = len(history) if config.keep == "last" and ran_out else best["epoch"]
     if kept == best["epoch"]:
         model.load_state_dict(best["model"])
-    if folder.path is not None and (len(history) > resumed or not folder.finished):
-        with fabric.autocast():
-            thresholds = tune_thresholds(model, corpus, batch_size=2 * config.batch_size)
+    if not complete:
         scores: dict[str, Any] = {"best_epoch": best["epoch"], "kept_epoch": kept, "dev": {}}
         for name, value in history[kept - 1].items():
             if name.startswith("dev/"):
                 _, task, figure = name.split("/", 2)
                 scores["dev"].setdefault(task, {})[figure] = value
-        folder.finish(model, corpus, thresholds, scores)
+        _finish(step, corpus, folder, scores, progress)
     table = pd.DataFrame(history).astype({"epoch": int})
     return Run(model, table, best["epoch"], kept, config, folder.path)
+
+
+def _finish(
+    step: TrainingStep, corpus: Corpus, folder: RunFolder, scores: dict[str, Any], out: Progress
+) -> None:
+    """Tune the thresholds, write the model, and warn of one that predicts nothing."""
+    found = any(figures["micro_recall"] for figures in scores["dev"].values())
+    if found and folder.path is None:
+        return
+    with step.fabric.autocast():
+        dev = predict(step.model, corpus, "dev", batch_size=2 * step.config.batch_size)
+    thresholds = {}
+    for task in step.model.tasks:
+        probabilities = dev.probabilities(task)
+        thresholds[task] = metrics.best_threshold(probabilities, dev.targets[task])
+        if (top := probabilities.max()) <= 0.5:
+            out.line(
+                f"warning: no dev note gets a code of task {task!r}, since the highest probability "
+                f"is {top:.3f} and 0.5 assigns one; train for more epochs or with a higher "
+                f"learning_rate, or assign above {thresholds[task]:.3f}, which is best on dev"
+            )
+    folder.finish(thresholds, scores)
 
 
 def _train_epoch(
@@ -211,7 +244,9 @@ def _train_epoch(
 
 def _dev_scores(step: TrainingStep, corpus: Corpus) -> dict[str, float]:
     """Score the dev split: {"dev/<task>/<figure>": value}, the same on all ranks."""
+    _, at, k = step.config.monitor.partition("_at_")
+    ks = sorted({5, 8, 15, int(k)} if at else {5, 8, 15})
     with step.fabric.autocast():
-        scores = evaluate(step.model, corpus, "dev", batch_size=2 * step.config.batch_size)
+        scores = evaluate(step.model, corpus, "dev", ks=ks, batch_size=2 * step.config.batch_size)
     scores = parallel.on_main_process(lambda: scores)
     return {f"dev/{t}/{name}": x for t, figures in scores.items() for name, x in figures.items()}
