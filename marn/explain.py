@@ -1,7 +1,7 @@
-"""Explain codes: a model's attention over the text of a note, and how it agrees with evidence.
+"""Explain codes: the words of a note that carried each, and how well they do as an explanation.
 
-Attention says where a model looked, not that it was right to. Every function that shows text asks
-whether the text may be shown.
+An explanation says what the model used, not that it was right to. Every function that shows text
+asks whether the text may be shown.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from marn.attribution import Method, word_weights
 from marn.corpus import CodeEntry
 from marn.corpus.text import Vocabulary, token_spans
 from marn.errors import MarnError
@@ -28,14 +29,18 @@ __all__ = [
     "CodeExplanation",
     "Explanation",
     "TopWord",
-    "attention_html",
     "evidence_overlap",
     "explain_note",
+    "faithfulness",
+    "note_html",
 ]
+
+SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
+"""Shares of a note's words that `faithfulness` removes and keeps (DeYoung et al. 2020)."""
 
 
 class TopWord(NamedTuple):
-    """A word that a code attends to, `text[begin:end]`, and its share of the attention."""
+    """A word that carried a code, `text[begin:end]`, and its weight."""
 
     word: str
     weight: float
@@ -45,7 +50,7 @@ class TopWord(NamedTuple):
 
 @dataclass(frozen=True)
 class CodeExplanation:
-    """A code, its predicted probability, and where the model looked for it."""
+    """A code, its predicted probability, and the words that carried it."""
 
     column: int
     """Column of the task's logits."""
@@ -53,9 +58,9 @@ class CodeExplanation:
     title: str
     probability: float
     weights: NDArray[np.float32] = field(repr=False)
-    """(T,) attention over the words that were read."""
+    """(T,) >= 0, of the words that were read; see `marn.attribution`."""
     top: list[TopWord] = field(repr=False)
-    """The words with most attention, heaviest first."""
+    """The heaviest words, heaviest first; none of weight 0."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +85,20 @@ def explain_note(
     task: str = "icd",
     *,
     words: int = 8,
+    method: Method | None = None,
 ) -> Explanation:
-    """Predict the codes of a note, and say which words each code attends to.
+    """Predict the codes of a note, and say which words carried each.
 
     Args:
-        model: any system, or an object with `model(tokens, lengths) -> {task: (1, C)}` and
-            `model.attention(tokens, lengths, task) -> (1, C, T')`. Its mode does not change.
+        model: any system, or an object with `model(tokens, lengths) -> {task: (1, C)}` and what
+            the method needs. Its mode does not change.
         vocabulary: vocabulary of the corpus that the model was trained on.
         codes: (C,) entries with `code` and `title`: `corpus.codes[task]`.
         text: the note as written.
         k: number of codes.
         task: "icd" or "ccs".
         words: number of words per code.
+        method: of `marn.attribution.word_weights`; None for the best that the model allows.
 
     Raises:
         MarnError: the note has no word that the model knows, the model has no such task, or
@@ -107,55 +114,98 @@ def explain_note(
             "words; give a note in the language of the corpus"
         )
     device = next(model.parameters()).device
-    tokens = torch.as_tensor(numbers, dtype=torch.int64, device=device)[None]  # (1, T)
-    lengths = torch.tensor([len(found)], device=device)
+    tokens = torch.as_tensor(numbers, dtype=torch.int64, device=device)  # (T,)
     with evaluating(model):
-        logits = model(tokens, lengths)
+        logits = model(tokens[None], torch.tensor([len(found)], device=device))
         if task not in logits:
             raise MarnError(f"the model has no task {task!r}; it has {', '.join(logits)}")
         probabilities = logits[task][0].double().sigmoid().cpu().numpy()  # (C,)
-        if len(probabilities) != len(codes):
-            raise MarnError(
-                f"the model predicts {len(probabilities)} codes of task {task!r}, but got "
-                f"{len(codes)} codes; give those of the corpus that it was trained on"
-            )
-        columns = _largest(probabilities, k)
-        attention = model.attention(tokens, lengths, task)[0]  # (C, T')
-        weights = attention[torch.as_tensor(columns, device=attention.device)].float().cpu().numpy()
-
+    if len(probabilities) != len(codes):
+        raise MarnError(
+            f"the model predicts {len(probabilities)} codes of task {task!r}, but got "
+            f"{len(codes)} codes; give those of the corpus that it was trained on"
+        )
+    columns = largest(probabilities, k).tolist()
+    weights = word_weights(model, tokens, columns, task, vocabulary.unknown, method)
     listed = []
-    for column, row in zip(columns.tolist(), weights, strict=True):
-        top = [TopWord(found[i], float(row[i]), *spans[i].tolist()) for i in _largest(row, words)]
+    for column, row in zip(columns, weights, strict=True):
+        top = [
+            TopWord(found[i], float(row[i]), *spans[i].tolist())
+            for i in largest(row, words)
+            if row[i] > 0
+        ]
         code, probability = codes[column], float(probabilities[column])
         listed.append(CodeExplanation(column, code.code, code.title, probability, row, top))
     read = weights.shape[1]
     return Explanation(text, found[:read], spans[:read], listed)
 
 
+def faithfulness(
+    model: Coder, tokens: torch.Tensor, column: int, task: str, unknown: int, weights: ArrayLike
+) -> dict[str, float]:
+    """Measure whether the model really uses the words that an explanation names.
+
+    The heaviest words are replaced by the unknown word, or all but them, and the probability of
+    the code is compared with that of the whole note; the mean over `SHARES` of the words.
+
+    Args:
+        model: on any device.
+        tokens: (T,) int64, the note, without padding.
+        column: of the code, in the task's logits.
+        task: one of the model's.
+        unknown: the number of the unknown word.
+        weights: (T,) of the words.
+
+    Returns:
+        `comprehensiveness`: the fall of the probability without the words; larger is better.
+        `sufficiency`: its fall with nothing but them; smaller is better, and it may be negative.
+
+    References:
+        DeYoung et al. 2020 (ERASER), Section 4.2.
+    """
+    order = torch.from_numpy(largest(np.asarray(weights, float), len(tokens))).to(tokens.device)
+    rows = [tokens]
+    for share in SHARES:
+        top = order[: max(1, round(share * len(tokens)))]
+        without = tokens.index_fill(0, top, unknown)
+        alone = torch.full_like(tokens, unknown).index_copy(0, top, tokens[top])
+        rows += [without, alone]
+    batch = torch.stack(rows)  # (1 + 2 * shares, T)
+    lengths = torch.full((len(batch),), len(tokens), device=tokens.device)
+    with evaluating(model):
+        whole, *rest = model(batch, lengths)[task][:, column].double().sigmoid().tolist()
+    return {
+        "comprehensiveness": whole - float(np.mean(rest[::2])),
+        "sufficiency": whole - float(np.mean(rest[1::2])),
+    }
+
+
 def evidence_overlap(
     weights: ArrayLike, spans: ArrayLike, evidence: Sequence[tuple[int, int]], k: int = 5
 ) -> dict[str, float]:
-    """Measure how much of a code's attention is on the passages that are evidence for the code.
+    """Measure how well the weights of words agree with the passages that are evidence for a code.
 
     A word counts as evidence if it shares a character with one of the passages.
 
     Args:
-        weights: (T,) float >= 0, attention of the code over the words.
+        weights: (T,) float >= 0, of the words.
         spans: (T, 2) int, where the words are in the text.
         evidence: passages (begin, end) in characters, at least one.
-        k: number of words considered for a hit.
+        k: number of words considered for a hit and for the token F1.
 
     Returns:
-        `mass`: share of the attention that is on evidence, in [0, 1]; `mass_chance`: the same for
-        uniform attention; `hit`: 1 if one of the k heaviest words is evidence, else 0;
-        `hit_chance`: the probability of a hit for k words drawn at random.
+        `mass`: share of the weight that is on evidence, in [0, 1]; `mass_chance`: the same for
+        equal weights; `hit`: 1 if one of the k heaviest words is evidence, else 0;
+        `hit_chance`: the probability of a hit for k words drawn at random; `token_f1`: F1 of the k
+        heaviest words against the words that are evidence; `average_precision`: of the ranking of
+        all words, ties in the order of the text, and 0 where no word is evidence.
 
     Raises:
         MarnError: shapes do not fit, weights are negative or all 0, or there is no evidence.
 
     Example:
-        >>> evidence_overlap([0.25, 0.75], [(0, 2), (3, 8)], [(3, 8)], k=1)
-        {'mass': 0.75, 'mass_chance': 0.5, 'hit': 1.0, 'hit_chance': 0.5}
+        >>> evidence_overlap([0.25, 0.75], [(0, 2), (3, 8)], [(3, 8)], k=1)["mass"]
+        0.75
     """
     values, places = _checked(weights, spans)
     if values.sum() == 0:
@@ -166,15 +216,20 @@ def evidence_overlap(
     for begin, end in evidence:
         proves |= (places[:, 0] < end) & (places[:, 1] > begin)
     total, good = len(values), int(proves.sum())
+    ranked = proves[largest(values, total)]
+    precision = np.cumsum(ranked) / np.arange(1, total + 1)  # (T,) of the first 1, 2, ...
+    hits = int(ranked[:k].sum())
     return {
         "mass": float(values[proves].sum() / values.sum()),
         "mass_chance": good / total,
-        "hit": float(proves[_largest(values, k)].any()),
+        "hit": float(hits > 0),
         "hit_chance": float(stats.hypergeom.sf(0, total, good, min(k, total))),
+        "token_f1": 2 * hits / (min(k, total) + good),
+        "average_precision": float(precision[ranked].mean()) if good else 0.0,
     }
 
 
-def attention_html(
+def note_html(
     text: str,
     spans: ArrayLike,
     weights: ArrayLike,
@@ -184,7 +239,7 @@ def attention_html(
     evidence: Sequence[tuple[int, int]] = (),
     show_credentialed_text: bool = False,
 ) -> str:
-    """Render a note as HTML with its words shaded by attention.
+    """Render a note as HTML with its words shaded by weight.
 
     The stronger the colour, the heavier the word; hovering over a word shows its weight. Words of
     at most a twentieth of the heaviest stay plain. Colours are translucent, so that the page may be
@@ -225,10 +280,10 @@ def attention_html(
     for begin, end in pairwise(cuts):
         weight = values[word[begin]] if word[begin] >= 0 else None
         body += _mark(html.escape(text[begin:end]), weight, heaviest, bool(proves[begin]))
-    legend = "Stronger colour: more attention."
+    legend = "Stronger colour: the word counts more."
     legend += " Underlined: evidence." if len(evidence) else ""
     return (
-        '<figure class="marn-attention" style="margin:0.5em 0">'
+        '<figure class="marn-note" style="margin:0.5em 0">'
         f"<figcaption><strong>{html.escape(title)}</strong> <small>{legend}</small></figcaption>"
         '<div tabindex="0" style="white-space:pre-wrap;overflow-wrap:anywhere;max-height:28em;'
         "overflow:auto;padding:0.6em;line-height:1.6;border:1px solid rgba(139,148,158,0.5);"
@@ -248,7 +303,7 @@ def _mark(piece: str, weight: float | None, heaviest: float, proves: bool) -> st
     return f'<mark style="{style}"{hover}>{piece}</mark>'
 
 
-def _largest(values: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+def largest(values: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     """Return the indices of the k largest values, largest first, ties in order."""
     return np.argsort(-values, kind="stable")[:k]
 

@@ -2,7 +2,7 @@
 
 The card of a corpus says whether its text is open or credentialed. From there:
 
-* a view of note text (`marn.explain.attention_html`, `marn.widgets.note_explorer`) refuses
+* a view of note text (`marn.explain.note_html`, `marn.widgets.note_explorer`) refuses
   credentialed text unless you pass `show_credentialed_text=True` (`check_may_show`);
 * loading a credentialed corpus logs a line that names it, which marks every notebook and log made
   from it; under papermill, loading is refused if the executed notebook would be written to a git

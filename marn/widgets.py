@@ -14,7 +14,7 @@ import plotly.io
 from marn import figures
 from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.explain import attention_html, explain_note
+from marn.explain import explain_note, note_html
 from marn.models import Coder
 from marn.privacy import check_may_show
 
@@ -34,7 +34,7 @@ def note_explorer(
     notes: int = 100,
     show_credentialed_text: bool = False,
 ) -> ipywidgets.VBox:
-    """Show the codes that a model predicts for a note, and the words that each looks at.
+    """Show the codes that a model predicts for a note, and the words that carried each.
 
     The reader picks a note of the corpus or types one, then a code. Codes that the note really has
     are ticked; passages known as evidence for the code are underlined.
@@ -97,7 +97,7 @@ def note_explorer(
         seen, chosen = now["seen"], now["seen"].codes[code.value]
         known = [] if note.value == OWN or task != "icd" else source.evidence(note.value)
         proof = [e for e in known if e.code == chosen.column and e.role == "evidence"]
-        view.value = attention_html(
+        view.value = note_html(
             seen.text,
             seen.spans,
             chosen.weights,

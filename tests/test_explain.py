@@ -1,4 +1,5 @@
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
 
 import marn
 from marn import explain
@@ -14,6 +16,9 @@ from marn.errors import MarnError
 
 VOCABULARY = Vocabulary(["afib", "and", "fever", "warfarin"])  # 1, 2, 3, 4; unknown 5
 CODES = [SimpleNamespace(code=c, title=f"title of {c}") for c in ("427.31", "780.6", "V58.61")]
+
+
+look = partial(explain.explain_note, method="attention")
 
 
 class Stub(torch.nn.Module):
@@ -26,7 +31,7 @@ class Stub(torch.nn.Module):
 
     def forward(self, tokens, lengths):
         assert tokens.dtype == torch.int64
-        assert tokens.shape == (1, int(lengths[0]))
+        assert tokens.shape[1] == int(lengths[0])
         assert not self.training
         return {"icd": torch.tensor([[2.0, 1.0, 0.0]])}
 
@@ -40,7 +45,7 @@ class Stub(torch.nn.Module):
 
 def test_explain_note_by_hand():
     text = "Fever 38, AFib and zebra; afib."
-    seen = explain.explain_note(Stub(), VOCABULARY, CODES, text, k=2, words=2)
+    seen = look(Stub(), VOCABULARY, CODES, text, k=2, words=2)
     assert seen.words == ["fever", "afib", "and", "zebra", "afib"]
     first, second = seen.codes
     assert [first.code, second.code] == ["427.31", "780.6"]
@@ -56,7 +61,7 @@ def test_explain_note_by_hand():
 
 
 def test_explain_note_keeps_to_the_words_that_were_read():
-    seen = explain.explain_note(Stub(reads=2), VOCABULARY, CODES, "afib and fever", k=9)
+    seen = look(Stub(reads=2), VOCABULARY, CODES, "afib and fever", k=9)
     assert seen.words == ["afib", "and"]
     assert len(seen.codes) == 3
     assert seen.spans.shape == (2, 2)
@@ -64,14 +69,14 @@ def test_explain_note_keeps_to_the_words_that_were_read():
 
 
 def test_an_explanation_shows_nothing_of_the_note_by_itself():
-    seen = explain.explain_note(Stub(), VOCABULARY, CODES, "Fever 38, AFib and zebra")
+    seen = look(Stub(), VOCABULARY, CODES, "Fever 38, AFib and zebra")
     assert "427.31" in repr(seen)
     assert not re.search("fever|afib|zebra", repr(seen), re.IGNORECASE)
 
 
 def test_explain_note_leaves_the_model_in_its_mode():
     model = Stub()
-    explain.explain_note(model, VOCABULARY, CODES, "fever")
+    look(model, VOCABULARY, CODES, "fever")
     assert model.training
 
 
@@ -85,20 +90,20 @@ def test_explain_note_leaves_the_model_in_its_mode():
 )
 def test_explain_note_refuses_a_note_it_cannot_read(text, message):
     with pytest.raises(MarnError, match=message):
-        explain.explain_note(Stub(), VOCABULARY, CODES, text)
+        look(Stub(), VOCABULARY, CODES, text)
 
 
 def test_explain_note_refuses_wrong_codes_and_tasks():
     with pytest.raises(MarnError, match="3 codes"):
-        explain.explain_note(Stub(), VOCABULARY, CODES[:2], "fever")
+        look(Stub(), VOCABULARY, CODES[:2], "fever")
     with pytest.raises(MarnError, match="no task 'ccs'"):
-        explain.explain_note(Stub(), VOCABULARY, CODES, "fever", task="ccs")
+        look(Stub(), VOCABULARY, CODES, "fever", task="ccs")
 
 
 def test_explain_note_of_a_real_system_agrees_with_its_own_outputs():
     model = marn.build("caml", vocabulary_size=len(VOCABULARY), tasks={"icd": 3})
     text = "fever and afib and warfarin and more fever"
-    seen = explain.explain_note(model, VOCABULARY, CODES, text)
+    seen = look(model, VOCABULARY, CODES, text)
     model.eval()
     tokens = torch.as_tensor(VOCABULARY.encode(token_spans(text)[0])).long()[None]
     lengths = torch.tensor([tokens.shape[1]])
@@ -118,7 +123,11 @@ def test_evidence_overlap_by_hand():
     spans = [(0, 2), (3, 8), (9, 12), (13, 17)]
     found = explain.evidence_overlap([0.1, 0.6, 0.1, 0.2], spans, [(13, 17)], k=2)
     # 0.2 of 1.0; one word of four; "fever" and "afib" are the top two; 1 - C(3,2)/C(4,2) = 1/2
-    assert found == pytest.approx({"mass": 0.2, "mass_chance": 0.25, "hit": 1, "hit_chance": 0.5})
+    # of two words one is evidence, and the only one; the ranking has it second
+    assert found == pytest.approx(
+        {"mass": 0.2, "mass_chance": 0.25, "hit": 1, "hit_chance": 0.5}
+        | {"token_f1": 2 / 3, "average_precision": 0.5}
+    )
     assert explain.evidence_overlap([0.1, 0.6, 0.1, 0.2], spans, [(13, 17)], k=1)["hit"] == 0
 
 
@@ -148,6 +157,10 @@ def test_evidence_overlap_agrees_with_drawing_at_random(seed, words, k):
     found = explain.evidence_overlap(generator.random(words) + 0.01, spans, passages, words)
     assert found["hit"] == 1
     assert 0 < found["mass"] <= 1 + 1e-12
+    weights = generator.permutation(words)
+    truth = np.isin(np.arange(words), chosen)
+    ranking = explain.evidence_overlap(weights + 1, spans, passages)
+    assert ranking["average_precision"] == pytest.approx(average_precision_score(truth, weights))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +177,28 @@ def test_evidence_overlap_names_what_is_wrong(weights, evidence, message):
         explain.evidence_overlap(weights, [(0, 1), (2, 3)], evidence)
 
 
+class Cue(torch.nn.Module):
+    """The probability of the code is .9 if the note has word 2, .5 if it has no word 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, tokens, lengths):
+        has = (tokens == 2).any(1, keepdim=True)
+        return {"icd": torch.where(has, np.log(9), 0.0)}
+
+
+def test_faithfulness_by_hand():
+    # ten words: shares of 1 to 50 % are 1, 1, 1, 2 and 5 of them
+    tokens = torch.tensor([2, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+    right = explain.faithfulness(Cue(), tokens, 0, "icd", 9, [5, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+    assert right == pytest.approx({"comprehensiveness": 0.4, "sufficiency": 0})
+    late = explain.faithfulness(Cue(), tokens, 0, "icd", 9, [2, 2, 3, 3, 0, 0, 0, 0, 0, 0])
+    # the word is third: only the largest share, five words, has it
+    assert late == pytest.approx({"comprehensiveness": 0.4 / 5, "sufficiency": 0.4 * 4 / 5})
+
+
 # -- HTML -----------------------------------------------------------------------------------------
 
 
@@ -173,8 +208,8 @@ def shown(markup):
     return explain.html.unescape(re.sub(r"<[^>]+>", "", body))
 
 
-def test_attention_html_by_hand():
-    markup = explain.attention_html(
+def test_note_html_by_hand():
+    markup = explain.note_html(
         "no fever", [(0, 2), (3, 8)], [0.25, 0.5], title="780.6", open_text=True
     )
     marks = re.findall(r'<mark style="([^"]*)" title="([^"]*)">(\w+)</mark>', markup)
@@ -186,9 +221,9 @@ def test_attention_html_by_hand():
     assert "<strong>780.6</strong>" in markup
 
 
-def test_attention_html_underlines_evidence_across_words():
+def test_note_html_underlines_evidence_across_words():
     text = "no fever today"
-    markup = explain.attention_html(
+    markup = explain.note_html(
         text, [(0, 2), (3, 8), (9, 14)], [0, 1, 0], title="", open_text=True, evidence=[(5, 11)]
     )
     lined = re.findall(r'<mark style="[^"]*2px solid[^"]*"[^>]*>([^<]*)</mark>', markup)
@@ -197,20 +232,20 @@ def test_attention_html_underlines_evidence_across_words():
     assert "Underlined" in markup
 
 
-def test_attention_html_leaves_light_words_plain():
-    markup = explain.attention_html("aa bb", [(0, 2), (3, 5)], [1, 0.04], title="", open_text=True)
+def test_note_html_leaves_light_words_plain():
+    markup = explain.note_html("aa bb", [(0, 2), (3, 5)], [1, 0.04], title="", open_text=True)
     assert markup.count("<mark") == 1
-    nothing = explain.attention_html("aa bb", [(0, 2)], [0], title="", open_text=True)
+    nothing = explain.note_html("aa bb", [(0, 2)], [0], title="", open_text=True)
     assert "<mark" not in nothing
-    assert explain.attention_html("", [], [], title="", open_text=True).count("<figure") == 1
+    assert explain.note_html("", [], [], title="", open_text=True).count("<figure") == 1
 
 
 HOSTILE = "<script>alert(1)</script> & \"x\" 'y' <b>"
 
 
-def test_attention_html_escapes_note_and_title():
+def test_note_html_escapes_note_and_title():
     _, spans = token_spans(HOSTILE)
-    markup = explain.attention_html(
+    markup = explain.note_html(
         HOSTILE, spans, np.ones(len(spans)), title=HOSTILE, open_text=True, evidence=[(0, 9)]
     )
     assert "<script" not in markup
@@ -222,12 +257,10 @@ def test_attention_html_escapes_note_and_title():
 @given(
     st.text(max_size=60), st.integers(0, 1000), st.tuples(st.integers(0, 60), st.integers(0, 60))
 )
-def test_attention_html_shows_the_whole_text_and_nothing_else(text, seed, passage):
+def test_note_html_shows_the_whole_text_and_nothing_else(text, seed, passage):
     _, spans = token_spans(text)
     weights = np.random.default_rng(seed).random(len(spans))
-    markup = explain.attention_html(
-        text, spans, weights, title="t", open_text=True, evidence=[passage]
-    )
+    markup = explain.note_html(text, spans, weights, title="t", open_text=True, evidence=[passage])
     assert shown(markup) == text
     tags = {tag.split()[0] for tag in re.findall(r"<([^>]+)>", markup)}
     assert tags <= {
@@ -236,17 +269,15 @@ def test_attention_html_shows_the_whole_text_and_nothing_else(text, seed, passag
     }
 
 
-def test_attention_html_refuses_credentialed_text_unless_asked_by_name():
+def test_note_html_refuses_credentialed_text_unless_asked_by_name():
     arguments = ("fever", [(0, 5)], [1.0])
     with pytest.raises(MarnError, match="show_credentialed_text=True"):
-        explain.attention_html(*arguments, title="t", open_text=False)
+        explain.note_html(*arguments, title="t", open_text=False)
     with pytest.raises(TypeError, match="open_text"):
-        explain.attention_html(*arguments, title="t")
+        explain.note_html(*arguments, title="t")
     with pytest.raises(TypeError):
-        explain.attention_html(*arguments, "t", False, (), True)
-    markup = explain.attention_html(
-        *arguments, title="t", open_text=False, show_credentialed_text=True
-    )
+        explain.note_html(*arguments, "t", False, (), True)
+    markup = explain.note_html(*arguments, title="t", open_text=False, show_credentialed_text=True)
     assert "fever" in markup
 
 
@@ -259,6 +290,6 @@ def test_attention_html_refuses_credentialed_text_unless_asked_by_name():
         ([(0, 2)], [np.nan], "finite"),
     ],
 )
-def test_attention_html_refuses_what_does_not_fit_the_text(spans, weights, message):
+def test_note_html_refuses_what_does_not_fit_the_text(spans, weights, message):
     with pytest.raises(MarnError, match=message):
-        explain.attention_html("fever", spans, weights, title="", open_text=True)
+        explain.note_html("fever", spans, weights, title="", open_text=True)

@@ -33,7 +33,7 @@ def test_every_view_of_text_asks_by_the_same_name() -> None:
                 "ipywidgets.VBox",
             ):
                 views[name] = signature.parameters
-    assert {"attention_html", "note_explorer"} <= set(views)
+    assert {"note_html", "note_explorer"} <= set(views)
     for name, parameters in views.items():
         assert parameters["show_credentialed_text"].default is False, name
         if "corpus" not in parameters:  # which says itself whether it is open

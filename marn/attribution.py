@@ -1,0 +1,175 @@
+"""Which words carried a code: attention, occlusion, integrated gradients, or two of them.
+
+All return the same: for each code a weight >= 0 of each word that was read. A word that speaks
+against a code has weight 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from marn.errors import MarnError
+from marn.evaluation import evaluating
+from marn.models import Coder
+
+Method = Literal["attention_gradients", "gradients", "attention", "occlusion"]
+
+STEPS = 4
+"""Points on the path of the integrated gradients. Eight find the same words."""
+CANDIDATES = 16
+"""Words of each code that are occluded: those with the largest integrated gradients."""
+_BATCH = 32
+
+
+def default_method(model: Any) -> Method:
+    """Return the best method that a model allows; `book/experiments/explanations.py` compares them.
+
+    Example:
+        >>> from marn import build
+        >>> default_method(build("bigru", vocabulary_size=9, tasks={"icd": 2}))
+        'gradients'
+    """
+    if not hasattr(model, "embedding"):
+        return "occlusion"
+    return "attention_gradients" if model.has_attention else "gradients"
+
+
+def word_weights(
+    model: Coder,
+    tokens: Tensor,
+    columns: Sequence[int],
+    task: str,
+    unknown: int,
+    method: Method | None = None,
+) -> NDArray[np.float32]:
+    """Weigh the words of one note for some codes.
+
+    * `"attention"`: the share of the code's attention.
+    * `"gradients"`: integrated gradients of the logit, from a note of unknown words to the note,
+      summed over the features of a word; in the unit of the logit.
+    * `"occlusion"`: how far the logit falls if the word is replaced by the unknown word.
+    * `"attention_gradients"`: the product of the first two.
+
+    Args:
+        model: on any device; its mode does not change.
+        tokens: (T,) int64, the note, without padding.
+        columns: K columns of the task's logits.
+        task: one of the model's.
+        unknown: the number of the unknown word.
+        method: None for `default_method`.
+
+    Returns:
+        (K, T') float32 >= 0, with T' the words that the model reads of the note.
+
+    Raises:
+        MarnError: the method is unknown, or the model does not allow it.
+
+    References:
+        Sundararajan et al. 2017, integrated gradients; Edin et al. 2024, the product of attention
+        and gradients.
+    """
+    method = method or default_method(model)
+    if method not in get_args(Method):
+        raise MarnError(f"method must be one of {get_args(Method)}, but got {method!r}")
+    if not columns:
+        return np.zeros((0, min(len(tokens), model.max_length)), np.float32)
+    if method == "attention":
+        weights = _attention(model, tokens, columns, task)
+    elif method == "occlusion":
+        weights = _occlusion(model, tokens, columns, task, unknown)
+    else:
+        weights = _gradients(model, tokens, columns, task, unknown)
+        if method == "attention_gradients":
+            weights = weights * _attention(model, tokens, columns, task)
+    return weights.clamp(min=0).float().cpu().numpy()
+
+
+def _attention(model: Coder, tokens: Tensor, columns: Sequence[int], task: str) -> Tensor:
+    """Return (K, T')."""
+    with evaluating(model):
+        weights = model.attention(tokens[None], _lengths(tokens[None]), task)[0]
+        return weights[torch.as_tensor(columns, device=weights.device)]
+
+
+def _occlusion(
+    model: Coder, tokens: Tensor, columns: Sequence[int], task: str, unknown: int
+) -> Tensor:
+    """Return (K, T'), zero for words that are no candidates."""
+    if hasattr(model, "embedding"):
+        estimated = _gradients(model, tokens, columns, task, unknown)
+        size = min(CANDIDATES, estimated.shape[1])
+        width, places = estimated.shape[1], estimated.topk(size).indices.unique()
+    else:
+        width = len(tokens)
+        places = torch.arange(width, device=tokens.device)
+    return _drops(model, tokens, places, columns, task, unknown, width)
+
+
+def _drops(
+    model: Coder,
+    tokens: Tensor,
+    places: Tensor,
+    columns: Sequence[int],
+    task: str,
+    unknown: int,
+    width: int,
+) -> Tensor:
+    """Return (K, width): how far each logit falls without each of the words at `places`."""
+    chosen = torch.as_tensor(columns, device=tokens.device)
+    with evaluating(model):
+        whole = model(tokens[None], _lengths(tokens[None]))[task][0, chosen]
+        drops = whole.new_zeros(len(chosen), width)
+        for some in places.split(_BATCH):
+            rows = tokens.repeat(len(some), 1)
+            rows.scatter_(1, some[:, None], unknown)
+            drops[:, some] = (whole - model(rows, _lengths(rows))[task][:, chosen]).T
+    return drops
+
+
+def _gradients(
+    model: Coder, tokens: Tensor, columns: Sequence[int], task: str, unknown: int
+) -> Tensor:
+    """Return (K, T'): gradients at `STEPS` points, times the way from the unknown word."""
+    rows = tokens.expand(STEPS, -1)
+    lengths = _lengths(rows)
+    units, _ = model.to_subwords(rows, lengths)  # (STEPS, U), rows of the embedding
+    nothing, _ = model.to_subwords(rows.new_full((1, 1), unknown), _lengths(rows[:1, :1]))
+    points: dict[str, Tensor] = {}
+
+    def interpolate(module: torch.nn.Module, inputs: tuple[Tensor], vectors: Tensor) -> Any:
+        if not torch.equal(inputs[0], units):  # titles and marks are embedded too
+            return None
+        share = (torch.arange(STEPS, device=start.device) + 0.5) / STEPS
+        points["way"] = vectors.detach() - start
+        points["at"] = (start + share[:, None, None] * points["way"]).requires_grad_()
+        return points["at"]
+
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        start = model.embedding(nothing)[0, 0]  # (E,)
+    hook = model.embedding.register_forward_hook(interpolate)
+    try:
+        # cuDNN's recurrent layers have no gradient in evaluation mode
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+            logits = model(rows, lengths)[task][:, list(columns)].sum(0)  # (K,)
+            found = [
+                torch.autograd.grad(logit, points["at"], retain_graph=True)[0].mean(0)
+                for logit in logits
+            ]
+    finally:
+        hook.remove()
+        model.train(training)
+    over_units = (torch.stack(found) * points["way"][0]).sum(-1)  # (K, U)
+    read = tokens[None, : model.max_length]
+    return model.subwords_to_words(over_units[None], read, lengths[:1])[0]
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    return torch.full((len(rows),), rows.shape[1], device=rows.device)
