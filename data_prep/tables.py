@@ -25,7 +25,7 @@ ROW_LIMIT = 1 << 24
 """Characters in one row at most. The longest note of MIMIC-III has under 2 ** 20; a quote that is
 never closed would otherwise draw the rest of a file of gigabytes into one field."""
 
-PIECE = 1 << 22
+PIECE = 1 << 21
 """Bytes of a table that are parsed at once."""
 
 ID_DIGITS = 18
@@ -151,9 +151,8 @@ def _frames(path: Path, width: int, indices: Sequence[int]) -> Iterator[pl.DataF
             if len(rest) > ROW_LIMIT:
                 yield None
                 return
-            end = _end_of_rows(rest)
+            skeleton, end = _whole_rows(rest)
             piece, rest = rest[:end], rest[end:]
-            skeleton = b'"'.join(piece.split(b'"')[::2])
             if b"\0" in piece or not grammar.fullmatch(skeleton):
                 yield None
                 return
@@ -186,16 +185,20 @@ def _grammar(width: int) -> re.Pattern[bytes]:
     return re.compile(rb"(?:%b(?:,%b){%d}\r?\n)*+" % (field, field, width - 1))
 
 
-def _end_of_rows(piece: bytes) -> int:
-    """Return the index after the last line end outside quotes; 0 if there is none."""
-    end, is_quoted = len(piece), piece.count(b'"') % 2 == 1
-    while end > 0:
-        quote = piece.rfind(b'"', 0, end)
-        line_end = -1 if is_quoted else piece.rfind(b"\n", quote + 1, end)
-        if line_end >= 0:
-            return line_end + 1
-        end, is_quoted = quote, not is_quoted
-    return 0
+def _whole_rows(data: bytes) -> tuple[bytes, int]:
+    """Return the rows before the last line end outside quotes, quoted parts taken out, and its end.
+
+    Without such a line end that is b"" and 0.
+    """
+    parts = data.split(b'"')  # those at even places are outside quotes
+    end = len(data)
+    for place in range(len(parts) - 1, -1, -1):
+        line_end = parts[place].rfind(b"\n") + 1 if place % 2 == 0 else 0
+        if line_end:
+            outside = [*parts[:place:2], parts[place][:line_end]]
+            return b'"'.join(outside), end - len(parts[place]) + line_end
+        end -= len(parts[place]) + 1
+    return b"", 0
 
 
 def _rest(

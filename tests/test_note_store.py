@@ -40,6 +40,16 @@ def test_words_by_hand():
     assert indexer.index([])[0].tolist() == []
 
 
+def test_words_of_any_length():
+    """Every prefix of two long words, and what differs in one letter alone."""
+    long = "abcdefgh" * 4, "é" + "x" * 30
+    words = [word[:size] for word in long for size in range(1, 32)]
+    words += [long[0][:place] + "_" + long[0][place + 1 :] for place in range(32)]
+    indexer = WordIndexer()
+    assert _words(indexer, [" ".join(words)] * 2) == [words] * 2
+    assert sorted(indexer.words) == sorted(words)
+
+
 @settings(max_examples=150, deadline=None)
 @given(rounds=st.lists(st.lists(_TEXT, max_size=5), min_size=1, max_size=4))
 def test_words_by_the_plain_rule(rounds):
