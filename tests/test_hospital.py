@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import multiprocessing
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,16 @@ def test_the_number_of_workers_changes_no_byte(tiny_raw: Path, tmp_path: Path) -
     assert digests(tmp_path / "two") == digests(tiny_raw)
     with pytest.raises(MarnError, match="at least 1, but got 0"):
         hospital.write(tmp_path / "none", "tiny", workers=0)
+
+
+def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:
+    def kill(done: int, total: int) -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    with pytest.raises(MarnError, match=r"was killed, .*; choose --workers 1$"):
+        hospital.write(tmp_path / "out", "teaching", progress=kill, workers=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_zipped_tables_hold_the_same_rows(tiny_raw: Path, tmp_path: Path) -> None:

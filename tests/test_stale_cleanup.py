@@ -58,8 +58,11 @@ def test_interrupted(tiny_raw, tmp_path, monkeypatch, capsys, point):
     assert not _litter(out)
 
 
-def _killed(raw, out, point, calls=1):
-    """Prepare in a process that kills itself when a function is called so many times."""
+def _killed(arguments, point, calls=1):
+    """Prepare in a process that kills itself when a function is called so many times.
+
+    Returns when that process and all that it started have closed their output, by ending.
+    """
     module, _, name = point.rpartition(".")
     lines = [
         "import importlib, os, signal, sys, pkgutil",
@@ -71,16 +74,17 @@ def _killed(raw, out, point, calls=1):
         "    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)",
         "    return real(*args, **named)",
         "setattr(owner, name, die)",
-        f"main({_arguments(raw, out)!r})",
+        f"main({arguments!r})",
     ]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True)
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
 @pytest.mark.parametrize("point", [POINTS[3], POINTS[6], POINTS[9]])
 def test_killed(tiny_raw, tmp_path, capsys, corpus, point):
     out = tmp_path / "out"
-    _killed(tiny_raw, out, point)
+    _killed(_arguments(tiny_raw, out), point)
     assert not out.exists()
     assert len(_litter(out)) == 1
     assert main(_arguments(tiny_raw, out)) == 0
@@ -94,7 +98,7 @@ def test_killed_between_the_two_renamings(tiny_raw, tmp_path, capsys):
     out = tmp_path / "out"
     assert main([*_arguments(tiny_raw, out), "--seed", "5"]) == 0
     before = Corpus.load(out).hash
-    _killed(tiny_raw, out, BETWEEN_RENAMINGS, calls=2)
+    _killed(_arguments(tiny_raw, out), BETWEEN_RENAMINGS, calls=2)
     assert not out.exists()
     assert len(_litter(out)) == 2
     (tmp_path / "no").mkdir()
@@ -102,6 +106,15 @@ def test_killed_between_the_two_renamings(tiny_raw, tmp_path, capsys):
     assert "put back after an interruption" in capsys.readouterr().err
     assert Corpus.load(out).hash == before
     assert _litter(out) == ["no"]
+
+
+def test_the_processes_of_a_killed_one_end_with_it(tmp_path):
+    out, lines = tmp_path / "out", []
+    arguments = ["teaching", "--preset", "tiny", "--workers", "2", "--out", str(out)]
+    _killed(arguments, "marn.progress.Progress.step")
+    with swept(out, lines.append):
+        assert len(lines) == 1
+    assert not _litter(out)
 
 
 def test_nobody_at_work_is_disturbed(tmp_path):

@@ -1,9 +1,13 @@
 """Write the tables of the hospital as a stream of patients, in order, by one process or several."""
 
+import multiprocessing
+import os
 import shutil
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -179,7 +183,7 @@ def _stream(size: Preset, seed: int, workers: int) -> Generator[_PatientRows, No
     if workers == 1:
         for index in count():
             yield _patient_rows(size, seed, index)
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
         firsts = count(0, CHUNK)
         waiting: deque[Future[list[_PatientRows]]] = deque()
         try:
@@ -187,8 +191,25 @@ def _stream(size: Preset, seed: int, workers: int) -> Generator[_PatientRows, No
                 while len(waiting) < 3 * workers:  # enough to keep them busy, and no more
                     waiting.append(pool.submit(_chunk, size, seed, next(firsts)))
                 yield from waiting.popleft().result()
+        except BrokenProcessPool:
+            raise MarnError(
+                "a process that writes notes was killed, perhaps for lack of memory; choose "
+                "--workers 1"
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent ends, even if that is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _chunk(size: Preset, seed: int, first: int) -> list[_PatientRows]:
