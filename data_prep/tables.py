@@ -190,6 +190,8 @@ def _whole_rows(data: bytes) -> tuple[bytes, int]:
 
     Without such a line end that is b"" and 0.
     """
+    if b"\n" not in data:
+        return b"", 0
     parts = data.split(b'"')  # those at even places are outside quotes
     end = len(data)
     for place in range(len(parts) - 1, -1, -1):
@@ -224,35 +226,39 @@ def _csv_rows(path: Path, *, lenient: bool = False) -> Iterator[tuple[int, list[
         MarnError: naming the line, if the module refuses a row.
     """
     csv.field_size_limit(ROW_LIMIT)  # one limit for the whole process
+    size = 0  # characters of the row so far
+
+    def lines() -> Iterator[str]:
+        nonlocal size
+        while line := text.readline(ROW_LIMIT + 1):  # a longer line is not read to its end
+            size += len(line)
+            if size > ROW_LIMIT:
+                raise csv.Error(
+                    f"a quote is never closed, or a row of more than {ROW_LIMIT:,} characters"
+                )
+            if "\0" in line and not lenient:
+                raise UnicodeError("a NUL")
+            yield line
+
     with _open(path) as file:
         text = io.TextIOWrapper(
             file, "utf-8-sig", errors="replace" if lenient else "strict", newline=""
         )
-        reader = csv.reader(_lines(text, lenient=lenient), strict=True)
+        reader = csv.reader(lines(), strict=True)
         line = 1
         try:
             for row in reader:
                 yield line, row
-                line = reader.line_num + 1
+                line, size = reader.line_num + 1, 0
         except csv.Error as error:
             what = str(error)
             if "unexpected end" in what:
                 what = "a quote is opened and never closed"
-            elif "field larger" in what:
-                what = f"a quote is never closed, or a field of more than {ROW_LIMIT:,} characters"
             elif "new-line character" in what:
                 what = "a carriage return outside quotes"
             raise _fault_on(path, line, f"{what}: {_DAMAGED}") from None
         except UnicodeError:
             raise _unreadable_bytes(path) from None
-
-
-def _lines(text: io.TextIOWrapper, *, lenient: bool) -> Iterator[str]:
-    """Yield the lines of a table, in parts where they are longer than a row may be."""
-    while line := text.readline(ROW_LIMIT + 1):
-        if "\0" in line and not lenient:
-            raise UnicodeError("a NUL")
-        yield line
 
 
 def read_text(path: Path) -> str:

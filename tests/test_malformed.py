@@ -152,7 +152,7 @@ REFUSED = {
     ),
     "a field of 17 million characters": (
         lambda r: r.add(f'9,1,145000,x,y,"{"a " * (1 << 23)}b"\n'),
-        "a field of more than 16,777,216 characters",
+        "a row of more than 16,777,216 characters",
     ),
     "a list of a split missing": (
         lambda r: (r.lists / "dev_full_hadm_ids.csv").unlink(),

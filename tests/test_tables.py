@@ -185,12 +185,22 @@ def test_damage_is_named_with_its_line(table, data, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_quote_never_closed_does_not_draw_the_file_into_memory(table, monkeypatch):
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ('ROW_ID,TEXT\n1,a\n2,"b\n' + "3,c\n" * 1000 + '4,"d"\n', 3),
+        ("ROW_ID,TEXT\n1,a\n\n" + "b" * 2000, 4),
+        ("ROW_ID,TEXT\n1,a\n" + "," * 2000, 3),
+        ("ROW_ID,TEXT\n" + '"a\n",' * 2000, 2),
+        ("," * 2000, 1),
+    ],
+)
+def test_a_row_without_end_does_not_draw_the_file_into_memory(table, monkeypatch, data, line):
     monkeypatch.setattr(tables, "ROW_LIMIT", 1000)
     old = csv.field_size_limit(1000)
     try:
-        path = table('ROW_ID,TEXT\n1,a\n2,"b\n' + "3,c\n" * 1000 + '4,"d"\n')
-        with pytest.raises(MarnError, match="line 3: a quote is never closed, or a field"):
+        path = table(data)
+        with pytest.raises(MarnError, match=f"line {line}: a quote is never closed, or a row"):
             _read(path)
     finally:
         csv.field_size_limit(old)
