@@ -37,18 +37,15 @@ _PLAIN = re.compile(r"[1-9]\d{0,9}", re.ASCII)
 _WHOLE = re.compile(r"(\d+)(?:\.0+)?", re.ASCII)
 
 
-def folder(path: Path) -> Path:
-    """Return a folder of raw tables.
+def folder(path: Path, option: str = "--raw") -> Path:
+    """Return a folder of raw tables, which was given with an option of the command line.
 
     Raises:
         MarnError: if it does not exist or is a file.
     """
-    if not path.exists():
-        raise MarnError(f"{path} does not exist; give the folder of the raw tables with --raw")
     if not path.is_dir():
-        raise MarnError(
-            f"{path} is a file; give the folder that holds the raw tables (NOTEEVENTS.csv.gz, ...)"
-        )
+        what = "is a file" if path.exists() else "does not exist"
+        raise MarnError(f"{path} {what}; give the folder of the raw tables with {option}")
     return path
 
 
@@ -81,8 +78,8 @@ def require(raw: Path, name: str) -> Path:
     path = find(raw, name)
     if path is None:
         raise MarnError(
-            f"{raw} has no {name}.csv or {name}.csv.gz; copy it there as PhysioNet provides it, "
-            "or make a synthetic one with: python -m data_prep teaching"
+            f"{raw} has no {name}.csv or {name}.csv.gz; copy it there as PhysioNet provides it "
+            "(python -m data_prep teaching makes tables like MIMIC-III's)"
         )
     return path
 

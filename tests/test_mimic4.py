@@ -228,6 +228,9 @@ def test_damage_is_one_line(raw, prepare, spoil, said):
 def test_folders_are_asked_for(prepare, raw, tmp_path):
     raw.fill()
     assert "--raw or --note is missing" in prepare(places=["--hosp", str(raw.folder / "hosp")])
-    assert "does not exist" in prepare(places=["--raw", str(tmp_path / "nowhere")])
+    hosp, nowhere = str(raw.folder / "hosp"), str(tmp_path / "nowhere")
+    said = "nowhere does not exist; give the folder of the raw tables with"
+    assert f"{said} --raw" in prepare(places=["--raw", nowhere])
+    assert f"{said} --note" in prepare(places=["--hosp", hosp, "--note", nowhere])
     raw.folder.mkdir(exist_ok=True)
     assert "holds the raw files" in prepare("--out", str(raw.folder))

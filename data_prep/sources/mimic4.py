@@ -177,7 +177,7 @@ def read_titles(hosp: Path, kind: str, system: CodeSystem) -> dict[str, str]:
 def _folder(raw: Path | None, given: Path | None, module: str) -> Path:
     """Return the folder of a module: the one given, that within the folder of all, or that."""
     if given is not None:
-        return tables.folder(given)
+        return tables.folder(given, f"--{module}")
     if raw is None:
         raise MarnError(f"--raw or --{module} is missing; give the folder of the tables")
     within = tables.folder(raw) / module
