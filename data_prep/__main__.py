@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # no reason to stop: a full disk that takes no line of progress
+        print(line, file=sys.stderr, flush=True)
 
 
 def summary_of(corpus: Corpus, seconds: float) -> str:

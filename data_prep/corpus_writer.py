@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -36,20 +36,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
             symbolic link stays, and the folder it points to is replaced.
 
     Raises:
-        MarnError: if something other than a corpus is there, or the disk refuses.
+        MarnError: if something other than a corpus is there, the disk refuses, or the corpus that
+            was there cannot be removed.
     """
-    path = Path(path)
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(path).resolve()
     _refuse_foreign(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent))
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+        partial.mkdir()
     except OSError as error:
         raise MarnError(
             f"cannot write beside {path}: {error.strerror}; choose another folder"
         ) from None
     try:
-        partial.chmod(0o755)
         yield partial
         if path.exists():
             former = partial.with_suffix(".former")
@@ -59,7 +59,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
             except BaseException:
                 former.rename(path)
                 raise
-            shutil.rmtree(former, ignore_errors=True)  # what stays is for `stale_cleanup`
+            shutil.rmtree(former, ignore_errors=True)
+            if former.exists():
+                raise MarnError(
+                    f"{path} is complete, but the corpus that was there cannot be removed whole; "
+                    f"remove {former} yourself"
+                )
         else:
             partial.rename(path)
     except OSError as error:
@@ -78,6 +83,8 @@ def _refuse_foreign(path: Path) -> None:
         return
     if not path.is_dir():
         raise MarnError(f"{path} is a file; choose a folder that does not exist yet")
+    if path == Path.cwd():
+        raise MarnError(f"{path} is the folder you are in, and would be replaced; choose another")
     foreign = sorted({entry.name for entry in path.iterdir()} - _OWN)
     if foreign:
         raise MarnError(

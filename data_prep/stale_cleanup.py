@@ -53,4 +53,5 @@ def _sweep(out: Path, progress: Progress) -> None:
             progress(f"{out}: put back after an interruption")
         else:
             shutil.rmtree(path, ignore_errors=True)
-            progress(f"removed {path}, left by an interruption")
+            done = "cannot be removed; remove it yourself" if path.exists() else "removed"
+            progress(f"{path}, left by an interruption: {done}")

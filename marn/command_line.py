@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any
@@ -110,12 +111,14 @@ def run(
         place = f"{error.filename}: " if error.filename else ""
         said = f"{place}{error.strerror or error}; {kept}"
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where the shell closed it
+            sys.stdout.flush()
     except OSError as error:  # what is buffered has nowhere to go; Python must not try again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status, said = 2, said or f"{error.strerror}; {kept}"
     if said:
-        sys.stderr.write(f"{name}: {said}\n")
+        with suppress(OSError, AttributeError):  # closed or full too: the status is left
+            sys.stderr.write(f"{name}: {said}\n")
     return status
 
 

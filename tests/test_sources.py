@@ -1,6 +1,7 @@
 """The contract of every source: found by its file, explains itself, refuses what is not its own."""
 
 import inspect
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -129,17 +130,20 @@ def test_errors_that_no_source_foresees_are_one_line(monkeypatch, tmp_path, caps
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full is Linux's")
-def test_a_summary_that_cannot_be_printed_does_not_deny_the_corpus(tmp_path):
-    line = ["teaching", "--preset", "tiny", "--out", str(tmp_path / "out"), "--vectors", "none"]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "data_prep", *line],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
-    assert last.endswith("is complete, but its summary was not printed (No space left on device); "
-                         "look into its card.json")  # fmt: skip
+@pytest.mark.parametrize(
+    ("redirected", "status"),
+    [(">/dev/full", 2), ("2>/dev/full", 0), (">&-", 0), ("2>&-", 0), (">/dev/full 2>&1", 2)],
+)
+def test_output_that_cannot_be_printed_does_not_deny_the_corpus(
+    tiny_raw, tmp_path, redirected, status
+):
+    line = ["mimic3", "--raw", str(tiny_raw), "--out", str(tmp_path / "out"), "--vectors", "none"]
+    shell = shlex.join([sys.executable, "-m", "data_prep", *line])
+    done = subprocess.run(f"{shell} {redirected}", shell=True, capture_output=True, text=True)
+    assert done.returncode == status
     assert (tmp_path / "out" / "card.json").exists()
+    assert "Traceback" not in done.stderr
+    if redirected == ">/dev/full":
+        last = done.stderr.splitlines()[-1]
+        assert last.endswith("is complete, but its summary was not printed (No space left on "
+                             "device); look into its card.json")  # fmt: skip

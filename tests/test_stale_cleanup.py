@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,3 +150,41 @@ def test_an_output_folder_that_is_a_link_is_written_through(tiny_raw, tmp_path, 
         assert out.is_symlink()
         assert Corpus.load(tmp_path / "elsewhere").hash == Corpus.load(corpus).hash
     assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "out"}
+
+
+def test_a_former_corpus_that_cannot_be_removed_is_told(tiny_raw, tmp_path, corpus, capsys):
+    out = tmp_path / "out"
+    assert main([*_arguments(tiny_raw, out), "--seed", "5"]) == 0
+    remove = shutil.rmtree
+
+    def refuse(path, **options):
+        if path.suffix != ".former":
+            remove(path, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.rmtree", refuse)
+        assert main(_arguments(tiny_raw, out)) == 2
+        (former,) = tmp_path.glob("*.former")
+        said = "out is complete, but the corpus that was there cannot be removed whole; remove "
+        assert f"{said}{former} yourself" in capsys.readouterr().err
+        assert main(_arguments(tmp_path / "nowhere", out)) == 2
+        assert f"{former}, left by an interruption: cannot be removed" in capsys.readouterr().err
+    assert Corpus.load(out).hash == Corpus.load(corpus).hash
+    assert main(_arguments(tiny_raw, out)) == 0
+    assert not _litter(out)
+
+
+def test_the_folder_you_are_in_is_refused(tiny_raw, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(_arguments(tiny_raw, ".")) == 2
+    assert "is the folder you are in" in capsys.readouterr().err
+
+
+def test_the_umask_decides_who_may_read(tiny_raw, tmp_path):
+    former = os.umask(0o027)
+    try:
+        assert main(_arguments(tiny_raw, tmp_path / "out")) == 0
+    finally:
+        os.umask(former)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "out" / "card.json").stat().st_mode & 0o777 == 0o640
