@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,13 @@ import marn
 from marn import command_line
 from marn.errors import MarnError
 from marn.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from marn.corpus import Corpus
+    from marn.train.loop import Run
+
+FEW_NOTES = 200
+"""Fewer dev notes tune a threshold to chance."""
 
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of torchrun, srun and Fabric
 
@@ -60,18 +67,30 @@ def train(
             "Repeat it for several. seed=… is the seed of the initial weights; default: --seed.",
         ),
     ] = None,
-    test: Annotated[bool, typer.Option("--test", help="Score the test split at the end.")] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Start from the weights of another run of the same system, options and words; "
+            "where its codes differ, the head of the task begins anew.",
+        ),
+    ] = None,
+    test: Annotated[
+        bool,
+        typer.Option(
+            "--test", help="Score the test split at the end, at threshold 0.5 and as tuned on dev."
+        ),
+    ] = False,
 ) -> None:
     """Train a system with the settings of its paper, and write it to a run directory.
 
     Repeat the command after an interruption and training resumes after the last complete epoch,
-    with other devices if you like. With several devices the command starts a process for each.
-    With several nodes, give it on each node, with MASTER_ADDR, MASTER_PORT and NODE_RANK set, or
-    start it by torchrun or srun. An option that you leave out has the value of the system's paper.
+    with other devices if you like; with more --epochs or --patience it goes on. With several
+    devices the command starts a process for each. With several nodes, give it on each node, with
+    MASTER_ADDR, MASTER_PORT and NODE_RANK set, or start it by torchrun or srun. An option that you
+    leave out has the value of the system's paper.
     """
-    from marn import parallel
     from marn.corpus import Corpus
-    from marn.evaluation import evaluate
     from marn.registry import build, system
     from marn.train.launch import start
     from marn.train.loop import fit
@@ -87,15 +106,33 @@ def train(
     network = build(name, data, **{"seed": config.seed, **options})
     if config.processes > 1:
         start(config, launch=True)
-    run = fit(network, data, config, run_dir=run_dir)
-    if not test:
-        return
+    run = fit(network, data, config, run_dir=run_dir, init_from=init_from)
+    if test:
+        _print_test_scores(run, data, run_dir)
+
+
+def _print_test_scores(run: Run, corpus: Corpus, run_dir: Path) -> None:
+    from marn import metrics, parallel
+    from marn.evaluation import predict
+    from marn.saving import read_card
+
+    config, model = run.config, run.model
     with parallel.collective() if config.processes > 1 else nullcontext():
-        scores = evaluate(run.model, data, "test", batch_size=2 * config.batch_size)
-        if parallel.rank() == 0:
-            for task, figures in scores.items():
-                for figure, score in figures.items():
-                    sys.stdout.write(f"test {task} {figure} {score:.3f}\n")
+        found = predict(model, corpus, "test", batch_size=2 * config.batch_size)
+        if parallel.rank() != 0:
+            return
+    thresholds = read_card(run_dir)["thresholds"]
+    dev = len(corpus["dev"])
+    few = ", which are few, so that they may not suit other notes" if dev < FEW_NOTES else ""
+    for task in model.tasks:
+        given = found.probabilities(task), found.targets[task]
+        for figure, score in metrics.score(*given).items():
+            sys.stdout.write(f"test {task} {figure} {score:.3f}\n")
+        for figure, score in metrics.score(*given, threshold=thresholds[task]).items():
+            if "_f1" in figure:
+                sys.stdout.write(f"test {task} {figure}_tuned {score:.3f}\n")
+    tuned = ", ".join(f"{task} {thresholds[task]:.3f}" for task in model.tasks)
+    sys.stdout.write(f"thresholds tuned on {dev} dev notes{few}: {tuned}\n")
 
 
 command_line.add(app, train, TrainConfig, defaults=False)
@@ -108,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app,
         "marn",
         arguments,
-        kept="the last checkpoint is kept, if there is one",
+        kept="repeat the command to resume after the last complete epoch",
         # What all processes meet alike is printed by the first.
         silent=() if rank == "0" else (MarnError, KeyboardInterrupt),
     )

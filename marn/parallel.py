@@ -66,6 +66,17 @@ def collective() -> Iterator[None]:
 
 
 @contextmanager
+def alone() -> Iterator[None]:
+    """Act as if there were one process, within `collective`."""
+    global _collective
+    before, _collective = _collective, False
+    try:
+        yield
+    finally:
+        _collective = before
+
+
+@contextmanager
 def shadowing(enabled: bool) -> Iterator[None]:
     """Take part in collective operations without contributing to batch statistics.
 

@@ -171,7 +171,7 @@ def write_card(
 def is_intact(folder: Path) -> bool:
     """Tell whether a folder holds a model as `save_model` wrote it."""
     try:
-        return sha256(folder / WEIGHTS) == _read_card(folder)["weights_sha256"]
+        return sha256(folder / WEIGHTS) == read_card(folder)["weights_sha256"]
     except (OSError, KeyError, MarnError, TypeError, ValueError, RecursionError):
         return False
 
@@ -219,7 +219,7 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
     if folder.is_file():
         raise MarnError(f"{folder} is a file; pass its folder, {folder.parent}")
     try:
-        card = _read_card(folder)
+        card = read_card(folder)
         written = f"written by marn {card['provenance']['marn']}, this is {version('marn')}"
         if card["format"] != FORMAT:
             raise MarnError(f"format {card['format']!r} is not {FORMAT}; train the model again")
@@ -258,7 +258,8 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
     return saved
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read the card of a model, whatever it holds."""
     path = folder / CARD
     if path.stat().st_size > _LARGEST_CARD:
         raise ValueError(f"{CARD} is larger than {_LARGEST_CARD} bytes")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from toys import toy_corpus
 
 import marn
@@ -31,6 +32,7 @@ def corpus(tmp_path_factory):
         ("--seed", "option '--seed' requires an argument; marn train --help"),
         ("--learning-rate NaN", "learning_rate must be a finite number"),
         ("extra", "got unexpected extra argument"),
+        ("--init-from nowhere", "nowhere holds no model (model.json is missing)"),
     ],
 )
 def test_what_is_wrong_is_one_line(corpus, tmp_path, capsys, given, says):
@@ -42,6 +44,23 @@ def test_what_is_wrong_is_one_line(corpus, tmp_path, capsys, given, says):
     assert shown.err.count("\n") == 1
     assert shown.out == ""
     assert not (tmp_path / "run").exists()
+
+
+def test_a_corpus_is_no_run_directory_and_a_file_no_corpus(corpus, tmp_path, capsys):
+    line = ["train", "cnn", str(corpus), str(corpus), "--model", "filters=4"]
+    assert main(line) == 2
+    assert "is a corpus; choose another folder" in capsys.readouterr().err
+    assert main(["train", "cnn", str(corpus / "card.json"), str(tmp_path / "run")]) == 2
+    assert "card.json is a file; pass the folder of a corpus" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there(corpus, tmp_path, capsys):
+    assert main(["train", "cnn", str(corpus), str(tmp_path / "run"), "--device", "cuda"]) == 2
+    assert capsys.readouterr().err == (
+        "marn train: device 'cuda' needs a GPU that torch can use, and there is none; choose 'cpu' "
+        "or 'auto'\n"
+    )
 
 
 def test_version_and_no_command(capsys):

@@ -23,7 +23,7 @@ import marn
 from marn import Corpus, MarnError, TrainConfig, build, fit, parallel, predict
 from marn.cli import main
 from marn.nn.ram import TokenNorm
-from marn.train import budget, launch
+from marn.train import budget, launch, memory
 
 pytestmark = pytest.mark.xdist_group("devices")  # one pair of processes for all of these tests
 
@@ -322,6 +322,43 @@ def test_one_process_out_of_memory_within_a_step_ends_both(corpus, folder):
     same_run(going_on(corpus, None), going_on(corpus, folder / "full"))
 
 
+def lean(rank, folder):
+    """Train where rank 1 has no memory for what the longest notes need at first."""
+    memory.REHEARSED, corpus, found = ("cpu",), Corpus.load(folder / "corpus"), {}
+    for name, options in (("marn", {"ram_dropout": 0.0}), ("cnn", {})):
+        model = small(corpus, name, **options)
+
+        def refuse(number, tokens, logits, model=model):
+            held = tokens.numel() * sum(model.tasks.values())
+            if rank == 1 and min(model.head.at_once or len(tokens) * 100, held) > 200:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+        config = dataclasses.replace(CONFIG, devices=2)
+        run = fit(watch_training(model, refuse), corpus, config, quiet=True)
+        found[name] = run.model.state_dict(), run.history
+    model = watch_training(small(corpus, ram_dropout=0.0), full_on(rank))
+    with pytest.raises(MarnError) as error:
+        fit(model, corpus, dataclasses.replace(CONFIG, devices=2), quiet=True)
+    return found, str(error.value)
+
+
+def full_on(rank):
+    def refuse(number, tokens, logits):
+        if rank == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    return refuse
+
+
+def test_ranks_agree_on_a_way_for_which_all_have_memory(corpus, folder):
+    both = of_two(folder, lean)
+    for name, options in (("marn", {"ram_dropout": 0.0}), ("cnn", {})):
+        alone = fit(small(corpus, name, **options), corpus, CONFIG, quiet=True)
+        for found, said in both:
+            same_run((alone.model.state_dict(), alone.history), found[name])
+            assert "no memory for 4 notes" in said
+
+
 def killed_second(rank, folder):
     return killed(rank, folder, 1)
 
@@ -366,6 +403,15 @@ def test_one_process_waits_for_nothing():
         assert (parallel.world_size(), parallel.rank()) == (1, 0)
 
 
+def test_more_processes_than_cores_are_warned_of(caplog, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    cores = os.cpu_count()
+    config = TrainConfig(batch_size=cores + 1, devices=cores + 1, device="cpu")
+    with pytest.raises(MarnError, match="needs a process for each"):
+        launch.start(config)
+    assert f"{cores + 1} processes share " in caplog.text
+
+
 def test_a_script_without_processes_is_told_how_to_start_them(corpus):
     config = dataclasses.replace(CONFIG, devices=2)
     with pytest.raises(MarnError, match=r"python -m marn train … --devices 2 .* torchrun"):
@@ -380,9 +426,7 @@ def test_more_devices_than_there_are(corpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     config = dataclasses.replace(CONFIG, devices=2)
-    with pytest.raises(
-        MarnError, match=r"devices=2 \(You requested gpu: \[0, 1\] But your machine only has: \[0\]"
-    ):
+    with pytest.raises(MarnError, match=r"devices=2 needs more GPUs than the 1 of this machine"):
         fit(small(corpus), corpus, dataclasses.replace(config, device="auto"))
     with pytest.raises(MarnError, match="'cuda:0' is one device, but 2 are to train"):
         fit(small(corpus), corpus, dataclasses.replace(config, device="cuda:0"))
@@ -404,8 +448,12 @@ def test_the_same_command_for_one_device_and_for_two(corpus, folder, capfd):
         check=True,
     )
     assert shown.stderr == ""
-    lines = shown.stdout.splitlines()
+    lines = [text for text in shown.stdout.splitlines() if not text.startswith("warning")]
     assert [text.startswith("epoch") for text in lines[:3]] == [True, True, False]
+    tuned = marn.load_model(folder / "command").thresholds["icd"]
+    assert lines[-1].startswith("thresholds tuned on 7 dev notes, which are few")
+    assert f": icd {tuned:.3f}, ccs 0." in lines[-1]
+    assert len([text for text in lines if text.startswith("test icd micro_f1_tuned ")]) == 1
     assert len([text for text in lines if text.startswith("test icd micro_f1 ")]) == 1
     model = build("marn", corpus, hidden_size=8, embedding_size=12, ram_dropout=0, seed=3, **STILL)
     alone = fit(model, corpus, TrainConfig.of(model, **dataclasses.asdict(CONFIG)), quiet=True)
@@ -433,7 +481,8 @@ def test_the_same_command_for_one_device_and_for_two(corpus, folder, capfd):
             {"more": ["--devices", "9"]},
             "at least the number of processes, 9, but got 8",
         ),
-        ({"more": ["--device", "cuda:7"]}, "device"),
+        ({"more": ["--device", "cuda:7"]}, "device 'cuda:7' "),
+        ({"more": ["--init-from", "nowhere"]}, "nowhere holds no model"),
     ],
 )
 def test_a_command_line_that_is_wrong_is_one_line(folder, tmp_path, capsys, changes, says):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
+log = logging.getLogger(__name__)
+
 _NODE_VARIABLES = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}  # what Fabric reads on each node
 _TIMEOUT = timedelta(minutes=10)  # that a rank waits for another one; NCCL's own default
 _PRECISIONS: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # Fabric's names
@@ -54,6 +56,7 @@ def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
             f"device {config.device!r} is one device, but {config.processes} are to train; choose "
             f"{kind!r}"
         )
+    _check_devices(config, kind, index)
     try:
         strategy = DDPStrategy(timeout=_TIMEOUT, gradient_as_bucket_view=True)
         fabric = Fabric(
@@ -75,6 +78,30 @@ def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
             f"({said}); choose others"
         ) from error
     return fabric
+
+
+def _check_devices(config: TrainConfig, kind: str, index: str) -> None:
+    """Refuse devices that this machine lacks, and warn of processes that share a core."""
+    if kind == "cpu":
+        shares = hasattr(os, "sched_getaffinity")  # not on macOS
+        cores = len(os.sched_getaffinity(0)) if shares else os.cpu_count() or 1
+        if config.devices > cores and os.environ.get("LOCAL_RANK", "0") == "0":
+            log.warning(
+                "%d processes share %d processor cores, which is slower than devices=%d",
+                *(config.devices, cores, cores),
+            )
+        return
+    there = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if not there or (kind == "cuda" and not torch.cuda.is_available()):
+        raise MarnError(
+            f"device {config.device!r} needs a GPU that torch can use, and there is none; choose "
+            "'cpu' or 'auto'"
+        )
+    if int(index or 0) >= there or config.devices > there:
+        raise MarnError(
+            f"device {config.device!r} with devices={config.devices} needs more GPUs than the "
+            f"{there} of this machine; choose fewer devices, or a number below {there}"
+        )
 
 
 def _check_launch(config: TrainConfig, strategy: DDPStrategy, launch: bool) -> None:

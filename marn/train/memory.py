@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from marn import parallel
+from marn.errors import MarnError
 from marn.models import Coder
 
 
@@ -29,12 +30,17 @@ def capacity(device: torch.device) -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
 
 
+REHEARSED = ("cuda",)
+"""Devices whose memory a step can exhaust without ending the process."""
+
+
 class MemorySaver:
     """Repeats a step that ran out of device memory in a way that needs less of it.
 
     First fewer attention scores are held at a time, which changes nothing but the time. When that
     does not help, the batch is computed in more parts, unless batch normalisation would notice.
-    With several ranks no step can be repeated, because the others wait for its gradients.
+    With several ranks no step can be repeated, because the others wait for its gradients; so
+    `rehearse` tries the largest one before the first.
 
     Args:
         model: the model that is trained.
@@ -57,9 +63,7 @@ class MemorySaver:
         """
         device = next(self.model.parameters()).device
         while True:
-            buffers = [buffer.clone() for buffer in self.model.buffers()]
-            random = torch.get_rng_state()
-            cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+            restore = _state_of(self.model)
             try:
                 return work()
             except torch.cuda.OutOfMemoryError as error:
@@ -69,12 +73,32 @@ class MemorySaver:
                         f"choose a smaller batch_size, accumulate={2 * self.parts} or a shorter "
                         "max_length (the last checkpoint is kept)"
                     ) from error
-            # As if it had not been tried: running statistics and random numbers.
-            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-            torch.set_rng_state(random)
-            if cuda is not None:
-                torch.cuda.set_rng_state(cuda, device)
+            restore()
+
+    def rehearse(self, work: Callable[[], Tensor], notes: int, tokens: int) -> None:
+        """Try work on each rank alone, and agree on a way for which all of them have memory.
+
+        Args:
+            work: see `run`; the gradients that it leaves are dropped.
+            notes: see `run`.
+            tokens: see `run`.
+
+        Raises:
+            MarnError: a rank has too little memory, whatever it does.
+        """
+        restore, said = _state_of(self.model), ""
+        try:
+            with parallel.alone():
+                self.run(work, notes, tokens)
+        except parallel.RankError as error:
+            said = str(error)
+        restore()
+        self.model.zero_grad()
+        found = parallel.all_gather_object((said, self.parts, self.model.head.at_once))
+        if failed := [said for said, *_ in found if said]:
+            raise MarnError(failed[0])
+        self.parts = max(parts for _, parts, _ in found)
+        self.model.head.at_once = min((held for *_, held in found if held), default=None)
 
     def _use_less(self, notes: int, tokens: int) -> bool:
         """Choose a way that needs less memory, if there is one."""
@@ -92,3 +116,20 @@ class MemorySaver:
             self.parts *= 2
             return True
         return False
+
+
+def _state_of(model: Coder) -> Callable[[], None]:
+    """Remember what a forward pass changes: running statistics and random numbers."""
+    device = next(model.parameters()).device
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    random = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore() -> None:
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        torch.set_rng_state(random)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda, device)
+
+    return restore

@@ -16,6 +16,7 @@ from marn.corpus.batches import POOL, Batch, Order, collate, training_order
 from marn.errors import MarnError
 from marn.models import Coder
 from marn.nn.ram import TokenNorm
+from marn.train import memory
 from marn.train.config import TrainConfig
 from marn.train.launch import start
 from marn.train.memory import MemorySaver
@@ -67,6 +68,11 @@ class TrainingStep:
             weight_decay=config.weight_decay,
         )
         self._memory = MemorySaver(model, config.accumulate)
+        model.to(self.fabric.device)
+        if parallel.world_size() > 1 and self.fabric.device.type in memory.REHEARSED:
+            longest = np.argsort(-train.lengths, kind="stable")[: config.batch_size]
+            mine = longest[parallel.rank() :: parallel.world_size()]
+            self._memory.rehearse(lambda: self._alone(mine), len(mine), self._longest(longest))
         self._forward: Any
         self._forward, self._optimizer = self.fabric.setup(model, self.optimizer)
 
@@ -116,11 +122,26 @@ class TrainingStep:
                 parallel.shadowing(not share),
             ):
                 logits = self._forward(batch.tokens, batch.lengths)
-                loss = self.config.loss_of({t: x.float() for t, x in logits.items()}, batch.targets)
-                loss = (loss + self.model.penalty(batch.targets)) * share
+                loss = self._loss(logits, batch) * share
                 self.fabric.backward(loss * world_size)
             total += loss.detach()
         return total
+
+    def _alone(self, notes: np.ndarray) -> Tensor:
+        """Compute gradients of notes part by part without the other ranks."""
+        self.model.train()
+        loss = torch.zeros(())
+        for part in np.array_split(notes, min(self._memory.parts, len(notes))):
+            batch = self._batch(part, part)
+            with self.fabric.autocast():
+                logits = self.model(batch.tokens, batch.lengths)
+            loss = self._loss(logits, batch)
+            loss.backward()
+        return loss
+
+    def _loss(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        loss = self.config.loss_of({t: x.float() for t, x in logits.items()}, batch.targets)
+        return loss + self.model.penalty(batch.targets)
 
     def _batch(self, notes: np.ndarray, part: np.ndarray) -> Batch:
         """Collate notes, padded like the whole part if padding takes part."""
