@@ -66,7 +66,7 @@ unit: data  ## run every test but nbval's, and the examples in docstrings
 	$(BIN)/pytest -n 2 --dist loadgroup --durations 10 --doctest-modules tests marn data_prep
 
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 1800 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider
-NOTEBOOKS = $(if $(CHAPTER),$(foreach number,$(CHAPTER),$(wildcard book/$(number)*.ipynb)),book)
+NOTEBOOKS = $(if $(CHAPTER),$(foreach number,$(CHAPTER),$(wildcard book/$(number)*.ipynb)),$(wildcard book/[0-9]*.ipynb))
 nbval: export TQDM_DISABLE := 1  # as the stored outputs were made
 nbval: data  ## execute every chapter and compare it with its stored outputs (CHAPTER="03" for one)
 	@rm -rf runs/[0-9][0-9]_*  # else a chapter would take up an earlier run instead of training

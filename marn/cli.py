@@ -138,6 +138,45 @@ def _print_test_scores(run: Run, corpus: Corpus, run_dir: Path) -> None:
 command_line.add(app, train, TrainConfig, defaults=False)
 
 
+@app.command()
+def sweep(
+    experiment: Annotated[
+        Path, typer.Argument(metavar="EXPERIMENT", help="Its YAML file, as in book/experiments.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Folder of the runs.  [default: runs/ and its name]"),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(metavar="INTEGER", min=1, help="Runs at a time, on this machine.")
+    ] = 1,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Use the workers of this Dask scheduler, as tcp://host:8786."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs and their time, and run none.")
+    ] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Write the table of results, as CSV, here."),
+    ] = None,
+) -> None:
+    """Run an experiment: a notebook over a grid of parameters and seeds.
+
+    Repeat the command after an interruption: what is finished stays, the rest is taken up.
+    """
+    from marn.experiments import results
+    from marn.experiments.sweep import sweep
+
+    folder = out or Path("runs") / experiment.stem
+    sweep(experiment, folder, jobs=jobs, address=address, dry_run=dry_run)
+    if table is not None and not dry_run:
+        results.publish(results.collect(folder), table)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status: 0, 2 for an error, 130 for Ctrl-C."""
     rank = next((os.environ[name] for name in _RANKS if name in os.environ), "0")

@@ -79,13 +79,7 @@ def build(
         >>> model.name, model.tasks
         ('caml', {'icd': 50})
     """
-    cls = system(name)
-    known = _options(cls)
-    arguments = dict(options)
-    for key, value in options.items():
-        if key not in known:
-            raise unknown(f"{name} has no option", key, known)
-        arguments[key] = _checked(key, *known[key], value)
+    cls, arguments = system(name), check_options(name, options)
     seed = check("seed", Seed, seed)
     if corpus is not None:
         corpus = as_corpus(corpus)
@@ -110,6 +104,19 @@ def build(
     asked = {key: value for key, value in arguments.items() if key != "vectors"}
     model.options = model.saved_options(asked | {"seed": seed})
     return model
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Check options of a system by themselves, without building it; return them as `build` does.
+
+    Raises:
+        MarnError: the name or an option is unknown, or of another type or range.
+    """
+    known = _options(system(name))
+    for key in options:
+        if key not in known:
+            raise unknown(f"{name} has no option", key, known)
+    return {key: _checked(key, *known[key], value) for key, value in options.items()}
 
 
 def _options(cls: type[Coder]) -> dict[str, tuple[Any, Any]]:

@@ -20,6 +20,7 @@ import pandas as pd
 from marn.errors import MarnError
 from marn.models import Coder
 from marn.registry import available
+from marn.settings import unknown
 from marn.train.config import TrainConfig
 
 CALLS = ("model.", "training.", "evaluation.")
@@ -31,8 +32,8 @@ NAMES = ("paper", "released", "sound")
 
 
 @cache
-def _rows() -> list[dict[str, Any]]:
-    return json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+def _rows(name: str = "presets") -> list[dict[str, Any]]:
+    return json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -181,3 +182,56 @@ def recipes() -> pd.DataFrame:
     path = Path(__file__).with_name("recipes.csv")
     stated = pd.read_csv(path, index_col="system", dtype={"max_length": "Int64"})
     return pd.DataFrame(rows).join(stated, on="system")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a system is trained at the size of a laptop."""
+
+    model: Mapping[str, Any]
+    """Options of `marn.build`."""
+    training: Mapping[str, Any]
+    """Settings of `marn.TrainConfig`."""
+    source: str
+    """Where the rate comes from."""
+
+
+LAPTOP_STEPS = 768
+"""Steps of a laptop recipe: three epochs of the teaching corpus in batches of 16."""
+
+
+def laptop(system: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
+    """Return the recipe that trains a system on one processor core in some minutes.
+
+    The size and the rate of each system are a row of `laptop.json`, and all share the rest: notes
+    of up to 1,000 words, batches of 16, a rate that warms up over 5 % of the steps and then falls
+    linearly to 0. A recipe counts in steps, because a system that gets too few learns nothing.
+
+    Args:
+        system: one of `marn.available()`.
+        notes: training notes, which decide how many epochs the steps are.
+        steps: steps of the optimiser, at least; rounded up to whole epochs.
+
+    Raises:
+        MarnError: the system has no such recipe.
+
+    Example:
+        >>> recipe = laptop("marn", notes=1000)
+        >>> recipe.training["epochs"], recipe.model["ram_start"]
+        (13, 'identity')
+    """
+    rows = {row["system"]: row for row in _rows("laptop")}
+    if system not in rows:
+        raise unknown("no laptop recipe is for a system named", system, rows)
+    row = rows[system]
+    epochs = -(-steps // -(-notes // 16))
+    training = {
+        "learning_rate": row["rate"],
+        "schedule": "linear",
+        "warmup": 0.05,
+        "batch_size": 16,
+        "clip_norm": 1.0,
+        "epochs": epochs,
+        "patience": epochs,
+    }
+    return Recipe({"max_length": 1000, **row["model"]}, training, row["source"])

@@ -1,0 +1,251 @@
+"""Experiments as YAML files: the runs that one asks for, each checked and known by a key."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+import marn
+from marn.errors import MarnError
+from marn.settings import Location, Seed, settings, unknown
+
+DONE = "done.json"
+"""In the folder of a run: it is finished, and this is what it was."""
+_MATTERS = (
+    *("baselines", "corpus", "models", "nn", "reconstructions", "train", "transformers"),
+    *("evaluation", "losses", "metrics", "parallel", "registry"),
+    "experiments/results",
+)
+"""Modules of marn that decide what a run finds; those that draw, print or explain do not."""
+_FLOAT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # YAML reads 1e-3 as text
+
+
+@settings
+class Experiment:
+    """What an experiment's YAML file says. Paths count from the folder of the file."""
+
+    notebook: Location
+    """The notebook of every run, with a cell tagged `parameters`."""
+    parameters: Mapping[str, Any] = Field({})
+    """Parameters of every run. `train_args.loss` is the key `loss` of the dictionary
+    `train_args`."""
+    grid: Mapping[str, Sequence[Any] | Mapping[str, Mapping[str, Any]]] = Field({})
+    """The axes; every combination is run. An axis is the name of a parameter with a list of its
+    values, or any name with a dictionary from labels to the parameters that each label sets."""
+    seeds: Sequence[Seed] = (0,)
+    """Values of the parameter `seed`; every combination is run with each."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep."""
+
+    labels: Mapping[str, Any]
+    """Its place on each axis, and its seed: columns of the table of results."""
+    parameters: Mapping[str, Any]
+    about: Mapping[str, Any]
+    """What `key` is the hash of: parameters, hash of the corpus, versions of code and recipe."""
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Its labels in a line."""
+        return ", ".join(f"{key} {value}" for key, value in self.labels.items())
+
+    @property
+    def key(self) -> str:
+        """What the run is known by."""
+        return _digest(self.about)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it needs no work any more."""
+        return (self.folder / DONE).exists()
+
+
+def read(path: Path) -> Experiment:
+    """Read an experiment.
+
+    Raises:
+        MarnError: the file is missing, is no YAML, or says something that is not a setting; an axis
+            of the grid is empty.
+    """
+    import yaml
+
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MarnError(f"{path} cannot be read ({error.strerror}); give a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise MarnError(f"{path} is not YAML ({line:.120}); correct it") from None
+    if not isinstance(said, dict) or not all(isinstance(key, str) for key in said):
+        raise MarnError(f"{path} must hold settings such as `notebook: training.ipynb`")
+    experiment = Experiment(**_floats(said))
+    if not experiment.seeds:
+        raise MarnError("seeds must hold at least one, but got []; the default is [0]")
+    for axis, values in experiment.grid.items():
+        if not values:
+            raise MarnError(f"axis {axis!r} of the grid is empty; give it values or leave it out")
+    return experiment
+
+
+def _floats(value: Any) -> Any:
+    """Turn text such as 1e-3 into a number, at any depth."""
+    if isinstance(value, dict):
+        return {key: _floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_floats(item) for item in value]
+    return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
+
+
+def combinations(experiment: Experiment) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """List the labels and the parameters of every run, seeds last.
+
+    Example:
+        >>> one = Experiment(notebook="a.ipynb", grid={"a.b": [1, 2]}, seeds=[7])
+        >>> combinations(one)[1]
+        ({'b': 2, 'seed': 7}, {'a': {'b': 2}, 'seed': 7})
+    """
+    axes = [
+        [(axis.rpartition(".")[2], label, changes) for label, changes in _values(axis, values)]
+        for axis, values in experiment.grid.items()
+    ]
+    found = []
+    for chosen in itertools.product(*axes):
+        for seed in experiment.seeds:
+            parameters: dict[str, Any] = {}
+            for changes in (experiment.parameters, *(one[2] for one in chosen), {"seed": seed}):
+                for key, value in changes.items():
+                    _set(parameters, key, value)
+            labels = {axis: label for axis, label, _ in chosen} | {"seed": seed}
+            found.append((labels, parameters))
+    return found
+
+
+def _values(axis: str, values: Any) -> list[tuple[Any, Mapping[str, Any]]]:
+    """List the labels of an axis with the parameters that each sets."""
+    if isinstance(values, Mapping):
+        return list(values.items())
+    return [
+        (json.dumps(v) if isinstance(v, dict | list) else "None" if v is None else v, {axis: v})
+        for v in values
+    ]
+
+
+def _set(parameters: dict[str, Any], key: str, value: Any) -> None:
+    """Set a parameter; a dictionary is merged into the one that is there, key by key."""
+    first, _, rest = key.partition(".")
+    if rest:
+        value = {rest: value}
+    if isinstance(value, Mapping):
+        inner = dict(parameters[first]) if isinstance(parameters.get(first), dict) else {}
+        for name, item in value.items():
+            _set(inner, name, item)
+        value = inner
+    parameters[first] = value
+
+
+def plan(path: Path, out: Path) -> list[Planned]:
+    """List the runs of an experiment, each checked before any is begun.
+
+    Args:
+        path: the experiment's YAML file.
+        out: folder for the runs.
+
+    Raises:
+        MarnError: something that the file says does not exist, or two runs are the same.
+    """
+    import papermill
+
+    experiment = read(path)
+    notebook = path.parent / experiment.notebook
+    if not notebook.is_file():
+        raise MarnError(f"{path} names the notebook {notebook}, which is not there")
+    known = papermill.inspect_notebook(str(notebook))
+    defaults = {name: ast.literal_eval(found["default"]) for name, found in known.items()}
+    code, corpora = code_version(notebook), {}
+    found: dict[str, Planned] = {}
+    for labels, parameters in combinations(experiment):
+        for name in parameters:
+            if name not in known or name == "run_dir":
+                raise unknown(f"{notebook.name} has no parameter", name, {*known} - {"run_dir"})
+        about = {"parameters": parameters, "code": code}
+        if place := (defaults | parameters).get("corpus"):
+            if place not in corpora:
+                corpora[place] = marn.Corpus.load(notebook.parent / place)
+            about["corpus"] = corpora[place].hash
+            about["recipe"] = _check(defaults | parameters, corpora[place])
+        slug = re.sub(r"\W+", "_", "-".join(map(str, labels.values())))[:60]
+        run = Planned(labels, parameters, about, out / f"{slug}_{_digest(about)[:10]}")
+        if run.key in found:
+            raise MarnError(f"{found[run.key].name} and {run.name} are the same run; drop one")
+        found[run.key] = run
+    return list(found.values())
+
+
+def _check(parameters: Mapping[str, Any], corpus: marn.Corpus) -> Any:
+    """Check the system, its options and its training; return its recipe, if it has one."""
+    from marn.experiments.presets import laptop
+    from marn.registry import check_options, system
+    from marn.train.config import TrainConfig
+
+    name = parameters.get("model")
+    if name is None:
+        return None
+    kind, recipe = system(name), None
+    if parameters.get("recipe") == "laptop":
+        notes = len(corpus.head(train=parameters.get("train_notes") or None)["train"])
+        budget = {"steps": parameters["steps"]} if parameters.get("steps") else {}
+        recipe = laptop(name, notes, **budget)
+    options = {**(recipe.model if recipe else {}), **parameters.get("model_args", {})}
+    training = {**(recipe.training if recipe else {}), **parameters.get("train_args", {})}
+    TrainConfig.of(kind, **training)
+    check_options(name, {key: value for key, value in options.items() if key != "seed"})
+    return [recipe.model, recipe.training] if recipe else None
+
+
+def code_version(notebook: Path) -> str:
+    """Hash the code that decides what a run finds: the notebook's cells and `_MATTERS`.
+
+    Comments, docstrings and layout are left out, so that a better wording makes no new run.
+    """
+    import nbformat
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    package = Path(marn.__file__).parent
+    for module in _MATTERS:
+        place = package / module
+        files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+        sources += [file.read_text(encoding="utf-8") for file in files]
+    return _digest([_bare(source) for source in sources])
+
+
+def _bare(source: str) -> str:
+    """Write code without its comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            texts = [
+                part
+                for part in body
+                if isinstance(part, ast.Expr)
+                and isinstance(part.value, ast.Constant)
+                and isinstance(part.value.value, str)
+            ]
+            node.body = [part for part in body if part not in texts]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

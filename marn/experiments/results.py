@@ -1,0 +1,296 @@
+"""Results of runs: written by a training notebook, collected into one table, compared.
+
+A run directory gets `results.json` (scores and what they come from) and `predictions.npz` (what is
+needed to compare systems note by note). A sweep's folder is collected into a tidy table with a row
+for each run, task and threshold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from marn import metrics
+from marn.corpus import Corpus
+from marn.errors import MarnError
+from marn.evaluation import predict
+from marn.saving import provenance, replace, write_json
+from marn.train.loop import Run
+
+RESULTS, PREDICTIONS = "results.json", "predictions.npz"
+RULES = ("0.5", "dev", "dev_codes")
+"""Thresholds: fixed; one a task, tuned on dev; one a code, tuned on dev."""
+
+Array = NDArray[np.float64]
+
+
+def record(run: Run, corpus: Corpus, folder: str | Path | None = None) -> dict[str, Any]:
+    """Score a trained model on the test notes, and write down what a table needs.
+
+    Args:
+        run: from `marn.fit`.
+        corpus: what it was trained on, with dev and test notes.
+        folder: to write to; by default the run directory, and nothing without one.
+
+    Returns:
+        What `results.json` holds. `scores` is {rule: {task: {figure: value}}}; undefined ones are
+        None.
+    """
+    model = run.model
+    dev, test = (predict(model, corpus, split) for split in ("dev", "test"))
+    arrays: dict[str, Any] = {"patient": np.unique(corpus["test"].subjects, return_inverse=True)[1]}
+    scores: dict[str, dict[str, dict[str, Any]]] = {rule: {} for rule in RULES}
+    for task in model.tasks:
+        known, truth = dev.probabilities(task), corpus["dev"].targets(task)
+        found, targets = test.probabilities(task), corpus["test"].targets(task)
+        tuned = metrics.best_threshold(known, truth)
+        thresholds: list[Any] = [0.5, tuned, metrics.best_thresholds(known, truth)]
+        for rule, threshold in zip(RULES, thresholds, strict=True):
+            figures = metrics.score(found, targets, threshold=threshold)
+            values = {key: _rounded(value) for key, value in figures.items()}
+            single = _rounded(threshold) if isinstance(threshold, float) else None
+            scores[rule][task] = {**values, "threshold": single}
+        arrays |= {f"{task}/probabilities": found.astype(np.float32), f"{task}/targets": targets}
+        arrays |= {f"{task}/tuned": tuned, f"{task}/frequency": corpus.frequency(task)}
+    history = run.history
+    result = {
+        "system": model.name,
+        "parameters": model.count_parameters(embeddings=False),
+        "options": {key: value for key, value in model.options.items() if _is_short(value)},
+        "training": asdict(run.config),
+        "corpus": {"name": corpus.name, "hash": corpus.hash, "notes": len(corpus["train"])},
+        "steps": len(history) * -(-len(corpus["train"]) // run.config.batch_size),
+        "epochs": len(history),
+        "best_epoch": run.best_epoch,
+        "train_seconds": round(float(history["seconds"].sum()), 1),
+        "scores": scores,
+        "provenance": provenance(),
+    }
+    folder = run.folder if folder is None else Path(folder)
+    if folder is not None:
+        place = folder / PREDICTIONS
+        replace(place, lambda aside: _save(aside, arrays))
+        write_json(folder / RESULTS, result)
+    return result
+
+
+def _save(path: Path, arrays: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _rounded(value: float) -> float | None:
+    """Five digits after the point; nothing for what is undefined."""
+    return round(float(value), 5) if np.isfinite(value) else None
+
+
+def _is_short(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def collect(folder: str | Path) -> pd.DataFrame:
+    """Collect the finished runs of a sweep into a tidy table.
+
+    Args:
+        folder: that `python -m marn sweep` wrote to.
+
+    Returns:
+        One row per run, task and rule of `RULES`: the run's labels and seed, `task`, `rule`, every
+        score (fractions), `threshold`, then what it was and took: `system`, `parameters`, `notes`,
+        `steps`, `epochs`, `best_epoch`, `train_seconds`, `seconds`, settings of the training,
+        `corpus`, `corpus_hash`, `code`, `key`, versions and hardware.
+
+    Raises:
+        MarnError: no run there is finished.
+    """
+    rows = []
+    for done, result in _finished(Path(folder)):
+        of_run = {
+            **{key: result[key] for key in ("system", "parameters", "steps", "epochs")},
+            **{key: result[key] for key in ("best_epoch", "train_seconds")},
+            "seconds": done["seconds"],
+            "notes": result["corpus"]["notes"],
+            **{key: result["training"][key] for key in ("loss", "learning_rate", "batch_size")},
+            "corpus": result["corpus"]["name"],
+            "corpus_hash": result["corpus"]["hash"],
+            "code": done["about"]["code"],
+            "key": done["key"],
+            **result["provenance"],
+        }
+        for rule, tasks in result["scores"].items():
+            for task, figures in tasks.items():
+                row = {**done["labels"], "task": task, "rule": rule, **figures}
+                rows.append({**row, **{k: v for k, v in of_run.items() if k not in row}})
+    if not rows:
+        raise MarnError(f"no run in {folder} is finished; make some with: python -m marn sweep")
+    return pd.DataFrame(rows)
+
+
+def curves(folder: str | Path) -> pd.DataFrame:
+    """Collect the history of every finished run: its labels, then a row per epoch."""
+    parts = [
+        pd.read_csv(place / "run" / "history.csv").assign(**done["labels"])
+        for place, done in _folders(Path(folder))
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _folders(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    found = sorted(folder.glob("*/done.json"))
+    return [(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in found]
+
+
+def _finished(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Read what the sweep and what the run itself say of each finished run."""
+    return [
+        (done, json.loads((place / "run" / RESULTS).read_text(encoding="utf-8")))
+        for place, done in _folders(folder)
+        if (place / "run" / RESULTS).exists()
+    ]
+
+
+def summary(table: pd.DataFrame, by: Sequence[str], figures: Sequence[str]) -> pd.DataFrame:
+    """Average figures over seeds.
+
+    Args:
+        table: from `collect`.
+        by: columns that name a row, such as `["system", "loss"]`; `task` and `rule` are added.
+        figures: columns to average.
+
+    Returns:
+        One row per group: `seeds`, and for each figure its mean and, as `FIGURE sd`, the standard
+        deviation over seeds (missing for a single one).
+    """
+    groups = table.groupby([*by, "task", "rule"], sort=False, dropna=False)
+    parts: list[Any] = [groups.size().rename("seeds")]
+    for figure in figures:
+        parts += [groups[figure].mean(), groups[figure].std().rename(f"{figure} sd")]
+    return pd.concat(parts, axis=1).reset_index()
+
+
+def micro_f1(counts: Array) -> Array:
+    """F1 of hits and of predictions plus positives: (..., 2) -> (...), 0 where there are none."""
+    return 2 * counts[..., 0] / np.maximum(counts[..., 1], 1)
+
+
+def compare(
+    folder: str | Path,
+    by: Sequence[str],
+    baseline: Mapping[str, Any],
+    *,
+    task: str = "icd",
+    rule: str = "dev",
+    draws: int = 10_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare the micro-F1 of systems with that of a baseline, on the same seeds and notes.
+
+    Patients (with all their notes) and seeds are drawn with replacement for the interval. For the
+    test, both systems' predictions are exchanged for a random half of the patients, and p is how
+    often the difference is then as large (Yeh 2000); p is corrected for the number of comparisons
+    by Benjamini and Hochberg's method.
+
+    Args:
+        folder: of a sweep.
+        by: labels that name a system.
+        baseline: values of these labels, for the system that the others are compared with.
+        task: task that is scored.
+        rule: `"0.5"`, or `"dev"` for each run's tuned threshold.
+        draws: of the bootstrap, and of the test.
+        seed: of the draws.
+
+    Returns:
+        One row per other system: its labels, `seeds` that both have, `difference` of the mean
+        micro-F1, `low` and `high` (95 %), `p` and `p corrected`.
+
+    Raises:
+        MarnError: the baseline is no run, shares no seed with another, or saw other notes.
+    """
+    from scipy.stats import false_discovery_control
+
+    runs: dict[tuple[Any, ...], dict[int, Array]] = {}
+    for place, done in _folders(Path(folder)):
+        name = tuple(done["labels"].get(key) for key in by)
+        counts = _counts(place / "run" / PREDICTIONS, task, rule)
+        runs.setdefault(name, {})[done["labels"]["seed"]] = counts
+    first = tuple(baseline.get(key) for key in by)
+    if first not in runs:
+        raise MarnError(f"no finished run has the labels {dict(baseline)}; there are {list(runs)}")
+    rng, rows = np.random.default_rng(seed), []
+    for name, theirs in runs.items():
+        seeds = sorted(set(theirs) & set(runs[first]))
+        if name == first:
+            continue
+        if not seeds:
+            raise MarnError(f"{name} and {first} share no seed; run both with the same seeds")
+        a, b = (np.stack([of[s] for s in seeds]) for of in (theirs, runs[first]))  # (S, P, 2)
+        rows.append({**dict(zip(by, name, strict=True)), **_difference(a, b, draws, rng)})
+    table = pd.DataFrame(rows)
+    return table.assign(**{"p corrected": false_discovery_control(table["p"])}) if rows else table
+
+
+def _counts(path: Path, task: str, rule: str) -> Array:
+    """Count by patient: hits, and predictions plus positives, (P, 2)."""
+    with np.load(path) as arrays:
+        threshold = 0.5 if rule == "0.5" else float(arrays[f"{task}/tuned"])
+        predicted = arrays[f"{task}/probabilities"] > threshold
+        truth, patient = arrays[f"{task}/targets"], arrays["patient"]
+    each = np.stack([(predicted & truth).sum(1), predicted.sum(1) + truth.sum(1)], axis=1)
+    counts = np.zeros((patient.max() + 1, 2))
+    np.add.at(counts, patient, each)
+    return counts
+
+
+def _difference(a: Array, b: Array, draws: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Compare two systems, (S, P, 2) each, whose seeds and patients are paired."""
+    seeds, patients, _ = a.shape
+    observed = float(np.mean(micro_f1(a.sum(1)) - micro_f1(b.sum(1))))
+    drawn, swapped = np.empty(draws), np.empty(draws)
+    both, apart = np.stack([a, b]), a - b  # (2, S, P, 2), (S, P, 2)
+    totals = both.sum(2)  # (2, S, 2)
+    for draw in range(draws):
+        weights = np.bincount(rng.integers(patients, size=patients), minlength=patients)
+        resampled = micro_f1(np.einsum("p,kspc->ksc", weights.astype(float), both))  # (2, S)
+        drawn[draw] = (resampled[0] - resampled[1])[rng.integers(seeds, size=seeds)].mean()
+        moved = np.einsum("p,spc->sc", rng.integers(2, size=patients).astype(float), apart)
+        swapped[draw] = np.mean(micro_f1(totals[0] - moved) - micro_f1(totals[1] + moved))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    extreme = np.count_nonzero(np.abs(swapped) >= abs(observed) - 1e-12)
+    return {
+        "seeds": seeds,
+        "difference": observed,
+        "low": float(low),
+        "high": float(high),
+        "p": (extreme + 1) / (draws + 1),
+    }
+
+
+def publish(table: pd.DataFrame, path: str | Path, *, digits: int = 4) -> list[Path]:
+    """Write a table as CSV, Markdown, HTML and LaTeX.
+
+    Args:
+        table: any.
+        path: of the files, without a suffix.
+        digits: after the point.
+
+    Returns:
+        The files written.
+    """
+    rounded, path = table.round(digits), Path(path)
+    written = {
+        "csv": rounded.to_csv(index=False),
+        "md": rounded.to_markdown(index=False) + "\n",
+        "html": rounded.to_html(index=False, border=0, na_rep=""),
+        "tex": rounded.to_latex(index=False, na_rep="", escape=True, float_format=f"%.{digits}f"),
+    }
+    for suffix, text in written.items():
+        replace(Path(f"{path}.{suffix}"), partial(Path.write_text, data=text, encoding="utf-8"))
+    return [Path(f"{path}.{suffix}") for suffix in written]

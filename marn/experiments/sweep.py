@@ -1,0 +1,276 @@
+"""Sweeps: one notebook over a grid of parameters and seeds, by papermill and Dask.
+
+`python -m marn sweep EXPERIMENT.yaml` runs every combination that is not finished yet. A run is
+known by its parameters, the hash of its corpus and the version of the code that matters to it, so
+that a finished one is never run again and a failed or killed one is taken up where it stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TextIO
+
+from marn.errors import MarnError
+from marn.experiments.plan import DONE, Planned, plan, read
+from marn.progress import Progress, duration
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+NOTEBOOK, RUN = "notebook.ipynb", "run"
+_MB = 1 << 20
+_RUN_MB = 64  # of a run's folder, before one is there to be measured
+_FAILURES = 3  # in a row from the first on, after which the rest is not tried
+_POLL = 2.0  # seconds between two looks at the runs
+
+
+def finished(out: Path) -> list[dict[str, Any]]:
+    """Read what is known of each finished run in a folder."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob(f"*/{DONE}"))]
+
+
+def expected(run: Planned, before: Iterable[Mapping[str, Any]]) -> float | None:
+    """Expect the seconds of a run: what runs like it took, or any run; None before the first."""
+    alike: list[list[float]] = [[], [], []]
+    for other in before:
+        theirs, mine = other["labels"], run.labels
+        shared = [theirs.get(key) == value for key, value in mine.items() if key != "seed"]
+        same_system = theirs.get("model", theirs.get("system")) == mine.get(
+            "model", mine.get("system")
+        )
+        alike[0 if all(shared) else 1 if same_system else 2].append(other["seconds"])
+    return next((median(seconds) for seconds in alike if seconds), None)
+
+
+def execute(place: str, notebook: str, run: Mapping[str, Any]) -> str:
+    """Execute one run, on whatever machine this is called; return "done", "busy" or what failed.
+
+    Args:
+        place: the run's folder, which all workers see.
+        notebook: its notebook, likewise.
+        run: labels, parameters, about and key, as `DONE` will say them.
+    """
+    import papermill
+    from traitlets.config import Config
+
+    from marn.saving import write_json
+
+    folder = Path(place)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "busy"  # another sweep is at it
+        if (folder / DONE).exists():
+            return "done"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ["TQDM_DISABLE"] = "1"
+        began, home = time.monotonic(), Path(notebook).parent
+        known = papermill.inspect_notebook(notebook)
+        own = {"run_dir": os.path.relpath(folder / RUN, home)} if "run_dir" in known else {}
+        try:
+            with TemporaryDirectory() as sockets:  # of this kernel alone, where nobody else reads
+                kernel = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+                papermill.execute_notebook(
+                    notebook,
+                    str(folder / NOTEBOOK),
+                    parameters={**run["parameters"], **own},
+                    cwd=str(home),
+                    progress_bar=False,
+                    config=Config({"KernelManager": kernel}),
+                )
+            seconds = round(time.monotonic() - began, 1)
+            write_json(folder / DONE, {**run, "seconds": seconds})
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            return lines[-1][:300]
+    return "done"
+
+
+def sweep(
+    path: str | Path,
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    address: str | None = None,
+    dry_run: bool = False,
+    stream: TextIO | None = None,
+) -> list[Planned]:
+    """Run an experiment until every run is finished or has failed.
+
+    Args:
+        path: the experiment's YAML file.
+        out: folder for the runs, which every worker sees. Sweeps may share it.
+        jobs: runs at a time, each a process of this machine.
+        address: of a Dask scheduler, whose workers are used instead.
+        dry_run: whether to list the runs and the time they will take, and run none.
+        stream: where to say what happens; by default standard output.
+
+    Returns:
+        The runs of the experiment.
+
+    Raises:
+        MarnError: what the file says does not exist, the disk has no room, no scheduler answers at
+            the address, or runs failed; the others were finished before.
+    """
+    path, out, stream = Path(path), Path(out).resolve(), stream or sys.stdout
+    runs, before = plan(path, out), finished(out)
+    to_do = [run for run in runs if not run.finished]
+    seconds = [expected(run, before) for run in to_do]
+    if dry_run:
+        for run in runs:
+            time_of = seconds[to_do.index(run)] if run in to_do else None
+            said = "finished" if run.finished else duration(time_of) if time_of else "time unknown"
+            stream.write(f"{run.name}: {said}\n")
+    total = sum(s or 0 for s in seconds) / jobs
+    rest = f"; the rest will take about {duration(total)}" if to_do and all(seconds) else ""
+    stream.write(f"{len(runs)} runs, {len(runs) - len(to_do)} of them finished{rest}\n")
+    if dry_run or not to_do:
+        return runs
+    _check_room(out, len(to_do))
+    notebook = (path.parent / read(path).notebook).resolve()
+    progress = Progress(len(runs), stream=stream, done=len(runs) - len(to_do), unit="run")
+    with _client(jobs, address) as client:
+        failed = _Queue(client, notebook, to_do, progress).run()
+    if failed:
+        raise MarnError(
+            f"{len(failed)} of {len(runs)} runs failed ({failed[0]}); repeat the command to redo "
+            "them"
+        )
+    return runs
+
+
+def _check_room(out: Path, runs: int) -> None:
+    """Refuse to begin what the disk cannot hold."""
+    sizes = [
+        sum(file.stat().st_size for file in done.parent.rglob("*") if file.is_file())
+        for done in out.glob(f"*/{DONE}")
+    ]
+    need = max(sizes, default=_RUN_MB * _MB) * runs
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(out).free
+    except OSError as error:
+        raise MarnError(f"{out} cannot be made ({error.strerror}); choose another folder") from None
+    if free < need:
+        raise MarnError(
+            f"{runs} runs need about {need // _MB} MB in {out}, but the disk has "
+            f"{free // _MB} MB free; free space or choose another folder"
+        )
+
+
+def _client(jobs: int, address: str | None) -> Client:
+    """Connect to a scheduler, or start workers on this machine."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    dask.config.set({"distributed.scheduler.allowed-failures": 0})
+    if address is None:
+        cluster = LocalCluster(
+            n_workers=jobs,
+            threads_per_worker=1,
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+        return Client(cluster)
+    try:
+        return Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MarnError(
+            f"no Dask scheduler answers at {address} ({reason:.100}); start one with: "
+            "dask scheduler"
+        ) from None
+
+
+class _Queue:
+    """The runs that are under way on the workers of a client."""
+
+    def __init__(
+        self, client: Client, notebook: Path, runs: Sequence[Planned], progress: Progress
+    ) -> None:
+        self.client, self.notebook, self.progress = client, notebook, progress
+        self.numbers = itertools.count()
+        self.died: set[str] = set()  # keys of runs whose worker died once
+        self.done, self.failed = 0, list[str]()
+        self.futures: dict[Future, Planned] = {}
+        for run in runs:
+            self._submit(run)
+
+    def _submit(self, run: Planned) -> None:
+        said = {
+            "labels": run.labels,
+            "parameters": run.parameters,
+            "about": run.about,
+            "key": run.key,
+        }
+        number = next(self.numbers)  # a run may be submitted again: its task needs another name
+        future = self.client.submit(
+            execute,
+            str(run.folder),
+            str(self.notebook),
+            said,
+            key=f"{run.key}-{os.getpid()}-{number}",
+            priority=-number,  # in the order of the grid
+            pure=False,
+        )
+        self.futures[future] = run
+
+    def run(self) -> list[str]:
+        """Wait for all of them and say what happens; return what failed, a line each."""
+        from distributed import wait
+
+        alone = False
+        while self.futures:
+            try:
+                ended = wait(list(self.futures), timeout=_POLL, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                workers = self.client.scheduler_info(n_workers=-1)["workers"]
+                if not workers and not alone:
+                    self.progress.line("no worker is left; waiting for one")
+                alone = not workers
+                continue
+            for future in ended:
+                self._ended(future, self.futures.pop(future))
+        return self.failed
+
+    def _ended(self, future: Future, run: Planned) -> None:
+        """Take a run that has ended in whatever way."""
+        error = future.exception()
+        said = future.result() if error is None else str(error).splitlines()[0]
+        if said == "busy":  # by another sweep: look again when there is nothing else to do
+            time.sleep(_POLL)
+            self._submit(run)
+        elif said == "done":
+            self.done += 1
+            self.progress.step(run.name)
+            left = self.progress.left()
+            more = f", about {duration(left)} left" if self.futures else ""
+            took = json.loads((run.folder / DONE).read_text(encoding="utf-8"))["seconds"]
+            self.progress.line(
+                f"{self.progress.done}/{self.progress.total} {run.name}: {duration(took)}{more}"
+            )
+        elif type(error).__name__ == "KilledWorker" and run.key not in self.died:
+            self.died.add(run.key)
+            self.progress.line(f"{run.name}: its worker died; it is taken up again")
+            self._submit(run)
+        else:
+            self.failed.append(f"{run.name}: {said}")
+            self.progress.line(f"failed: {run.name}: {said}")
+            hopeless = len(self.failed) == _FAILURES and not self.done
+            if hopeless or "No space left" in said or "could not be written" in said:
+                self.client.cancel(list(self.futures))
+                self.futures.clear()

@@ -1,0 +1,133 @@
+"""Results of runs: written, collected into one table, averaged and compared."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import polars
+import pytest
+from scipy import stats
+from sklearn.metrics import f1_score
+from toys import SYSTEM_SIZES, toy_corpus
+
+import marn
+from marn import MarnError
+from marn.experiments import results
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two systems with two seeds each, as a sweep leaves them."""
+    out = tmp_path_factory.mktemp("sweep")
+    corpus = toy_corpus(out / "toy", notes=(24, 8, 12))
+    for name in ("caml", "bigru_la"):
+        for seed in (0, 1):
+            model = marn.build(name, corpus, seed=seed, **SYSTEM_SIZES[name])
+            config = marn.TrainConfig.of(model, seed=seed, epochs=2, learning_rate=0.05)
+            place = out / f"{name}_{seed}"
+            run = marn.fit(model, corpus, config, run_dir=place / "run", quiet=True)
+            results.record(run, corpus)
+            done = {"labels": {"model": name, "seed": seed}, "seconds": 2.5, "key": f"{name}{seed}"}
+            (place / "done.json").write_text(json.dumps(done | {"about": {"code": "c"}}))
+    return out
+
+
+def test_scores_are_those_of_evaluate(folder):
+    corpus = marn.Corpus.load(folder / "toy")
+    saved = marn.load_model(folder / "caml_0" / "run")
+    found = json.loads((folder / "caml_0" / "run" / "results.json").read_text())
+    for rule, threshold in (("0.5", 0.5), ("dev", "dev"), ("dev_codes", "dev_codes")):
+        expected = marn.evaluate(saved.model, corpus, "test", threshold=threshold)
+        for task, figures in expected.items():
+            got = found["scores"][rule][task]
+            for key, value in figures.items():
+                missing = math.isnan(value) and got[key] is None
+                assert missing or got[key] == pytest.approx(value, abs=1e-5)
+    assert found["scores"]["0.5"]["icd"]["threshold"] == 0.5
+    assert found["scores"]["dev_codes"]["icd"]["threshold"] is None
+    assert found["steps"] == 2 * 2  # 24 notes in batches of 16
+    assert str(folder) not in json.dumps(found)
+
+
+def test_the_table_is_tidy(folder, tmp_path):
+    table = results.collect(folder)
+    assert len(table) == 4 * 2 * 3  # runs, tasks, rules
+    assert not table.duplicated(["model", "seed", "task", "rule"]).any()
+    assert {"micro_f1", "macro_f1_caml", "macro_f1_all", "macro_f1_present"} <= set(table)
+    assert {"seconds", "parameters", "commit", "torch", "cpu_capability", "code"} <= set(table)
+    file = results.publish(table, tmp_path / "made" / "table", digits=5)[0]
+    assert polars.read_csv(file).shape == pd.read_csv(file).shape == table.shape
+    curves = results.curves(folder)
+    assert len(curves) == 4 * 2
+    assert {"model", "seed", "epoch", "loss", "dev/icd/micro_f1"} <= set(curves)
+    with pytest.raises(MarnError, match=r"no run in .* is finished"):
+        results.collect(tmp_path)
+
+
+def test_means_and_deviations_by_hand():
+    rows = [("a", 0, 0.5), ("a", 1, 0.7), ("b", 0, 0.4)]
+    table = pd.DataFrame(rows, columns=["system", "seed", "micro_f1"])
+    found = results.summary(table.assign(task="icd", rule="dev"), ["system"], ["micro_f1"])
+    assert found["seeds"].tolist() == [2, 1]
+    assert found["micro_f1"].tolist() == pytest.approx([0.6, 0.4])
+    assert found["micro_f1 sd"][0] == pytest.approx(math.sqrt(2 * 0.1**2))
+    assert math.isnan(found["micro_f1 sd"][1])
+
+
+def test_counts_by_patient_give_the_micro_f1(folder):
+    path = folder / "caml_0" / "run" / "predictions.npz"
+    with np.load(path) as arrays:
+        above = arrays["icd/probabilities"] > arrays["icd/tuned"]
+        expected = f1_score(arrays["icd/targets"], above, average="micro", zero_division=0)
+    counts = results._counts(path, "icd", "dev")
+    assert results.micro_f1(counts.sum(0)) == pytest.approx(expected)
+
+
+def test_differences_by_hand():
+    # Two patients, one seed: right for both, against right for the first alone.
+    a = np.array([[[1.0, 2.0], [1.0, 2.0]]])
+    b = np.array([[[1.0, 2.0], [0.0, 2.0]]])
+    found = results._difference(a, b, 2000, np.random.default_rng(0))
+    assert found["difference"] == 0.5  # 4/4 against 2/4
+    assert found["low"] == 0  # both draws are the first patient
+    assert found["high"] == 1
+    assert found["p"] == pytest.approx(1.0)  # swapping the only difference leaves its size
+    same = results._difference(a, a, 200, np.random.default_rng(0))
+    assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
+
+
+def test_the_test_agrees_with_that_of_scipy():
+    # With equal totals, micro-F1 is linear in the hits: scipy's paired permutation test applies.
+    rng = np.random.default_rng(1)
+    hits = rng.integers(0, 4, (2, 9)).astype(float)
+    a, b = (np.stack([h, np.full(9, 6.0)], axis=1)[None] for h in hits)
+    found = results._difference(a, b, 4000, rng)
+    exact = stats.permutation_test(
+        tuple(hits), lambda x, y, axis: (x - y).mean(axis), permutation_type="samples"
+    )
+    assert found["p"] == pytest.approx(exact.pvalue, abs=0.03)
+    assert found["low"] <= found["difference"] <= found["high"]
+
+
+def test_systems_are_compared_on_the_same_seeds(folder):
+    found = results.compare(folder, ["model"], {"model": "caml"}, draws=200)
+    assert found["model"].tolist() == ["bigru_la"]
+    assert found["seeds"].tolist() == [2]
+    table = results.collect(folder).query("task == 'icd' and rule == 'dev'")
+    means = table.groupby("model")["micro_f1"].mean()
+    expected = means["bigru_la"] - means["caml"]
+    assert found["difference"][0] == pytest.approx(expected, abs=1e-4)
+    assert found["p corrected"][0] == found["p"][0]  # a single comparison
+    with pytest.raises(MarnError, match="no finished run has the labels"):
+        results.compare(folder, ["model"], {"model": "marn"})
+
+
+def test_every_format_is_written(tmp_path):
+    table = pd.DataFrame({"system": ["a_b"], "micro F1": [0.123456]})
+    files = results.publish(table, tmp_path / "t", digits=3)
+    texts = {file.suffix: file.read_text() for file in files}
+    assert texts[".csv"] == "system,micro F1\na_b,0.123\n"
+    assert "| a_b" in texts[".md"]
+    assert "<td>0.123</td>" in texts[".html"]
+    assert r"a\_b & 0.123 \\" in texts[".tex"]

@@ -1,0 +1,237 @@
+"""Sweeps: what runs, what runs again, what is refused, and what a kill leaves."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_notebook
+from toys import toy_corpus
+
+from marn import MarnError, available
+from marn.cli import main
+from marn.experiments import plan as planning
+from marn.experiments import sweep
+from marn.experiments.plan import Experiment, combinations, plan, read
+from marn.experiments.sweep import execute, expected
+
+PARAMETERS = 'corpus: str = "toy"\nbias: int = 0\nbad: bool = False\nwait: float = 0.0\n'
+PARAMETERS += 'options: dict = {}\nseed: int = 0\nrun_dir: str = ""'
+WORK = """
+import time
+from pathlib import Path
+time.sleep(wait)
+with open("log", "a") as log:
+    log.write(f"{bias} {seed}\\n")
+if bad and not Path("mended").exists():
+    raise ValueError("it is bad")
+Path(run_dir).mkdir()
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A folder with a notebook that notes in `log` that it ran, and a corpus."""
+    cells = [new_code_cell(PARAMETERS), new_code_cell(WORK)]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "work.ipynb")
+    toy_corpus(tmp_path / "toy")
+    return tmp_path
+
+
+def write(home, **said):
+    path = home / "experiment.yaml"
+    path.write_text(yaml.safe_dump({"notebook": "work.ipynb", **said}, sort_keys=False))
+    return path
+
+
+def test_combinations_by_hand():
+    loss = {"BCE": {"train.loss": "bce"}, "FL": {"train": {"loss": "focal", "gamma": 2.0}}}
+    experiment = Experiment(
+        notebook="x.ipynb",
+        parameters={"train": {"loss": "none", "epochs": 3}, "model.size": 8},
+        grid={"model.size": [4, None], "loss": loss},
+        seeds=[0, 7],
+    )
+    found = combinations(experiment)
+    assert len(found) == 2 * 2 * 2
+    assert found[0] == (
+        {"size": 4, "loss": "BCE", "seed": 0},
+        {"train": {"loss": "bce", "epochs": 3}, "model": {"size": 4}, "seed": 0},
+    )
+    labels, parameters = found[-1]
+    assert labels == {"size": "None", "loss": "FL", "seed": 7}
+    assert parameters["train"] == {"loss": "focal", "epochs": 3, "gamma": 2.0}
+    assert parameters["model"] == {"size": None}
+    assert experiment.parameters["train"] == {"loss": "none", "epochs": 3}  # left as it was
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"grid": {"biass": [1]}}, "work.ipynb has no parameter 'biass'; did you mean 'bias'"),
+        ({"parameters": {"run_dir": "x"}}, "has no parameter 'run_dir'"),
+        ({"grid": {"bias": []}}, "axis 'bias' of the grid is empty"),
+        ({"grid": {"bias": {}}}, "axis 'bias' of the grid is empty"),
+        ({"grid": {"bias": 3}}, "grid"),
+        ({"seeds": []}, "seeds must"),
+        ({"seeds": [-1]}, "seeds"),
+        ({"seed": [1]}, "no setting 'seed'; did you mean 'seeds'"),
+        ({"seeds": [1, 1]}, "are the same run; drop one"),
+        ({"notebook": "play.ipynb"}, "which is not there"),
+        ({"parameters": {"corpus": "none"}}, "no corpus at"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_run(home, said, message):
+    with pytest.raises(MarnError, match=message) as caught:
+        sweep.sweep(write(home, **said), home / "runs")
+    assert "\n" not in str(caught.value)
+    assert not (home / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "is not YAML"), ("- 1", "must hold settings"), ("", "must hold settings")],
+)
+def test_a_file_that_is_none(home, text, message):
+    (home / "bad.yaml").write_text(text)
+    with pytest.raises(MarnError, match=message):
+        read(home / "bad.yaml")
+    with pytest.raises(MarnError, match="cannot be read"):
+        read(home / "none.yaml")
+
+
+def test_a_wrong_system_option_or_setting_is_said_before_any_run(home):
+    notebook = Path(__file__).parents[1] / "book" / "experiments" / "training.ipynb"
+    for grid, message in (
+        ({"model": ["mran"]}, "no system is named 'mran'; did you mean 'marn'"),
+        ({"model": ["marn"], "model_args.hiden_size": [8]}, "marn has no option 'hiden_size'"),
+        ({"model": ["caml"], "train_args.learning_rte": [1e-3]}, "no setting 'learning_rte'"),
+        ({"model": ["caml"], "train_args.learning_rate": [-1.0]}, "learning_rate must be above 0"),
+    ):
+        shared = {"corpus": str(home / "toy")}
+        path = write(home, notebook=str(notebook), parameters=shared, grid=grid)
+        with pytest.raises(MarnError, match=message):
+            plan(path, home / "runs")
+    everything = {"model": available()}
+    path = write(home, notebook=str(notebook), parameters=shared, grid=everything)
+    assert len(plan(path, home / "runs")) == len(everything["model"])
+
+
+def test_yaml_numbers_with_an_exponent_are_numbers(home):
+    path = home / "one.yaml"
+    path.write_text("notebook: a.ipynb\nparameters: {rate: 1e-3, name: e-3}\n")
+    assert read(path).parameters == {"rate": 0.001, "name": "e-3"}
+
+
+def test_a_run_is_known_by_parameters_corpus_and_code(home, monkeypatch):
+    def key(**said):
+        return plan(write(home, **said), home / "runs")[0].key
+
+    first = key()
+    assert key() == first
+    assert key(parameters={"bias": 1}) != first
+    assert key(seeds=[1]) != first
+    book = nbformat.read(home / "work.ipynb", 4)
+    book.cells[1].source += "\n# a comment"
+    nbformat.write(book, home / "work.ipynb")
+    assert key() == first
+    book.cells[1].source += "\nnew = 1"
+    nbformat.write(book, home / "work.ipynb")
+    assert key() != first
+    changed = key()
+    toy_corpus(home / "toy", seed=1)
+    assert key() != changed
+
+
+def test_comments_and_docstrings_make_no_other_code():
+    one = 'def f(x):\n    """Say."""\n    return x  # it\n'
+    assert planning._bare(one) == planning._bare("def f(x):\n\n    return (x)\n")
+    assert planning._bare(one) != planning._bare(one.replace("return x", "return -x"))
+
+
+def said_of(run):
+    return {"labels": run.labels, "parameters": run.parameters, "about": run.about, "key": run.key}
+
+
+def test_a_finished_run_is_not_run_again_and_a_failed_one_is(home):
+    runs = plan(write(home, parameters={"bad": True}), home / "runs")
+    run = runs[0]
+    arguments = (str(run.folder), str(home / "work.ipynb"), said_of(run))
+    assert execute(*arguments) == "ValueError: it is bad"
+    assert not run.finished
+    (home / "mended").touch()
+    run.folder.mkdir(exist_ok=True)
+    with (run.folder / "lock").open("w") as lock:  # another sweep has it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert execute(*arguments) == "busy"
+    assert execute(*arguments) == "done"
+    assert execute(*arguments) == "done"
+    assert (home / "log").read_text().split("\n") == ["0 0", "0 0", ""]
+    done = json.loads((run.folder / "done.json").read_text())
+    assert done["labels"] == {"seed": 0}
+    assert done["key"] == run.key
+    assert done["seconds"] > 0
+
+
+def test_time_is_expected_from_runs_alike(home):
+    run = plan(write(home, grid={"bias": [1]}), home / "runs")[0]
+    assert expected(run, []) is None
+    others = [{"labels": {"bias": 2, "seed": 0}, "seconds": s} for s in (5.0, 9.0, 30.0)]
+    assert expected(run, others) == 9.0
+    alike = {"labels": {"bias": 1, "seed": 4}, "seconds": 2.0}
+    assert expected(run, [*others, alike]) == 2.0
+
+
+def test_no_room_on_the_disk_is_said_before_any_run(home, monkeypatch):
+    usage = type("Usage", (), {"free": 3 << 20})
+    monkeypatch.setattr(sweep.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(MarnError, match=r"2 runs need about 128 MB .* has 3 MB free; free space"):
+        sweep.sweep(write(home, grid={"bias": [1, 2]}), home / "runs")
+
+
+def test_no_scheduler_at_the_address_is_one_line(home, monkeypatch):
+    with pytest.raises(MarnError, match="no Dask scheduler answers at nonsense"):
+        sweep.sweep(write(home), home / "runs", address="nonsense")
+
+
+def test_a_dry_run_runs_nothing(home, capsys):
+    path = write(home, grid={"bias": [1, 2]}, seeds=[0, 1])
+    assert main(["sweep", str(path), "--out", str(home / "runs"), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "bias 1, seed 0: time unknown"
+    assert lines[-1] == "4 runs, 0 of them finished"
+    assert not (home / "runs").exists()
+
+
+def test_a_killed_sweep_is_finished_by_the_next_and_no_run_runs_twice(home, capsys):
+    path = write(home, parameters={"wait": 0.3}, grid={"bias": [1, 2]}, seeds=[0, 1])
+    line = ["sweep", str(path), "--out", str(home / "runs")]
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "marn", *line], stdout=subprocess.PIPE, start_new_session=True
+    )
+    while len(list(home.glob("runs/*/done.json"))) < 1:
+        assert killed.poll() is None
+        time.sleep(0.1)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    early = {file: file.stat().st_mtime_ns for file in home.glob("runs/*/done.json")}
+    assert 1 <= len(early) < 4
+    time.sleep(1.5)  # the kernel notices that its parent is gone
+    assert main([*line, "--jobs", "2"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(f"4 runs, {len(early)} of them finished; the rest will take about")
+    assert said[-1].startswith("4/4 ")
+    assert len(list(home.glob("runs/*/done.json"))) == 4
+    assert all(file.stat().st_mtime_ns == when for file, when in early.items())
+    ran = (home / "log").read_text().split("\n")[:-1]
+    assert len(set(ran)) == 4
+    assert len(ran) <= 5  # the one that was killed may have run once more
