@@ -243,20 +243,9 @@ class CorpusWriter:
         """
         assert text in ("open", "credentialed")
         assert self._rows in (None, len(vocabulary))
-        parents = self.parent or [-1] * len(self.codes["icd"])
-        tables = {
-            task: [
-                asdict(entry) | ({"ccs": parents[column]} if task == "icd" else {})
-                for column, entry in enumerate(entries)
-            ]
-            for task, entries in self.codes.items()
-        }
         _write_json(self.folder / "vocabulary.json", vocabulary.words)
-        _write_json(self.folder / "codes.json", tables)
-        paths = [self.folder / "vocabulary.json", self.folder / "codes.json"]
-        paths += [file for split in self._counts for file in (self.folder / split).iterdir()]
-        named = {path.relative_to(self.folder).as_posix(): path for path in paths}
-        files = {name: _record(path) for name, path in sorted(named.items())}
+        _write_json(self.folder / "codes.json", self._code_tables())
+        files = self._file_records()
         contents = "".join(f"{name} {file['sha256']}\n" for name, file in files.items())
         card = {
             "format": FORMAT,
@@ -279,6 +268,23 @@ class CorpusWriter:
         }
         _write_json(self.folder / CARD, card)
         return card
+
+    def _code_tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Return for each task its codes, those of "icd" with their columns in "ccs"."""
+        parents = self.parent or [-1] * len(self.codes["icd"])
+        return {
+            task: [
+                asdict(entry) | ({"ccs": parents[column]} if task == "icd" else {})
+                for column, entry in enumerate(entries)
+            ]
+            for task, entries in self.codes.items()
+        }
+
+    def _file_records(self) -> dict[str, dict[str, Any]]:
+        """Return the size and the sum of every file but the card and the vectors."""
+        paths = [self.folder / "vocabulary.json", self.folder / "codes.json"]
+        paths += [file for split in self._counts for file in (self.folder / split).iterdir()]
+        return {path.relative_to(self.folder).as_posix(): _record(path) for path in sorted(paths)}
 
 
 def _offsets(lengths: np.ndarray | Sequence[int]) -> np.ndarray:

@@ -5,7 +5,7 @@ How they are used (frozen or not, with which dropout) is up to the models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -59,16 +59,39 @@ def word2vec(
             f"width and epochs must be at least 1, but got {width} and {epochs}; choose positive "
             "whole numbers"
         )
-    # Half a second and 100 MB, which those who only read a corpus need not spend.
-    from gensim.models import Word2Vec
-    from gensim.models.callbacks import CallbackAny2Vec
-
     counts = np.zeros(len(vocabulary), dtype=np.int64)
     for tokens in notes():
         counts += np.bincount(tokens, minlength=len(vocabulary))
     if not counts[PAD + 1 :].any():
         raise MarnError("no words to learn vectors from; give notes that are not empty")
     names = np.array(["", *vocabulary.words, _UNKNOWN], dtype=object)
+    learned = _learn(_Sentences(notes, names), names, counts, width, epochs, seed, progress)
+    vectors = np.zeros((len(vocabulary), width), dtype=np.float32)
+    generator = np.random.default_rng(seed)
+    bound = np.sqrt(3 / width)
+    vectors[vocabulary.unknown] = generator.uniform(-bound, bound, width)
+    for number, word in enumerate(vocabulary.words, start=1):
+        if counts[number]:
+            vectors[number] = learned[word]
+        else:  # in no note that was learned from; the same rule as for an unknown word
+            vectors[number] = generator.uniform(-bound, bound, width)
+    vectors[PAD + 1 :] /= np.linalg.norm(vectors[PAD + 1 :], axis=1, keepdims=True)
+    return vectors
+
+
+def _learn(
+    sentences: _Sentences,
+    names: np.ndarray,
+    counts: np.ndarray,
+    width: int,
+    epochs: int,
+    seed: int,
+    progress: Callable[[str], None] | None,
+) -> Mapping[str, np.ndarray]:
+    """Return gensim's vectors of the words that have a count."""
+    # Half a second and 100 MB, which those who only read a corpus need not spend.
+    from gensim.models import Word2Vec
+    from gensim.models.callbacks import CallbackAny2Vec
 
     class Report(CallbackAny2Vec):
         done = 0
@@ -92,21 +115,12 @@ def word2vec(
         corpus_count=0,
     )
     model.train(
-        _Sentences(notes, names),
+        sentences,
         total_words=int(counts.sum()),
         epochs=epochs,
         callbacks=[Report()],
     )
-    vectors = np.zeros((len(vocabulary), width), dtype=np.float32)
-    generator = np.random.default_rng(seed)
-    bound = np.sqrt(3 / width)
-    vectors[vocabulary.unknown] = generator.uniform(-bound, bound, width)
-    for number, word in enumerate(vocabulary.words, start=1):
-        if counts[number]:
-            vectors[number] = model.wv[word]
-        else:  # in no note that was learned from; the same rule as for an unknown word
-            vectors[number] = generator.uniform(-bound, bound, width)
-    vectors[PAD + 1 :] /= np.linalg.norm(vectors[PAD + 1 :], axis=1, keepdims=True)
+    vectors: Mapping[str, np.ndarray] = model.wv
     return vectors
 
 
