@@ -8,7 +8,15 @@ a faster way of computing the same numbers, and tests hold the two equal.
 Shapes: B notes in a batch, T tokens in the longest of them, E features of a word vector, D of a
 token after the GRU, C codes of a task. `mask` is (B, T), true at tokens and false at padding. Every
 layer leaves padding at zero and lets nothing leak out of it, so that a note's result does not
-depend on its batch. The authors' code has no mask; `mask=None` computes what it does.
+depend on its batch. The authors' code has no mask; `mask=None` computes what it does. Tokens come
+second, (B, T, D), but in RAM last, (B, D, T), as torch's convolutions and norms want them.
+
+| here | in the library |
+|---|---|
+| `embedding`, `dropout` | `embedding.table`, `embedding.dropout` and `ram.dropout` |
+| `bigru.forwards`, `bigru.backwards` | `encoder`, one module for both directions |
+| `Block.conv1`, `norm1` (`conv2`, `norm2`) | `first.weight`, `first.norm` (`second`) |
+| `heads[task].query`, `.classifier` | `head.query[task]`, `head.weight[task]`, `head.bias[task]` |
 """
 
 import argparse
@@ -22,13 +30,11 @@ from tqdm import tqdm
 TASK_WEIGHTS = {"icd": 0.7, "ccs": 0.3}  # lambda of Eq. 17, Section 4.2
 
 
-# ------------------------------------------------------------------------------------- the model
-
-
 def reverse(x: Tensor, mask: Tensor | None) -> Tensor:
     """Reverse each note within its own length, and leave its padding at the end: `(B, T, *)`."""
     if mask is None:
         return x.flip(1)  # padding first
+    # Token t of n goes to n - 1 - t, and from there back to t: the same call undoes it.
     t = torch.arange(x.shape[1], device=x.device)
     order = torch.where(mask, mask.sum(dim=1, keepdim=True) - 1 - t, t)  # (B, T), e.g. 2 1 0 3 4
     return x.gather(1, order[..., None].expand_as(x))
@@ -47,6 +53,7 @@ class BiGRU(nn.Module):
         left = self.forwards(x)[0]  # Eq. 1: (B, T, D/2)
         right = reverse(self.backwards(reverse(x, mask))[0], mask)  # Eq. 2: (B, T, D/2)
         h = torch.cat([left, right], dim=2)  # Eq. 3: (B, T, D)
+        # A GRU runs on into the padding, and only what it has there is dropped.
         return h if mask is None else h * mask[..., None]
 
 
@@ -66,8 +73,8 @@ class Block(nn.Module):
     """Convolution, tanh, convolution, each normalised: Eqs. 4-6.
 
     The paper's "3 x 3" is a kernel over three tokens and all channels. "Down" and "up" change the
-    number of channels; every token stays. At stride 1 a deconvolution is a convolution too, with
-    its kernel reversed.
+    number of channels; every token stays. At stride 1 a deconvolution ("up") is a convolution too,
+    whose kernel is flipped along the tokens.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, up: bool = False) -> None:
@@ -169,9 +176,6 @@ class MARN(nn.Module):
         return {task: head(o, mask) for task, head in self.heads.items()}  # (B, C) each
 
 
-# ------------------------------------------------------------------------------------ the losses
-
-
 def focal_loss(
     logits: Tensor,
     targets: Tensor,
@@ -200,10 +204,7 @@ def joint_loss(
 ) -> Tensor:
     """Weighted sum of the tasks' losses, Eq. 17: {task: (B, C)} twice -> scalar."""
     losses = {task: focal_loss(logits[task], targets[task], reading=reading) for task in logits}
-    return torch.stack([TASK_WEIGHTS[task] * loss for task, loss in losses.items()]).sum()
-
-
-# ------------------------------------------------------------------------- training, prediction
+    return torch.stack([TASK_WEIGHTS.get(task, 1.0) * x for task, x in losses.items()]).sum()
 
 
 def train(
@@ -219,7 +220,8 @@ def train(
 ) -> None:
     """Train on notes, (T,) int64 each, with targets {task: (N, C)}, 1 where a note has a code.
 
-    The learning rate rises over the share `warmup` of all steps, then falls linearly to 0.
+    The learning rate rises over the share `warmup` of all steps, then falls linearly to 0. Nothing
+    is scored on the way: it neither stops early nor keeps the best epoch, as `marn.fit` does.
     """
     batches = [b for _ in range(epochs) for b in torch.randperm(len(notes)).split(batch_size)]
     rising = max(1, round(warmup * len(batches)))
@@ -263,12 +265,18 @@ def main() -> None:
     from marn.corpus import Corpus
     from marn.errors import MarnError
 
-    parser = argparse.ArgumentParser(prog="python -m marn.plain", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m marn.plain", description=main.__doc__, usage=argparse.SUPPRESS
+    )
     parser.add_argument("corpus", nargs="?", default="data/teaching", help="its folder")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--hidden-size", type=int, default=64)
     parser.add_argument("--max-length", type=int, default=600, help="words read of each note")
     args = parser.parse_args()
+    limits = {"epochs": (1, 999), "hidden_size": (2, 2048), "max_length": (1, 9999)}
+    for name, (least, most) in limits.items():
+        if not least <= (value := getattr(args, name)) <= most:
+            parser.error(f"--{name.replace('_', '-')} must be {least} to {most}, but got {value}")
     try:
         corpus = Corpus.load(args.corpus)
     except MarnError as error:
@@ -286,13 +294,14 @@ def main() -> None:
     if corpus.vectors is not None:
         vectors = torch.tensor(corpus.vectors)
     model = MARN(vectors, corpus.tasks, hidden_size=args.hidden_size, tune_embeddings=True)
-    # Not in the paper: RAM begins near O = tanh(H), so that a single epoch teaches enough.
+    # Not in the paper: RAM begins near O = tanh(H), not by multiplying H with noise as released.
     nn.init.constant_(model.ram.up2.norm2.weight, 0.1)
     nn.init.ones_(model.ram.up2.norm2.bias)
     train(model, *load("train"), epochs=args.epochs)
-    for name in ("dev", "test"):
+    for name in [split for split in corpus.splits if split != "train" and len(corpus[split])]:
         notes, targets = load(name)
         found = predict(model, notes)
+        # Probabilities are low after one epoch: a threshold tuned on dev would beat 0.5.
         scores = [f"{task} {micro_f1(found[task], targets[task]):.3f}" for task in corpus.tasks]
         tqdm.write(f"{name}: micro-F1 {', '.join(scores)}")
 

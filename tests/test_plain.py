@@ -160,8 +160,24 @@ def test_command_line(tmp_path):
     assert all(0 <= float(line.split()[-1]) <= 1 for line in lines)
 
 
-def test_command_line_without_a_corpus(tmp_path):
-    done = run(str(tmp_path / "none"))
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert str(tmp_path / "none") in done.stderr
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("none", "no corpus at none"),
+        ("x --epochs 0", "--epochs must be 1 to 999, but got 0"),
+        ("x --epochs -1", "--epochs must be 1 to 999, but got -1"),
+        ("x --epochs many", "invalid int value: 'many'"),
+        ("x --hidden-size 1", "--hidden-size must be 2 to 2048, but got 1"),
+        ("x --max-length 0", "--max-length must be 1 to 9999, but got 0"),
+        ("x --width 3", "unrecognized arguments: --width 3"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(line, says, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["plain", *line.split()])
+    with pytest.raises(SystemExit) as end:
+        plain.main()
+    assert end.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("python -m marn.plain: error: ")
+    assert says in shown
+    assert shown.count("\n") == 1
