@@ -15,8 +15,10 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
+from data_prep.left_out import unit_of
 from data_prep.sources import __path__ as PATH
 from data_prep.stale_cleanup import swept
+from data_prep.tables import counted
 from marn import command_line
 from marn.corpus import Corpus
 from marn.errors import MarnError
@@ -83,16 +85,20 @@ def summary_of(corpus: Corpus, seconds: float) -> str:
         seconds: how long it took.
     """
     card = corpus.card
-    tasks = ", ".join(f"{count} {task} codes" for task, count in corpus.tasks.items())
+    tasks = ", ".join(counted(count, f"{task} code") for task, count in corpus.tasks.items())
     lines = [f"{corpus.path}: {card['source']}; text {card['text']}; {tasks}"]
     for name, counts in card["splits"].items():
         codes = ", ".join(f"{corpus[name].frequency(task).sum():,} {task}" for task in corpus.tasks)
         lines.append(
-            f"  {name:<5} {counts['notes']:>7,} notes of {counts['subjects']:,} patients, "
+            f"  {name:<5} {counted(counts['notes'], 'note'):>13} of "
+            f"{counted(counts['subjects'], 'patient')}, "
             f"{counts['tokens']:,} words, codes: {codes}"
         )
     lines.append(f"  vocabulary: {len(corpus.vocabulary.words):,} words")
-    lines += [f"  left out: {count:,} {reason}" for reason, count in card["dropped"].items()]
+    for reason, count in card["dropped"].items():
+        total = card.get("given", {}).get(unit_of(reason), 0)
+        share = f" ({count / total:.1%} of {total:,})" if total >= count else ""
+        lines.append(f"  left out: {count:,} {reason}{share}")
     lines.append(f"  hash {corpus.hash[:12]}, {seconds:.1f} s")
     return "\n".join(lines)
 

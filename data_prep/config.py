@@ -17,8 +17,19 @@ class PrepareConfig:
 
     codes: str = "50"
     """How many of the most frequent codes to keep, or "full" for all."""
+    min_code_count: Count = 1
+    """Admissions with a note that a code must be in to be kept (Edin et al. 2023: 10)."""
+    keep_uncoded: bool = False
+    """Keep notes without a code; by default they are left out."""
+    splits: Location | None = None
+    """Folder of {train,dev,test}_CODES_hadm_ids.csv, lists of admissions in CAML's form; a table of
+    ids and splits (CSV, Parquet or Feather, such as those of Edin et al. 2023); or shares of the
+    patients, such as 0.8,0.1,0.1. By default patients are split by a hash."""
     min_count: Count = 3
     """Training notes that a word must occur in to enter the vocabulary (CAML: 3)."""
+    vocabulary: Literal["corpus", "full"] = "corpus"
+    """Notes that give the vocabulary and the word vectors: "corpus", its own; "full", those of all
+    admissions, as in CAML and MARN also for 50 codes (with lists: train_full_hadm_ids.csv)."""
     vectors: Literal["train", "all", "none"] = "train"
     """Notes that word2vec learns from: "train", "all" (as the papers read) or "none"."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
@@ -33,10 +44,16 @@ class PrepareConfig:
 
     def options(self) -> str:
         """Write the settings that make the corpus what it is as options of a command line."""
-        return (
-            f"--codes {self.codes} --min-count {self.min_count} --vectors {self.vectors} "
-            f"--seed {self.seed}"
-        )
+        written = f"--codes {self.codes} --min-count {self.min_count} --vectors {self.vectors} "
+        written += f"--seed {self.seed}"
+        if self.min_code_count > 1:
+            written += f" --min-code-count {self.min_code_count}"
+        written += " --keep-uncoded" if self.keep_uncoded else ""
+        written += f" --vocabulary {self.vocabulary}" if self.vocabulary != "corpus" else ""
+        if self.splits is not None:
+            is_path = any(mark.isalpha() for mark in str(self.splits))
+            written += f" --splits {'SPLITS' if is_path else self.splits}"
+        return written
 
 
 @settings

@@ -223,6 +223,7 @@ class CorpusWriter:
         ccs_key: str | None,
         settings: Mapping[str, Any],
         dropped: Mapping[str, int],
+        given: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
         """Write vocabulary, codes and card.
 
@@ -237,6 +238,7 @@ class CorpusWriter:
             ccs_key: how categories are told apart ("kind:number" or "number"), None without.
             settings: the choices made on the way (codes kept, split rule, ...).
             dropped: rows left out, by reason.
+            given: notes and rows of codes that the source had, those left out included.
 
         Returns:
             The card.
@@ -258,6 +260,7 @@ class CorpusWriter:
             "tasks": {task: len(entries) for task, entries in self.codes.items()},
             "ccs_key": ccs_key,
             "settings": dict(settings),
+            "given": dict(given or {}),
             "dropped": dict(dropped),
             "roles": list(self.roles),
             "hash": hashlib.sha256(contents.encode()).hexdigest(),

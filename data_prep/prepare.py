@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,11 +22,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from data_prep import left_out
 from data_prep.config import PrepareConfig
 from data_prep.corpus_writer import CorpusWriter
 from data_prep.note_store import Admission, Note, NoteStore, Progress
+from data_prep.tables import counted
 from data_prep.word_vectors import word2vec
 from marn.corpus import EVIDENCE, SPLITS, CodeEntry
+from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 
 Pair = tuple[str, str]
@@ -90,6 +93,7 @@ def prepare(
     category: Callable[[str, str], CodeEntry | None] | None,
     origin: Origin,
     choices: PrepareConfig,
+    whole: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None,
     annotations: Iterable[Annotation] | None = None,
     dropped: Counter[str] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -98,7 +102,8 @@ def prepare(
     """Write a corpus with the tasks "icd" and, where codes have categories, "ccs".
 
     `notes`, then `codings`, then `annotations` are iterated once each. An admission is kept if it
-    has a note and at least one kept code, and `split` places it.
+    has a note and at least one kept code (any note is kept under `choices.keep_uncoded`), and
+    `split` places it.
 
     Args:
         folder: a fresh folder, as `data_prep.corpus_writer.replacing` yields it.
@@ -112,6 +117,8 @@ def prepare(
             source has no categories, and the corpus no task "ccs".
         origin: what the card says about the source.
         choices: what the user chose.
+        whole: places all admissions with a note, as `split` does those of the corpus; the words
+            and their vectors are then learnt from these. None learns from the corpus's own.
         annotations: marked passages, or None where the source marks none.
         dropped: what the source has left out while it was read, by reason; what is left out
             here is added to it, and the card records the sum.
@@ -125,10 +132,15 @@ def prepare(
         MarnError: if nothing is left, or the parts contradict each other.
     """
     dropped = Counter() if dropped is None else dropped
+    given: Counter[str] = Counter()
+    notes, codings = (
+        left_out.counting(notes, given, "notes"),
+        left_out.counting(codings, given, "rows"),
+    )
     with NoteStore(folder / "scratch") as store:
         store.read(notes, dropped, progress)
-        assigned, codes_met = _assign(codings, store.admissions, choices.codes, dropped)
-        members = _members(store.admissions, assigned, split)
+        assigned, codes_met = _assign(codings, store.admissions, choices, dropped)
+        members = _members(store.admissions, assigned, split, choices.keep_uncoded)
         codes, parent = _code_entries(assigned, members, title, category, dropped)
         progress(
             f"codes: {len(codes['icd'])} of {codes_met}"
@@ -138,7 +150,8 @@ def prepare(
         if annotations is not None:
             marked.read(annotations, dropped)
         writer = CorpusWriter(folder, codes, parent, sorted(marked.roles))
-        training = (store.admissions[id_] for id_ in members["train"])
+        learnt = members if whole is None else _placed(store.admissions, whole)
+        training = (store.admissions[id_] for id_ in learnt["train"])
         vocabulary = store.build_vocabulary(training, choices.min_count)
         progress(f"vocabulary: {len(vocabulary.words):,} of {len(store.words):,} words")
         for name, ids in members.items():
@@ -146,28 +159,60 @@ def prepare(
             evidence = None if annotations is None else marked.rows(name)
             _write_split(writer, name, ids, store, columns, evidence)
             progress(f"{name}: {len(ids):,} notes written")
-    if choices.vectors != "none":
-        learn_from = ["train"] if choices.vectors == "train" else list(members)
-        vectors = word2vec(
-            lambda: writer.written_notes(learn_from),
-            vocabulary,
-            seed=choices.seed,
-            progress=progress,
-        )
-        writer.vectors(vectors, {"notes": choices.vectors, "seed": choices.seed})
+        if whole is not None:  # of notes that are not in the corpus too
+            used = [id_ for name in _teachers(choices, learnt) for id_ in learnt[name]]
+            found = [store.admissions[id_] for id_ in used]
+            _learn(lambda: map(store.tokens, found), writer, vocabulary, choices, progress)
+    if whole is None:
+        names = _teachers(choices, learnt)
+        _learn(lambda: writer.written_notes(names), writer, vocabulary, choices, progress)
+    left_out.add_dropped(given, dropped)
+    for line in [*_warnings(assigned, members, codes["icd"]), *left_out.losses(given, dropped)]:
+        progress(f"warning: {line}")
     return writer.finish(
         vocabulary,
         **asdict(origin),
         seed=choices.seed,
-        settings={"codes": choices.codes, "min_count": choices.min_count, **(settings or {})},
+        settings=_recorded(choices, learnt) | dict(settings or {}),
+        given=given,
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
     )
+
+
+def _teachers(choices: PrepareConfig, learnt: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the splits whose notes word2vec learns from."""
+    return ["train"] if choices.vectors == "train" else list(learnt)
+
+
+def _learn(
+    notes: Callable[[], Iterable[np.ndarray]],
+    writer: CorpusWriter,
+    vocabulary: Vocabulary,
+    choices: PrepareConfig,
+    progress: Progress,
+) -> None:
+    """Learn word vectors, unless the user chose none, and write them."""
+    if choices.vectors != "none":
+        vectors = word2vec(notes, vocabulary, seed=choices.seed, progress=progress)
+        writer.vectors(vectors, {"notes": choices.vectors, "seed": choices.seed})
+
+
+def _recorded(choices: PrepareConfig, learnt: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the choices that the card of every corpus records."""
+    recorded: dict[str, Any] = {"codes": choices.codes, "min_count": choices.min_count}
+    if choices.min_code_count > 1:
+        recorded["min_code_count"] = choices.min_code_count
+    if choices.keep_uncoded:
+        recorded["keep_uncoded"] = True
+    if choices.vocabulary != "corpus":
+        recorded["vocabulary"] = f"all training notes ({len(learnt['train']):,})"
+    return recorded
 
 
 def _assign(
     codings: Iterable[Coding],
     admissions: Mapping[str, Admission],
-    codes: str,
+    choices: PrepareConfig,
     dropped: Counter[str],
 ) -> tuple[pl.DataFrame, int]:
     """Keep each code once for each admission with a note, and the most frequent codes.
@@ -177,7 +222,7 @@ def _assign(
     Args:
         codings: all of them.
         admissions: those with a note.
-        codes: how many codes to keep, or "full".
+        choices: how many codes to keep, and what becomes of notes without one.
         dropped: gets what is left out.
 
     Returns:
@@ -189,14 +234,18 @@ def _assign(
     assigned = noted.unique(maintain_order=True)
     dropped["codes repeated within an admission"] += len(noted) - len(assigned)
     coded = assigned["admission"].n_unique()
-    dropped["admissions with a note and without a code"] += len(admissions) - coded
+    if not choices.keep_uncoded:
+        dropped["admissions with a note and without a code"] += len(admissions) - coded
     counts = assigned.group_by("kind", "code", maintain_order=True).len()
     counts = counts.sort("len", "code", descending=[True, False], maintain_order=True)
-    if codes != "full":
-        rare = counts[int(codes) :]
+    kept = counts.filter(pl.col("len") >= choices.min_code_count)
+    kept = kept if choices.codes == "full" else kept[: int(choices.codes)]
+    if len(kept) < len(counts):
+        rare = counts[len(kept) :]
         assigned = assigned.join(rare, on=["kind", "code"], how="anti", maintain_order="left")
         dropped["codes less frequent than the kept ones"] += int(rare["len"].sum())
-        dropped["admissions without a kept code"] += coded - assigned["admission"].n_unique()
+        if not choices.keep_uncoded:
+            dropped["admissions without a kept code"] += coded - assigned["admission"].n_unique()
     return assigned, len(counts)
 
 
@@ -214,19 +263,16 @@ def _members(
     admissions: Mapping[str, Admission],
     assigned: pl.DataFrame,
     split: Callable[[Mapping[str, str]], Mapping[str, str]],
+    keep_uncoded: bool,
 ) -> dict[str, list[str]]:
     """Return the admissions of each split, in the order of their ids."""
     if assigned.is_empty():
         raise MarnError(
-            f"no admission has both a note and a code ({len(admissions):,} have a note); check "
-            "that the tables belong together"
+            f"no admission has both a note and a kept code ({len(admissions):,} have a note); "
+            "check that the tables belong together"
         )
-    order = sorted(assigned["admission"].unique(), key=lambda id_: (len(id_), id_))  # by value
-    places = split({id_: admissions[id_].subject for id_ in order})
-    used = [name for name in SPLITS if name in places.values()]
-    if "train" not in used:
-        raise MarnError(f"none of {len(order)} admissions falls into split train; give more notes")
-    members = {name: [id_ for id_ in order if places.get(id_) == name] for name in used}
+    candidates = admissions if keep_uncoded else {*assigned["admission"].unique()}
+    members = _placed({id_: admissions[id_] for id_ in candidates}, split)
     home: dict[str, str] = {}
     for name, ids in members.items():
         for id_ in ids:
@@ -237,6 +283,41 @@ def _members(
                     "that keep the admissions of a patient together"
                 )
     return members
+
+
+def _placed(
+    admissions: Mapping[str, Admission], split: Callable[[Mapping[str, str]], Mapping[str, str]]
+) -> dict[str, list[str]]:
+    """Return the admissions that `split` puts into each split, in the order of their ids."""
+    order = sorted(admissions, key=lambda id_: (len(id_), id_))  # by value
+    places = split({id_: admissions[id_].subject for id_ in order})
+    used = [name for name in SPLITS if name in places.values()]
+    if "train" not in used:
+        raise MarnError(
+            f"none of {counted(len(order), 'admission')} with a note falls into split train; give "
+            "more notes, or put some into train"
+        )
+    return {name: [id_ for id_ in order if places.get(id_) == name] for name in used}
+
+
+def _warnings(
+    assigned: pl.DataFrame, members: Mapping[str, Sequence[str]], codes: Sequence[CodeEntry]
+) -> Iterator[str]:
+    """Say what a corpus cannot be used for."""
+    training = assigned.filter(pl.col("admission").is_in(members["train"]))
+    counts = training.group_by("code", "kind").len()
+    always = counts.filter(pl.col("len") == len(members["train"]))["code"].sort().to_list()
+    if always and len(members["train"]) >= left_out.LEAST:
+        yield (
+            f"{len(always):,} of {counted(len(codes), 'code')} stand{'s' * (len(always) == 1)} on "
+            f"every training note ({', '.join(always[:3])}), so a high score there means nothing; "
+            "give notes without it too, or keep those without any code (--keep-uncoded)"
+        )
+    if missing := [name for name in SPLITS if name not in members]:
+        yield (
+            f"no note is in split {' or '.join(missing)}; training stops by dev and is scored on "
+            "test: put some notes there, or give shares, such as --splits 0.8,0.1,0.1"
+        )
 
 
 def _code_entries(
@@ -282,14 +363,14 @@ def _columns(
     entries = pl.DataFrame(
         [(entry.code, entry.kind) for entry in codes["icd"]], schema=["code", "kind"], orient="row"
     )
-    icd = (
+    columns = (
         order.join(assigned, on="admission")
         .join(entries.with_row_index("column"), on=["code", "kind"])
         .group_by("note")
         .agg(pl.col("column").sort())
-        .sort("note")["column"]
-        .to_list()
     )
+    rows = order.join(columns, on="note", how="left").sort("note")["column"].to_list()
+    icd = [row or [] for row in rows]  # a note may have no code
     ccs = ([sorted({parent[place] for place in row} - {-1}) for row in icd] for _ in codes)
     return {task: icd if task == "icd" else next(ccs) for task in codes}
 

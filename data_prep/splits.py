@@ -1,12 +1,14 @@
 """Which admission goes to training, development and test.
 
-The papers' own lists are public (CAML's `{train,dev,test}_{50,full}_hadm_ids.csv`), and others can
-be written in that form; without lists a hash assigns the patients.
+The papers' own lists are public (CAML's `{train,dev,test}_{50,full}_hadm_ids.csv`), and so are the
+tables of the critical review (Edin et al. 2023, columns _id and split, Feather, in `files/data` of
+JoakimEdin/medical-coding-reproducibility). Without either, a hash assigns the patients.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +16,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from data_prep import tables
+from data_prep import loose_tables, tables
+from data_prep.config import PrepareConfig
 from data_prep.fetch import fetch
 from marn.corpus import SPLITS
 from marn.errors import MarnError
@@ -32,29 +35,71 @@ Splitter = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
 def chosen(
-    lists: Path | None, which: str, seed: int, dropped: Counter[str]
+    given: Path | None, which: str, seed: int, dropped: Counter[str]
 ) -> tuple[Splitter, dict[str, Any]]:
     """Return the splitter that a user chose, and what the card says about it.
 
     Args:
-        lists: folder of lists of admissions; None splits by patient.
+        given: folder of lists of admissions, table of admissions and their splits, or shares of
+            the patients, such as "0.8,0.1,0.1"; None splits by patient in CAML's proportions.
         which: part of the names of the lists: "50" or "full" for CAML's.
         seed: of the split by patient.
         dropped: as `listed` takes it.
 
     Raises:
-        MarnError: as `listed` does.
+        MarnError: as `listed` and `in_table` do.
     """
-    if lists is None:
+    if given is None:
         return by_patient(seed), {"split": "by patient, 8066:1573:1729"}
+    if shares := _shares(str(given)):
+        return by_patient(seed, shares), {"split": f"by patient, {given}"}
+    if not given.exists():
+        raise MarnError(
+            f"{given} does not exist; give with --splits the folder of the lists, a table of ids "
+            "and splits, or three shares such as 0.8,0.1,0.1"
+        )
+    if given.is_file():
+        digest = hashlib.sha256(given.read_bytes()).hexdigest()
+        return in_table(given, dropped), {"split": "table", "table_sha256": digest}
     sums = {
-        name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in _paths(lists, which).items()
+        name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in _paths(given, which).items()
     }
-    return listed(lists, which, dropped), {"split": "lists", "lists_sha256": sums}
+    return listed(given, which, dropped), {"split": "lists", "lists_sha256": sums}
 
 
-def by_patient(seed: int) -> Splitter:
-    """Assign patients by a hash, in the proportions 8,066 : 1,573 : 1,729.
+def whole(given: Path | None, config: PrepareConfig) -> Splitter | None:
+    """Return the splitter whose training notes give the vocabulary.
+
+    Args:
+        given: as `chosen` takes it.
+        config: what the user chose.
+
+    Returns:
+        None where these are the corpus's own.
+    """
+    if config.vocabulary == "corpus":
+        return None
+    return chosen(given, "full", config.seed, Counter())[0]
+
+
+def _shares(text: str) -> tuple[int, ...]:
+    """Return the shares that a text gives, in millionths of its unit; nothing if it gives none."""
+    if not re.fullmatch(r"[\d.]+([,:][\d.]+)+", text):
+        return ()
+    try:
+        shares = tuple(round(float(part) * 1_000_000) for part in re.split("[,:]", text))
+    except ValueError:
+        shares = ()
+    if len(shares) != len(SPLITS) or not shares[0]:
+        raise MarnError(
+            f"splits must be three shares, of which train's is above 0, but got {text}; give for "
+            "example 0.8,0.1,0.1"
+        )
+    return shares
+
+
+def by_patient(seed: int, shares: Sequence[int] = tuple(PROPORTIONS.values())) -> Splitter:
+    """Assign patients by a hash, in the proportions 8,066 : 1,573 : 1,729 or others.
 
     Where a patient goes depends on the seed and the SUBJECT_ID alone, not on who else is there;
     so the proportions hold on average. All admissions of a patient go together.
@@ -65,20 +110,21 @@ def by_patient(seed: int) -> Splitter:
     References:
         The proportions are those of the papers' top-50 split (data.md 1); the rule is ours.
     """
-    names, bounds = list(PROPORTIONS), list(accumulate(PROPORTIONS.values()))
+    wanted = [name for name, share in zip(SPLITS, shares, strict=True) if share]
+    bounds = list(accumulate(shares))
 
     def place(subject: str) -> str:
         digest = hashlib.sha256(f"{seed}:{subject}".encode()).digest()
         point = int.from_bytes(digest[:8]) * bounds[-1] >> 64  # uniform below the total
-        return names[bisect(bounds, point)]
+        return SPLITS[bisect(bounds, point)]
 
     def split(admissions: Mapping[str, str]) -> Mapping[str, str]:
         placed = {admission: place(subject) for admission, subject in admissions.items()}
-        for name in PROPORTIONS:
+        for name in wanted:
             if name not in placed.values():
                 raise MarnError(
-                    f"none of {len(placed)} admissions falls into split {name}; give more notes or "
-                    "another --seed"
+                    f"none of {tables.counted(len(placed), 'admission')} falls into split "
+                    f"{name}; give more notes, another --seed, or the splits yourself"
                 )
         return placed
 
@@ -116,13 +162,44 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
                     f"{path}, line {number + 1}: admission {admission} is also in the list of "
                     f"{places[admission]}; get fresh copies of the lists"
                 )
+    return _of_places(folder, places, dropped)
+
+
+def in_table(path: Path, dropped: Counter[str]) -> Splitter:
+    """Place admissions by a table of ids and splits, and leave out those that it does not name.
+
+    Args:
+        path: CSV, Parquet, Feather or another form that `loose_tables` reads.
+        dropped: as for `listed`.
+
+    Raises:
+        MarnError: naming file and row, if it cannot be read, or an id is in two splits.
+    """
+    places: dict[str, str] = {}
+    table = loose_tables.open_table(path, {"id": loose_tables.IDS, "split": loose_tables.SPLIT})
+    for place, (written, split) in table.rows():
+        id_ = loose_tables.plain_id(written)
+        if not id_ or not split.strip():
+            dropped["rows of the table of splits without an id or a split"] += 1
+            continue
+        name = loose_tables.split_name(split)
+        if name is None:
+            raise table.fault(place, loose_tables.WRONG_SPLIT)
+        dropped["ids that a list names twice"] += id_ in places
+        if places.setdefault(id_, name) != name:
+            raise table.fault(place, "its id is also in another split; keep one of them")
+    return _of_places(path, places, dropped)
+
+
+def _of_places(given: Path, places: Mapping[str, str], dropped: Counter[str]) -> Splitter:
+    """Return the splitter of lists of admissions."""
 
     def split(admissions: Mapping[str, str]) -> Mapping[str, str]:
         placed = {admission: places[admission] for admission in admissions if admission in places}
         if not placed:
             raise MarnError(
-                f"none of the {len(places):,} admissions listed in {folder} is in the tables: "
-                "they are of other tables (CAML's are of MIMIC-III); leave --splits out"
+                f"none of the {tables.counted(len(places), 'admission')} listed in {given} is in "
+                "the tables: they are of other tables (CAML's are of MIMIC-III); leave --splits out"
             )
         dropped["listed admissions without a note and a kept code"] += len(places) - len(placed)
         dropped["admissions that the lists do not name"] += len(admissions) - len(placed)

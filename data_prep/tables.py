@@ -108,7 +108,7 @@ def read(
             more than `ROW_LIMIT` characters.
     """
     try:
-        _, header = next(_csv_rows(path), (1, []))
+        _, header = next(csv_rows(path), (1, []))
         if not header:
             raise MarnError(f"{path} is empty; get a fresh copy")
         indices = _column_indices(path, header, columns, optional)
@@ -142,7 +142,7 @@ def _frames(path: Path, width: int, indices: Sequence[int]) -> Iterator[pl.DataF
     grammar = _grammar(width)
     schema = {str(index): pl.String for index in range(width)}
     wanted = sorted(set(indices))
-    with _open(path) as file:
+    with open_bytes(path) as file:
         rest = file.read(PIECE).removeprefix(codecs.BOM_UTF8)
         while rest:
             if len(rest) > ROW_LIMIT:
@@ -204,7 +204,7 @@ def _rest(
     path: Path, width: int, indices: Sequence[int | None], done: int
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Yield the rows of a table after the first `done`, as the csv module reads them."""
-    for index, (line, row) in enumerate(_csv_rows(path)):
+    for index, (line, row) in enumerate(csv_rows(path)):
         if index < done or not row:
             continue
         if len(row) != width:
@@ -212,12 +212,16 @@ def _rest(
         yield index, tuple("" if place is None else row[place] for place in indices)
 
 
-def _csv_rows(path: Path, *, lenient: bool = False) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(
+    path: Path, *, lenient: bool = False, encoding: str = "utf-8-sig", separator: str = ","
+) -> Iterator[tuple[int, list[str]]]:
     """Yield each row of a table with the line it begins on, by the strict csv module.
 
     Args:
         path: the table.
         lenient: whether to pass over bytes that are not UTF-8 and NULs, to reach a row before them.
+        encoding: of the text.
+        separator: between fields.
 
     Raises:
         MarnError: naming the line, if the module refuses a row.
@@ -237,11 +241,11 @@ def _csv_rows(path: Path, *, lenient: bool = False) -> Iterator[tuple[int, list[
                 raise UnicodeError("a NUL")
             yield line
 
-    with _open(path) as file:
+    with open_bytes(path) as file:
         text = io.TextIOWrapper(
-            file, "utf-8-sig", errors="replace" if lenient else "strict", newline=""
+            file, encoding, errors="replace" if lenient else "strict", newline=""
         )
-        reader = csv.reader(lines(), strict=True)
+        reader = csv.reader(lines(), strict=True, delimiter=separator)
         line = 1
         try:
             for row in reader:
@@ -285,7 +289,7 @@ def fault(path: Path, index: int, what: str) -> MarnError:
         index: of the row, as `read` yields it.
         what: is wrong, and the remedy.
     """
-    line = next(itertools.islice(_csv_rows(path, lenient=True), index, None))[0]
+    line = next(itertools.islice(csv_rows(path, lenient=True), index, None))[0]
     return _fault_on(path, line, what)
 
 
@@ -315,6 +319,11 @@ def identifier(path: Path, index: int, value: str) -> str | None:
         f"{shown(value)} is not a valid id; expected a whole number of at most {ID_DIGITS} digits"
     )
     raise fault(path, index, what)
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number of things: "1 admission", "1,200 admissions"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def shown(value: str) -> str:
@@ -348,7 +357,8 @@ def _column_indices(
     ]
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file, unpacked if its name ends in `.gz`."""
     if path.suffix.lower() == ".gz":
         return cast("IO[bytes]", gzip.open(path, "rb"))
     return path.open("rb")
@@ -360,7 +370,7 @@ def _fault_on(path: Path, line: int, what: str) -> MarnError:
 
 def _unreadable_bytes(path: Path) -> MarnError:
     """Return the error that names the first line of a table with a NUL or without UTF-8."""
-    with _open(path) as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(ROW_LIMIT), b""), start=1):
             if b"\0" in line:
                 return _fault_on(path, number, f"a NUL byte: {_DAMAGED}")

@@ -181,7 +181,7 @@ def test_titles_and_unknown_codes(raw_tables, prepare):
     assert titles["03.31"] == "Spinal tap, long"
     assert titles["428.0"] == "Congestive heart failure"
     assert titles["98.99"] == ""
-    assert titles["V45.81"] == "(one of: Coronary atherosclerosis and other heart disease)"
+    assert titles["V45.81"] == "Aortocoronary bypass status"  # CMS's own
     assert corpus.card["dropped"]["DIAGNOSES_ICD rows with an unknown code"] == 1
     assert corpus.card["dropped"]["codes kept without a category"] == 1
 

@@ -135,7 +135,7 @@ def test_lists_of_admissions(raw, prepare, tmp_path):
     assert card["dropped"]["listed admissions without a note and a kept code"] == 1
     assert card["settings"]["split"] == "lists"
     assert set(card["settings"]["lists_sha256"]) == {"train", "dev", "test"}
-    assert "--splits LISTS" in card["created"]["command"]
+    assert "--splits SPLITS" in card["created"]["command"]
 
 
 def test_one_corpus_whatever_the_form_of_the_tables(raw, prepare, tmp_path):

@@ -1,5 +1,10 @@
 """Your own notes: every form in which they may come, and the message about a wrong one."""
 
+import csv
+import json
+import shutil
+
+import polars as pl
 import pytest
 
 import marn
@@ -21,6 +26,7 @@ def prepare(tmp_path, capsys):
         arguments = ["own", "--notes", str(tmp_path / notes), "--out", str(tmp_path / "out")]
         arguments += ["--assigned", str(tmp_path / "codes.csv"), "--system", system]
         arguments += ["--vectors", "none", "--min-count", "1"]
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
         if main([*arguments, *options]):
             assert not (tmp_path / "out").exists()
             return capsys.readouterr().err.strip().splitlines()[-1]
@@ -110,12 +116,12 @@ def test_what_cannot_be_used_is_counted(prepare, tmp_path):
         ASSIGNED + "a,dx,\na,dx,nonsense\nnowhere,dx,428.0\na,dx, 428.0 \ne,dx,428.0\n"
     )
     assert prepare().card["dropped"] == {
-        "codes of admissions without a note": 1,
         "codes repeated within an admission": 1,
         "notes with a note_id seen before": 1,
         "notes without a split": 1,
         "notes without a word": 2,
         "rows whose code has no form of the system": 1,
+        "rows whose note_id is not among the notes": 1,
         "rows without a code": 1,
     }
 
@@ -123,27 +129,214 @@ def test_what_cannot_be_used_is_counted(prepare, tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("notes.csv", "note_id,text\n,x\n", "line 2: '' is not a valid note_id"),
-        (
-            "notes.csv",
-            "note_id,split,text\na,training,x\n",
-            "split must be one of train, dev, test, but got 'training'",
-        ),
-        ("notes.csv", "id,text\na,x\n", "no column note_id"),
-        ("notes.csv", "note_id,text,split,split\na,x,,\n", "more than one column split"),
-        ("codes.csv", "note_id,kind,code\na,he had fever,x\n", "dx or pr, but got a text"),
-        (
-            "codes.csv",
-            "note_id,kind,code\na,diagnosis,4280\n",
-            "kind must be dx or pr, but got 'diagnosis'",
-        ),
-        ("codes.csv", "note_id,kind,code\n", "no admission has both a note and a code"),
+        ("notes.csv", "note_id,text\n,x\n", "line 2: its note_id is empty"),
+        ("notes.csv", "note_id,split,text\na,fold 1,x\n", "line 2: its split is none of train"),
+        ("notes.csv", "who,text\na,x\n", "no column note_id (its first line is: who, text)"),
+        ("notes.csv", "note_id,text,split,Split\na,x,,\n", "more than one column split"),
+        ("notes.csv", "he had fever,12\na,x\n", "(its first line is: he had fever, (a text))"),
+        ("notes.csv", 'note_id,text\na,"x\n', "line 2: a quote is never closed"),
+        ("notes.csv", "note_id,text\na,x,y\n", "line 2: 3 fields instead of 2"),
+        ("notes.csv", "", "is empty"),
+        ("codes.csv", "note_id,kind,code\na,he had fever,x\n", "its kind is neither dx"),
+        ("codes.csv", "note_id,kind,code\n", "no admission has both a note and a kept code"),
+        ("codes.csv", "note_id,code\nx,428.0\n", "none of the 1 row of"),
+        ("codes.csv", "note_id,code\na,I10\nb,E11.9\n", "give --system icd10"),
+        ("codes.csv", "note_id,code\na,word\nb,more\n", "or give --system other"),
+        ("codes.csv", "note_id,code\na,4280.0\n", "its code was read as a number"),
+        ("codes.csv", "PK\x03\x04", "a zip archive or an Excel file; save the table as CSV"),
         ("notes.csv", NOTES.replace("p2,dev", "p1,dev"), "patient p1 is in the splits"),
     ],
 )
 def test_what_is_wrong_is_named(prepare, tmp_path, file, content, said):
     (tmp_path / file).write_text(content)
-    assert said in prepare()
+    error = prepare()
+    assert said in error
+    assert "fever" not in error or "first line" in error
+
+
+def _table(tmp_path, name, header, rows, separator=",", encoding="utf-8"):
+    with (tmp_path / name).open("w", newline="", encoding=encoding) as file:
+        csv.writer(file, delimiter=separator).writerows([header, *rows])
+
+
+TEXTS = {"a": "Fever, cough", "b": "Fever again", "c": 'She said "fever"', "d": "café"}
+PLACES = {"a": "train", "b": "Validation", "c": "training", "d": "TEST"}
+CELLS = {"a": "4280", "b": "428.0", "c": "03.31;42731", "d": "428.0"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("separator", list(",;\t|"))
+def test_a_table_in_any_dialect_is_one_corpus(prepare, tmp_path, separator, encoding):
+    rows = [(note, TEXTS[note], PLACES[note], CELLS[note]) for note in TEXTS]
+    header = ("Note ID", "Report", "Set", "ICD Codes")
+    _table(tmp_path, "notes.csv", header, rows, separator, encoding)
+    corpus = prepare("--assigned", str(tmp_path / "notes.csv"))
+    assert {name: corpus[name].ids.tolist() for name in corpus.splits} == {
+        "train": ["a", "c"],
+        "dev": ["b"],
+        "test": ["d"],
+    }
+    assert corpus["test"].text(0) == "café"
+    assert _codes(corpus) == ["03.31", "427.31", "428.0"]
+    assert [entry.kind for entry in corpus.codes["icd"]] == ["pr", "dx", "dx"]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["4280;42731", "428.0, 427.31", "4280|42731", "428.0 427.31", "['428.0', '427.31']",
+     '["4280","42731"]', "{428.0; 427.31}", "428.0\n427.31", "428.0;;427.31;nan"],
+)  # fmt: skip
+def test_several_codes_in_a_cell(prepare, tmp_path, cell):
+    _table(tmp_path, "codes.csv", ("note_id", "codes"), [(note, cell) for note in TEXTS])
+    assert _codes(prepare()) == ["427.31", "428.0"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "feather", "json"])
+def test_tables_of_typed_columns(prepare, tmp_path, suffix):
+    rows = [
+        {"id": number, "text": TEXTS[note], "codes": CELLS[note].split(";"), "set": PLACES[note]}
+        for number, note in enumerate(TEXTS)
+    ]
+    path, frame = tmp_path / f"notes.{suffix}", pl.DataFrame(rows)
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif suffix == "json":
+        path.write_text(json.dumps(rows))
+    else:
+        (frame.write_parquet if suffix == "parquet" else frame.write_ipc)(path)
+    corpus = prepare("--assigned", str(path), notes=path.name)
+    assert corpus["train"].ids.tolist() == ["0", "2"]
+    assert _codes(corpus) == ["03.31", "427.31", "428.0"]
+
+
+def test_ids_in_two_spellings_are_one_note(prepare, tmp_path, capsys):
+    notes = ["001", "2.0", "caf\u00e9", "N4"]
+    codes = ["1", "2", "cafe\u0301", "n4.txt"]
+    rows = [(id_, "fever", name) for id_, name in zip(notes, PLACES.values(), strict=True)]
+    _table(tmp_path, "notes.csv", ("id", "text", "split"), rows)
+    _table(tmp_path, "codes.csv", ("id", "code"), [(id_, "428.0") for id_ in codes])
+    corpus = prepare()
+    assert sorted(id_ for name in corpus.splits for id_ in corpus[name].ids) == [
+        "001",
+        "2",
+        "N4",
+        "caf\u00e9",
+    ]
+    assert corpus.card["dropped"] == {}
+    # Two notes that differ in their zeros alone are two notes, and a third spelling is neither's.
+    rows = [("1", "x", "train"), ("01", "y", "train"), ("3", "z", "dev")]
+    _table(tmp_path, "notes.csv", ("id", "text", "split"), rows)
+    _table(tmp_path, "codes.csv", ("id", "code"), [("01", "486"), ("001", "486"), ("3", "486")])
+    assert prepare().card["dropped"]["rows whose note_id is not among the notes"] == 1
+
+
+def test_splits_that_name_only_test(prepare, tmp_path):
+    ids = [f"n{number}" for number in range(60)]
+    rows = [(note, "fever", "test" if note < "n2" else "") for note in ids]
+    _table(tmp_path, "notes.csv", ("id", "text", "split"), rows)
+    _table(tmp_path, "codes.csv", ("id", "code"), [(note, "428.0") for note in ids])
+    corpus = prepare()
+    assert sorted(corpus["test"].ids) == sorted(note for note in ids if note < "n2")
+    assert min(len(corpus["train"]), len(corpus["dev"])) > 0
+    assert sum(len(corpus[name]) for name in corpus.splits) == 60
+    assert corpus.card["dropped"] == {}
+    assert "the rest is train and dev" in corpus.card["settings"]["split"]
+
+
+@pytest.mark.parametrize("shares", ["0.5,0.25,0.25", "50:25:25"])
+def test_shares_of_the_patients(prepare, tmp_path, shares):
+    ids = [f"n{number}" for number in range(400)]
+    _table(
+        tmp_path, "notes.csv", ("id", "text", "split"), [(note, "fever", "test") for note in ids]
+    )
+    _table(tmp_path, "codes.csv", ("id", "code"), [(note, "428.0") for note in ids])
+    corpus = prepare("--splits", shares)
+    assert 170 < len(corpus["train"]) < 230
+    assert 70 < len(corpus["dev"]) < 130
+    assert corpus.card["settings"]["split"] == f"by patient, {shares}"
+    assert f"--splits {shares}" in corpus.card["created"]["command"]
+    assert "three shares" in prepare("--splits", "0.5,0.5")
+
+
+def test_what_is_lost_is_said_in_proportion(prepare, tmp_path, capsys):
+    ids = [f"n{number}" for number in range(100)]
+    _table(tmp_path, "notes.csv", ("id", "text"), [(note, "fever") for note in ids])
+    _table(tmp_path, "codes.csv", ("id", "code"), [(note, "428.0") for note in ids[:90]])
+    prepare()
+    said = capsys.readouterr()
+    assert "10% of the notes were left out (10 of 100): 10 admissions with a note" in said.err
+    assert "left out: 10 admissions with a note and without a code (10.0% of 100)" in said.out
+    assert "1 of 1 code stands on every training note (428.0)" in said.err
+    corpus = prepare("--keep-uncoded")
+    said = capsys.readouterr()
+    assert "warning" not in said.err
+    assert sum(len(corpus[name]) for name in corpus.splits) == 100
+    assert sum(corpus[name].frequency("icd").sum() for name in corpus.splits) == 90
+    _table(tmp_path, "codes.csv", ("id", "code"), [(note, "428.0") for note in ids[:91]])
+    prepare()
+    assert "of the notes were left out" not in capsys.readouterr().err
+
+
+def test_rare_codes_can_be_left_out(prepare, tmp_path):
+    codes = [(note, "428.0") for note in "abcd"] + [("a", "486"), ("b", "486"), ("c", "401.9")]
+    _table(tmp_path, "codes.csv", ("id", "code"), codes)
+    assert _codes(prepare("--min-code-count", "2")) == ["428.0", "486"]
+    assert _codes(prepare("--min-code-count", "2", "--codes", "1")) == ["428.0"]
+    assert "kept code" in prepare("--min-code-count", "5")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("D_ICD_DIAGNOSES.csv", "ROW_ID,ICD9_CODE,SHORT_TITLE,LONG_TITLE\n1,4280,CHF,Mine\n"),
+        ("d_icd_diagnoses.csv", "icd_code,icd_version,long_title\n4280,9,Mine\nI10,10,No\n"),
+        ("CMS32_DESC_LONG_DX.txt", "42731 Atrial fibrillation\n4280  Mine\n"),
+        ("mine.csv", "code;description\n428.0;Mine\n"),
+        ("order.txt", "00001 4280    0 " + "CHF".ljust(60) + " Mine\n"),
+    ],
+)
+def test_lists_of_titles(prepare, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    corpus = prepare("--titles", str(tmp_path / name))
+    titles = {entry.code: entry.title for entry in corpus.codes["icd"]}
+    assert titles["428.0"] == "Mine"
+    assert titles["03.31"] == "Spinal tap"  # CMS's own
+    (tmp_path / "none.csv").write_text("code,title\nI10,x\n")
+    assert "has no title of a code of ICD-9-CM" in prepare("--titles", str(tmp_path / "none.csv"))
+
+
+def test_repeated_titles_are_counted(prepare, tmp_path):
+    (tmp_path / "t.csv").write_text("code,title\n4280,One\n428.0,Two\n486,\n")
+    corpus = prepare("--titles", str(tmp_path / "t.csv"))
+    assert corpus.card["dropped"]["titles of a code that has one already"] == 1
+    assert corpus.card["dropped"]["titles that are empty"] == 1
+    assert {entry.code: entry.title for entry in corpus.codes["icd"]}["428.0"] == "Two"
+
+
+def test_columns_of_diagnoses_and_procedures(prepare, tmp_path):
+    rows = [(note, "4280 486", "0331" if note == "a" else "") for note in TEXTS]
+    _table(tmp_path, "codes.csv", ("hadm_id", "diagnosis_codes", "procedure_codes"), rows)
+    assert {(entry.code, entry.kind) for entry in prepare().codes["icd"]} == {
+        ("03.31", "pr"),
+        ("428.0", "dx"),
+        ("486", "dx"),
+    }
+
+
+def test_folders_of_any_depth(prepare, tmp_path):
+    texts = tmp_path / "texts"
+    for name in ("train/x/a.TXT", "train/b.txt", "valid/c.txt", "test/deep/er/d.Txt", "e.txt",
+                 "train/notes.md"):  # fmt: skip
+        (texts / name).parent.mkdir(parents=True, exist_ok=True)
+        (texts / name).write_bytes("caf\xe9 fever".encode("latin-1"))
+    _table(tmp_path, "codes.csv", ("file", "code"), [(f"{n}.txt", "428.0") for n in "abcde"])
+    corpus = prepare(notes="texts")
+    assert [corpus[name].ids.tolist() for name in corpus.splits] == [["a", "b"], ["c"], ["d"]]
+    assert corpus["train"].text(0) == "café fever"
+    assert corpus.card["dropped"] == {"files that are not NAME.txt": 1, "notes without a split": 1}
+    (texts / "train" / "x" / "b.txt").write_text("fever")  # a second b: paths become the ids
+    _table(tmp_path, "codes.csv", ("file", "code"), [(n, "486") for n in ("x/b", "b", "c", "x/a")])
+    assert prepare(notes="texts")["train"].ids.tolist() == ["b", "x/a", "x/b"]
 
 
 def test_folders_that_will_not_do(prepare, tmp_path):
@@ -152,9 +345,14 @@ def test_folders_that_will_not_do(prepare, tmp_path):
     (tmp_path / "texts" / "dev").mkdir()
     for name in ("train", "dev"):
         (tmp_path / "texts" / name / "a.txt").write_text("fever")
-    assert "is also in another split; keep one of them" in prepare(notes="texts")
+    assert "may be in two splits; keep one of them" in prepare(notes="texts")
     (tmp_path / "texts" / "dev" / "a.txt").unlink()
-    (tmp_path / "texts" / "train" / "b.txt").write_bytes(b"caf\xe9")
-    assert "byte 0xe9 is not UTF-8" in prepare(notes="texts")
-    assert "nowhere.csv does not exist; give the path" in prepare(notes="nowhere.csv")
+    (tmp_path / "texts" / "train" / "b.txt").write_bytes("é".encode() + b"caf\xe9")
+    assert "is neither UTF-8 nor Windows-1252" in prepare(notes="texts")
+    (tmp_path / "texts" / "train" / "b.txt").write_bytes(b"caf\0e")
+    assert "holds a NUL byte" in prepare(notes="texts")
+    assert "nowhere.csv does not exist; give with --notes the path" in prepare(notes="nowhere.csv")
+    missing = prepare("--assigned", str(tmp_path / "none.csv"))
+    assert missing.endswith("none.csv does not exist; give with --assigned the path of a table")
+    assert "is a folder; give a table" in prepare("--assigned", str(tmp_path))
     assert "holds the raw files" in prepare("--out", str(tmp_path))

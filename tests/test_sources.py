@@ -89,6 +89,8 @@ def test_what_is_no_data_of_the_source_is_refused(name, kind, tmp_path, capsys):
         ("--seed", "-1"),
         ("--seed", "99999999999999999999"),
         ("--vectors", "some"),
+        ("--vocabulary", "some"),
+        ("--min-code-count", "0"),
     ],
 )
 def test_choices_are_checked_before_anything_is_read(name, option, tmp_path, capsys):

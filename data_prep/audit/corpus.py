@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.audit.findings import Codes, Finding, collisions, finding, known
+from data_prep.audit.findings import Codes, Finding, collisions, finding
 from data_prep.audit.repeats import NEAR, SHINGLE, repeats
 from data_prep.code_systems.ccs import KEY_STYLES
-from data_prep.code_systems.systems import dotted_icd9
+from data_prep.code_systems.systems import dotted_icd9, known
 from marn.corpus import SPLITS, Corpus
 from marn.corpus.codes import undotted
 from marn.errors import MarnError

@@ -12,8 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from data_prep.code_systems.ccs import Ccs, titles
-from data_prep.code_systems.systems import dotted_icd9
+from data_prep.code_systems.systems import dotted_icd9, known
 from data_prep.prepare import Pair
 from marn.corpus.codes import KINDS, undotted
 from marn.privacy import MINIMUM_CELL
@@ -178,12 +177,6 @@ def caml_top50() -> list[Pair]:
 def codes_hash(codes: Iterable[str]) -> str:
     """Return a name for a list of dotted codes: the SHA-256 of the codes, sorted, one per line."""
     return hashlib.sha256("".join(f"{code}\n" for code in sorted(codes)).encode()).hexdigest()
-
-
-@cache
-def known(kind: str) -> frozenset[str]:
-    """Return the codes that CMS (2014) or CCS (2015) lists, which include retired diagnoses."""
-    return frozenset(titles(kind)) | frozenset(Ccs.load().numbers[kind])
 
 
 def other_kind(pair: Pair) -> str | None:

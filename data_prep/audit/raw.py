@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep import tables
-from data_prep.audit.findings import Codes, Finding, collisions, finding, known
+from data_prep.audit.findings import Codes, Finding, collisions, finding
 from data_prep.code_systems.ccs import Ccs
-from data_prep.code_systems.systems import dotted_icd9
+from data_prep.code_systems.systems import dotted_icd9, known
 from data_prep.prepare import Pair, Progress, quiet
 from data_prep.sources import mimic3
 from marn.corpus.codes import KINDS, dotted, undotted

@@ -26,7 +26,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -34,6 +34,7 @@ from typing import IO, Annotated, Any, Final, Literal
 
 from pydantic import NonNegativeInt, Strict
 
+from data_prep import splits
 from data_prep.code_systems import icd10
 from data_prep.code_systems.ccs import Ccsr
 from data_prep.config import PrepareConfig, check_out
@@ -100,19 +101,25 @@ def run(config: Config, progress: Progress) -> Path:
     if config.additional is not None and config.language != "es":
         raise MarnError("--additional needs --language es; the abstracts are Spanish")
     check_out(config.out, config.raw)
+    if config.sha256 and "fetch" not in (str(config.raw), str(config.additional)):
+        raise MarnError("--sha256 checks downloaded files; give fetch for one, or leave it out")
     recorded: dict[str, Any] = {"licence": "CC BY 4.0", "citation": CITATION}
     raw, options = config.raw, ""
     if str(raw) == "fetch":
         raw, recorded["archive_sha256"] = fetch_cases(config.sha256)
     texts = _texts(raw, config.language)
-    splits = sorted(set(texts.values()), key=SPLITS.index)
-    missing = [split for split in SPLITS if split not in splits]
+    missing = [split for split in SPLITS if split not in texts.values()]
     if missing:
         progress(f"no {missing[0]} cases among the raw files: the corpus will have none")
     dropped: Counter[str] = Counter()
     codings = list(dict.fromkeys(_codings(raw, texts, dropped)))
     notes = _notes(raw, config.language, texts)
-    places = texts
+    places: Mapping[str, str] = texts
+    if config.splits is not None:
+        split, other = splits.chosen(config.splits, config.codes, config.seed, dropped)
+        places = split({case: case for case in texts})
+        codings = [coding for coding in codings if coding.admission in places]
+        recorded |= other
     if config.additional is not None:
         path = config.additional
         if str(path) == "fetch":
@@ -124,7 +131,7 @@ def run(config: Config, progress: Progress) -> Path:
             )
         found = _additional_codings(path, dropped)
         codings += found
-        places = texts | {coding.admission: "train" for coding in found}
+        places = {**places} | {coding.admission: "train" for coding in found}
         notes = chain(notes, _additional_notes(path, places))
         recorded["additional_notes"] = len(places) - len(texts)
         recorded["additional_citation"] = ADDITIONAL_CITATION
@@ -141,12 +148,16 @@ def run(config: Config, progress: Progress) -> Path:
     categories = icd10.ccsr_entries({code: training[code] for code in codes})
     rolled_up = [code for code in codes if code in categories and not ccsr.has(code)]
     progress(f"CCSR: {len(rolled_up)} of {len(codes)} codes rolled up")
+
+    def placed(cases: Iterable[str]) -> dict[str, str]:
+        return {case: places[case] for case in cases if case in places}
+
     with replacing(config.out) as folder:
         prepare(
             folder,
             notes=notes,
             codings=kept,
-            split=lambda cases: {case: places[case] for case in cases},
+            split=placed,
             title=lambda kind, code: ccsr.title(code),
             category=lambda kind, code: categories.get(code),
             origin=Origin(
@@ -162,11 +173,14 @@ def run(config: Config, progress: Progress) -> Path:
                 ccs_key="ccsr",
             ),
             choices=config,
+            whole=placed if config.vocabulary == "full" else None,
             annotations=_passages(raw, texts, dropped) if config.language == "es" else None,
             dropped=dropped,
             settings=recorded
             | {
-                "splits": "official" + "".join(f", {split} not given" for split in missing),
+                "splits": "official" + "".join(f", {name} not given" for name in missing)
+                if config.splits is None
+                else "other",
                 "min_train": config.min_train,
                 "rolled_up": rolled_up,
                 "without_category": [code for code in codes if code not in categories],

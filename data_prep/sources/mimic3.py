@@ -35,8 +35,10 @@ class Config(CcsConfig):
     out: Location
     """Folder of the corpus to write."""
     splits: Location | None = None
-    """Folder of CAML's {train,dev,test}_{50,full}_hadm_ids.csv, or "fetch" to download them once.
-    By default patients are split by a hash."""
+    """Folder of CAML's {train,dev,test}_{50,full}_hadm_ids.csv, or "fetch" to download them once; a
+    table of ids and splits (CSV, Parquet or Feather, such as mimiciii_clean_splits.feather of Edin
+    et al. 2023); or shares of the patients, such as 0.8,0.1,0.1. By default patients are split by
+    a hash."""
     sha256: Annotated[tuple[str, ...], Strict(False)] = ()
     """A SHA-256 sum that a downloaded list may have; repeat the option for several. Without it any
     list is taken, and its sum is recorded in the card."""
@@ -49,15 +51,18 @@ def run(config: Config, progress: Progress) -> Path:
     """Prepare the tables in `config.raw`."""
     raw, lists, name = tables.folder(config.raw), config.splits, config.out.resolve().name
     check_out(config.out, raw)
-    if lists is not None and config.codes not in ("50", "full"):
+    if config.sha256 and str(lists) != "fetch":
+        raise MarnError("--sha256 checks downloaded lists; add --splits fetch, or leave it out")
+    is_folder = lists is not None and (str(lists) == "fetch" or lists.is_dir())
+    if is_folder and config.codes not in ("50", "full"):
         raise MarnError(
             f"--codes must be 50 or full with CAML's lists, but got {config.codes}; leave out "
             "--splits"
         )
     if str(lists) == "fetch":
-        lists = splits.fetch_lists(config.codes, config.sha256)
+        for which in {config.codes, "full" if config.vocabulary == "full" else config.codes}:
+            lists = splits.fetch_lists(which, config.sha256)
     command = f"python -m data_prep mimic3 --raw RAW --out data/{name}"
-    command += "" if lists is None else " --splits LISTS"
     with replacing(config.out) as partial:
         build(raw, partial, config, name, command, lists, config.labels, progress=progress)
     return config.out
@@ -85,7 +90,7 @@ def build(
         config: what the user chose.
         name: of the corpus.
         command: the command line for the card, to which the choices are added.
-        lists: folder of CAML's lists of admissions; None splits by patient.
+        lists: what `splits.chosen` takes; None splits by patient.
         labels: "icd", or "caml" for the label space of CAML's scripts (`caml_label`).
         progress: takes lines about how far the work is.
 
@@ -146,6 +151,7 @@ def build(
             ccs_key=config.ccs_key,
         ),
         choices=config,
+        whole=splits.whole(lists, config),
         dropped=dropped,
         settings=settings,
         progress=progress,

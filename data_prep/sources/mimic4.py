@@ -45,9 +45,6 @@ class Config(CcsConfig):
     """Folder of the corpus to write."""
     version: Literal[10, 9] = 10
     """Version of ICD: the admissions coded in it are kept."""
-    splits: Location | None = None
-    """Folder of {train,dev,test}_CODES_hadm_ids.csv, lists of admissions in CAML's form, one id per
-    line. By default patients are split by a hash."""
 
 
 def run(config: Config, progress: Progress) -> Path:
@@ -71,7 +68,6 @@ def run(config: Config, progress: Progress) -> Path:
         options += "" if config.ccs_procedures is None else " --ccs-procedures PRREF"
     titles = {kind: read_titles(hosp, kind, system) for kind in CODE_TABLES}
     split, settings = splits.chosen(config.splits, config.codes, config.seed, dropped)
-    options += "" if config.splits is None else " --splits LISTS"
     name = config.out.resolve().name
     with replacing(config.out) as folder:
         prepare(
@@ -91,6 +87,7 @@ def run(config: Config, progress: Progress) -> Path:
                 ccs_key=system.key,
             ),
             choices=config,
+            whole=splits.whole(config.splits, config),
             dropped=dropped,
             settings={"version": config.version, "ccs_procedures": system.procedures, **settings},
             progress=progress,

@@ -1,14 +1,17 @@
 """Notes of your own: a table or a folder of texts, and a table of their codes.
 
-Needs two things, and takes a third::
+Needs the first, and takes the others::
 
-    --notes    a CSV with the columns note_id, text and perhaps subject_id and split; or a folder
-               of texts NAME.txt, whose names are their ids, beside one another or in folders
-               train, dev and test
-    --assigned a CSV with the columns note_id, kind, code; kind is dx for a diagnosis, pr for a
-               procedure
-    --titles   a CSV with the columns kind, code, title and perhaps category, category_title
+    --notes    a table with an id and a text for each note, and perhaps a patient and a split; or
+               a folder of texts NAME.txt, whose names are their ids, at any depth, perhaps in
+               folders train, dev and test
+    --assigned a table with an id and a code, or several codes, in each row, and perhaps a kind (dx
+               for a diagnosis, pr for a procedure); without it, the table of notes has the codes
+    --titles   a table with a code and a title in each row, and perhaps kind, category and
+               category_title: D_ICD_DIAGNOSES of MIMIC, a list of CMS, or your own
 
+Tables are CSV (with commas, semicolons, tabs or bars), JSONL, JSON, Parquet or Feather; columns are
+found by their common names (note_id, id, hadm_id; text, note, report; code, codes, icd, label).
 Codes of ICD-9 and ICD-10 get their titles and categories from the packages that the other sources
 use. Codes of any other system are taken as they are written, and get what --titles says; without
 categories the corpus has the one task "icd". Notes count as credentialed unless you say otherwise.
@@ -16,23 +19,24 @@ categories the corpus has the one task "icd". Notes count as credentialed unless
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Literal
 
-from data_prep import splits, tables
-from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10
+from pydantic import Strict
+
+from data_prep import loose_tables, splits, tables
+from data_prep.code_systems.systems import AnySystem, CodeSystem, Icd9, Icd10
+from data_prep.code_systems.title_lists import read_titles
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
+from data_prep.loose_tables import Table, alias, open_table, plain_id
 from data_prep.prepare import Coding, Note, Origin, Pair, Progress, prepare
-from marn.corpus import SPLITS, CodeEntry
+from marn.corpus import CodeEntry
 from marn.errors import MarnError
 from marn.settings import Location, settings
-
-_KINDS: Final = ("dx", "pr")
-_CODE: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,40}")
 
 
 @settings
@@ -40,11 +44,11 @@ class Config(CcsConfig):
     """What `python -m data_prep own` takes."""
 
     notes: Location
-    """CSV with the columns note_id and text, or a folder of texts NAME.txt."""
-    assigned: Location
-    """CSV of the codes, with the columns note_id, kind and code."""
-    titles: Location | None = None
-    """CSV with the columns kind, code, title and perhaps category and category_title."""
+    """Table of the notes, or a folder of texts NAME.txt."""
+    assigned: Location | None = None
+    """Table of the codes of each note. By default they are in the table of notes."""
+    titles: Annotated[tuple[Location, ...], Strict(False)] = ()
+    """Table of the codes' titles; repeat the option for several."""
     out: Location
     """Folder of the corpus to write."""
     system: Literal["icd9", "icd10", "other"]
@@ -61,60 +65,57 @@ def run(config: Config, progress: Progress) -> Path:
     """Prepare the notes and codes that the settings name.
 
     Raises:
-        MarnError: naming file and line, if a file is missing or cannot be read, or nothing is
-            left.
+        MarnError: naming file and row, if a file is missing or cannot be read, or nothing is left.
     """
-    check_out(config.out, config.notes, config.assigned, config.titles)
-    for given in (config.notes, config.assigned):
-        if not given.exists():
-            raise MarnError(f"{given} does not exist; give the path of a CSV, or a folder of notes")
+    check_out(config.out, config.notes, config.assigned, *config.titles)
+    for option in ("notes", "assigned", "titles"):
+        given = getattr(config, option)
+        for path in given if isinstance(given, tuple) else [given]:
+            if path is not None and not path.exists():
+                what = "a table, or of a folder of texts" if option == "notes" else "a table"
+                raise MarnError(f"{path} does not exist; give with --{option} the path of {what}")
     out = config.out.resolve()
     dropped: Counter[str] = Counter()
     uses: Counter[Pair] = Counter()
-    system: CodeSystem | None = None
+    system: CodeSystem = AnySystem()
     if config.system == "icd9":
         system = Icd9(config.ccs_procedures, config.ccs_key)
     elif config.system == "icd10":
         system = Icd10(uses)
-    form = _any_code if system is None else system.dotted
-    titles, above = _read_titles(config.titles, form, dropped) if config.titles else ({}, {})
-    places: dict[str, str] = {}
-    by_patient, recorded = splits.chosen(None, config.codes, config.seed, dropped)
+    codes = _code_table(config)
+    titles, above = read_titles(config.titles, system, dropped)
+    notes = _Notes(config.notes, dropped, progress, needs_id=config.assigned is not None)
+    split, recorded = splits.chosen(config.splits, config.codes, config.seed, dropped)
     recorded["system"] = config.system
-    notes = _read_folder if config.notes.is_dir() else _read_table
+    if config.splits is None:
+        split = notes.splitter(split, config.seed, recorded)
 
     def title(kind: str, code: str) -> str:
-        return titles.get((kind, code)) or (system.title(kind, code) if system else "")
+        return titles.get((kind, code)) or system.title(kind, code)
 
     def category(kind: str, code: str) -> CodeEntry | None:
-        return above.get((kind, code)) or (system.category(kind, code) if system else None)
-
-    def split(admissions: Mapping[str, str]) -> Mapping[str, str]:
-        if not places:
-            return by_patient(admissions)
-        recorded["split"] = "given with the notes"
-        dropped["notes without a split"] += sum(note not in places for note in admissions)
-        return {note: places[note] for note in admissions if note in places}
+        return above.get((kind, code)) or system.category(kind, code)
 
     with replacing(config.out) as folder:
         prepare(
             folder,
-            notes=notes(config.notes, places, dropped),
-            codings=_read_codings(config.assigned, form, dropped, uses),
+            notes=notes.read(),
+            codings=_Codings(codes, system, notes, dropped, uses, progress).read(),
             split=split,
+            whole=split if config.vocabulary == "full" else None,
             title=title,
-            category=category if system or above else None,
+            category=category if system.key or above else None,
             origin=Origin(
                 name=out.name,
-                source="Your own notes with "
-                + (f"{system.name} codes" if system else "codes of a system of their own"),
+                source=f"Your own notes with {system.name} codes",
                 text=config.text,
-                command="python -m data_prep own --notes NOTES --assigned ASSIGNED "
-                + ("--titles TITLES " if config.titles else "")
+                command="python -m data_prep own --notes NOTES "
+                + ("--assigned ASSIGNED " if config.assigned else "")
+                + "--titles TITLES " * len(config.titles)
                 + f"--system {config.system} --text {config.text} --language {config.language} "
                 f"--out data/{out.name} {config.options()}",
                 language=config.language,
-                ccs_key=system.key if system else "own" if above else None,
+                ccs_key=system.key or ("own" if above else None),
             ),
             choices=config,
             dropped=dropped,
@@ -124,98 +125,218 @@ def run(config: Config, progress: Progress) -> Path:
     return config.out
 
 
-def _read_table(path: Path, places: dict[str, str], dropped: Counter[str]) -> Iterator[Note]:
-    """Yield the notes of a table, and enter their splits into `places`."""
-    seen: set[str] = set()
-    optional = ("subject_id", "split")
-    for place, (written, text, patient, name) in tables.read(path, ("note_id", "text"), optional):
-        note = _note_id(path, place, written)
-        if note in seen:
-            dropped["notes with a note_id seen before"] += 1
-            continue
-        seen.add(note)
-        if name.strip():
-            places[note] = _split(path, place, name.strip())
-        yield Note(note, patient.strip() or note, text)
+def _code_table(config: Config) -> Table:
+    """Open the table of codes, so that it is known to be one before the notes are read."""
+    if config.assigned is None and config.notes.is_dir():
+        raise MarnError("assigned is missing; give the table of the codes with --assigned")
+    path = config.assigned or config.notes
+    id_ = {"id": loose_tables.IDS}
+    wanted = {"code": (*loose_tables.CODES, *loose_tables.DIAGNOSES, *loose_tables.PROCEDURES)}
+    optional = {"dx": loose_tables.DIAGNOSES, "pr": loose_tables.PROCEDURES}
+    optional["kind"] = loose_tables.KINDS
+    if config.assigned is None:
+        return open_table(path, wanted, {**optional, **id_})
+    return open_table(path, {**id_, **wanted}, optional)
 
 
-def _read_folder(path: Path, places: dict[str, str], dropped: Counter[str]) -> Iterator[Note]:
-    """Yield the texts of a folder, or of its folders train, dev and test."""
-    homes = [(path / name, name) for name in SPLITS if (path / name).is_dir()] or [(path, "")]
-    seen: set[str] = set()
-    for folder, name in homes:
-        for file in sorted(folder.glob("*.txt")):
-            if file.stem in seen:
+@dataclass
+class _Notes:
+    """The notes that were given: their ids and, where they are named, their splits."""
+
+    path: Path
+    dropped: Counter[str]
+    progress: Progress
+    needs_id: bool
+    places: dict[str, str] = field(default_factory=dict)  # split of each note that names one
+    ids: set[str] = field(default_factory=set)
+    _aliases: dict[str, str] = field(default_factory=dict)  # "" where two notes share one
+
+    def read(self) -> Iterator[Note]:
+        """Yield the notes of the folder or the table."""
+        yield from self._read_folder() if self.path.is_dir() else self._read_table()
+
+    def find(self, written: str) -> str | None:
+        """Return the id of the note that a row names, perhaps in another way of writing."""
+        id_ = plain_id(written)
+        return id_ if id_ in self.ids else self._aliases.get(alias(id_)) or None
+
+    def splitter(
+        self, by_patient: splits.Splitter, seed: int, recorded: dict[str, object]
+    ) -> splits.Splitter:
+        """Return the splitter of the splits that the notes name, by patient if they name none.
+
+        Where no note names train, the notes without a split are training notes; and dev, if no
+        note names it, is taken from them by patient.
+        """
+
+        def split(admissions: Mapping[str, str]) -> Mapping[str, str]:
+            if not self.places:
+                return by_patient(admissions)
+            recorded["split"] = "given with the notes"
+            placed = {note: self.places[note] for note in admissions if note in self.places}
+            rest = {note: admissions[note] for note in admissions if note not in self.places}
+            named = set(self.places.values())
+            if "train" in named or not rest:
+                self.dropped["notes without a split"] += len(rest)
+                return placed
+            dev = 0 if "dev" in named else splits.PROPORTIONS["dev"]
+            said = f"{' and '.join(sorted(named))} given with the notes, the rest is train"
+            recorded["split"] = said + (" and dev, by patient" if dev else "")
+            self.progress(f"splits: {recorded['split']}")
+            return {
+                **placed,
+                **splits.by_patient(seed, (splits.PROPORTIONS["train"], dev, 0))(rest),
+            }
+
+        return split
+
+    def _enter(self, id_: str, *others: str) -> None:
+        self.ids.add(id_)
+        for other in {alias(id_), *map(alias, others)}:
+            if self._aliases.setdefault(other, id_) != id_:
+                self._aliases[other] = ""
+
+    def _read_table(self) -> Iterator[Note]:
+        optional: dict[str, Sequence[str]] = {"subject": loose_tables.PATIENTS}
+        optional["split"] = loose_tables.SPLIT
+        columns: dict[str, Sequence[str]] = {"text": loose_tables.TEXTS} | (
+            {"id": loose_tables.IDS} if self.needs_id else {}
+        )
+        table = open_table(self.path, columns, {"id": loose_tables.IDS} | optional)
+        _say_encoding(self.path, table.encoding, self.progress)
+        for place, row in table.rows():
+            named = dict(zip(table.columns, row, strict=True))
+            id_ = plain_id(named["id"]) if table.columns["id"] is not None else f"row{place}"
+            if not id_ or len(id_) > 200:
+                raise table.fault(place, "its note_id is empty or longer than 200 characters")
+            if id_ in self.ids:
+                self.dropped["notes with a note_id seen before"] += 1
+                continue
+            self._enter(id_)
+            if named["split"].strip():
+                split = loose_tables.split_name(named["split"])
+                if split is None:
+                    raise table.fault(place, loose_tables.WRONG_SPLIT)
+                self.places[id_] = split
+            yield Note(id_, plain_id(named["subject"]) or id_, named["text"])
+
+    def _read_folder(self) -> Iterator[Note]:
+        files = [file for file in sorted(self.path.rglob("*")) if file.is_file()]
+        files = [file for file in files if not file.name.startswith(".")]
+        texts = [file for file in files if file.suffix.lower() == ".txt"]
+        self.dropped["files that are not NAME.txt"] += len(files) - len(texts)
+        if not texts:
+            raise MarnError(f"{self.path} holds no NAME.txt; give the folder of the texts")
+        inner: dict[Path, tuple[str, ...]] = {}  # below the folder of the split
+        for file in texts:
+            parts = file.relative_to(self.path).with_suffix("").parts
+            homes = [part for part in parts[:-1] if loose_tables.split_name(part)]
+            inner[file] = tuple(part for part in parts if part not in homes[:1])
+        stems = Counter(parts[-1] for parts in inner.values())
+        whole = [plain_id("/".join(parts)) for parts in inner.values()]
+        by_stem = max(stems.values()) == 1 or len(set(whole)) < len(whole)
+        encodings: Counter[str] = Counter()
+        for file, path in zip(texts, whole, strict=True):
+            id_ = plain_id(inner[file][-1]) if by_stem else path
+            if id_ in self.ids:
                 raise MarnError(
-                    f"note {file.stem} of {file} is also in another split; keep one of them"
+                    f"{file} has the name of another text, and may be in two splits; keep one of "
+                    "them, or rename it"
                 )
-            seen.add(file.stem)
-            if name:
-                places[file.stem] = name
-            yield Note(file.stem, file.stem, tables.read_text(file))
-    if not seen:
-        raise MarnError(f"{path} holds no NAME.txt; give the folder of the texts, or a CSV")
+            self._enter(id_, path)
+            names = map(loose_tables.split_name, file.relative_to(self.path).parts[:-1])
+            if split := next(filter(None, names), None):
+                self.places[id_] = split
+            text, encoding = loose_tables.read_text(file)
+            encodings[encoding] += 1
+            yield Note(id_, id_, text)
+        if encodings["cp1252"]:
+            count = tables.counted(encodings["cp1252"], "text")
+            _say_encoding(self.path, "cp1252", self.progress, f"{count} of ")
 
 
-def _read_codings(
-    path: Path, form: Callable[[str, str], str | None], dropped: Counter[str], uses: Counter[Pair]
-) -> Iterator[Coding]:
-    """Yield the codes of a table, and count them in `uses`."""
-    for place, (written, kind, code) in tables.read(path, ("note_id", "kind", "code")):
-        note = _note_id(path, place, written)
-        pair = _kind(path, place, kind), form(kind.strip(), code)
-        if not code.strip():
-            dropped["rows without a code"] += 1
-        elif pair[1] is None:
-            dropped["rows whose code has no form of the system"] += 1
-        else:
-            uses[pair[0], pair[1]] += 1
-            yield Coding(note, pair[0], pair[1])
+@dataclass
+class _Codings:
+    """The codes of the notes, and what their table says and does not say."""
+
+    table: Table
+    system: CodeSystem
+    notes: _Notes
+    dropped: Counter[str]
+    uses: Counter[Pair]
+    progress: Progress
+    _count: Counter[str] = field(default_factory=Counter)
+
+    def read(self) -> Iterator[Coding]:
+        """Yield the codes of the table, and count them in `uses`.
+
+        Raises:
+            MarnError: as the table does, or if most codes are not of the system or most rows name
+                no note.
+        """
+        for place, row in self.table.rows():
+            named = dict(zip(self.table.columns, row, strict=True))
+            written = named["id"] if self.table.columns["id"] is not None else f"row{place}"
+            kind = loose_tables.kind_name(named["kind"])
+            if kind is None:
+                raise self.table.fault(place, loose_tables.WRONG_KIND)
+            cells = [(kind, named["code"])]
+            if self.table.columns["code"] in (self.table.columns["dx"], self.table.columns["pr"]):
+                cells = [("dx", named["dx"]), ("pr", named["pr"])]
+            codes = [(kind, code) for kind, cell in cells for code in self.system.pieces(cell)]
+            note = self.notes.find(written)
+            if note is None:
+                self.dropped["rows whose note_id is not among the notes"] += max(1, len(codes))
+                self._count["homeless"] += 1
+            elif not codes:  # in the table of notes, that is a note without a code
+                self.dropped["rows without a code"] += self.table.path != self.notes.path
+            else:
+                self._count["aliased"] += plain_id(written) != note
+                yield from self._codings(place, note, codes)
+            self._count["rows"] += 1
+        self._judge()
+
+    def _codings(self, place: int, note: str, codes: list[tuple[str, str]]) -> Iterator[Coding]:
+        for kind, written in codes:
+            self._count["codes"] += 1
+            if self.system.is_number(written):
+                what = "its code was read as a number and may have lost zeros; keep codes as text"
+                raise self.table.fault(place, what)
+            kinds = [kind] if kind else self.system.kinds(written)
+            code = self.system.dotted(kinds[0], written) if kinds else None
+            if code is None:
+                self.dropped["rows whose code has no form of the system"] += 1
+                self._count["foreign"] += 1
+                self._count["of the other"] += self.system.is_other(written)
+            else:
+                self._count["either"] += len(kinds) > 1
+                self.uses[kinds[0], code] += 1
+                yield Coding(note, kinds[0], code)
+
+    def _judge(self) -> None:
+        """Refuse a table that is not of these notes or of this system; say what was guessed."""
+        count, path = self._count, self.table.path
+        if count["rows"] and count["homeless"] == count["rows"]:
+            raise MarnError(
+                f"none of the {tables.counted(count['rows'], 'row')} of {path} names a note of "
+                f"{self.notes.path}; write the ids alike in both"
+            )
+        if 2 * count["foreign"] > count["codes"]:
+            other = 2 * count["of the other"] > count["foreign"]
+            raise MarnError(
+                f"{count['foreign']:,} of {tables.counted(count['codes'], 'code')} of {path} have "
+                f"no form of {self.system.name}; "
+                + (self.system.other if other else "check the column, or give --system other")
+            )
+        if count["aliased"]:
+            self.progress(f"ids: {count['aliased']:,} rows name their note in another spelling")
+        if count["either"]:
+            self.progress(
+                f"kinds: {count['either']:,} codes may be diagnosis or procedure, and count as "
+                "diagnoses; give a column kind (dx or pr)"
+            )
 
 
-def _read_titles(
-    path: Path, form: Callable[[str, str], str | None], dropped: Counter[str]
-) -> tuple[dict[Pair, str], dict[Pair, CodeEntry]]:
-    """Return the title of every code of a table, and the category of those that have one."""
-    titles: dict[Pair, str] = {}
-    above: dict[Pair, CodeEntry] = {}
-    columns, optional = ("kind", "code", "title"), ("category", "category_title")
-    for place, (kind, written, title, category, name) in tables.read(path, columns, optional):
-        code = form(_kind(path, place, kind), written)
-        if code is None:
-            dropped["titles of codes that have no form of the system"] += 1
-            continue
-        pair = kind.strip(), code
-        titles[pair] = title.strip()
-        if category.strip():
-            above[pair] = CodeEntry(category.strip(), pair[0], name.strip())
-    return titles, above
-
-
-def _any_code(kind: str, written: str) -> str | None:
-    """Return a code of a system of its own as it is written, without the blanks around it."""
-    code = written.strip()
-    return code if _CODE.fullmatch(code) else None
-
-
-def _note_id(path: Path, place: int, written: str) -> str:
-    note = written.strip()
-    if not note or len(note) > 200:
-        what = f"{tables.shown(note)} is not a valid note_id; give 1 to 200 characters"
-        raise tables.fault(path, place, what)
-    return note
-
-
-def _kind(path: Path, place: int, written: str) -> str:
-    if written.strip() not in _KINDS:
-        what = f"kind must be dx or pr, but got {tables.shown(written.strip())}; correct the row"
-        raise tables.fault(path, place, what)
-    return written.strip()
-
-
-def _split(path: Path, place: int, written: str) -> str:
-    if written not in SPLITS:
-        names = ", ".join(SPLITS)
-        what = f"split must be one of {names}, but got {tables.shown(written)}; correct the row"
-        raise tables.fault(path, place, what)
-    return written
+def _say_encoding(path: Path, encoding: str, progress: Progress, what: str = "") -> None:
+    if encoding == "cp1252":
+        progress(f"encoding: {what}{path} is not UTF-8, and is read as Windows-1252")

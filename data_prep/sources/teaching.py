@@ -33,7 +33,8 @@ class Config(CcsConfig):
 def run(config: Config, progress: Progress) -> Path:
     """Write the hospital's tables to `config.out`/raw and prepare them as MIMIC-III's are.
 
-    A preset with lists of admissions is split by them if `config.codes` is theirs, else by patient.
+    Unless splits are given, a preset with lists of admissions is split by them if `config.codes` is
+    theirs, else by patient.
     """
     name, preset = config.out.resolve().name, config.preset
     with replacing(config.out) as partial:
@@ -41,7 +42,8 @@ def run(config: Config, progress: Progress) -> Path:
         bar = _notes_written(progress)
         hospital.write(raw, preset, config.seed, bar, workers=config.workers, zipped=config.gzip)
         command = f"python -m data_prep teaching --preset {preset} --out data/{name}"
-        lists = raw if config.codes == hospital.PRESETS[preset].lists else None
+        has_lists = config.codes == hospital.PRESETS[preset].lists
+        lists = config.splits or (raw if has_lists else None)
         mimic3.build(raw, partial, config, name, command, lists, progress=progress)
     return config.out
 

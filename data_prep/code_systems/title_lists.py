@@ -1,0 +1,120 @@
+"""Lists of the titles of codes, in the forms in which people have them.
+
+Tables with a header: MIMIC's D_ICD_DIAGNOSES (``ICD9_CODE, SHORT_TITLE, LONG_TITLE``) and
+d_icd_diagnoses (``icd_code, icd_version, long_title``), and tables of your own (``code, title`` and
+perhaps ``kind, category, category_title``). Lists of lines without one, as CMS gives them: a code,
+blanks, a title; or the files in order (``icd10cm_order_2024.txt``), in columns of fixed width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from data_prep import loose_tables
+from data_prep.code_systems.systems import CodeSystem
+from marn.corpus import CodeEntry
+from marn.errors import MarnError
+
+TITLES: Final = (
+    *("long_title", "title", "long_description", "description", "desc", "long_desc", "name"),
+    *("short_title", "short_description"),
+)
+
+_CODES: Final = (*loose_tables.CODES, *loose_tables.DIAGNOSES, *loose_tables.PROCEDURES)
+_COLUMNS: Final = {
+    "kind": loose_tables.KINDS,
+    "version": ("icd_version", "version"),
+    "category": ("category", "ccs", "ccsr"),
+    "category_title": ("category_title", "category_name"),
+}
+# An order number, code and flag of billable codes, a short title of 60 characters, a long one.
+_ORDERED: Final = re.compile(r"\d{5} (\w{3,7}) +[01] .{60} (.+)")
+_LISTED: Final = re.compile(r"\s*([A-Za-z]?\d[\w.]{1,7})\s+(\S.*)")
+
+
+class _Row(NamedTuple):
+    place: int
+    code: str
+    title: str
+    kind: str = ""
+    version: str = ""
+    category: str = ""
+    category_title: str = ""
+
+
+def read_titles(
+    paths: Sequence[Path], system: CodeSystem, dropped: Counter[str]
+) -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], CodeEntry]]:
+    """Return the title of every code of the lists, and the category of those that have one.
+
+    Of two titles of one code the last counts.
+
+    Args:
+        paths: of the lists.
+        system: that the codes belong to.
+        dropped: gets the number of rows left out, by reason.
+
+    Raises:
+        MarnError: if a list cannot be read, or none of its codes is of the system.
+    """
+    titles: dict[tuple[str, str], str] = {}
+    above: dict[tuple[str, str], CodeEntry] = {}
+    for path in paths:
+        rows = found = 0
+        of_file = _kind_in(path.name)
+        for row in _rows(path):
+            rows += 1
+            kinds = [row.kind or of_file] if row.kind or of_file else system.kinds(row.code)
+            code = system.dotted(kinds[0], row.code) if kinds else None
+            if row.version.strip() not in ("", system.version):
+                dropped["titles of codes of another version of ICD"] += 1
+            elif code is None:
+                dropped["titles of codes that have no form of the system"] += 1
+            elif not row.title.strip():
+                dropped["titles that are empty"] += 1
+            else:
+                found += 1
+                pair = kinds[0], code
+                dropped["titles of a code that has one already"] += pair in titles
+                titles[pair] = row.title.strip()
+                if category := row.category.strip():
+                    above[pair] = CodeEntry(category, pair[0], row.category_title.strip())
+        if not found:
+            raise MarnError(
+                f"{path} has no title of a code of {system.name} ({rows:,} rows); give a list of "
+                "codes and titles of that system"
+            )
+    return titles, above
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    if path.suffix.lower() in (".txt", ""):
+        lines = loose_tables.read_text(path)[0].splitlines()
+        form = next((form for form in (_ORDERED, _LISTED) if lines and form.match(lines[0])), None)
+        if form is not None:
+            for number, line in enumerate(lines, start=1):
+                if match := form.match(line):
+                    yield _Row(number, match[1], match[2])
+                elif line.strip():
+                    raise MarnError(f"{path}, line {number}: not a code and a title; correct it")
+            return
+    table = loose_tables.open_table(path, {"code": _CODES, "title": TITLES}, _COLUMNS)
+    of_column = _kind_in(str(table.columns["code"]))
+    for place, row in table.rows():
+        named = dict(zip(table.columns, row, strict=True))
+        kind = loose_tables.kind_name(named.pop("kind"))
+        if kind is None:
+            raise table.fault(place, loose_tables.WRONG_KIND)
+        yield _Row(place, kind=kind or of_column, **named)
+
+
+def _kind_in(name: str) -> str:
+    """Return the kind that the name of a file or column says, "" for none."""
+    name = name.casefold()
+    is_procedure = any(word in name for word in ("proc", "pcs", "_sg", "_pr."))
+    is_diagnosis = any(word in name for word in ("diag", "_dx", "10cm"))
+    return "pr" if is_procedure else "dx" if is_diagnosis else ""

@@ -1,0 +1,354 @@
+"""Tables in the forms in which people have them, for your own notes and for tables of splits.
+
+`data_prep.tables` reads the files of MIMIC, whose form is known. Here the form is found out: CSV
+with commas, semicolons, tabs or bars, JSONL, JSON, Parquet or Feather; UTF-8, UTF-16 or
+Windows-1252; columns under any of their common names. What cannot be found out is one line that
+says what to do, and never shows a cell.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from data_prep import tables
+from marn.errors import MarnError
+
+IDS: Final = (
+    *("note_id", "hadm_id", "_id", "id", "admission_id", "doc_id", "document_id", "case_id"),
+    *("report_id", "file_name", "filename", "file", "document", "doc", "note", "case", "name"),
+    *("encounter_id", "visit_id", "row_id", "study_id", "uid", "key", "identifier"),
+)
+"""Names of a column of ids, the likeliest first."""
+TEXTS: Final = (
+    *("text", "note_text", "report_text", "document_text", "full_text", "note", "report"),
+    *("content", "body", "discharge_summary", "summary", "transcription", "document", "texto"),
+)
+PATIENTS: Final = ("subject_id", "patient_id", "person_id", "subject", "patient", "mrn")
+SPLIT: Final = ("split", "splits", "set", "subset", "fold", "partition")
+CODES: Final = (
+    *("code", "codes", "icd_code", "icd_codes", "icd", "icd9_code", "icd9_codes", "icd9"),
+    *("icd10_code", "icd10_codes", "icd10", "icd10cm", "icd9cm", "label", "labels", "target"),
+)
+DIAGNOSES: Final = (
+    *("dx", "dx_code", "dx_codes", "diagnosis_code", "diagnosis_codes", "diagnosis", "diagnoses"),
+    *("icd9_diag", "icd10_diag"),
+)
+PROCEDURES: Final = (
+    *("pr", "px", "pr_code", "pr_codes", "procedure_code", "procedure_codes", "procedure"),
+    *("procedures", "icd9_proc", "icd10_proc"),
+)
+KINDS: Final = ("kind", "code_type", "code_kind")
+
+WRONG_SPLIT: Final = (
+    "its split is none of train, dev (or val, valid, validation, development) and test; correct it"
+)
+
+WRONG_KIND: Final = "its kind is neither dx (or diagnosis) nor pr (or procedure); correct it"
+
+_KIND_NAMES: Final = {
+    "": "",
+    **dict.fromkeys(("dx", "d", "diag", "diagnosis", "diagnoses", "diagnostico"), "dx"),
+    **dict.fromkeys(("pr", "p", "px", "proc", "procedure", "procedures", "procedimiento"), "pr"),
+}
+_SPLIT_NAMES: Final = {
+    **dict.fromkeys(("train", "training", "trn", "tr"), "train"),
+    **dict.fromkeys(("dev", "devel", "development", "val", "valid", "validation"), "dev"),
+    **dict.fromkeys(("test", "testing", "tst", "te"), "test"),
+}
+_SEPARATORS: Final = ",;\t|"
+_WHOLE_FLOAT: Final = re.compile(r"(\d+)\.0+", re.ASCII)
+_NUMBER: Final = re.compile(r"0*(\d+)", re.ASCII)
+_HEADER: Final = re.compile(r"[A-Za-z_][\w .-]{0,30}", re.ASCII)
+_BINARY: Final = {
+    b"PK\x03\x04": "a zip archive or an Excel file; save the table as CSV (UTF-8)",
+    b"%PDF": "a PDF; give a table, or a folder of texts",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word file; save the table as CSV (UTF-8)",
+}
+
+
+def plain_id(written: str) -> str:
+    """Return an id in the one form that is kept: trimmed, composed, and 123 for 123.0.
+
+    >>> plain_id(" 123.0 "), plain_id("007"), plain_id("cafe\u0301") == "café"
+    ('123', '007', True)
+    """
+    id_ = unicodedata.normalize("NFC", written.strip())
+    match = _WHOLE_FLOAT.fullmatch(id_)
+    return match[1] if match else id_
+
+
+def alias(id_: str) -> str:
+    """Return what the ways of writing an id have in common.
+
+    Zeros before a number, case, compatible characters and an ending .txt may differ between two
+    tables.
+
+    >>> alias("007"), alias("Note_A.TXT")
+    ('7', 'note_a')
+    """
+    plain = unicodedata.normalize("NFKC", id_).casefold().removesuffix(".txt")
+    match = _NUMBER.fullmatch(plain)
+    return match[1] if match else plain
+
+
+def split_name(written: str) -> str | None:
+    """Return train, dev or test for one of their names, None for another word.
+
+    >>> split_name("Validation"), split_name("fold 3")
+    ('dev', None)
+    """
+    return _SPLIT_NAMES.get(written.strip().casefold())
+
+
+def kind_name(written: str) -> str | None:
+    """Return "dx" or "pr" for one of their names, "" for a blank, None for another word."""
+    return _KIND_NAMES.get(written.strip().casefold())
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose form has been found out; `rows` reads it."""
+
+    path: Path
+    columns: Mapping[str, str | None]  # of each wanted column its name in the file, None if missing
+    form: str  # "csv", "jsonl" or "polars"
+    encoding: str = "utf-8"
+    separator: str = ","
+
+    def rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """Yield the line, or the number, of each row and its fields; "" for a missing column.
+
+        Raises:
+            MarnError: naming file and row, if it cannot be read.
+        """
+        readers = {"csv": self._csv, "jsonl": self._jsonl, "polars": self._polars}
+        with _readable(self.path):
+            yield from readers[self.form]()
+
+    def fault(self, place: int, what: str) -> MarnError:
+        """Return the error that names a row, as `rows` numbers it."""
+        return MarnError(f"{self.path}, row at line {place}: {what}")
+
+    def _csv(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        rows = tables.csv_rows(self.path, encoding=self.encoding, separator=self.separator)
+        header = next(rows)[1]
+        width = len(header)
+        wanted = [None if name is None else header.index(name) for name in self.columns.values()]
+        for line, row in rows:
+            if len(row) != width and any(row):
+                what = f"{len(row)} fields instead of {width}; put quotes around a field that holds"
+                raise self.fault(line, f"{what} the separator {self.separator!r} or a line end")
+            if any(row):
+                yield line, tuple("" if index is None else row[index] for index in wanted)
+
+    def _jsonl(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        with tables.open_bytes(self.path) as file:
+            lines = io.TextIOWrapper(file, self.encoding)
+            for number, line in enumerate(iter(lambda: lines.readline(tables.ROW_LIMIT), ""), 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                if not isinstance(row, dict):
+                    raise self.fault(number, 'no JSON object; give one such as {"note_id": ...}')
+                yield number, tuple(_cell(row.get(str(name))) for name in self.columns.values())
+
+    def _polars(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        names = [str(name) for name in self.columns.values() if name is not None]
+        frame = _frame(self.path, names)
+        for number, row in enumerate(frame.iter_rows(named=True), start=1):
+            yield number, tuple(_cell(row.get(str(name))) for name in self.columns.values())
+
+
+def open_table(
+    path: Path,
+    wanted: Mapping[str, Sequence[str]],
+    optional: Mapping[str, Sequence[str]] | None = None,
+) -> Table:
+    """Find out the form of a table.
+
+    Args:
+        path: of the file.
+        wanted: for each column that must be there, the names that it may have.
+        optional: the same for columns that may be missing.
+
+    Raises:
+        MarnError: if the file is missing or no table, or lacks a column.
+    """
+    optional = optional or {}
+    if path.is_dir():
+        raise MarnError(f"{path} is a folder; give a table with the columns {_list(wanted)}")
+    suffix = path.suffix.lower()
+    with _readable(path):
+        if suffix in (".parquet", ".pq", ".feather", ".arrow", ".ipc", ".json"):
+            names = _frame(path, None).columns
+            return Table(path, _columns(path, names, wanted, optional), "polars")
+        encoding = encoding_of(path)
+        if suffix in (".jsonl", ".ndjson"):
+            return Table(path, _json_names(path, encoding, wanted, optional), "jsonl", encoding)
+        with tables.open_bytes(path) as file:
+            first = io.TextIOWrapper(file, encoding).readline(tables.ROW_LIMIT)
+        if not first.strip():
+            raise MarnError(f"{path} is empty, or begins with an empty line; give a table")
+        headers = {mark: next(csv.reader([first], delimiter=mark), []) for mark in _SEPARATORS}
+        separator = max(_SEPARATORS, key=lambda mark: len(headers[mark]))
+        for mark, header in headers.items():
+            if all(_place(header, names) is not None for names in wanted.values()):
+                separator = mark
+                break
+        columns = _columns(path, headers[separator], wanted, optional)
+        return Table(path, columns, "csv", encoding, separator)
+
+
+def encoding_of(path: Path) -> str:
+    """Return the encoding of a file: UTF-8 or UTF-16, else Windows-1252 where that is plain.
+
+    It is plain where no byte above 127 is part of UTF-8, and every one is a character of
+    Windows-1252 (which holds Latin-1's).
+
+    Raises:
+        MarnError: if it is none of these.
+    """
+    with tables.open_bytes(path) as file:
+        begin = file.read(4)
+        for mark, what in _BINARY.items():
+            if begin.startswith(mark):
+                raise MarnError(f"{path} is {what}")
+        if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+        for encoding, zeros in (("utf-16-le", begin[1::2]), ("utf-16-be", begin[::2])):
+            if zeros == b"\0\0":
+                return encoding
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        is_utf8 = is_other = False
+        piece = begin
+        while piece or decoder.getstate()[0]:
+            text = decoder.decode(piece, final=not piece)
+            piece = file.read(tables.PIECE)
+            if "\0" in text:
+                raise MarnError(f"{path} holds a NUL byte: it is damaged or no text; get it again")
+            if not text.isascii():
+                marks = set(text) - set(map(chr, range(128)))
+                is_other |= any("\udc80" <= mark <= "\udcff" for mark in marks)
+                is_utf8 |= any(not "\udc80" <= mark <= "\udcff" for mark in marks)
+                undefined = marks & {chr(0xDC00 + byte) for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D)}
+                if is_other and (is_utf8 or undefined):
+                    raise MarnError(
+                        f"{path} is neither UTF-8 nor Windows-1252; save it as UTF-8, for example "
+                        f"with: iconv -f ENCODING -t utf-8 {path.name}"
+                    )
+    return "cp1252" if is_other else "utf-8-sig"
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """Return the text of a file, line ends included, and its encoding.
+
+    Raises:
+        MarnError: as `encoding_of` does.
+    """
+    with _readable(path):
+        encoding = encoding_of(path)
+        return path.read_bytes().decode(encoding), encoding
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what reading a file may raise into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise MarnError(f"{path} cannot be read: {error.strerror or 'it is damaged'}") from None
+    except (EOFError, zlib.error, UnicodeError, ValueError, pl.exceptions.PolarsError) as error:
+        if isinstance(error, MarnError):
+            raise
+        raise MarnError(
+            f"{path} cannot be read ({type(error).__name__}): it is damaged, or of another form "
+            "than its name says; get it again"
+        ) from None
+
+
+def _frame(path: Path, names: list[str] | None) -> pl.DataFrame:
+    """Read a file that polars knows, or, without names, only its columns."""
+    if path.suffix.lower() == ".json":
+        return pl.read_json(path)
+    scan = pl.scan_parquet if path.suffix.lower() in (".parquet", ".pq") else pl.scan_ipc
+    lazy = scan(path)
+    return lazy.head(0).collect() if names is None else lazy.select(names).collect()
+
+
+def _json_names(
+    path: Path,
+    encoding: str,
+    wanted: Mapping[str, Sequence[str]],
+    optional: Mapping[str, Sequence[str]],
+) -> Mapping[str, str | None]:
+    """Find the columns in the first object of a JSONL file."""
+    with tables.open_bytes(path) as file:
+        for line in io.TextIOWrapper(file, encoding):
+            if line.strip():
+                first = json.loads(line)
+                names = list(first) if isinstance(first, dict) else []
+                return _columns(path, names, wanted, optional)
+    raise MarnError(f"{path} is empty; give a table")
+
+
+def _columns(
+    path: Path,
+    header: Sequence[str],
+    wanted: Mapping[str, Sequence[str]],
+    optional: Mapping[str, Sequence[str]],
+) -> dict[str, str | None]:
+    """Return for each column its name in the header, None for an optional one that is missing."""
+    found: dict[str, str | None] = {}
+    for key, names in {**wanted, **optional}.items():
+        place = _place(header, names)
+        if place is None and key in wanted:
+            # Without a header this is a row: only what looks like a name is shown.
+            shown = ", ".join(
+                name if _HEADER.fullmatch(name) else "(a text)" for name in header[:12]
+            )
+            raise MarnError(
+                f"{path} has no column {names[0]} (its first line is: {shown}); name one so, or "
+                f"{', '.join(names[1:5])}"
+            )
+        if place is not None and [*map(_bare, header)].count(_bare(header[place])) > 1:
+            raise MarnError(f"{path} has more than one column {header[place]}; rename one of them")
+        found[key] = None if place is None else header[place]
+    return found
+
+
+def _place(header: Sequence[str], names: Sequence[str]) -> int | None:
+    """Return the index of the column with the first of these names that is there."""
+    bare = [_bare(name) for name in header]
+    return next((bare.index(name) for name in map(_bare, names) if name in bare), None)
+
+
+def _bare(name: str) -> str:
+    """Return a column's name without case, blanks and punctuation: "Note ID" is "noteid"."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _cell(value: Any) -> str:
+    """Write a typed value as a CSV would hold it; the items of a list with semicolons between."""
+    if isinstance(value, (list, tuple, pl.Series)):
+        return "; ".join(_cell(item) for item in value)
+    return "" if value is None else value if isinstance(value, str) else str(value)
+
+
+def _list(columns: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(names[0] for names in columns.values())
