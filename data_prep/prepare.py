@@ -268,8 +268,8 @@ def _members(
     """Return the admissions of each split, in the order of their ids."""
     if assigned.is_empty():
         raise MarnError(
-            f"no admission has both a note and a kept code ({len(admissions):,} have a note); "
-            "check that the tables belong together"
+            f"no admission has both a note and a code ({len(admissions):,} have a note); "
+            "check that the tables belong together, or lower --min-code-count"
         )
     candidates = admissions if keep_uncoded else {*assigned["admission"].unique()}
     members = _placed({id_: admissions[id_] for id_ in candidates}, split)

@@ -172,7 +172,7 @@ REFUSED = {
         "no admission has both a note and a code",
     ),
     "a file that may not be read": (
-        refusing("data_prep.tables._open", errno.EACCES),
+        refusing("data_prep.tables.open_bytes", errno.EACCES),
         "cannot be read: Permission denied",
     ),
     "a folder that may not be read": (

@@ -5,6 +5,7 @@ import gzip
 import shutil
 from collections import Counter
 
+import polars as pl
 import pytest
 
 from data_prep.__main__ import main
@@ -52,7 +53,6 @@ def prepare(raw_tables, tmp_path, lists):
         if by_lists:
             arguments += ["--splits", str(lists)]
         if main(arguments):
-            assert not (tmp_path / "out").exists()
             assert not list(tmp_path.glob("*.partial"))
             return None
         return Corpus.load(tmp_path / "out")
@@ -302,6 +302,53 @@ def _mark(raw_tables, text="SYNTHETIC. Nobody ever lived."):
         "EVIDENCE",
         [(174, 900_000, "dx", "4280", TEXT.index("CHF"), TEXT.index("CHF") + 3, "evidence", "PMH")],
     )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "feather"])
+def test_a_table_of_splits(raw_tables, prepare, lists, tmp_path, capsys, suffix):
+    """As the critical review publishes them: _id, split with "val"; the same corpus as by lists."""
+    fill(raw_tables)
+    by_lists = prepare()
+    rows = [(id_, name) for name, ids in LISTS.items() for id_ in ids]
+    frame = pl.DataFrame(rows, schema=["_id", "split"], orient="row")
+    frame = frame.with_columns(pl.col("split").replace("dev", "val"))
+    path = tmp_path / f"splits.{suffix}"
+    writers = {"csv": frame.write_csv, "parquet": frame.write_parquet, "feather": frame.write_ipc}
+    writers[suffix](path)
+    corpus = prepare("--splits", str(path), "--codes", "7", by_lists=False)
+    assert {name: corpus[name].ids.tolist() for name in corpus.splits} == {
+        name: list(map(str, ids)) for name, ids in LISTS.items()
+    }
+    assert corpus.hash == by_lists.hash
+    assert corpus.card["settings"]["split"] == "table"
+    path.write_text("_id,split\n145000,train\n145000,test\n")
+    assert prepare("--splits", str(path), by_lists=False) is None
+    assert "splits." + suffix in capsys.readouterr().err
+
+
+def test_words_of_the_full_training_list(raw_tables, prepare, lists, capsys):
+    fill(raw_tables, notes=[(900, 9, 145_100, "Another word"), (901, 8, 145_101, "Last word")])
+    with (lists / "train_full_hadm_ids.csv").open("a") as file:
+        file.write("145100\n")
+    (lists / "test_full_hadm_ids.csv").write_text("145007\n145101\n")
+    own = prepare("--vectors", "train", "--min-count", "1")
+    assert "another" not in own.vocabulary.words
+    whole = prepare("--vectors", "all", "--vocabulary", "full")
+    assert {"another", "word"} <= set(whole.vocabulary.words)
+    assert "last" not in whole.vocabulary.words  # a test note: vectors may see it, words do not
+    assert whole["train"].ids.tolist() == own["train"].ids.tolist()
+    assert whole.card["settings"]["vocabulary"] == "all training notes (7)"
+    assert "--vocabulary full" in whole.card["created"]["command"]
+    assert whole.vectors.shape[0] == len(whole.vocabulary)
+    (lists / "train_full_hadm_ids.csv").unlink()
+    assert prepare("--vocabulary", "full") is None
+    assert "train_full_hadm_ids.csv does not exist" in capsys.readouterr().err
+
+
+def test_sums_without_a_download_are_refused(raw_tables, prepare, capsys):
+    fill(raw_tables)
+    assert prepare("--sha256", "0" * 64) is None
+    assert "--sha256 checks downloaded lists; add --splits fetch" in capsys.readouterr().err
 
 
 def test_the_hospitals_tables_are_open(raw_tables, lists, tmp_path):
