@@ -66,6 +66,15 @@ class CcsConfig(PrepareConfig):
     ccs_key: Literal["kind:number", "number"] = "kind:number"
     """What tells categories apart; the papers merge equal numbers of diagnoses and procedures
     ("number")."""
+    ccs_lookup: Literal["all", "released"] = "all"
+    """Procedures that have a category: "all" of the table; "released", as MARN's released converter
+    has it, none that is written as a stub (17.) or with a second decimal of zero (93.90)."""
+
+    def options(self) -> str:
+        """Write the settings that make the corpus what it is as options of a command line."""
+        return super().options() + (
+            f" --ccs-lookup {self.ccs_lookup}" if self.ccs_lookup != "all" else ""
+        )
 
 
 def check_out(out: Path, *raw: Path | None) -> None:

@@ -236,6 +236,29 @@ def test_the_label_space_of_caml(raw_tables, prepare):
     assert corpus.codes["ccs"][corpus.parent[0]].code == "pr:4"
 
 
+def test_procedures_that_the_released_converter_does_not_find(raw_tables, prepare):
+    # Stubs and zeros at the end of CAML's labels; 64.0, which is itself a number, and diagnoses
+    # keep theirs.
+    ids = LISTS["train"]
+    fill(
+        raw_tables,
+        diagnoses={ids[0]: ["25000"]},
+        procedures={ids[0]: ["3893", "9390", "3950"], ids[1]: ["0066", "3893", "640"]},
+    )
+    options = ("--codes", "full", "--labels", "caml")
+    found = {}
+    for lookup in ("all", "released"):
+        corpus = prepare(*options, "--ccs-lookup", lookup)
+        found[lookup] = {
+            entry.code
+            for entry, above in zip(corpus.codes["icd"], corpus.parent, strict=True)
+            if above >= 0
+        }
+    assert found["all"] - found["released"] == {"66.", "93.90", "39.50"}
+    assert {"38.93", "250.00", "64.0"} <= found["released"]
+    assert "--ccs-lookup released" in corpus.card["created"]["command"]
+
+
 def test_marked_passages_follow_their_labels(tiny_raw, tmp_path):
     found = {}
     for style in ("icd", "caml"):

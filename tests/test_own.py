@@ -134,7 +134,7 @@ def test_what_cannot_be_used_is_counted(prepare, tmp_path):
         ("notes.csv", "who,text\na,x\n", "no column note_id (its first line is: who, text)"),
         ("notes.csv", "note_id,text,split,Split\na,x,,\n", "more than one column split"),
         ("notes.csv", "he had fever,12\na,x\n", "(its first line is: he had fever, (a text))"),
-        ("notes.csv", 'note_id,text\na,"x\n', "line 2: a quote is never closed"),
+        ("notes.csv", 'note_id,text\na,"x\n', "line 2: a quote is opened and never closed"),
         ("notes.csv", "note_id,text\na,x,y\n", "line 2: 3 fields instead of 2"),
         ("notes.csv", "", "is empty"),
         ("codes.csv", "note_id,kind,code\na,he had fever,x\n", "its kind is neither dx"),

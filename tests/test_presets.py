@@ -93,7 +93,7 @@ def test_what_the_papers_say_by_hand():
     assert released.model["padding"] == "released"
     assert released.model["tune_embeddings"] is False
     data = {"vectors": "all", "ccs_key": "number", "labels": "caml", "codes": "50"}
-    assert released.data == data
+    assert released.data == data | {"vocabulary": "full", "ccs_lookup": "released"}
     assert released.training["keep"] == "last"
 
 

@@ -26,6 +26,7 @@ from marn.errors import MarnError
 _SEPARATORS = re.compile(r"[;,|\t\r\n]+")
 _NOTHING = {"", "nan", "null", "none", "na", "n/a"}
 _LOST_ZEROS = re.compile(r"\d{4,5}\.0+", re.ASCII)  # no ICD code; 4280 written as 4280.0
+_LOST = re.compile(r"\.(\d0)?$", re.ASCII)
 _ANY_CODE = re.compile(r"[^\s\x00-\x1f\x7f]{1,40}")
 
 
@@ -67,6 +68,7 @@ class Icd9:
         procedures: HCUP's file of procedure categories, or "hcup" to fetch it; None for the
             procedures that the project states itself.
         key: how categories are written as labels, "kind:number" or "number".
+        lookup: "all", or "released" to find no category for `is_lost`.
 
     Raises:
         MarnError: if the file cannot be fetched or read.
@@ -78,9 +80,19 @@ class Icd9:
     dotted = staticmethod(dotted_icd9)
     pieces = staticmethod(pieces)
 
-    def __init__(self, procedures: Path | None = None, key: str = KEY_STYLES[0]) -> None:
+    def __init__(
+        self, procedures: Path | None = None, key: str = KEY_STYLES[0], lookup: str = "all"
+    ) -> None:
         self.ccs = Ccs.load(procedures)
-        self.key, self.procedures = key, self.ccs.procedures
+        self.key, self.procedures, self.lookup = key, self.ccs.procedures, lookup
+
+    def is_lost(self, kind: str, label: str) -> bool:
+        """Return whether the released converter finds no category for a label.
+
+        That is so for a procedure that is a stub ("17.") or has a zero as its second decimal
+        ("93.90"): as a number it is written in another way.
+        """
+        return self.lookup == "released" and kind == "pr" and bool(_LOST.search(label))
 
     def title(self, kind: str, code: str) -> str:
         """Return CMS's title of a code, or else what its category says about it."""
@@ -91,7 +103,7 @@ class Icd9:
 
     def category(self, kind: str, code: str) -> CodeEntry | None:
         """Return the CCS category of a code."""
-        number = self.ccs.number(kind, code)
+        number = None if self.is_lost(kind, code) else self.ccs.number(kind, code)
         if number is None:
             return None
         return CodeEntry(self.ccs.key(kind, number, self.key), kind, self.ccs.title(kind, number))

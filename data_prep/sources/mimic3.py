@@ -99,7 +99,7 @@ def build(
     """
     for table in ("NOTEEVENTS", *CODE_TABLES.values()):
         tables.require(raw, table)  # rather than after an hour of reading notes
-    system = Icd9(config.ccs_procedures, config.ccs_key)
+    system = Icd9(config.ccs_procedures, config.ccs_key, config.ccs_lookup)
     complete = {"dx": True, "pr": config.ccs_procedures is not None}
     dropped: Counter[str] = Counter()
     synthetic = is_synthetic(raw)
@@ -123,7 +123,7 @@ def build(
     title_of: Callable[[str, str], str] = title
     category: Callable[[str, str], CodeEntry | None] = system.category
     if labels == "caml":
-        named = _CamlLabels(title, category)
+        named = _CamlLabels(title, category, system.is_lost)
         title_of, category = named.title, named.category
         codings = map(named.coding, codings)
         passages = None if passages is None else map(named.passage, passages)
@@ -182,8 +182,9 @@ class _CamlLabels:
         self,
         title: Callable[[str, str], str],
         category: Callable[[str, str], CodeEntry | None],
+        is_lost: Callable[[str, str], bool],
     ) -> None:
-        self._title, self._category = title, category
+        self._title, self._category, self._is_lost = title, category, is_lost
         self._meant: dict[Pair, Counter[str]] = {}
 
     def coding(self, coding: Coding) -> Coding:
@@ -202,6 +203,8 @@ class _CamlLabels:
 
     def category(self, kind: str, name: str) -> CodeEntry | None:
         """Return the category of the code that a label stands for most often."""
+        if self._is_lost(kind, name):
+            return None
         meant = self._meant[kind, name]
         return self._category(kind, min(meant, key=lambda code: (-meant[code], code)))
 

@@ -63,7 +63,7 @@ def run(config: Config, progress: Progress) -> Path:
     options = f"--version {config.version}"
     system: CodeSystem = Icd10(uses)
     if config.version == 9:
-        system = Icd9(config.ccs_procedures, config.ccs_key)
+        system = Icd9(config.ccs_procedures, config.ccs_key, config.ccs_lookup)
         options += f" --ccs-key {config.ccs_key}"
         options += "" if config.ccs_procedures is None else " --ccs-procedures PRREF"
     titles = {kind: read_titles(hosp, kind, system) for kind in CODE_TABLES}

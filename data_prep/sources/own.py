@@ -79,7 +79,7 @@ def run(config: Config, progress: Progress) -> Path:
     uses: Counter[Pair] = Counter()
     system: CodeSystem = AnySystem()
     if config.system == "icd9":
-        system = Icd9(config.ccs_procedures, config.ccs_key)
+        system = Icd9(config.ccs_procedures, config.ccs_key, config.ccs_lookup)
     elif config.system == "icd10":
         system = Icd10(uses)
     codes = _code_table(config)
