@@ -1,301 +1,415 @@
-"""Refuse to commit what was made from credentialed text: `python -m data_prep.commit_check FILES`.
+"""Refuse to commit what may hold credentialed text: `python -m data_prep.commit_check [FILES]`.
 
-Notebooks, runs, models, tables and logs are refused if they carry the mark that loading a
-credentialed corpus leaves (`marn.privacy.announce`), belong to a credentialed run or corpus, or
-look like MIMIC's own. A JSON result that names a credentialed corpus may hold aggregates only
-(`data_prep.publishable`).
+What is staged is examined, not the work tree. A file passes if
 
-The check catches accidents, not intent: a picture passes, and so does a sentence that somebody
-copies into a chapter.
+* it is of a kind that the project is made of (`ALLOWED`), in UTF-8: what cannot be read is refused;
+* it has no sign of MIMIC's notes and ids, and no mark of a credentialed corpus
+  (`marn.privacy.announce`);
+* no eight words in a row are a note's, in the credentialed corpora below `data/` and the folders of
+  `git config marn.corpora` (`data_prep.word_windows`);
+* the corpora of a notebook with outputs are known to be open;
+* a JSON result of a credentialed corpus holds aggregates only (`data_prep.publishable`).
+
+Pictures in the outputs of a notebook are not read.
 """
 
 from __future__ import annotations
 
-import csv
-import html
+import argparse
+import base64
+import binascii
 import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from data_prep.publishable import NOTE_SIGNS, first_sign, withheld
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["examine", "main"]
+from data_prep.note_signs import UnreadableError, legible, mimic_id, placeholder
+from data_prep.publishable import withheld
+from data_prep.word_windows import WINDOW, card_of, corpora_below, runs_of, shared_runs
+from marn.errors import MarnError
 
-_UNREADABLE: Final = {
-    ".npy", ".npz", ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl", ".pickle", ".joblib",
-    ".parquet", ".feather", ".h5", ".hdf5", ".db", ".sqlite", ".gz", ".zip", ".tar", ".xz", ".bz2",
-    ".zst", ".7z", ".xlsx",
-}  # fmt: skip
-# Placeholders are taught in what people write, so only marks and hashes are looked for there.
-_HANDWRITTEN: Final = {
-    ".py", ".md", ".toml", ".cfg", ".ini", ".yml", ".yaml", ".js", ".css", ".bib", ".sh", ".cff",
-    ".lock",
-}  # fmt: skip
+__all__ = ["ALLOWED", "REVIEWED", "examine", "main"]
+
+ALLOWED: Final = (
+    "*.py *.md *.ipynb Makefile LICENSE citation.cff pyproject.toml requirements.lock "
+    "environment.yml _config.yml .gitignore .pre-commit-config.yaml .ci/* .githooks/* "
+    ".github/*.yml book/_toc.yml book/references.bib book/*.svg book/_ext/static/*.css "
+    "book/_ext/static/*.js book/experiments/*.yaml book/results/*.json data_prep/audit/*.csv "
+    "data_prep/code_systems/*.csv data_prep/hospital/*.csv data_prep/hospital/*.txt "
+    "data_prep/hospital/*.toml marn/experiments/*.csv marn/experiments/*.json marn/py.typed "
+    "tests/*.json tests/*.cfg *_editmsg"
+).lower().split()  # fmt: skip
+"""Names of files that may be committed if what they hold is harmless. A star matches anything."""
+
+REVIEWED: Final[frozenset[str]] = frozenset()
+"""SHA-256 of files that are refused although somebody looked at all of them: they pass."""
+
+_LARGEST: Final = 20_000_000  # bytes of a file that is read
 _HOSPITAL: Final = "data_prep/hospital/"  # the teaching hospital's language has placeholders
-_OPEN_NAMES: Final = ("teaching", "tiny")  # corpora that the project's own commands write
-_CARDS: Final = ("model.json", "run.json", "card.json")
-
-# Every pattern takes time linear in the text: what a repetition matches cannot begin a match.
-_MARK: Final = re.compile(
-    r"\[credentialed corpus [0-9a-f]{12}|Corpus\('[^'\n]*'[^'\n]*; text credentialed\)"
+_OPEN_NAMES: Final = ("teaching", "tiny", "codiesp")  # how open corpora of the project begin
+_PICTURES: Final = {  # how they begin and end
+    "image/png": (b"\x89PNG", b"IEND\xaeB`\x82"),
+    "image/jpeg": (b"\xff\xd8", b"\xff\xd9"),
+    "image/gif": (b"GIF8", b"\x3b"),
+}
+_TEXT_TYPE: Final = re.compile(
+    r"text/|image/svg|application/(?:[\w.+-]{0,80}json|javascript|vnd\.)"
 )
-_ID_SIGNS: Final = {
-    "a note_id of MIMIC-IV-Note": re.compile(r"\b1\d{7}-(?:DS|RR)-\d{1,3}\b"),
-    "a list of admissions of MIMIC-III": re.compile(
-        r"""(?:(['"])1\d{5}\1,?\s*){10}|\A(?:"?1\d{5}"?\r?\n){10}"""
-    ),
-}
-# MIMIC-III's ids, then MIMIC-IV's; the teaching hospital's begin at 900,000 and 800,000.
-_REAL: Final = {
-    "HADM_ID": (range(100_000, 200_000), range(20_000_000, 30_000_000)),
-    "SUBJECT_ID": (range(1, 100_000), range(10_000_000, 20_000_000)),
-}
-_CLEAR: Final = "clear its outputs, or keep it below runs/"
-_AGGREGATE: Final = "publish aggregates, see data_prep.publishable"
+
+_MARK: Final = re.compile(
+    r"\[credentialed corpus [0-9a-f]{12}|Corpus\('[^'\n]{1,200}'[^'\n]{0,400}; text credentialed\)"
+)
+_OURS: Final = re.compile(r"\b(?:marn|data_prep)\b")
+_LOADS: Final = re.compile(r"\bCorpus\.load\(|\bload_model\(")
+_CORPUS: Final = re.compile(  # corpus: str = "…", corpus = Path("…")
+    r"""\bcorpus\s{0,9}(?::[\w\s|.]{0,40})?=[\w\s.(]{0,40}['"]([^'"\n]{1,300})['"]"""
+)
+_LITERAL: Final = re.compile(r"""['"]([^'"\n]{1,300})['"]""")
 _KEEP: Final = "keep it below data/ or runs/, which git ignores"
+_CLEAR: Final = "clear its outputs, or keep it below runs/"
+_KIND: Final = f"is not of a kind that is known to be harmless; {_KEEP}"
+_AGGREGATE: Final = "publish aggregates, see data_prep.publishable"
+
+
+@dataclass(frozen=True)
+class _Checkout:
+    """A work tree, and the credentialed corpora that what is committed is compared with."""
+
+    root: Path
+
+    @cached_property
+    def corpora(self) -> dict[Path, dict[str, Any]]:
+        command = ["git", "config", "--type=path", "--get-all", "marn.corpora"]
+        named = subprocess.run(command, cwd=self.root, capture_output=True, text=True).stdout
+        return corpora_below([self.root / "data", *map(Path, named.splitlines())])
+
+    @cached_property
+    def hashes(self) -> set[str]:
+        return {card["hash"] for card in self.corpora.values()}
+
+    def is_open(self, name: str, notebook: str) -> bool | None:
+        """Tell whether a corpus is open, None where nothing says so."""
+        places = (self.root / notebook).parent / name, self.root / "book" / name, self.root / name
+        for folder in places:  # where kernels run
+            if (card := card_of(folder)) is not None:
+                return card.get("text") == "open"
+        if Path(name).name in {folder.name for folder in self.corpora}:
+            return False
+        return True if Path(name).name.startswith(_OPEN_NAMES) else None
+
+
+@dataclass
+class _Part:
+    """A part of what would be committed, as text, and what it is examined for."""
+
+    text: str
+    remedy: str = _KEEP
+    ids: bool = True
+    placeholders: bool = True
+
+
+@dataclass
+class _Finding:
+    """Why a file is refused, and what of its text is still to be compared with the corpora."""
+
+    reasons: list[str] = field(default_factory=list)
+    runs: list[NDArray[np.uint64]] = field(default_factory=list)
 
 
 def examine(path: Path, root: Path | None = None, content: bytes | None = None) -> list[str]:
-    """Say why a file must not be committed: made from credentialed text, or similar to it.
+    """Say why a file must not be committed.
 
     Args:
-        path: the file; it need not exist if `content` is given.
-        root: root of the checkout, whose `data/*/card.json` say which corpora are credentialed;
-            by default the work tree around the file.
+        path: the file, from the root or absolute; it need not exist if `content` is given.
+        root: root of the checkout, whose `data/` says which corpora are credentialed; by default
+            the work tree around the file.
         content: what would be committed; by default what the work tree has.
 
     Returns:
-        Reasons, each one line with its remedy; empty if the file may be committed.
+        Reasons, each one line with its remedy, which show nothing of the file; empty if it may be
+        committed.
+
+    Example:
+        >>> examine(Path("notes.csv"), Path("."), b"")
+        ['notes.csv: is not of a kind that is known to be harmless; keep it below data/ or runs/, \
+which git ignores']
     """
-    path = path.absolute()
+    path = (path if root is None else root / path).absolute()
     root = (_work_tree(path) if root is None else root).absolute()
-    shown = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
-    content = path.read_bytes() if content is None else content
-    try:
-        reasons = list(_reasons(path, shown, content, root))
-    except RecursionError:
-        reasons = [f"is nested too deeply to be examined; {_KEEP}"]
-    return [f"{shown}: {reason}" for reason in dict.fromkeys(reasons)]
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    return _examine_all([(name, path.read_bytes() if content is None else content)], root)
 
 
-def _reasons(path: Path, shown: str, data: bytes, root: Path) -> Iterator[str]:
-    cards = _cards_around(path)
-    credentialed = next((card.name for card, text in cards if text == "credentialed"), None)
-    suffix = path.suffix.lower()
-    if suffix in _UNREADABLE:
-        if credentialed:
-            yield f"was made from credentialed text ({credentialed}); {_KEEP}"
-        elif not cards:
-            yield f"cannot be examined ({suffix}); {_KEEP}"
-        return
+def _examine_all(files: Iterable[tuple[str, bytes]], root: Path) -> list[str]:
+    """Examine files, by their names from the root."""
+    checkout = _Checkout(root)
+    findings = [(name, _examine(name, data, checkout)) for name, data in files]
+    texts = [np.concatenate([np.zeros(0, np.uint64), *finding.runs]) for _, finding in findings]
+    for corpus in checkout.corpora:
+        counts = shared_runs(texts, corpus)
+        for (_, finding), count in zip(findings, counts, strict=True):
+            if count:
+                runs = f"{count} run{'s' * (count > 1)} of {WINDOW} words"
+                finding.reasons.append(f"shares {runs} with notes of {corpus.name}; {_KEEP}")
+    return [
+        f"{name}: {reason}"
+        for name, finding in findings
+        for reason in dict.fromkeys(finding.reasons)
+    ]
+
+
+def _examine(name: str, data: bytes, checkout: _Checkout) -> _Finding:
+    """Look at one file, but do not compare it with the corpora."""
+    finding = _Finding()
+    if sha256(data).hexdigest() in REVIEWED:
+        return finding
+    lower = name.lower()
     try:
-        content = data.decode("utf-8")
+        if not any(fnmatchcase(lower, pattern) for pattern in ALLOWED):
+            raise UnreadableError(_KIND)
+        if len(data) > _LARGEST:
+            raise UnreadableError(f"has more than {_LARGEST:,} bytes; {_KEEP}")
+        text = _text(data)
+        if lower.endswith(".ipynb"):
+            parts = list(_of_notebook(_json(text), name, checkout))
+        else:
+            # tests and the hospital's language have ids and placeholders that are made up
+            hospital = name.startswith(_HOSPITAL)
+            parts = [_Part(text, ids=not lower.endswith(".py"), placeholders=not hospital)]
+            if lower.endswith(".json"):
+                finding.reasons += _of_result(_json(text), checkout)
+        for part in (*parts, _Part(name, remedy="choose another name")):
+            text = legible(part.text)
+            finding.runs += [runs_of(text)] if checkout.corpora else []
+            finding.reasons += (f"{sign}; {part.remedy}" for sign in _signs(text, part, checkout))
+    except UnreadableError as error:
+        finding.reasons.append(str(error))
+    return finding
+
+
+def _text(data: bytes) -> str:
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return  # a picture
-    known = _local(root)
-    if suffix == ".ipynb":
-        yield from _of_notebook(content, path, root, known)
-        return
-    value = _json(content) if suffix == ".json" else None
-    if _says_credentialed(value) or (value is not None and known & _hashes(content)):
+        text = "\0"
+    if "\0" in text:
+        raise UnreadableError(
+            f"is not text in UTF-8, so it cannot be examined; save it as UTF-8, or {_KEEP}"
+        )
+    return text
+
+
+def _json(text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > len(dict(pairs)):
+            raise ValueError  # only the last of two equal keys would be seen
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        raise UnreadableError(f"is not JSON that can be read; {_KEEP}") from None
+
+
+def _of_notebook(notebook: Any, name: str, checkout: _Checkout) -> Iterator[_Part]:
+    """Yield what a notebook holds apart from what it shows, then what it shows."""
+    try:
+        metadata, cells = notebook["metadata"], notebook["cells"]
+        code = [_joined(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        outputs = [output for cell in cells for output in cell.get("outputs", ())]
+        media = [output["data"] for output in outputs if "data" in output]
+        media += [data for cell in cells for data in cell.get("attachments", {}).values()]
+        shown = [*outputs, metadata.get("widgets", {})]
+        written = [{key: cell[key] for key in cell if key != "outputs"} for cell in cells]
+        pictures = [_joined(data.pop(kind)) for data in media for kind in _PICTURES if kind in data]
+        kinds = {kind for data in media for kind in data}
+        given = metadata.get("papermill", {}).get("parameters", {}).get("corpus")
+    except (AttributeError, KeyError, TypeError):
+        raise UnreadableError(f"is not a notebook that can be read; {_KEEP}") from None
+    if not all(_TEXT_TYPE.match(kind) for kind in kinds):
+        raise UnreadableError(f"shows something that cannot be examined; {_CLEAR}")
+    text = "\n".join(code)
+    corpora = _CORPUS.findall(text) + [given] * isinstance(given, str)
+    known = {checkout.is_open(corpus, name) for corpus in corpora}
+    if outputs and _OURS.search(text):
+        if any(checkout.is_open(literal, name) is False for literal in _LITERAL.findall(text)):
+            known.add(False)
+        if False in known:
+            raise UnreadableError(f"its outputs come from a credentialed corpus; {_CLEAR}")
+        if None in known or (not known and _LOADS.search(text)):
+            raise UnreadableError(
+                f"its outputs come from a corpus that is not known to be open; {_CLEAR}"
+            )
+    yield _Part("\n".join(_strings([written, notebook["metadata"]])), _CLEAR)
+    yield _Part("\n".join(_strings(shown)), _CLEAR, placeholders=known != {True})
+    for picture in pictures:
+        yield _Part(_of_picture(picture), _CLEAR)
+
+
+def _of_picture(encoded: str) -> str:
+    """Return the text that a picture in base64 holds beside its pixels."""
+    try:
+        data = base64.b64decode(encoded)
+    except (binascii.Error, ValueError):
+        data = b""
+    whole = any(data.startswith(a) and data.rstrip().endswith(z) for a, z in _PICTURES.values())
+    if not whole or b"zTXt" in data or b"iTXt" in data:
+        raise UnreadableError(f"shows a picture that cannot be examined; {_CLEAR}")
+    return "\n".join(run.decode() for run in re.findall(rb"[\t\n\r -~]{40,}", data))
+
+
+def _of_result(value: Any, checkout: _Checkout) -> Iterator[str]:
+    """Say what keeps a JSON result from being published, if it is of a credentialed corpus."""
+    if _says_credentialed(value) or any(text in checkout.hashes for text in _strings(value)):
         for place in withheld(value)[:3]:
             yield f"was made from credentialed text: {place}; {_AGGREGATE}"
-        return
-    if credentialed and path.name not in _CARDS:
-        yield f"is beside {credentialed} of a credentialed corpus; {_KEEP}"
-        return
-    if found := _marked(content, known):
-        yield f"{found}; {_KEEP}"
-    if suffix in _HANDWRITTEN or path.name == "Makefile":
-        return
-    if not shown.startswith(_HOSPITAL) and (found := first_sign(content, NOTE_SIGNS)):
-        yield f"holds {found}; {_KEEP}"
-    if found := first_sign(content, _ID_SIGNS) or _real_ids(_rows_of_table(content)):
-        yield f"holds {found}; {_KEEP}"
-
-
-def _of_notebook(content: str, path: Path, root: Path, known: set[str]) -> Iterator[str]:
-    try:
-        notebook = _json(content)
-        metadata = notebook.get("metadata", {})
-        code = [cell for cell in notebook["cells"] if cell.get("cell_type") == "code"]
-        shown = [cell.get("outputs", []) for cell in code] + [metadata.get("widgets", {})]
-        given = metadata.get("papermill", {}).get("parameters", {}).get("corpus")
-        corpora = [given] if isinstance(given, str) else _assigned(code)
-    except (AttributeError, KeyError, TypeError):
-        yield f"is not a notebook that can be read; {_KEEP}"
-        return
-    outputs = [text for text in _strings(shown) if text]
-    texts = {_text_of_corpus(name, path, root) for name in corpora}
-    if outputs and "credentialed" in texts:
-        yield f"its outputs come from a credentialed corpus ({corpora[-1]}); {_CLEAR}"
-        return
-    for text in outputs:
-        if found := _marked(text, known):
-            yield f"an output {found}; {_CLEAR}"
-        if texts != {"open"} and (found := first_sign(text, NOTE_SIGNS)):
-            yield f"an output holds {found}, and its corpus is not known to be open; {_CLEAR}"
-        if found := first_sign(text, _ID_SIGNS) or _real_ids(_rows_of_output(text)):
-            yield f"an output holds {found}; {_CLEAR}"
-
-
-def _assigned(code: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the last `corpus = "…"` of the parameter cells; papermill's cell follows ours."""
-    found = []
-    for cell in code:
-        if {"parameters", "injected-parameters"} & set(cell.get("metadata", {}).get("tags", [])):
-            source = "".join(cell.get("source", ""))
-            found += re.findall(r"""^corpus\b[^=\n]*=\s*['"]([^'"]+)['"]""", source, re.M)
-    return found[-1:]
-
-
-def _text_of_corpus(name: str, notebook: Path, root: Path) -> str | None:
-    """Return "open" or "credentialed", None where nothing says which a corpus is."""
-    for folder in (notebook.parent / name, root / "book" / name):  # where kernels run
-        if (text := _text_of_card(folder / "card.json")) is not None:
-            return text
-    return "open" if Path(name).name in _OPEN_NAMES else None
-
-
-def _cards_around(path: Path) -> list[tuple[Path, str]]:
-    """Return the cards of the run or corpus that holds the file, with "open" or "credentialed"."""
-    files = [path.parent / name for name in _CARDS] + [path.parent.parent / "card.json"]
-    return [(file, text) for file in files if (text := _text_of_card(file)) is not None]
-
-
-def _text_of_card(path: Path) -> str | None:
-    card = _json(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
-    if not isinstance(card, dict):
-        return None
-    if _says_credentialed(card):
-        return "credentialed"
-    says = [part for part in (card, card.get("corpus")) if isinstance(part, dict)]
-    return "open" if any(s.get("text") == "open" or s.get("open") is True for s in says) else None
 
 
 def _says_credentialed(value: Any) -> bool:
-    """Tell whether a card, or a result, names a corpus that is not open."""
+    """Tell whether a result names a corpus that does not say that it is open."""
     if isinstance(value, Mapping):
-        closed = value.get("open") is False and ("hash" in value or "name" in value)
-        inside = any(_says_credentialed(inner) for inner in value.values())
-        return closed or value.get("text") == "credentialed" or inside
+        corpus = "hash" in value or "name" in value
+        closed = corpus and (
+            value.get("text", "open") != "open" or value.get("open", True) is not True
+        )
+        closed = closed or str(value.get("text")).lower() == "credentialed"
+        return closed or any(_says_credentialed(inner) for inner in value.values())
     return isinstance(value, list) and any(_says_credentialed(inner) for inner in value)
 
 
-def _local(root: Path) -> set[str]:
-    """Return the hashes of the credentialed corpora in data/ of this checkout."""
-    cards = [
-        path for path in root.glob("data/*/card.json") if _text_of_card(path) == "credentialed"
-    ]
-    return {_json(path.read_text(encoding="utf-8")).get("hash", "") for path in cards} - {""}
-
-
-def _hashes(text: str) -> set[str]:
-    return set(re.findall(r"\b[0-9a-f]{64}\b", text))
-
-
-def _marked(text: str, known: set[str]) -> str | None:
+def _signs(text: str, part: _Part, checkout: _Checkout) -> Iterator[str]:
+    """Say which signs of credentialed text are in a text that `legible` returned."""
     if _MARK.search(text):
-        return "carries the mark of a credentialed corpus"
-    return "carries the hash of a credentialed corpus" if known & _hashes(text) else None
-
-
-def _real_ids(rows: Iterable[Sequence[str]]) -> str | None:
-    """Find an id of MIMIC in a table: rows of cells, column names before their values."""
-    columns: dict[int, str] = {}
-    for row in rows:
-        names = {place: cell.strip().upper() for place, cell in enumerate(row)}
-        columns = {place: name for place, name in names.items() if name in _REAL} or columns
-        for place, name in columns.items():
-            value = names.get(place, "").removesuffix(".0")
-            if len(value) < 9 and value.isdecimal() and any(int(value) in r for r in _REAL[name]):
-                return f"a {name} of MIMIC"
-    return None
-
-
-def _rows_of_table(content: str) -> Iterator[list[str]]:
-    header = content[: content.find("\n")].upper()
-    if "HADM_ID" not in header and "SUBJECT_ID" not in header:
-        return
-    try:
-        yield from csv.reader(content.splitlines(), delimiter="\t" if "\t" in header else ",")
-    except csv.Error:
-        return  # a truncated table: the rows before have been seen
-
-
-def _rows_of_output(text: str) -> Iterator[list[str]]:
-    """Yield the rows of a table that pandas wrote, as HTML or in right-aligned columns."""
-    if not re.search(r"HADM_ID|SUBJECT_ID", text, re.I):
-        return
-    if "<t" in text:
-        text = re.sub(r"<(?!/?t[rdh]\b)[^<>]*>", "", text, flags=re.I)
-        for row in re.split(r"<tr\b", text, flags=re.I)[1:]:
-            yield [html.unescape(c) for c in re.findall(r"<t[dh]\b[^<>]*>([^<]*)", row, re.I)]
-        return
-    ends: list[int] = []
-    for line in text.splitlines():
-        cells = {found.end(): found[0] for found in re.finditer(r"\S+", line)}
-        if any(cell.upper() in _REAL for cell in cells.values()):
-            ends = list(cells)
-        if ends:
-            yield [cells.get(end, "") for end in ends]
+        yield "carries the mark of a credentialed corpus"
+    if any(digest in checkout.hashes for digest in re.findall(r"\b[0-9a-f]{64}\b", text)):
+        yield "carries the hash of a credentialed corpus"
+    if part.placeholders and (found := placeholder(text)):
+        yield f"holds {found}"
+    if part.ids and (found := mimic_id(text)):
+        yield f"holds {found}"
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Yield all texts in a piece of a notebook; lines given as a list are joined."""
-    if isinstance(value, list) and all(isinstance(line, str) for line in value):
-        value = "".join(value)
+    """Yield all texts in JSON, keys too; lines given as a list are joined."""
+    if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
+        value = ("" if all(line.endswith("\n") for line in value[:-1]) else " ").join(value)
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
+        if isinstance(value, Mapping):
+            yield from value
         for inner in value.values() if isinstance(value, Mapping) else value:
             yield from _strings(inner)
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:  # not JSON, or a number of thousands of digits
-        return None
+def _joined(source: str | list[str]) -> str:
+    return source if isinstance(source, str) else "".join(source)
 
 
 def _work_tree(path: Path) -> Path:
     return next((folder for folder in path.parents if (folder / ".git").exists()), path.parent)
 
 
-def _staged(name: str) -> bytes | None:
-    """Return what git would commit under a name, None if the name is not in the index."""
-    asked = subprocess.run(["git", "show", f":./{os.path.relpath(name)}"], capture_output=True)
-    return asked.stdout if asked.returncode == 0 else None
+def _git(*command: str, given: bytes | None = None) -> bytes:
+    """Return what a git command prints."""
+    done = subprocess.run(["git", *command], capture_output=True, input=given)
+    if done.returncode:
+        raise MarnError("not a git checkout; name files")
+    return done.stdout
 
 
-def main(files: Sequence[str] | None = None) -> int:
-    """Examine files as they are staged, and return 1 if one must not be committed.
+def _staged(root: Path) -> list[tuple[str, str]]:
+    """Return the names that are staged, from the root, with their objects: several in a conflict.
+
+    A submodule has no object here.
+    """
+    listed = os.fsdecode(_git("-C", str(root), "ls-files", "--stage", "-z")).split("\0")[:-1]
+    entries = [(name, *about.split(" ")) for about, _, name in (e.partition("\t") for e in listed)]
+    return [(name, "" if mode == "160000" else digest) for name, mode, digest, _ in entries]
+
+
+def _objects(root: Path, digests: Sequence[str]) -> Iterator[bytes]:
+    """Yield what git stores under each digest, but of a file that is too large its first bytes."""
+    command = ["git", "-C", str(root), "cat-file", "--batch"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for digest in digests:
+            process.stdin.write(f"{digest}\n".encode())
+            process.stdin.flush()
+            size = int(process.stdout.readline().split()[2]) + 1  # a line end follows
+            data = process.stdout.read(min(size, _LARGEST + 2))
+            for begin in range(len(data), size, _LARGEST):
+                process.stdout.read(min(_LARGEST, size - begin))
+            yield data[:-1]
+
+
+def _chosen(names: Sequence[str], root: Path) -> list[tuple[str, bytes]]:
+    """Return what would be committed under names of files and folders; no names are all."""
+    staged, chosen, read = _staged(root) if (root / ".git").exists() else [], [], []
+    wanted = staged if not names else []
+    for name in names:
+        path = Path(os.path.abspath(name))
+        path = path.parent.resolve() / path.name
+        inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        found = [e for e in staged if inside in (".", e[0]) or e[0].startswith(f"{inside}/")]
+        if not found and not path.is_file():
+            raise MarnError(f"{name} is neither staged nor a file; name what is to be committed")
+        wanted += found
+        read += [] if found else [(inside, path.read_bytes())]
+    if modules := [name for name, digest in wanted if not digest]:
+        raise MarnError(f"{modules[0]} is a submodule, which is not examined; do not commit it")
+    chosen = list(zip((n for n, _ in wanted), _objects(root, [d for _, d in wanted]), strict=True))
+    return chosen + read
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examine files as they are staged.
 
     Args:
-        files: their names; None takes the command line. Without names, all tracked files.
+        arguments: names of files or folders; None takes the command line, none of them everything
+            that is staged.
+
+    Returns:
+        0, 1 if a file must not be committed, 2 if a name is wrong.
     """
-    names = list(sys.argv[1:] if files is None else files)
-    if not names:
-        listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True)
-        if listed.returncode:
-            sys.stderr.write("python -m data_prep.commit_check: not a git checkout; name files\n")
-            return 2
-        names = listed.stdout.split("\0")[:-1]
-    status = 0
-    for path in map(Path, names):
-        content = _staged(str(path))
-        if content is None and path.is_file():
-            content = path.read_bytes()
-        for reason in examine(path, content=content) if content is not None else ():
-            sys.stderr.write(f"{reason}\n")
-            status = 1
-    return status
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.commit_check",
+        description="Refuse to commit what may hold credentialed text. Files are examined as they "
+        "are staged, and compared with the credentialed corpora below data/ and the folders of "
+        "`git config --add marn.corpora FOLDER`.",
+    )
+    parser.add_argument("files", nargs="*", help="files or folders; default: all that is staged")
+    names = parser.parse_args(arguments).files
+    try:
+        try:
+            root = Path(os.fsdecode(_git("rev-parse", "--show-toplevel")).strip())
+        except MarnError:
+            if not names:
+                raise
+            root = Path.cwd()
+        files = _chosen(names, root)
+        reasons = _examine_all(files, root)
+        compared = ", ".join(sorted(folder.name for folder in _Checkout(root).corpora))
+    except MarnError as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        return 2
+    said = f"{len(files)} files examined, and compared with " + (
+        compared or "no credentialed corpus"
+    )
+    sys.stderr.write("".join(f"{line}\n" for line in [*reasons, said]))
+    return 1 if reasons else 0
 
 
 if __name__ == "__main__":

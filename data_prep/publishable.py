@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
+from data_prep.note_signs import placeholder
 from marn.privacy import MINIMUM_CELL
 
-__all__ = ["NOTE_SIGNS", "PUBLISHABLE", "first_sign", "withheld"]
+__all__ = ["PUBLISHABLE", "withheld"]
 
 PUBLISHABLE: Final[Mapping[str, str]] = {
     "how it was made": "command seed seeds created provenance marn commit python torch numpy "
@@ -42,20 +43,13 @@ no number may be from 1 to `MINIMUM_CELL - 1`."""
 _PEOPLE: Final = frozenset(PUBLISHABLE["people"].split())
 _NO_PEOPLE: Final = frozenset({"codes", "categories", "splits"})  # units of a finding
 _PATTERNS: Final = tuple(pattern for group in PUBLISHABLE.values() for pattern in group.split())
+_NUMBERS: Final = (
+    "words", "tokens", "types", "parameters", "vocabulary_size", "epochs", "best_epoch", "micro_*",
+    "macro_*", "precision*", "recall*", "f1", "f1_*", "auc", "auc_*", "*average_precision*",
+    "loss_*", "mean", "sd", "median", "low", "high", "min", "max", "share", "p_value*", "quantiles",
+)  # fmt: skip
 _LONGEST: Final = 400  # characters of one text in a result
-
-NOTE_SIGNS: Final = {
-    "a placeholder of MIMIC-III's de-identification": re.compile(r"\[\*\*[^\[\]\n]{1,80}\*\*\]"),
-    "a blank of MIMIC-IV's de-identification": re.compile(
-        r"(?:Name|Unit No|Admission Date|Discharge Date|Date of Birth|Attending):\s+___"
-    ),
-}
-"""Patterns of note text, each taking time linear in the text, by what they are."""
-
-
-def first_sign(text: str, signs: Mapping[str, re.Pattern[str]]) -> str | None:
-    """Return what the first pattern that occurs in the text is a sign of."""
-    return next((what for what, sign in signs.items() if sign.search(text)), None)
+_LONGEST_KEY: Final = 80
 
 
 def withheld(result: Any) -> list[str]:
@@ -65,34 +59,48 @@ def withheld(result: Any) -> list[str]:
         result: parsed JSON.
 
     Returns:
-        One line per place; empty if all of it may be published.
+        One line per place, which shows nothing of a note; empty if all of it may be published.
 
     Example:
         >>> withheld({"scores": {"micro_f1": 0.6}, "notes": 3, "vocabulary": ["fever"]})
         ['notes is 3, a cell below 11', 'vocabulary is not on the list of what may be published']
     """
-    return list(_withheld(result, "", people=False))
+    return list(_withheld(result, "", people=False, number=False))
 
 
-def _withheld(value: Any, place: str, *, people: bool) -> Iterator[str]:
+def _withheld(value: Any, place: str, *, people: bool, number: bool) -> Iterator[str]:
+    """Walk a result; `people` and `number` say what a key above promises."""
     if isinstance(value, Mapping):
         counts_people = value.get("unit") not in _NO_PEOPLE
         for key, inner in value.items():
-            where = f"{place}.{key}".lstrip(".")
-            if not people and not any(fnmatchcase(key, pattern) for pattern in _PATTERNS):
+            named = bool(re.fullmatch(r"[\w@-]{1,30}", key))  # else it may be of a note
+            where = f"{place}.{key if named else '…'}".lstrip(".")
+            if len(key) > _LONGEST_KEY or placeholder(key):
+                yield f"{where} is a text as a key"
+            elif not people and not _is_any(key, _PATTERNS):
                 yield f"{where} is not on the list of what may be published"
             else:
-                below = people or (key in _PEOPLE and counts_people)
-                yield from _withheld(inner, where, people=below)
+                counted = key in _PEOPLE and (counts_people or key not in ("count", "of", "n"))
+                below = people or counted
+                numeric = number or below or _is_any(key, _NUMBERS)
+                yield from _withheld(inner, where, people=below, number=numeric)
     elif isinstance(value, list):
-        for number, inner in enumerate(value):
+        for index, inner in enumerate(value):
             # records are judged by their keys: "rows" may be the scores of systems
-            counts = people and not isinstance(inner, Mapping)
-            yield from _withheld(inner, f"{place}[{number}]", people=counts)
+            promised = not isinstance(inner, Mapping)
+            yield from _withheld(
+                inner, f"{place}[{index}]", people=people and promised, number=number and promised
+            )
     elif isinstance(value, str):
         if len(value) > _LONGEST or "\n" in value:
             yield f"{place} is a text of {len(value)} characters"
-        elif found := first_sign(value, NOTE_SIGNS):
+        elif found := placeholder(value):
             yield f"{place} holds {found}"
+        elif number and not re.fullmatch(r"\d+ (?:to|or) \d+", value):
+            yield f"{place} is a text instead of a number"
     elif people and isinstance(value, int | float) and 0 < value < MINIMUM_CELL:
         yield f"{place} is {value}, a cell below {MINIMUM_CELL}"
+
+
+def _is_any(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)

@@ -13,7 +13,7 @@ import subprocess
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -106,7 +106,7 @@ class SavedModel:
     """The codes of each task, in the order of the logits."""
     thresholds: dict[str, float | NDArray[np.float64]]
     """{task: probability above which a code is assigned}: a number, or (C,) with one per code."""
-    card: dict[str, Any]
+    card: dict[str, Any] = field(repr=False)
 
 
 def save_model(
@@ -307,7 +307,7 @@ def _rebuilt(card: dict[str, Any]) -> SavedModel:
     codes = {
         task: [CodeEntry(**code) for code in entries] for task, entries in card["codes"].items()
     }
-    vocabulary = Vocabulary(card["vocabulary"])
+    vocabulary = Vocabulary(card["vocabulary"], is_open=card["corpus"]["open"])
     tasks = {task: len(entries) for task, entries in codes.items()}
     options = {"embedding_size": card["embedding_size"]} | card["options"]
     starts = ("bias_start", "code_start")  # need a corpus, and are over

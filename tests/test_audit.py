@@ -434,7 +434,7 @@ def test_of_credentialed_data_nothing_private_is_said(
     assert main(["audit", str(folder), "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     assert withheld(result) == []
-    assert examine(out, tmp_path) == []
+    assert examine(Path("book/results/audit.json"), tmp_path, out.read_bytes()) == []
     found = {finding["name"]: finding for finding in result["corpus"]["findings"]}
     assert found["patients in several splits"]["count"] == "1 to 10"
     assert found["unmapped codes"]["examples"] == ["486", "960.4"]

@@ -2,18 +2,24 @@
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 from types import SimpleNamespace
 
 import nbformat
 import pytest
-from checkouts import ROOT, make_checkout, notebook, written
+from checkouts import ROOT, make_checkout
 
+import marn
 from data_prep.commit_check import examine
 from marn import explain, figures, privacy, widgets
+from marn.corpus import Corpus
+from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
+from marn.saving import save_model
 
 
 @pytest.fixture
@@ -40,59 +46,90 @@ def test_every_view_of_text_asks_by_the_same_name() -> None:
             assert parameters["open_text"].default is inspect.Parameter.empty, name
 
 
-# -- papermill -------------------------------------------------------------------------------------
+# -- in a notebook ---------------------------------------------------------------------------------
+
+SHOWS = [
+    "print(data['train'].text(0))",
+    "display([data['train'].text(i) for i in range(3)])",
+    "print(data.vocabulary.decode(data['train'].note_tokens(0)))",
+    "command = 'import marn; print(marn.Corpus.load(corpus)[\"train\"].text(0))'\n"
+    "command = command.replace('corpus', repr(corpus))\n"
+    "print(subprocess.run([sys.executable, '-c', command], capture_output=True, text=True))",
+]
 
 
-@pytest.mark.parametrize(("out", "ignored"), [("out.ipynb", False), ("runs/out.ipynb", True)])
-def test_where_papermill_writes(
-    checkout: Path, out: str, ignored: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Process(SimpleNamespace):
-        def cmdline(self) -> list[str]:
-            return self.words
-
-        def cwd(self) -> str:
-            return str(checkout)
-
-    words = ["python", "/usr/bin/papermill", "--cwd", "book", "in.ipynb", out, "-p", "seed", "1"]
-    parents = [Process(words=["sh"]), Process(words=words)]
-    monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
-    monkeypatch.setattr("psutil.Process.parents", lambda self: parents)
-    assert privacy._papermill_output() == checkout / out
-    if ignored:
-        privacy.announce("secret", "0" * 64)
-    else:
-        with pytest.raises(MarnError, match="let papermill write to runs/"):
-            privacy.announce("secret", "0" * 64)
-    parents[1].words = ["python", "-m", "papermill", "in.ipynb", "/elsewhere/out.ipynb"]
-    assert privacy._papermill_output() == Path("/elsewhere/out.ipynb")
-    privacy.announce("secret", "0" * 64)  # no work tree there
-    parents[1].words = ["jupyter-lab"]
-    assert privacy._papermill_output() is None
-
-
-def test_papermill_is_stopped_before_it_saves_a_credentialed_output(checkout: Path) -> None:
-    source = "import marn; data = marn.Corpus.load(corpus); print(data['train'].text(0))"
-    book = nbformat.read(notebook(checkout / "in.ipynb", corpus="data/secret"), as_version=4)
-    book.cells[1].source = source
-    book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(book, checkout / "in.ipynb")
-    (checkout / "runs").mkdir()
-    line = [sys.executable, "-m", "papermill", "in.ipynb"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    runs = [
-        subprocess.Popen([*line, out], cwd=checkout, env=environment, stderr=subprocess.PIPE)
-        for out in ("out.ipynb", "runs/out.ipynb")
+def test_no_program_that_runs_a_notebook_saves_a_credentialed_note(checkout: Path) -> None:
+    book = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": ""}}
+    )
+    load = 'import marn, subprocess, sys\ncorpus = "data/secret"\ndata = marn.Corpus.load(corpus)'
+    tried = [
+        f"try:\n{indent(show, '    ')}\nexcept marn.MarnError as error:\n    print(error)"
+        for show in SHOWS
     ]
-    errors = [run.communicate(timeout=120)[1].decode() for run in runs]
-    assert runs[0].returncode
-    assert "let papermill write to runs/" in errors[0]
-    stopped = nbformat.read(checkout / "out.ipynb", 4)
-    assert "MarnError" in str(stopped)
-    assert "word" not in str([cell.get("outputs", []) for cell in stopped.cells])
-    assert runs[1].returncode == 0, errors[1]
-    stored = nbformat.read(checkout / "runs" / "out.ipynb", 4)
-    assert "word" in str(stored.cells[-1].outputs)
-    # and if somebody moves it
-    found = examine(written(checkout.parent / "moved.ipynb", nbformat.writes(stored)))
-    assert any("carries the mark of a credentialed corpus" in reason for reason in found)
+    book.cells = [nbformat.v4.new_code_cell(source) for source in (load, *tried)]
+    nbformat.write(book, checkout / "in.ipynb")
+    # runs/ as a link to a folder that git does not ignore
+    (checkout / "tracked").mkdir()
+    (checkout / "runs").symlink_to("tracked")
+    quirks = "--cwd . --log-output --stdout-file tracked/out.txt"
+    lines = {
+        "stdout.ipynb": f"-X utf8 -m papermill in.ipynb - {quirks}",
+        "execute.ipynb": "-m jupyter execute in.ipynb --output execute.ipynb",  # as nbconvert does
+        "tracked/allowed.ipynb": "-m papermill in.ipynb runs/allowed.ipynb",
+    }
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.pop(privacy.SWITCH, None)
+    runs = []
+    for out, line in lines.items():
+        with (checkout / out).open("wb") as stdout:
+            extra = {privacy.SWITCH: "1"} if "allowed" in out else {}
+            run = [sys.executable, *line.split()]
+            runs.append(subprocess.Popen(run, cwd=checkout, env=environment | extra, stdout=stdout))
+    assert [run.wait(timeout=300) for run in runs] == [0] * len(lines)
+    note = re.compile(r"(?:word|code)\d")
+    for out in lines:
+        book = nbformat.read(checkout / out, 4)
+        shown = [str(cell.outputs) for cell in book.cells[-len(SHOWS) :]]
+        for text in shown:
+            assert bool(note.search(text)) == ("allowed" in out), (out, text)
+            assert (f"set {privacy.SWITCH}=1 before you start" in text) == ("allowed" not in out)
+    assert not note.search((checkout / "tracked" / "out.txt").read_text())
+    # what was allowed is refused when somebody commits it
+    allowed = (checkout / "tracked" / "allowed.ipynb").read_bytes()
+    assert (
+        "its outputs come from a credentialed corpus"
+        in examine(Path("a.ipynb"), checkout, allowed)[0]
+    )
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_where_text_is_shown(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(privacy.SWITCH, raising=False)
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    shell = SimpleNamespace(kernel=None) if kernel else None
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    privacy.check_may_show(True, show_credentialed_text=False)
+    with pytest.raises(MarnError, match="pass show_credentialed_text=True"):
+        privacy.check_may_show(False, show_credentialed_text=False)
+    for environment in ({}, {privacy.SWITCH: "0"}, {"JPY_PARENT_PID": "1"}, {privacy.SWITCH: "1"}):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        if (kernel or "JPY_PARENT_PID" in os.environ) and os.environ.get(privacy.SWITCH) != "1":
+            with pytest.raises(MarnError, match="a notebook saves what it shows"):
+                privacy.check_may_show(False, show_credentialed_text=True)
+        else:
+            privacy.check_may_show(False, show_credentialed_text=True)
+
+
+def test_what_is_loaded_shows_no_note(checkout: Path) -> None:
+    corpus = Corpus.load(checkout / "data" / "secret")
+    save_model(checkout / "model", marn.build("caml", corpus, filters=4), corpus)
+    saved = marn.load_model(checkout / "model")
+    assert not saved.vocabulary.is_open
+    for value in (corpus, corpus["train"], corpus.vocabulary, saved, vars(corpus)):
+        assert "word1" not in repr(value)
+    with pytest.raises(MarnError) as wrong:
+        Vocabulary(["zebra", "aardvark"])
+    assert "zebra" not in str(wrong.value)
+    assert "words 1 and 2 are not" in str(wrong.value)

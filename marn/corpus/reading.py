@@ -67,9 +67,15 @@ class Split:
     """
 
     def __init__(
-        self, folder: Path, tasks: Mapping[str, int], roles: Sequence[str], size: int | None = None
+        self,
+        folder: Path,
+        tasks: Mapping[str, int],
+        roles: Sequence[str],
+        size: int | None = None,
+        *,
+        is_open: bool,
     ) -> None:
-        self._folder, self._tasks, self._roles = folder, tasks, roles
+        self._folder, self._tasks, self._roles, self._is_open = folder, tasks, roles, is_open
         offsets = self._array("token_offsets")
         self._size = len(offsets) - 1 if size is None else min(size, len(offsets) - 1)
         self._token_offsets = offsets[: self._size + 1]
@@ -110,7 +116,13 @@ class Split:
         return self._slice(self._tokens, self._token_offsets, note)
 
     def text(self, note: int) -> str:
-        """Return the text of one note, as it was written."""
+        """Return the text of one note, as it was written.
+
+        Raises:
+            MarnError: the text is credentialed and a notebook, which saves what it shows, asks for
+                it (see `marn.privacy.SWITCH`).
+        """
+        privacy.check_may_show(self._is_open, show_credentialed_text=True)
         return bytes(self._slice(self._text, self._text_offsets, note)).decode()
 
     def code_indices(self, task: str, note: int) -> np.ndarray:
@@ -173,7 +185,9 @@ class Corpus:
         self.tasks: dict[str, int] = {task: card["tasks"][task] for task in tasks}
         """Number of codes C of each task."""
         self._splits = {
-            name: Split(path / name, self.tasks, card["roles"], sizes.get(name))
+            name: Split(
+                path / name, self.tasks, card["roles"], sizes.get(name), is_open=self.is_open
+            )
             for name in card["splits"]
         }
 
@@ -189,9 +203,8 @@ class Corpus:
             path: the folder that `python -m data_prep` wrote.
 
         Raises:
-            MarnError: there is no corpus, it was written by another version, a file of it is
-                missing or differs in size from what was written, or its text is credentialed and
-                papermill would write this notebook where it could be committed.
+            MarnError: there is no corpus, it was written by another version, or a file of it is
+                missing or differs in size from what was written.
         """
         path = Path(path)
         card = read_card(path)
@@ -251,7 +264,7 @@ class Corpus:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The words of the corpus."""
-        return Vocabulary(_read_json(self.path / "vocabulary.json"))
+        return Vocabulary(_read_json(self.path / "vocabulary.json"), is_open=self.is_open)
 
     @cached_property
     def _columns(self) -> dict[str, list[dict[str, Any]]]:

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from marn.errors import MarnError
+from marn.privacy import check_may_show
 
 PAD = 0
 """The number that pads a batch; no word has it."""
@@ -73,6 +74,8 @@ class Vocabulary:
 
     Args:
         words: the V words, sorted and distinct.
+        is_open: whether the notes that they are from are open; others are not decoded in a
+            notebook (see `marn.privacy.SWITCH`).
 
     Raises:
         MarnError: the words are not sorted, or one repeats.
@@ -83,13 +86,13 @@ class Vocabulary:
         ([2, 3], 4)
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.words = list(words)
-        for before, after in pairwise(self.words):
+    def __init__(self, words: Sequence[str], *, is_open: bool = True) -> None:
+        self.words, self.is_open = list(words), is_open
+        for number, (before, after) in enumerate(pairwise(self.words), start=1):
             if before >= after:
                 raise MarnError(
-                    f"the words of a vocabulary must be sorted and distinct, but {after!r} comes "
-                    f"after {before!r}; pass sorted(set(words))"
+                    "the words of a vocabulary must be sorted and distinct, but words "
+                    f"{number} and {number + 1} are not; pass sorted(set(words))"
                 )
 
     @cached_property
@@ -115,8 +118,9 @@ class Vocabulary:
         0 gives "<pad>" and V + 1 "<unknown>", which no text can hold as words.
 
         Raises:
-            MarnError: a number is outside the vocabulary.
+            MarnError: a number is outside the vocabulary, or the words may not be shown here.
         """
+        check_may_show(self.is_open, show_credentialed_text=True)
         table = ["<pad>", *self.words, "<unknown>"]
         numbers = list(tokens)
         for token in numbers:

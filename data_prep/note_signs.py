@@ -1,0 +1,172 @@
+"""Signs of MIMIC's notes and tables in a text, each found in time linear in the text."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import Final
+
+__all__ = ["ARCHIVES", "UnreadableError", "legible", "mimic_id", "placeholder"]
+
+ARCHIVES: Final = (
+    b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"%PDF",
+    b"\xd0\xcf\x11\xe0", b"ARROW1", b"PAR1", b"\x93NUMPY",
+)  # fmt: skip
+"""How archives, documents and tables begin that hold text which cannot be read as such."""
+
+# Every pattern takes time linear in the text: what a repetition matches cannot begin a match.
+_ESCAPE: Final = re.compile(
+    r"\\u([0-9a-f]{4})|\\x([0-9a-f]{2})|%([0-9a-f]{2})|\\([nrtfv])|\\", re.I
+)
+_INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_INLINE: Final = re.compile(r"</?(?:a|b|code|em|i|mark|small|span|strong|sub|sup|u)\b[^<>]*>", re.I)
+_TAG: Final = re.compile(r"</?[a-z!][^<>]*>", re.I)
+_ENCODED: Final = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")
+
+_TAUGHT: Final = frozenset({"Hospital1 18", "2151-7-16", "1999"})  # in docstrings and tests
+# With what stands between their characters where a text was split into words or lines.
+_PLACEHOLDER: Final = re.compile(
+    r"\[[\s\"',]{0,8}\*[\s\"',]{0,4}\*([^\[\]]{1,120}?)\*[\s\"',]{0,4}\*[\s\"',]{0,8}\](?![(\[])"
+)
+_BLANK: Final = re.compile(
+    r"\b(?:Name|Unit No|Date|Birth|Attending|Dr|Mr|Mrs|Ms)[.:]{0,2}[\s\"',*]{1,40}___(?!_)"
+    r"|(?<!_)___[ -](?:year|yo\b)"
+)
+
+_NOTE_ID: Final = re.compile(r"\b1\d{7}-(?:DS|RR)-\d{1,3}\b")
+_LIST: Final = re.compile(r"""(?:(['"])1\d{5}\1,?\s*){10}|\A(?:"?1\d{5}"?\r?\n){10}""")
+_COLUMN: Final = re.compile(r"(hadm|subject)[ _]?id", re.I)
+_HEADER: Final = re.compile(r"(hadm|subject)[ _]?id\W*$", re.I)
+_VALUE: Final = re.compile(
+    r"(hadm|subject)[ _]?id[^\w\n]{1,12}(?:\d{1,3}: )?(\d{3,8})(?:\.0)?\b", re.I
+)
+_DELIMITERS: Final = ",;\t|"
+_BARS: Final = str.maketrans("│┆", "||")
+# MIMIC-III's ids, then MIMIC-IV's; the teaching hospital's begin at 900,000 and 800,000.
+_REAL: Final = {
+    "HADM": (range(100_000, 200_000), range(20_000_000, 30_000_000)),
+    "SUBJECT": (range(100, 100_000), range(10_000_000, 20_000_000)),
+}
+
+
+class UnreadableError(Exception):
+    """Raised if something cannot be examined; the message says why, and what to do."""
+
+
+def legible(text: str) -> str:
+    r"""Return a text as a person reads it: without escapes and entities, then without tags as well.
+
+    What base64 or hexadecimal digits hide is added at the end.
+
+    Raises:
+        UnreadableError: they hide an archive or a document.
+
+    Example:
+        >>> legible(r"fever &amp; \u0063hills")
+        'fever & chills\n'
+    """
+
+    def unescaped(found: re.Match[str]) -> str:
+        digits = found[1] or found[2] or found[3]
+        return chr(int(digits, 16)) if digits else "\n" if found[4] else ""
+
+    plain = html.unescape(_ESCAPE.sub(unescaped, text))
+    views = [_INVISIBLE.sub("", unicodedata.normalize("NFKC", plain))]
+    if "<" in plain:
+        views.append(_TAG.sub(" ", _INLINE.sub("", views[0])))
+    decoded = [_decoded(found[0]) for found in _ENCODED.finditer(views[0])]
+    return "\n".join([*views, "".join(decoded)])
+
+
+def _decoded(run: str) -> str:
+    """Decode the text in base64 or hexadecimal digits; return "" for anything else."""
+    try:
+        data = bytes.fromhex(run)
+    except ValueError:
+        try:
+            data = base64.b64decode(run, altchars=b"-_" if {"-", "_"} & {*run} else None)
+        except ValueError:
+            return ""
+    if data.startswith(ARCHIVES):
+        raise UnreadableError("holds an archive or a document; do not commit it")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return ""
+    return text if re.sub(r"\s", "", text).isprintable() else ""
+
+
+def placeholder(text: str) -> str | None:
+    """Return what a text has of MIMIC's de-identification.
+
+    A placeholder in which a template has a blank, `{…}`, is not one, and a few are taught.
+
+    Example:
+        >>> placeholder("seen by Dr. [" + "**Last Name (un) 12**] in [**Hospital1 18**]")
+        "a placeholder of MIMIC-III's de-identification"
+        >>> placeholder("seen in [**Hospital1 18**], see [**the chapter**](04_focal_loss.md)")
+    """
+    for found in _PLACEHOLDER.finditer(text):
+        inside = " ".join(found[1].split())
+        if re.search(r"\w", inside) and inside not in _TAUGHT and "{" not in inside:
+            return "a placeholder of MIMIC-III's de-identification"
+    if len(_BLANK.findall(text)) > 1:
+        return "blanks of MIMIC-IV's de-identification"
+    return None
+
+
+def mimic_id(text: str) -> str | None:
+    """Return which id of MIMIC a text has, by the form of the id or the name of its column.
+
+    Example:
+        >>> mimic_id("code;HADM_ID" + chr(10) + "4019;14" + "5834")
+        'a HADM_ID of MIMIC'
+    """
+    if _NOTE_ID.search(text):
+        return "a note_id of MIMIC-IV-Note"
+    if _LIST.search(text):
+        return "a list of admissions of MIMIC-III"
+    for found in _VALUE.finditer(text):
+        if _is_real(found[1].upper(), found[2]):
+            return f"a {found[1].upper()}_ID of MIMIC"
+    columns: dict[int, str] = {}
+    width = 0
+    for row in _rows(text):
+        named = {place: _HEADER.search(cell) for place, cell in row.items()}
+        header = {place: name[1].upper() for place, name in named.items() if name}
+        if header or len(row) < width:  # a table ends at a shorter row
+            columns, width = header, len(row)
+        for place, name in columns.items():
+            if _is_real(name, row.get(place, "").removesuffix(".0")):
+                return f"a {name}_ID of MIMIC"
+    return None
+
+
+def _is_real(name: str, value: str) -> bool:
+    known = len(value) < 9 and value.isdecimal()
+    return known and any(int(value) in ids for ids in _REAL[name])
+
+
+def _rows(text: str) -> Iterator[dict[int, str]]:
+    """Yield the rows of tables in a text: cells by their number, or by where they end.
+
+    Cells are also numbered from the last, -1, since text in a cell may hold the delimiter.
+    """
+    if not _COLUMN.search(text):
+        return
+    lines = text.translate(_BARS).splitlines()
+    for row in re.split(r"<t(?:r|able)\b", text, flags=re.I)[1:]:
+        lines.append("|".join(re.findall(r"<t[dh]\b[^<>]*>([^<]*)", row, re.I)))
+    delimiter: str | None = None
+    for line in lines:
+        if _COLUMN.search(line):
+            used = max(_DELIMITERS, key=line.count)
+            delimiter = used if used in line else None
+        if delimiter is None:  # in columns, aligned on the right
+            yield {found.end(): found[0].strip("\"'`") for found in re.finditer(r"\S+", line)}
+        else:
+            cells = [cell.strip(" \"'`") for cell in line.split(delimiter)]
+            yield dict(enumerate(cells)) | {i - len(cells): cell for i, cell in enumerate(cells)}
