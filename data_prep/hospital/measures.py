@@ -1,8 +1,5 @@
 """Measure the raw tables of a hospital, to compare it with published counts (chapter 8)."""
 
-import csv
-import gzip
-import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,8 +8,9 @@ from statistics import median_low
 
 import polars as pl
 
+from data_prep import tables
 from data_prep.hospital.codes import Key
-from marn.corpus.text import split_words
+from marn.corpus.text import tokenize
 
 
 @dataclass
@@ -42,23 +40,16 @@ class Measures:
         return median_low(self.spans.elements()) if self.spans else 0
 
 
-def _path(raw: Path, name: str) -> Path:
-    path = raw / f"{name}.csv"
-    return path if path.exists() else raw / f"{name}.csv.gz"
-
-
 def _table(raw: Path, name: str, columns: str) -> pl.DataFrame:
-    return pl.read_csv(_path(raw, name), columns=columns.split(), infer_schema=False)
+    return pl.read_csv(tables.require(raw, name), columns=columns.split(), infer_schema=False)
 
 
 def _summaries(raw: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield the admission and the words of each discharge summary, one at a time."""
-    path = _path(raw, "NOTEEVENTS")
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        for row in csv.DictReader(io.TextIOWrapper(file, "utf-8", newline="")):
-            if row["CATEGORY"] == "Discharge summary":
-                words = split_words(row["TEXT"])
-                yield row["HADM_ID"], [word for word in words if not word.isnumeric()]
+    columns = ("HADM_ID", "CATEGORY", "TEXT")
+    for _, (admission, category, text) in tables.read(tables.require(raw, "NOTEEVENTS"), columns):
+        if category == "Discharge summary":
+            yield admission, tokenize(text)
 
 
 def measure(raw: Path) -> Measures:
