@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -100,30 +100,17 @@ def build(
     for table in ("NOTEEVENTS", *CODE_TABLES.values()):
         tables.require(raw, table)  # rather than after an hour of reading notes
     system = Icd9(config.ccs_procedures, config.ccs_key, config.ccs_lookup)
-    complete = {"dx": True, "pr": config.ccs_procedures is not None}
     dropped: Counter[str] = Counter()
     synthetic = is_synthetic(raw)
-    titles = {kind: read_titles(raw, kind) for kind in CODE_TABLES}
-
-    def is_known(kind: str, code: str) -> bool:
-        # Each list alone has gaps: D_ICD lacks codes retired before 2014, which MIMIC-III uses.
-        return (
-            not (titles[kind] and complete[kind])
-            or code in titles[kind]
-            or system.ccs.number(kind, code) is not None
-        )
-
-    def title(kind: str, code: str) -> str:
-        return titles[kind].get(code) or system.title(kind, code)
-
+    codes = _Codes(raw, system, {"dx": True, "pr": config.ccs_procedures is not None})
     split, settings = splits.chosen(lists, config.codes, config.seed, dropped)
     settings["ccs_procedures"] = system.procedures
-    codings: Iterator[Coding] = read_codings(raw, dropped, is_known)
+    codings: Iterator[Coding] = read_codings(raw, dropped, codes.is_known)
     passages = _read_annotations(tables.require(raw, "EVIDENCE")) if synthetic else None
-    title_of: Callable[[str, str], str] = title
+    title_of: Callable[[str, str], str] = codes.title
     category: Callable[[str, str], CodeEntry | None] = system.category
     if labels == "caml":
-        named = _CamlLabels(title, category, system.is_lost)
+        named = _CamlLabels(codes.title, category, system.is_lost)
         title_of, category = named.title, named.category
         codings = map(named.coding, codings)
         passages = None if passages is None else map(named.passage, passages)
@@ -139,16 +126,8 @@ def build(
         split=split,
         title=title_of,
         category=category,
-        origin=Origin(
-            name=name,
-            source=(
-                "The teaching hospital: synthetic notes and codes, no real patient"
-                if synthetic
-                else "MIMIC-III v1.4, discharge summaries with ICD-9-CM codes (PhysioNet)"
-            ),
-            text="open" if synthetic else "credentialed",
-            command=f"{command} --ccs-key {config.ccs_key} {config.options()}",
-            ccs_key=config.ccs_key,
+        origin=_origin(
+            synthetic, name, f"{command} --ccs-key {config.ccs_key} {config.options()}", config
         ),
         choices=config,
         whole=splits.whole(lists, config),
@@ -156,6 +135,47 @@ def build(
         settings=settings,
         progress=progress,
     )
+
+
+def _origin(synthetic: bool, name: str, command: str, config: CcsConfig) -> Origin:
+    hospital = "The teaching hospital: synthetic notes and codes, no real patient"
+    mimic = "MIMIC-III v1.4, discharge summaries with ICD-9-CM codes (PhysioNet)"
+    return Origin(
+        name=name,
+        source=hospital if synthetic else mimic,
+        text="open" if synthetic else "credentialed",
+        command=command,
+        ccs_key=config.ccs_key,
+    )
+
+
+class _Codes:
+    """The codes that exist, and their titles: those of the tables, else of the code system.
+
+    Args:
+        raw: the tables.
+        system: the code system.
+        is_complete: for each kind, whether the system has categories for all of its codes.
+    """
+
+    def __init__(self, raw: Path, system: Icd9, is_complete: Mapping[str, bool]) -> None:
+        self._titles = {kind: read_titles(raw, kind) for kind in CODE_TABLES}
+        self._system, self._is_complete = system, is_complete
+
+    def is_known(self, kind: str, code: str) -> bool:
+        """Return whether a table of titles or of categories has a code, as far as they can tell.
+
+        Each alone has gaps: D_ICD lacks codes retired before 2014, which MIMIC-III uses.
+        """
+        return (
+            not (self._titles[kind] and self._is_complete[kind])
+            or code in self._titles[kind]
+            or self._system.ccs.number(kind, code) is not None
+        )
+
+    def title(self, kind: str, code: str) -> str:
+        """Return the title of a code."""
+        return self._titles[kind].get(code) or self._system.title(kind, code)
 
 
 def caml_label(kind: str, code: str) -> str:
