@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -82,10 +82,9 @@ def build(
     """Write the corpus of a folder of MIMIC-III tables.
 
     Args:
-        raw: the tables NOTEEVENTS, DIAGNOSES_ICD and PROCEDURES_ICD; D_ICD_DIAGNOSES and
-            D_ICD_PROCEDURES give titles if they are there. Tables that the teaching hospital
-            wrote are known by its own files and give open text and marked passages; anything else
-            is under credentials.
+        raw: NOTEEVENTS, DIAGNOSES_ICD, PROCEDURES_ICD, and for titles D_ICD_DIAGNOSES and
+            D_ICD_PROCEDURES. Tables that the teaching hospital wrote are known by its own files
+            and give open text and marked passages; anything else is under credentials.
         folder: a fresh folder, as `data_prep.corpus_writer.replacing` yields it.
         config: what the user chose.
         name: of the corpus.
@@ -99,36 +98,28 @@ def build(
     """
     for table in ("NOTEEVENTS", *CODE_TABLES.values()):
         tables.require(raw, table)  # rather than after an hour of reading notes
-    system = Icd9(config.ccs_procedures, config.ccs_key, config.ccs_lookup)
     dropped: Counter[str] = Counter()
     synthetic = is_synthetic(raw)
-    codes = _Codes(raw, system, {"dx": True, "pr": config.ccs_procedures is not None})
+    caml = _CamlCodes(raw, config) if labels == "caml" else None
+    codes = caml or _Codes(raw, config)
     split, settings = splits.chosen(lists, config.codes, config.seed, dropped)
-    settings["ccs_procedures"] = system.procedures
+    settings["ccs_procedures"] = codes.system.procedures
     codings: Iterator[Coding] = read_codings(raw, dropped, codes.is_known)
     passages = _read_annotations(tables.require(raw, "EVIDENCE")) if synthetic else None
-    title_of: Callable[[str, str], str] = codes.title
-    category: Callable[[str, str], CodeEntry | None] = system.category
-    if labels == "caml":
-        named = _CamlLabels(codes.title, category, system.is_lost)
-        title_of, category = named.title, named.category
-        codings = map(named.coding, codings)
-        passages = None if passages is None else map(named.passage, passages)
+    if caml is not None:
+        codings = map(caml.coding, codings)
+        passages = None if passages is None else map(caml.passage, passages)
         settings["labels"] = labels
         command += f" --labels {labels}"
-    if config.ccs_procedures is not None:
-        command += " --ccs-procedures PRREF"
     prepare(
         folder,
         notes=read_notes(raw, dropped, synthetic=synthetic),
         codings=codings,
         annotations=passages,
         split=split,
-        title=title_of,
-        category=category,
-        origin=_origin(
-            synthetic, name, f"{command} --ccs-key {config.ccs_key} {config.options()}", config
-        ),
+        title=codes.title,
+        category=codes.category,
+        origin=_origin(name, command, config, synthetic=synthetic),
         choices=config,
         whole=splits.whole(lists, config),
         dropped=dropped,
@@ -137,45 +128,45 @@ def build(
     )
 
 
-def _origin(synthetic: bool, name: str, command: str, config: CcsConfig) -> Origin:
+def _origin(name: str, command: str, config: CcsConfig, *, synthetic: bool) -> Origin:
     hospital = "The teaching hospital: synthetic notes and codes, no real patient"
     mimic = "MIMIC-III v1.4, discharge summaries with ICD-9-CM codes (PhysioNet)"
+    command += "" if config.ccs_procedures is None else " --ccs-procedures PRREF"
     return Origin(
         name=name,
         source=hospital if synthetic else mimic,
         text="open" if synthetic else "credentialed",
-        command=command,
+        command=f"{command} --ccs-key {config.ccs_key} {config.options()}",
         ccs_key=config.ccs_key,
     )
 
 
 class _Codes:
-    """The codes that exist, and their titles: those of the tables, else of the code system.
+    """Titles and categories of the codes: titles of the tables, where they have them."""
 
-    Args:
-        raw: the tables.
-        system: the code system.
-        is_complete: for each kind, whether the system has categories for all of its codes.
-    """
-
-    def __init__(self, raw: Path, system: Icd9, is_complete: Mapping[str, bool]) -> None:
+    def __init__(self, raw: Path, config: CcsConfig) -> None:
+        self.system = Icd9(config.ccs_procedures, config.ccs_key, config.ccs_lookup)
         self._titles = {kind: read_titles(raw, kind) for kind in CODE_TABLES}
-        self._system, self._is_complete = system, is_complete
+        self._is_complete = {"dx": True, "pr": config.ccs_procedures is not None}
 
     def is_known(self, kind: str, code: str) -> bool:
-        """Return whether a table of titles or of categories has a code, as far as they can tell.
+        """Return whether a list has a code, or no list is complete enough to tell.
 
         Each alone has gaps: D_ICD lacks codes retired before 2014, which MIMIC-III uses.
         """
         return (
             not (self._titles[kind] and self._is_complete[kind])
             or code in self._titles[kind]
-            or self._system.ccs.number(kind, code) is not None
+            or self.system.ccs.number(kind, code) is not None
         )
 
     def title(self, kind: str, code: str) -> str:
         """Return the title of a code."""
-        return self._titles[kind].get(code) or self._system.title(kind, code)
+        return self._titles[kind].get(code) or self.system.title(kind, code)
+
+    def category(self, kind: str, code: str) -> CodeEntry | None:
+        """Return the category of a code."""
+        return self.system.category(kind, code)
 
 
 def caml_label(kind: str, code: str) -> str:
@@ -195,16 +186,11 @@ def caml_label(kind: str, code: str) -> str:
     return f"{number[:2]}.{number[2:]}"
 
 
-class _CamlLabels:
-    """Names codes as CAML's scripts do; where a label stands for several codes, it says so."""
+class _CamlCodes(_Codes):
+    """Codes under the names of CAML's scripts; where a label stands for several, it says so."""
 
-    def __init__(
-        self,
-        title: Callable[[str, str], str],
-        category: Callable[[str, str], CodeEntry | None],
-        is_lost: Callable[[str, str], bool],
-    ) -> None:
-        self._title, self._category, self._is_lost = title, category, is_lost
+    def __init__(self, raw: Path, config: CcsConfig) -> None:
+        super().__init__(raw, config)
         self._meant: dict[Pair, Counter[str]] = {}
 
     def coding(self, coding: Coding) -> Coding:
@@ -217,16 +203,17 @@ class _CamlLabels:
         """Name the code of a passage."""
         return passage._replace(code=caml_label(passage.kind, passage.code))
 
-    def title(self, kind: str, name: str) -> str:
+    def title(self, kind: str, code: str) -> str:
         """Return the titles of all codes that a label stands for."""
-        return " / ".join(self._title(kind, code) for code in sorted(self._meant[kind, name]))
+        title = super().title
+        return " / ".join(title(kind, one) for one in sorted(self._meant[kind, code]))
 
-    def category(self, kind: str, name: str) -> CodeEntry | None:
+    def category(self, kind: str, code: str) -> CodeEntry | None:
         """Return the category of the code that a label stands for most often."""
-        if self._is_lost(kind, name):
+        if self.system.is_lost(kind, code):
             return None
-        meant = self._meant[kind, name]
-        return self._category(kind, min(meant, key=lambda code: (-meant[code], code)))
+        meant = self._meant[kind, code]
+        return super().category(kind, min(meant, key=lambda one: (-meant[one], one)))
 
 
 def is_synthetic(raw: Path) -> bool:
