@@ -362,9 +362,13 @@ def test_raw_tables_by_hand(raw_tables: Any) -> None:
         "discharge summaries without HADM_ID": (1, 5),
         "discharge summaries that are empty": (1, 5),
         "admissions with several summaries": (1, 2),
+        "admissions whose summaries are not in the order of their dates": (0, 1),
         "admissions with a summary and without a code": (1, 2),
         "admissions with codes and without a summary": (2, 3),
     }
+    raw_tables.notes([(2, 1, 900001, "Addendum."), (1, 1, 900001, "Report.")])
+    turned = by_name(audit_raw(raw_tables.folder, is_open=True))
+    assert turned["admissions whose summaries are not in the order of their dates"].count == 1
     shown = {name: finding.examples for name, finding in found.items()}
     assert shown["of these, turned into another valid code"] == ("03.31 -> 33.1",)
     assert shown["of these, turned into stub codes"] == ("00.45 -> 45.",)
@@ -383,7 +387,7 @@ def test_raw_tables_by_hand(raw_tables: Any) -> None:
 def test_camls_label_space_is_seen_through(raw_tables: Any, tmp_path: Path) -> None:
     stays = range(900001, 900041)
     raw_tables.codes(
-        {stay: ["4019"] for stay in stays},
+        {stay: ["4019", "V4581"] for stay in stays},  # letters: no chunk of numbers
         {stay: ["0331", "0017", "0123", "9604"] for stay in stays},
     )
     raw_tables.notes([(i, i, stay, "Spinal tap.") for i, stay in enumerate(stays, start=1)])

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.caml_labels import caml_label
 from data_prep.sources import mimic3
 from marn.corpus import Corpus
 from marn.errors import MarnError
@@ -215,21 +216,26 @@ def test_lists_want_their_own_number_of_codes(raw_tables, prepare, capsys):
     ],
 )
 def test_labels_as_camls_scripts_write_them(kind, code, label):
-    assert mimic3.caml_label(kind, code) == label
+    assert caml_label(kind, code) == label
 
 
 def test_the_label_space_of_caml(raw_tables, prepare):
     # 03.31 and 33.1 become one label, which three admissions have and one: 4 is the category of
     # the first, 37 that of the second. 93.9 and 93.90 stay two.
     ids = LISTS["train"]
-    fill(raw_tables, procedures={ids[0]: ["0331", "0939"], ids[3]: ["331", "9390"]})
+    fill(
+        raw_tables,
+        diagnoses={ids[5]: ["4280", "V4581"]},  # a letter, so that no chunk is of numbers
+        procedures={ids[0]: ["0331", "0939"], ids[3]: ["331", "9390"]},
+    )
     codes = [entry.code for entry in prepare("--codes", "full").codes["icd"]]
-    assert codes == ["03.31", "09.39", "33.1", "428.0", "93.90"]
+    assert codes == ["03.31", "09.39", "33.1", "428.0", "93.90", "V45.81"]
     corpus = prepare("--codes", "full", "--labels", "caml")
-    assert [entry.code for entry in corpus.codes["icd"]] == ["33.1", "428.0", "93.9", "93.90"]
+    labels = ["33.1", "428.0", "93.9", "93.90", "V45.81"]
+    assert [entry.code for entry in corpus.codes["icd"]] == labels
     assert corpus.card["settings"]["labels"] == "caml"
     assert "--labels caml" in corpus.card["created"]["command"]
-    assert corpus.frequency("icd").tolist() == [4, 6, 1, 1]
+    assert corpus.frequency("icd").tolist() == [4, 6, 1, 1, 1]
     merged = corpus.codes["icd"][0]
     assert merged.kind == "pr"
     assert merged.title.count(" / ") == 1
@@ -242,7 +248,7 @@ def test_procedures_that_the_released_converter_does_not_find(raw_tables, prepar
     ids = LISTS["train"]
     fill(
         raw_tables,
-        diagnoses={ids[0]: ["25000"]},
+        diagnoses={ids[0]: ["25000", "V4581"]},
         procedures={ids[0]: ["3893", "9390", "3950"], ids[1]: ["0066", "3893", "640"]},
     )
     options = ("--codes", "full", "--labels", "caml")
@@ -266,7 +272,7 @@ def test_marked_passages_follow_their_labels(tiny_raw, tmp_path):
         assert main(["mimic3", *arguments, "--vectors", "none", "--codes", "full"]) == 0
         corpus = Corpus.load(tmp_path / style)
         found[style] = {
-            (mimic3.caml_label(entry.kind, entry.code) if style == "icd" else entry.code, one)
+            (caml_label(entry.kind, entry.code) if style == "icd" else entry.code, one)
             for split in map(corpus.__getitem__, corpus.splits)
             for note in range(len(split))
             for one, entry in (

@@ -42,6 +42,10 @@ __all__ = [
 ]
 
 
+LABELS = {"icd": "as in the tables", "caml": "as in CAML's published predictions"}
+"""The label spaces that a corpus may have, by what its card says of `labels`."""
+
+
 @settings
 class Config:
     """What `python -m data_prep audit` takes."""
@@ -73,8 +77,10 @@ def run(config: Config, progress: Progress) -> str:
         tasks = ", ".join(f"{count:,} {task} codes" for task, count in corpus.tasks.items())
         notes = sum(len(corpus[split]) for split in corpus.splits)
         head = f"{config.corpus}: {notes:,} notes, {tasks}; text {corpus.card['text']}"
-        parts += [f"{head}; hash {corpus.hash[:12]}", report(found)]
+        labels = LABELS[corpus.card["settings"].get("labels", "icd")]
+        parts += [f"{head}; hash {corpus.hash[:12]}; labels {labels}", report(found)]
         described = {"name": corpus.name, "hash": corpus.hash, "text": corpus.card["text"]}
+        described["labels"] = labels
         result["corpus"] = described | {"findings": to_json(found, is_open=corpus.is_open)}
     if config.raw is not None:
         is_open = mimic3.is_synthetic(tables.folder(config.raw))

@@ -49,6 +49,11 @@ def _shapes(codes: Codes) -> list[Finding]:
         and any(dotted_icd9(kind, zeros + undotted(code)) in known(kind) for zeros in ("0", "00"))
     ]
     stubs = [pair for pair in pairs if not pair[1] or pair[1].endswith(".")]
+    shortened = [
+        (kind, code)
+        for kind, code in pairs
+        if "." in code and code.endswith("0") and (kind, code[:-1]) in codes.frequency
+    ]
     written = Counter(undotted(code) for _, code in pairs)
     alike = [pair for pair in pairs if written[undotted(pair[1])] > 1]
     return [
@@ -56,6 +61,7 @@ def _shapes(codes: Codes) -> list[Finding]:
         codes.finding("lost leading zeros", lost),
         codes.finding("stub codes", stubs),
         codes.finding("codes that another of these is written like", alike),
+        codes.finding("labels that differ only in a zero at the end", shortened),
         codes.both_kinds(),
         codes.unknown(),
     ]
@@ -138,11 +144,14 @@ def _one_off(corpus: Corpus) -> list[Finding]:
     """Give both conventions of counts that are published one apart."""
     sizes = {split: len(corpus[split]) for split in corpus.splits}
     total, codes = sum(sizes.values()), corpus.tasks["icd"]
+    codings = sum(int(corpus[split].frequency("icd").sum()) for split in corpus.splits)
+    repeated = int(corpus.card["dropped"].get("codes repeated within an admission", 0))
     least = 0 if corpus.is_open else MINIMUM_CELL
     shown = [f"{split} {n:,} or {n + 1:,}" for split, n in sizes.items() if n >= least]
     return [
         finding("notes, and lines of their lists with a header", total, total + len(sizes), shown),
         finding("codes, and labels with an empty one", codes, codes + 1),
+        finding("codes repeated within an admission", repeated, codings + repeated),
     ]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_prep import tables
 from data_prep.audit.findings import Codes, Finding, collisions, finding
+from data_prep.caml_labels import caml_label
 from data_prep.code_systems.ccs import Ccs
 from data_prep.code_systems.systems import dotted_icd9, known
 from data_prep.prepare import Pair, Progress, quiet
@@ -103,7 +104,7 @@ def _faults(rows: _Rows) -> list[Finding]:
 
 def _numbers(rows: _Rows, codes: Codes) -> list[Finding]:
     """Look at what reading codes as numbers does to these rows."""
-    read = {pair: mimic3.caml_label(*pair) for pair in codes.frequency if pair[0] == "pr"}
+    read = {pair: caml_label(*pair) for pair in codes.frequency if pair[0] == "pr"}
     changed = [pair for pair, label in read.items() if undotted(pair[1]) != undotted(label)]
     stubs = [pair for pair in changed if read[pair].endswith(".")]
     disguised = [pair for pair in changed if read[pair] in known("pr")]
@@ -207,8 +208,11 @@ def _admissions(raw: Path, rows: _Rows) -> list[Finding]:
 def _notes(raw: Path, rows: _Rows, progress: Progress) -> list[Finding]:
     path = tables.require(raw, "NOTEEVENTS")
     pieces: Counter[str] = Counter()
+    last: dict[str, tuple[str, int]] = {}
+    unordered: set[str] = set()
     count = summaries = empty = homeless = 0
-    for place, (admission, kind, text) in tables.read(path, ("HADM_ID", "CATEGORY", "TEXT")):
+    columns = ("HADM_ID", "CATEGORY", "TEXT", "CHARTDATE", "ROW_ID")
+    for place, (admission, kind, text, date, row) in tables.read(path, columns):
         count += 1
         if count % 500_000 == 0:
             progress(f"notes: {count:,} rows")
@@ -221,6 +225,10 @@ def _notes(raw: Path, rows: _Rows, progress: Progress) -> list[Finding]:
             empty += 1
         else:
             pieces[id_] += 1
+            order = date.strip(), int(tables.identifier(path, place, row) or 0)
+            if order < last.setdefault(id_, order):
+                unordered.add(id_)
+            last[id_] = max(order, last[id_])
     coded, noted = rows.admissions, pieces.keys()
     several = sum(parts > 1 for parts in pieces.values())
     return [
@@ -228,6 +236,11 @@ def _notes(raw: Path, rows: _Rows, progress: Progress) -> list[Finding]:
         finding("discharge summaries without HADM_ID", homeless, summaries),
         finding("discharge summaries that are empty", empty, summaries),
         finding("admissions with several summaries", several, len(noted)),
+        finding(
+            "admissions whose summaries are not in the order of their dates",
+            len(unordered),
+            several,
+        ),
         finding("admissions with a summary and without a code", len(noted - coded), len(noted)),
         finding("admissions with codes and without a summary", len(coded - noted), len(coded)),
     ]

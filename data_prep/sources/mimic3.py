@@ -1,4 +1,11 @@
-"""MIMIC-III v1.4 from PhysioNet, or tables written in its dialect by the teaching hospital."""
+"""MIMIC-III v1.4 from PhysioNet, or tables written in its dialect by the teaching hospital.
+
+Three choices differ from CAML's scripts, and the audit counts what they touch. A code counts once
+for an admission; CAML's lists repeat it, which its means of codes per note count and its scores do
+not. Admissions without a code are left out (--keep-uncoded keeps them); CAML keeps four in training
+under an empty label. The notes of an admission are joined by CHARTDATE, then ROW_ID; CAML joins
+them as they come in the file.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Strict
 
 from data_prep import splits, tables
+from data_prep.caml_labels import CamlLabels, CodeRow
 from data_prep.code_systems.systems import Icd9
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
@@ -43,8 +51,8 @@ class Config(CcsConfig):
     """A SHA-256 sum that a downloaded list may have; repeat the option for several. Without it any
     list is taken, and its sum is recorded in the card."""
     labels: Literal["icd", "caml"] = "icd"
-    """How codes are named: "icd", as they are; "caml", as CAML's scripts do, which read the codes
-    of procedures as numbers and so lose leading zeros."""
+    """How codes are named: "icd", as they are; "caml", as in CAML's published predictions: its
+    scripts read the codes of procedures as numbers, and so lose zeros."""
 
 
 def run(config: Config, progress: Progress) -> Path:
@@ -90,7 +98,7 @@ def build(
         name: of the corpus.
         command: the command line for the card, to which the choices are added.
         lists: what `splits.chosen` takes; None splits by patient.
-        labels: "icd", or "caml" for the label space of CAML's scripts (`caml_label`).
+        labels: "icd", or "caml" for the label space of CAML's scripts (`data_prep.caml_labels`).
         progress: takes lines about how far the work is.
 
     Raises:
@@ -100,25 +108,27 @@ def build(
         tables.require(raw, table)  # rather than after an hour of reading notes
     dropped: Counter[str] = Counter()
     synthetic = is_synthetic(raw)
-    caml = _CamlCodes(raw, config) if labels == "caml" else None
-    codes = caml or _Codes(raw, config)
+    codes = _Codes(raw, config)
     split, settings = splits.chosen(lists, config.codes, config.seed, dropped)
     settings["ccs_procedures"] = codes.system.procedures
+    noted: dict[str, str] = {}
     codings: Iterator[Coding] = read_codings(raw, dropped, codes.is_known)
     passages = _read_annotations(tables.require(raw, "EVIDENCE")) if synthetic else None
-    if caml is not None:
-        codings = map(caml.coding, codings)
-        passages = None if passages is None else map(caml.passage, passages)
+    names: _Codes | CamlLabels = codes
+    if labels == "caml":
+        names = CamlLabels(codes.title, codes.category, codes.system.is_lost, noted)
+        codings = names.codings(_code_rows(raw, dropped, codes.is_known))
+        passages = None if passages is None else map(names.passage, passages)
         settings["labels"] = labels
         command += f" --labels {labels}"
     prepare(
         folder,
-        notes=read_notes(raw, dropped, synthetic=synthetic),
+        notes=read_notes(raw, dropped, synthetic=synthetic, noted=noted),
         codings=codings,
         annotations=passages,
         split=split,
-        title=codes.title,
-        category=codes.category,
+        title=names.title,
+        category=names.category,
         origin=_origin(name, command, config, synthetic=synthetic),
         choices=config,
         whole=splits.whole(lists, config),
@@ -169,53 +179,6 @@ class _Codes:
         return self.system.category(kind, code)
 
 
-def caml_label(kind: str, code: str) -> str:
-    """Write a code as CAML's scripts do.
-
-    They read the column of procedure codes as numbers, so that first zeros are lost, and then
-    place the dot after the second digit, also where nothing follows: 03.31 becomes "33.1", 45
-    becomes "45.". Codes of diagnoses, among which there are letters, stay text.
-
-    References:
-        Of CAML's 2,003 procedure codes none begins with 0, and 21 are stubs
-        such as "45.". Rows without a code, which make one empty label there, are left out here.
-    """
-    if kind == "dx":
-        return code
-    number = str(int(code.replace(".", "")))
-    return f"{number[:2]}.{number[2:]}"
-
-
-class _CamlCodes(_Codes):
-    """Codes under the names of CAML's scripts; where a label stands for several, it says so."""
-
-    def __init__(self, raw: Path, config: CcsConfig) -> None:
-        super().__init__(raw, config)
-        self._meant: dict[Pair, Counter[str]] = {}
-
-    def coding(self, coding: Coding) -> Coding:
-        """Name the code of a coding, and remember which code that was."""
-        name = caml_label(coding.kind, coding.code)
-        self._meant.setdefault((coding.kind, name), Counter())[coding.code] += 1
-        return coding._replace(code=name)
-
-    def passage(self, passage: Annotation) -> Annotation:
-        """Name the code of a passage."""
-        return passage._replace(code=caml_label(passage.kind, passage.code))
-
-    def title(self, kind: str, code: str) -> str:
-        """Return the titles of all codes that a label stands for."""
-        title = super().title
-        return " / ".join(title(kind, one) for one in sorted(self._meant[kind, code]))
-
-    def category(self, kind: str, code: str) -> CodeEntry | None:
-        """Return the category of the code that a label stands for most often."""
-        if self.system.is_lost(kind, code):
-            return None
-        meant = self._meant[kind, code]
-        return super().category(kind, min(meant, key=lambda one: (-meant[one], one)))
-
-
 def is_synthetic(raw: Path) -> bool:
     """Return whether the teaching hospital wrote these tables, by the files only it writes.
 
@@ -230,8 +193,16 @@ def is_synthetic(raw: Path) -> bool:
     )
 
 
-def read_notes(raw: Path, dropped: Counter[str], *, synthetic: bool = False) -> Iterator[Note]:
+def read_notes(
+    raw: Path,
+    dropped: Counter[str],
+    *,
+    synthetic: bool = False,
+    noted: dict[str, str] | None = None,
+) -> Iterator[Note]:
     """Yield the discharge summaries and their addenda; count in `dropped` what is left out.
+
+    Enter into `noted` the admission of each, by its ROW_ID.
 
     Raises:
         MarnError: naming file and line, if a row cannot be read, there is no discharge summary,
@@ -268,6 +239,8 @@ def read_notes(raw: Path, dropped: Counter[str], *, synthetic: bool = False) -> 
             )
         if row_id is not None:
             seen.add(row_id)
+        if noted is not None:
+            noted[row_id or f"line {place}"] = hadm_id
         if not text.strip():
             dropped["notes that are empty"] += 1
             continue
@@ -288,6 +261,15 @@ def read_codings(
     Raises:
         MarnError: naming file and line, if a row cannot be read.
     """
+    for row in _code_rows(raw, dropped, is_known):
+        if row.code is not None:
+            yield Coding(row.admission, row.kind, row.code)
+
+
+def _code_rows(
+    raw: Path, dropped: Counter[str], is_known: Callable[[str, str], bool]
+) -> Iterator[CodeRow]:
+    """Yield the rows of both tables that have an admission, also those whose code is left out."""
     for kind, name in CODE_TABLES.items():
         path = tables.require(raw, name)
         seen: set[str] = set()
@@ -299,17 +281,19 @@ def read_codings(
                 continue
             if row_id is not None:
                 seen.add(row_id)
-            written = code.strip()
             if hadm_id is None:
                 dropped[f"{name} rows without HADM_ID"] += 1
-            elif not written:
+                continue
+            written = code.strip()
+            found = Icd9.dotted(kind, written)
+            if not written:
                 dropped[f"{name} rows without a code"] += 1
-            elif (found := Icd9.dotted(kind, written)) is None:
+            elif found is None:
                 dropped[f"{name} rows whose code has no form of ICD-9-CM"] += 1
             elif not is_known(kind, found):
                 dropped[f"{name} rows with an unknown code"] += 1
-            else:
-                yield Coding(hadm_id, kind, found)
+                found = None
+            yield CodeRow(hadm_id, kind, written, found)
 
 
 def read_titles(raw: Path, kind: str) -> dict[str, str]:
