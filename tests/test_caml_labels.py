@@ -32,7 +32,7 @@ def test_as_pandas_reads_a_table_of_this_size():
     generator = random.Random(0)
     rows = [
         row
-        for kind, codes, count in (("dx", DIAGNOSES, 200_000), ("pr", PROCEDURES, 200_000))
+        for kind, codes, count in (("dx", DIAGNOSES, 140_000), ("pr", PROCEDURES, 260_000))
         for row in _rows(kind, generator.choices(codes, k=count))
     ]
     homeless = _rows("dx", DIAGNOSES * 1000, admission="2")  # without a summary: not in the table
