@@ -243,7 +243,7 @@ def _of_notebook(notebook: Any, name: str, checkout: _Checkout) -> Iterator[_Par
     corpora = _CORPUS.findall(text) + [given] * isinstance(given, str)
     known = {checkout.is_open(corpus, name) for corpus in corpora}
     if outputs and _OURS.search(text):
-        if any(checkout.is_open(literal, name) is False for literal in _LITERAL.findall(text)):
+        if any(checkout.is_open(literal, name) is False for literal in set(_LITERAL.findall(text))):
             known.add(False)
         if False in known:
             raise UnreadableError(f"its outputs come from a credentialed corpus; {_CLEAR}")
