@@ -1,0 +1,114 @@
+"""What systems share that read text instead of word numbers: fitted at once, saved as arrays.
+
+They stand beside `Coder`: `marn.build`, `fit`, `predict`, `evaluate`, `save_model` and `load_model`
+take either. They need no vocabulary, epochs or GPU, and no padding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from marn.corpus import Corpus
+from marn.errors import MarnError
+
+Logits = dict[str, NDArray[np.float32]]
+"""{task: (N, C)}: a sigmoid turns them into probabilities."""
+
+
+class TextSystem:
+    """Score texts for every code of every task.
+
+    Subclasses define `name`, `fit`, `logits` and the arrays that they have learnt.
+
+    Args:
+        tasks: number of codes of each task, such as `{"icd": 50, "ccs": 38}`.
+        seed: of whatever is drawn.
+    """
+
+    name: ClassVar[str]
+    training_defaults: ClassVar[Mapping[str, Any]] = {}
+    has_attention: ClassVar[bool] = False
+    registry: ClassVar[dict[str, type[TextSystem]]] = {}
+    fingerprint: dict[str, str] | None = None
+    """Hashes of the words and codes that it was trained with; see `marn.evaluation`."""
+    options: dict[str, Any]
+    """Options given to `build`, written into the card of a saved model."""
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        if "name" in cls.__dict__:
+            TextSystem.registry[cls.name] = cls
+
+    def __init__(self, *, tasks: Mapping[str, int], seed: int = 0) -> None:
+        if not tasks or any(codes < 1 for codes in tasks.values()):
+            raise MarnError(f"tasks must give each task at least one code, but got {dict(tasks)}")
+        self.tasks, self.seed, self.options = dict(tasks), seed, {}
+        self.arrays: dict[str, NDArray[Any]] = {}
+        """All that was learnt."""
+
+    @classmethod
+    def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
+        """Take options from a corpus; none unless overridden."""
+        return {}
+
+    def fit(self, corpus: Corpus, notes: NDArray[np.int64] | None = None) -> Self:
+        """Learn from training notes.
+
+        Args:
+            corpus: must have the model's tasks.
+            notes: places in split "train"; all by default.
+
+        Returns:
+            The system itself.
+        """
+        raise NotImplementedError
+
+    def logits(self, texts: Sequence[str]) -> Logits:
+        """Score N texts: {task: (N, C) float32}."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what was learnt, as torch does of a network; nothing before `fit`."""
+        return {key: torch.from_numpy(np.ascontiguousarray(x)) for key, x in self.arrays.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state_dict` gave."""
+        self.arrays = {key: value.numpy() for key, value in state.items()}
+
+    def eval(self) -> Self:
+        """Return the system itself, which has no training mode."""
+        return self
+
+
+def as_bytes(value: Any) -> NDArray[np.uint8]:
+    """Write a list or dictionary as the bytes of its JSON, to be saved with arrays."""
+    return np.frombuffer(json.dumps(value, ensure_ascii=False).encode(), np.uint8).copy()
+
+
+def from_bytes(array: NDArray[np.uint8]) -> Any:
+    """Read what `as_bytes` wrote."""
+    return json.loads(array.tobytes())
+
+
+def training_notes(corpus: Corpus, notes: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Return the places of the notes to learn from; all by default.
+
+    Raises:
+        MarnError: there is none.
+    """
+    places = np.arange(len(corpus["train"])) if notes is None else np.asarray(notes)
+    if not len(places):
+        raise MarnError(f"corpus {corpus.name!r} has no training notes; there is nothing to learn")
+    return places
+
+
+def log_odds(count: NDArray[Any], total: int) -> NDArray[np.float64]:
+    """Turn counts out of a total into log odds, finite for none and for all."""
+    return np.log((count + 0.5) / (total - count + 0.5))

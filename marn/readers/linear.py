@@ -1,0 +1,144 @@
+"""Linear models on words or characters: the first thing to run on a few hundred notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.svm import LinearSVC
+
+from marn.corpus import Corpus
+from marn.corpus.text import tokenize
+from marn.readers.base import Logits, TextSystem, as_bytes, from_bytes, training_notes
+
+Classifier = Literal["ridge", "svm", "lr"]
+_STEEP = 4.0
+"""Logits per unit of a margin: 1 apart from the boundary is a probability of .98."""
+_AT_ONCE = 5000
+"""Training notes up to which the ridge regression is solved exactly, by the notes' products."""
+
+
+class LinearReader(TextSystem):
+    """One linear classifier a code on TF-IDF features, all of length one; see the subclasses.
+
+    Args:
+        classifier: `"ridge"`: least squares on targets 0 and 1, all codes in one solution (also
+            called a least-squares SVM); `"svm"`: hinge loss, squared; `"lr"`: logistic regression.
+            A code that no training note has, or every one, keeps its share.
+        strength: C, the inverse strength of the penalty: 10 for ridge, 1 for the SVM and 10,000 for
+            the logistic regression, by default.
+        least: training notes that a feature must occur in.
+        most: features that are kept, the most frequent ones.
+        **shared: see `TextSystem`.
+
+    References:
+        Spärck Jones 1972 (IDF); scikit-learn's `TfidfVectorizer`, `Ridge`, `LinearSVC` and
+        `LogisticRegression`.
+    """
+
+    features: ClassVar[dict[str, Any]]
+
+    def __init__(
+        self,
+        *,
+        classifier: Classifier = "ridge",
+        strength: float | None = None,
+        least: int = 2,
+        most: int = 50_000,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.classifier = classifier
+        usual = {"ridge": 10.0, "svm": 1.0, "lr": 10_000.0}
+        self.strength = usual[classifier] if strength is None else strength
+        self.least, self.most = least, most
+
+    def _vectoriser(self, **fitted: Any) -> TfidfVectorizer:
+        return TfidfVectorizer(sublinear_tf=True, **self.features, **fitted)
+
+    def fit(self, corpus: Corpus, notes: NDArray[np.int64] | None = None) -> Self:
+        """Learn features and classifiers, see `TextSystem.fit`."""
+        places, train = training_notes(corpus, notes), corpus["train"]
+        least = min(self.least, len(places))
+        vectoriser = self._vectoriser(min_df=least, max_features=self.most)
+        x = vectoriser.fit_transform([train.text(int(i)) for i in places])
+        words = {word: int(place) for word, place in vectoriser.vocabulary_.items()}
+        self.arrays = {
+            "words": as_bytes(sorted(words, key=words.__getitem__)),
+            "idf": vectoriser.idf_,
+        }
+        for task in self.tasks:
+            y = train.targets(task)[places]
+            weight, bias = self._ridge(x, y) if self.classifier == "ridge" else self._each(x, y)
+            self.arrays[f"{task}.weight"] = weight.astype(np.float32)
+            self.arrays[f"{task}.bias"] = bias.astype(np.float32)
+        return self
+
+    def _ridge(self, x: sparse.csr_matrix, y: NDArray[np.bool_]) -> tuple[Any, Any]:
+        """Solve for all codes at once: (N, F), (N, C) -> margins' weights (C, F), biases (C,)."""
+        share = y.mean(axis=0)
+        solver = "cholesky" if x.shape[0] <= min(_AT_ONCE, x.shape[1]) else "sparse_cg"
+        model = Ridge(alpha=1 / self.strength, fit_intercept=False, solver=solver)
+        weight = np.atleast_2d(model.fit(x, y - share).coef_)
+        return 2 * _STEEP * weight, 2 * _STEEP * (share - 0.5)
+
+    def _each(self, x: sparse.csr_matrix, y: NDArray[np.bool_]) -> tuple[Any, Any]:
+        """Fit one classifier a code: (N, F), (N, C) -> weights (C, F), biases (C,)."""
+        weight = np.zeros((y.shape[1], x.shape[1]))
+        bias = np.where(y.all(axis=0), _STEEP, -_STEEP)
+        steep = 1.0 if self.classifier == "lr" else _STEEP
+        for code in np.flatnonzero(y.any(axis=0) & ~y.all(axis=0)):
+            if self.classifier == "lr":
+                model: Any = LogisticRegression(C=self.strength, solver="liblinear")
+            else:
+                model = LinearSVC(C=self.strength, random_state=self.seed)
+            model.fit(x, y[:, code])
+            weight[code], bias[code] = steep * model.coef_[0], steep * model.intercept_[0]
+        return weight, bias
+
+    def logits(self, texts: Sequence[str]) -> Logits:
+        """Score texts, see `TextSystem.logits`."""
+        vectoriser = self._vectoriser(vocabulary=from_bytes(self.arrays["words"]))
+        vectoriser.idf_ = self.arrays["idf"]
+        x = vectoriser.transform(texts)
+        return {
+            task: np.asarray(
+                x @ self.arrays[f"{task}.weight"].T + self.arrays[f"{task}.bias"], np.float32
+            )
+            for task in self.tasks
+        }
+
+
+class Words(LinearReader):
+    """A linear model on the words of a note, those of `marn.corpus.text.tokenize`.
+
+    Args:
+        **shared: see `LinearReader`.
+
+    References:
+        The usual baseline of medical coding; scikit-learn.
+    """
+
+    name = "words"
+    features: ClassVar[dict[str, Any]] = {"analyzer": tokenize}
+
+
+class Characters(LinearReader):
+    """A linear model on runs of two to five characters within words.
+
+    They share what words do not: plurals, compounds, spelling mistakes.
+
+    Args:
+        **shared: see `LinearReader`.
+
+    References:
+        scikit-learn's analyser `"char_wb"`.
+    """
+
+    name = "characters"
+    features: ClassVar[dict[str, Any]] = {"analyzer": "char_wb", "ngram_range": (2, 5)}

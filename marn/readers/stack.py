@@ -1,0 +1,149 @@
+"""Stacks: several readers of text, weighed by what they say of notes that they have not learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from marn.corpus import Corpus
+from marn.errors import MarnError
+from marn.readers import linear, phrases  # noqa: F401  their systems are members
+from marn.readers.base import Logits, TextSystem, log_odds, training_notes
+from marn.settings import unknown
+
+_CLIP = 8.0
+_PAIRS = 2_000_000
+"""Pairs of note and code that the weights are fitted to, at most; others are left out by chance."""
+
+
+class Stack(TextSystem):
+    """Weigh the logits of several systems by one logistic regression for all codes of a task.
+
+    The regression is fitted out of fold: the training notes are dealt into `folds` parts, and each
+    is scored by members that learnt from the others. What it sees of a pair of note and code are
+    the members' logits and the code's log odds in the notes that they learnt from. Then the members
+    learn from all notes.
+
+    Args:
+        members: systems by name, or `{"name": …, option: …}`. By default words, characters and
+            titles, and the dictionary with whole and with cut words if the corpus marks phrases.
+        folds: K, at least 2.
+        **shared: see `TextSystem`; `seed` deals the notes.
+
+    Raises:
+        MarnError: a member is unknown, or `folds` is below 2.
+
+    References:
+        Wolpert 1992 (stacked generalisation).
+    """
+
+    name = "stack"
+
+    def __init__(
+        self,
+        *,
+        members: Sequence[str | Mapping[str, Any]] = ("words", "characters", "titles"),
+        folds: int = 5,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        if folds < 2:
+            raise MarnError(f"folds must be at least 2, but got {folds}")
+        self.folds = folds
+        specs = [{"name": one} if isinstance(one, str) else dict(one) for one in members]
+        known = sorted(set(self.registry) - {self.name})
+        if not specs:
+            raise MarnError(f"members must name at least one system; choose among {known}")
+        for spec in specs:
+            if spec.get("name") not in known:
+                raise unknown("members cannot hold", str(spec.get("name")), known)
+        self.specs = specs
+        self.members = self._built()
+
+    def _built(self) -> list[TextSystem]:
+        shared = {"tasks": self.tasks, "seed": self.seed}
+        specs = [dict(spec) for spec in self.specs]
+        return [self.registry[spec.pop("name")](**shared | spec) for spec in specs]
+
+    @classmethod
+    def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
+        """Take the members that the corpus has something for."""
+        members: list[Any] = ["words", "characters", "titles"]
+        train = corpus["train"]
+        if any(train.evidence(note) for note in range(min(len(train), 100))):
+            members += ["dictionary", {"name": "dictionary", "stem": 6}]
+        return {"members": members}
+
+    def fit(self, corpus: Corpus, notes: NDArray[np.int64] | None = None) -> Self:
+        """Fit the weights out of fold, then all members; see `TextSystem.fit`."""
+        places, train = training_notes(corpus, notes), corpus["train"]
+        rng = np.random.default_rng(self.seed)
+        folds = np.array_split(rng.permutation(places), min(self.folds, len(places)))
+        seen: dict[str, list[NDArray[np.float32]]] = {task: [] for task in self.tasks}
+        for fold in folds if len(places) > 1 else ():
+            rest = np.setdiff1d(places, fold)
+            texts = [train.text(int(i)) for i in fold]
+            said = [member.fit(corpus, rest).logits(texts) for member in self._built()]
+            for task in self.tasks:
+                odds = log_odds(train.targets(task)[rest].sum(axis=0), len(rest))
+                seen[task].append(self._pairs([each[task] for each in said], odds))
+        truth = np.concatenate(folds)
+        for task in self.tasks:
+            y = train.targets(task)
+            self._weigh(task, seen[task], y[truth].ravel(), rng)
+            self.arrays[f"{task}.odds"] = log_odds(y[places].sum(axis=0), len(places))
+        for member in self.members:
+            member.fit(corpus, places)
+        return self
+
+    def _pairs(self, said: Sequence[NDArray[np.float32]], odds: NDArray[Any]) -> Any:
+        """Describe each pair of note and code: members' (N, C), odds (C,) -> (N C, members + 1)."""
+        shown = [*said, np.broadcast_to(odds, said[0].shape)]
+        return np.stack([np.clip(x, -_CLIP, _CLIP).ravel() for x in shown], axis=1)
+
+    def _weigh(self, task: str, seen: Sequence[Any], truth: Any, rng: np.random.Generator) -> None:
+        """Fit the weights of a task: members + 1 and a bias; equal ones if there is one class."""
+        weights = np.append(np.full(len(self.members), 1 / len(self.members)), [0.0, 0.0])
+        if seen and 0 < truth.sum() < len(truth):
+            pairs = np.concatenate(seen)
+            if len(pairs) > _PAIRS:
+                some = rng.choice(len(pairs), _PAIRS, replace=False)
+                pairs, truth = pairs[some], truth[some]
+            model = LogisticRegression(C=1.0, max_iter=300).fit(pairs, truth)
+            weights = np.append(model.coef_[0], model.intercept_)
+        self.arrays[f"{task}.weights"] = weights
+
+    def logits(self, texts: Sequence[str]) -> Logits:
+        """Score texts, see `TextSystem.logits`."""
+        said = [member.logits(texts) for member in self.members]
+        logits = {}
+        for task, codes in self.tasks.items():
+            *weights, bias = self.arrays[f"{task}.weights"]
+            pairs = self._pairs([each[task] for each in said], self.arrays[f"{task}.odds"])
+            scores = pairs @ np.array(weights) + bias
+            logits[task] = scores.reshape(len(texts), codes).astype(np.float32)
+        return logits
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what stack and members have learnt; a member's names begin with its number."""
+        own = super().state_dict()
+        for number, member in enumerate(self.members):
+            own |= {f"{number}.{key}": value for key, value in member.state_dict().items()}
+        return own
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take what `state_dict` gave."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            head, _, rest = key.partition(".")
+            where, name = (head, rest) if head.isdigit() else ("", key)
+            parts.setdefault(where, {})[name] = value
+        super().load_state_dict(parts.get("", {}))
+        for number, member in enumerate(self.members):
+            member.load_state_dict(parts[str(number)])
