@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from marn.corpus.batches import Batch, collate, reading_order
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 from marn.models import Coder
+from marn.readers.base import TextSystem
 from marn.settings import Count, check
 
 Thresholds = float | Mapping[str, float | ArrayLike] | Literal["dev", "dev_codes"]
@@ -67,11 +68,11 @@ class HoldsCoder(Protocol):
         """The model."""
 
 
-def as_coder(model: Coder | HoldsCoder) -> Coder:
+def as_coder(model: Coder | TextSystem | HoldsCoder) -> Coder:
     """Return a model as it is, or the one that a `SavedModel` or a `Run` holds."""
     for found in (model, getattr(model, "model", None)):
-        if isinstance(found, Coder):
-            return found
+        if isinstance(found, Coder | TextSystem):
+            return cast(Coder, found)  # a reader of text has all that is asked of it here
     raise MarnError(
         f"model must be a system, but got a {type(model).__name__}; pass what marn.build or "
         "marn.load_model returns"
@@ -118,6 +119,8 @@ def check_corpus(model: Coder, corpus: Corpus) -> None:
         )
     if model.fingerprint is not None:
         found = fingerprint(corpus.vocabulary, corpus.codes)
+        if isinstance(model, TextSystem):
+            found["words"] = model.fingerprint["words"]  # it reads any words
         other = [key for key, value in model.fingerprint.items() if found[key] != value]
         if other:
             what = "words" if other[0] == "words" else f"codes of task {other[0]!r}"
@@ -158,6 +161,12 @@ def predict(
     batch_size = check("batch_size", Count, batch_size)
     notes = _split(corpus, split)
     check_corpus(model, corpus)
+    targets = {task: notes.targets(task) for task in model.tasks}
+    if isinstance(model, TextSystem):
+        if not model.arrays:
+            raise MarnError(f"{model.name} has learnt nothing yet; train it with marn.fit")
+        read = model.logits([notes.text(note) for note in range(len(notes))])
+        return Predictions(read, targets, notes.ids)
     device = next(model.parameters()).device
     logits = {task: np.zeros((len(notes), c), np.float32) for task, c in model.tasks.items()}
     with evaluating(model):
@@ -167,7 +176,7 @@ def predict(
     if parallel.world_size() > 1:  # each note was read on one rank, and is zero on the others
         for task, mine in logits.items():
             logits[task] = parallel.all_reduce(torch.from_numpy(mine).to(device)).cpu().numpy()
-    return Predictions(logits, {task: notes.targets(task) for task in model.tasks}, notes.ids)
+    return Predictions(logits, targets, notes.ids)
 
 
 def tune_thresholds(

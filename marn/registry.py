@@ -8,44 +8,51 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from marn import baselines, models, reconstructions, transformers
+from marn import baselines, models, readers, reconstructions, transformers
 from marn.corpus import Corpus, as_corpus
 from marn.errors import MarnError
 from marn.models.base import Coder
+from marn.readers.base import TextSystem
 from marn.settings import Seed, check, kinds, unknown
 
-for _package in (models, baselines, transformers, reconstructions):
+for _package in (models, baselines, transformers, reconstructions, readers):
     for _module in pkgutil.iter_modules(_package.__path__):
         importlib.import_module(f"{_package.__name__}.{_module.name}")
 
 __all__ = ["available", "build", "system"]
 
-_NOT_OPTIONS = ("feature_size", "head", "vocabulary_size", "tasks")  # of every `Coder`
+_NOT_OPTIONS = ("feature_size", "head", "vocabulary_size", "tasks", "seed")  # of every system
 _Size = Annotated[int, Field(ge=1, le=1 << 16)]
 _CHECKED = (bool, int, float, str, Path, NoneType)
 _MAY_BE_ZERO = ("rounds", "tree_steps")
 _LONG = ("max_length", "piece_count", "tree_steps")  # what memory grows with slowly or not at all
 
 
-def available() -> list[str]:
-    """Names of the systems that `build` knows, in alphabetical order."""
-    return sorted(Coder.registry)
+def available(*, text: bool = False) -> list[str]:
+    """Names of the systems that `build` knows, in alphabetical order.
+
+    Args:
+        text: those that read the text of a note (`marn.readers`), instead of the networks.
+    """
+    return sorted(TextSystem.registry if text else Coder.registry)
 
 
 def system(name: str) -> type[Coder]:
-    """Return the class of a system.
+    """Return the class of a system; one that reads text has what a training asks of a `Coder`.
 
     Raises:
         MarnError: no system has this name.
     """
+    if name in TextSystem.registry:
+        return cast(type[Coder], TextSystem.registry[name])
     if name not in Coder.registry:
-        raise unknown("no system is named", name, available())
+        raise unknown("no system is named", name, [*available(), *available(text=True)])
     return Coder.registry[name]
 
 
@@ -61,7 +68,7 @@ def build(
     """Build a system by name, for a corpus or for sizes given as numbers.
 
     Args:
-        name: one of `available()`.
+        name: one of `available()` or `available(text=True)`.
         corpus: gives vocabulary, tasks and, where it has them, word vectors; or its folder.
         vocabulary_size: embedding rows (words + 2); instead of a corpus.
         tasks: number of codes of each task; instead of a corpus, or some of its tasks.
@@ -85,9 +92,16 @@ def build(
         corpus = as_corpus(corpus)
         vocabulary_size = vocabulary_size or len(corpus.vocabulary)
         tasks = tasks or corpus.tasks
-        if corpus.vectors is not None and not {"vectors", "embedding_size"} & set(options):
-            arguments["vectors"] = torch.from_numpy(np.array(corpus.vectors, np.float32))
         arguments = cls.options_from_corpus(corpus) | arguments
+    if issubclass(cls, TextSystem):
+        if tasks is None:
+            raise MarnError("build needs a corpus, or tasks")
+        reader = cls(tasks=tasks, seed=seed, **arguments)
+        reader.options = arguments | {"seed": seed}
+        return cast(Coder, reader)
+    given = {"vectors", "embedding_size"} & set(options)
+    if corpus is not None and corpus.vectors is not None and not given:
+        arguments["vectors"] = torch.from_numpy(np.array(corpus.vectors, np.float32))
     if vocabulary_size is None or tasks is None:
         raise MarnError("build needs a corpus, or both vocabulary_size and tasks")
     with torch.random.fork_rng(devices=[]):
@@ -123,7 +137,7 @@ def _options(cls: type[Coder]) -> dict[str, tuple[Any, Any]]:
     """Return the type and the default of every option: those of all systems, and a system's own."""
     found: dict[str, tuple[Any, Any]] = {}
     for base in reversed(cls.__mro__):
-        if not issubclass(base, Coder) or "__init__" not in vars(base):
+        if not issubclass(base, Coder | TextSystem) or "__init__" not in vars(base):
             continue
         try:
             signature = inspect.signature(base.__init__, eval_str=True)

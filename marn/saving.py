@@ -154,7 +154,7 @@ def write_card(
         "format": FORMAT,
         "name": model.name,
         "options": model.options,
-        "embedding_size": model.embedding_size,
+        "embedding_size": getattr(model, "embedding_size", None),  # readers of text have none
         "weights_sha256": weights,
         "corpus": {"name": corpus.name, "hash": corpus.hash, "open": corpus.is_open},
         "provenance": provenance(),
@@ -309,7 +309,8 @@ def _rebuilt(card: dict[str, Any]) -> SavedModel:
     }
     vocabulary = Vocabulary(card["vocabulary"], is_open=card["corpus"]["open"])
     tasks = {task: len(entries) for task, entries in codes.items()}
-    options = {"embedding_size": card["embedding_size"]} | card["options"]
+    size = card["embedding_size"]
+    options = ({} if size is None else {"embedding_size": size}) | card["options"]
     starts = ("bias_start", "code_start")  # need a corpus, and are over
     start = {key: options.pop(key) for key in starts if key in options}
     model = build(card["name"], vocabulary_size=len(vocabulary), tasks=tasks, **options)

@@ -31,7 +31,7 @@ FLOORS = [
     {"analysis", "corpus", "nn"},
     {"figures", "models", "plain"},
     {"baselines"},
-    {"reconstructions", "transformers"},
+    {"readers", "reconstructions", "transformers"},
     {"evaluation", "registry"},
     {"attribution", "scoring"},
     {"explain"},

@@ -79,7 +79,18 @@ class TextSystem:
         return {key: torch.from_numpy(np.ascontiguousarray(x)) for key, x in self.arrays.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `state_dict` gave."""
+        """Take what `state_dict` gave, and try it, so that damaged arrays are noticed.
+
+        Raises:
+            ValueError: the arrays are not those of this system.
+        """
+        self.take(state)
+        for task, scores in self.logits(["trial"]).items():
+            if scores.shape != (1, self.tasks[task]) or not np.isfinite(scores).all():
+                raise ValueError(f"the arrays of {self.name} do not give scores of task {task!r}")
+
+    def take(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state_dict` gave, unseen."""
         self.arrays = {key: value.numpy() for key, value in state.items()}
 
     def eval(self) -> Self:

@@ -83,7 +83,7 @@ class LinearReader(TextSystem):
         """Solve for all codes at once: (N, F), (N, C) -> margins' weights (C, F), biases (C,)."""
         share = y.mean(axis=0)
         solver = "cholesky" if x.shape[0] <= min(_AT_ONCE, x.shape[1]) else "sparse_cg"
-        model = Ridge(alpha=1 / self.strength, fit_intercept=False, solver=solver)
+        model = Ridge(alpha=1 / self.strength, fit_intercept=False, solver=solver, tol=1e-6)
         weight = np.atleast_2d(model.fit(x, y - share).coef_)
         return 2 * _STEEP * weight, 2 * _STEEP * (share - 0.5)
 

@@ -110,7 +110,9 @@ class PhraseDictionary(TextSystem):
             )
         occurring = Counter(p for words in texts for p in _phrases(words, _LONGEST) if p in marked)
         scores = {
-            phrase: {str(code): hits / (max(occurring[phrase], hits) + 1) for code, hits in x.items()}
+            phrase: {
+                str(code): hits / (max(occurring[phrase], hits) + 1) for code, hits in x.items()
+            }
             for phrase, x in marked.items()
         }
         self.arrays = {"phrases": as_bytes(scores)}
@@ -174,14 +176,14 @@ class TitleMatch(TextSystem):
         places, train = training_notes(corpus, notes), corpus["train"]
         stops = {word[: self.stem] for word in ENGLISH_STOP_WORDS} | {"unspec"[: self.stem]}
         titles = {
-            task: [set(plain_words(code.title, self.stem)[0]) - stops for code in corpus.codes[task]]
+            task: [
+                set(plain_words(code.title, self.stem)[0]) - stops for code in corpus.codes[task]
+            ]
             for task in self.tasks
         }
         words = sorted({word for some in titles.values() for title in some for word in title})
         having = Counter(
-            word
-            for i in places
-            for word in set(plain_words(train.text(int(i)), self.stem)[0])
+            word for i in places for word in set(plain_words(train.text(int(i)), self.stem)[0])
         )
         idf = np.log((len(places) + 1) / (np.array([having[word] for word in words]) + 1)) + 0.1
         place = {word: number for number, word in enumerate(words)}
@@ -204,9 +206,9 @@ class TitleMatch(TextSystem):
             shares[task] = sparse.diags(1 / total) @ titles  # (C, words)
         logits = {task: np.zeros((len(texts), c), np.float32) for task, c in self.tasks.items()}
         for row, text in enumerate(texts):
-            found = [(i, place[w]) for i, w in enumerate(plain_words(text, self.stem)[0]) if w in place]
-            if not found:
-                found = [(0, 0)][: 0]
+            found = [
+                (i, place[w]) for i, w in enumerate(plain_words(text, self.stem)[0]) if w in place
+            ]
             windows = self._windows(found, len(idf))
             for task, share in shares.items():
                 best = (windows @ share.T).max(axis=0).toarray()[0] if windows.shape[0] else 0.0

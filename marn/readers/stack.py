@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -67,7 +66,7 @@ class Stack(TextSystem):
         self.members = self._built()
 
     def _built(self) -> list[TextSystem]:
-        shared = {"tasks": self.tasks, "seed": self.seed}
+        shared: dict[str, Any] = {"tasks": self.tasks, "seed": self.seed}
         specs = [dict(spec) for spec in self.specs]
         return [self.registry[spec.pop("name")](**shared | spec) for spec in specs]
 
@@ -137,13 +136,13 @@ class Stack(TextSystem):
             own |= {f"{number}.{key}": value for key, value in member.state_dict().items()}
         return own
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take what `state_dict` gave."""
+    def take(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state_dict` gave, unseen."""
         parts: dict[str, dict[str, Tensor]] = {}
         for key, value in state.items():
             head, _, rest = key.partition(".")
             where, name = (head, rest) if head.isdigit() else ("", key)
             parts.setdefault(where, {})[name] = value
-        super().load_state_dict(parts.get("", {}))
+        super().take(parts.get("", {}))
         for number, member in enumerate(self.members):
-            member.load_state_dict(parts[str(number)])
+            member.take(parts[str(number)])

@@ -19,9 +19,18 @@ import torch
 from marn import metrics, parallel
 from marn.corpus import Corpus, as_corpus
 from marn.errors import MarnError
-from marn.evaluation import HoldsCoder, as_coder, check_corpus, evaluate, fingerprint, predict
+from marn.evaluation import (
+    HoldsCoder,
+    as_coder,
+    check_corpus,
+    evaluate,
+    fingerprint,
+    predict,
+    tune_thresholds,
+)
 from marn.models import Coder
 from marn.progress import Progress, duration
+from marn.readers.base import TextSystem
 from marn.train.checkpoint import RunFolder
 from marn.train.config import TrainConfig
 from marn.train.launch import start
@@ -114,10 +123,47 @@ def fit(
     digest = None if init_from is None else copy_weights(model, corpus, init_from)
     codes = {task: corpus.codes[task] for task in model.tasks}
     model.fingerprint = fingerprint(corpus.vocabulary, codes)
-    fabric = start(config)
     path = None if run_dir is None else Path(run_dir)
+    if isinstance(model, TextSystem):
+        with RunFolder(path, model, corpus, config, digest) as folder:
+            return _fit_reader(model, corpus, config, folder, quiet)
+    fabric = start(config)
     with parallel.collective(), RunFolder(path, model, corpus, config, digest) as folder:
         return _fit(fabric, model, corpus, config, folder, quiet)
+
+
+def _fit_reader(
+    model: Any, corpus: Corpus, config: TrainConfig, folder: RunFolder, quiet: bool
+) -> Run:
+    """Fit a system that reads text, which learns all at once: a run of one epoch without a loss."""
+    if config.processes > 1:
+        raise MarnError(f"{model.name} learns on one device; leave out devices and nodes")
+    state = folder.load()
+    complete = state is not None and folder.finished
+    began = time.monotonic()
+    if state is None:
+        folder.begin()
+        model.fit(corpus)
+    else:
+        model.load_state_dict(state["best"]["model"])
+    dev = evaluate(model, corpus, "dev")
+    row = {f"dev/{t}/{name}": x for t, figures in dev.items() for name, x in figures.items()}
+    row = {"epoch": 1, "loss": float("nan"), "seconds": time.monotonic() - began, **row}
+    history = [row] if state is None else state["history"]
+    if not complete:
+        best = {"epoch": 1, "value": 0.0, "model": model.state_dict()}
+        folder.save({"history": history, "best": best})
+        if folder.path is not None:
+            scores = {"best_epoch": 1, "kept_epoch": 1, "dev": dev}
+            folder.finish(tune_thresholds(model, corpus), scores)
+    if not quiet:
+        task, figures = next(iter(dev.items()))
+        sys.stdout.write(
+            f"{model.name} has learnt from {len(corpus['train'])} notes in "
+            f"{duration(history[0]['seconds'])}  dev {task} {config.monitor} "
+            f"{figures[config.monitor]:.3f}\n"
+        )
+    return Run(model, pd.DataFrame(history), 1, 1, config, folder.path)
 
 
 def _fit(
