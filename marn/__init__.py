@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from marn import losses, metrics
+    from marn.averages import average
     from marn.corpus import Corpus
     from marn.errors import MarnError
     from marn.evaluation import Predictions, evaluate, predict
@@ -30,6 +31,7 @@ __all__ = [
     "Run",
     "TrainConfig",
     "available",
+    "average",
     "bce_loss",
     "build",
     "evaluate",
@@ -50,6 +52,7 @@ _HOMES = {
     "Run": "train.loop",
     "TrainConfig": "train.config",
     "available": "registry",
+    "average": "averages",
     "bce_loss": "losses",
     "build": "registry",
     "evaluate": "evaluation",

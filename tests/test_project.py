@@ -37,7 +37,7 @@ FLOORS = [
     {"explain"},
     {"prediction", "widgets"},
     {"saving"},
-    {"train"},
+    {"averages", "train"},
     {"experiments"},
     {"cli"},
     {"__main__"},

@@ -20,7 +20,7 @@ from marn.readers.base import TextSystem, log_odds
 from marn.readers.phrases import PhraseDictionary, TitleMatch, plain_words
 from marn.readers.stack import Stack
 
-NO_EVIDENCE = [name for name in available(text=True) if name != "dictionary"]
+NO_EVIDENCE = [name for name in available(text=True) if name not in ("average", "dictionary")]
 
 
 @pytest.fixture(scope="module")
@@ -264,3 +264,35 @@ def test_tampered_arrays_are_refused(corpus, tmp_path):
 def test_bad_options(name, options, said, corpus):
     with pytest.raises(MarnError, match=said):
         build(name, corpus, **options)
+
+
+def test_an_average_of_networks_and_readers(corpus, tmp_path):
+    runs = []
+    for name, options in (("marn", {"hidden_size": 8, "padding": "released"}), ("words", {})):
+        runs.append(tmp_path / name)
+        model = build(name, corpus, **options)
+        config = marn.TrainConfig.of(model, epochs=1)
+        fit(model, corpus, config, run_dir=runs[-1], quiet=True)
+    whole = marn.average(runs)
+    apart = [predict(load_model(run), corpus, "test") for run in runs]
+    for task in corpus.tasks:
+        mean = sum(each.probabilities(task) for each in apart) / 2
+        assert np.allclose(predict(whole, corpus, "test").probabilities(task), mean, atol=1e-5)
+    marn.saving.save_model(tmp_path / "whole", whole, corpus)
+    again = load_model(tmp_path / "whole", corpus)
+    assert evaluate(again, corpus) == evaluate(whole, corpus)
+    assert np.isfinite(again.model.logits([""])["icd"]).all()
+    nested = marn.average([tmp_path / "whole", runs[1]])
+    assert evaluate(nested, corpus)["icd"]["micro_auc"] > 0.5
+
+
+def test_an_average_is_of_runs_of_one_corpus(corpus, tmp_path):
+    with pytest.raises(MarnError, match="needs at least two runs, but got 1"):
+        marn.average([tmp_path])
+    with pytest.raises(MarnError, match=r"make it with marn\.average"):
+        fit(build("average", corpus), corpus, quiet=True)
+    other = toy_corpus(tmp_path / "other", codes=5)
+    for name, data in (("one", corpus), ("two", other)):
+        fit(build("titles", data), data, run_dir=tmp_path / name, quiet=True)
+    with pytest.raises(MarnError, match="two knows other words or codes than"):
+        marn.average([tmp_path / "one", tmp_path / "two"])

@@ -1,0 +1,109 @@
+"""Averages of trained models, networks among them, as one system that reads text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from marn.corpus import Corpus
+from marn.corpus.text import Vocabulary, tokenize
+from marn.errors import MarnError
+from marn.models.base import Coder
+from marn.readers.base import Logits, TextSystem, as_bytes, from_bytes
+
+_NOTES_AT_ONCE = 32
+
+
+class Average(TextSystem):
+    """Average the probabilities of trained models, each with the same weight.
+
+    `marn.average` makes one of run directories. Its arrays hold the members', whose names begin
+    with the member's number; networks read the words of their corpus's vocabulary.
+
+    Args:
+        members: `{"name": …, "options": …}` of each, `options` as in its card.
+        **shared: see `TextSystem`.
+
+    References:
+        An ensemble by the sum rule (Kittler et al. 1998).
+    """
+
+    name = "average"
+
+    def __init__(self, *, members: Sequence[Mapping[str, Any]] = (), **shared: Any) -> None:
+        super().__init__(**shared)
+        self.specs = [dict(member) for member in members]
+        self.members: list[Coder | TextSystem] = []
+        self.vocabulary = Vocabulary([])
+
+    def fit(self, corpus: Corpus, notes: NDArray[np.int64] | None = None) -> Self:
+        """Refuse: the members are trained before."""
+        raise MarnError("an average consists of trained models; make it with marn.average([…])")
+
+    def hold(self, members: Sequence[Coder | TextSystem], vocabulary: Vocabulary) -> Self:
+        """Take trained members, whose networks read these words."""
+        self.members = [member.eval() for member in members]
+        self.vocabulary = vocabulary
+        self.arrays = {"vocabulary": as_bytes(vocabulary.words)}
+        return self
+
+    def logits(self, texts: Sequence[str]) -> Logits:
+        """Score texts, see `TextSystem.logits`."""
+        said = [
+            self._read(member, texts) if isinstance(member, Coder) else member.logits(texts)
+            for member in self.members
+        ]
+        logits = {}
+        for task in self.tasks:
+            scores = torch.from_numpy(np.stack([each[task] for each in said])).double()
+            logits[task] = torch.logit(scores.sigmoid().mean(dim=0), eps=1e-9).float().numpy()
+        return logits
+
+    def _read(self, network: Coder, texts: Sequence[str]) -> Logits:
+        """Score texts by a network; a text without words is one unknown word."""
+        notes = [self.vocabulary.encode(tokenize(text))[: network.max_length] for text in texts]
+        notes = [note if len(note) else np.array([self.vocabulary.unknown]) for note in notes]
+        size = 1 if network.padding == "released" else _NOTES_AT_ONCE
+        parts: dict[str, list[NDArray[np.float32]]] = {task: [] for task in self.tasks}
+        for start in range(0, len(notes), size):
+            some = [torch.from_numpy(note.astype(np.int64)) for note in notes[start : start + size]]
+            tokens = torch.nn.utils.rnn.pad_sequence(some, batch_first=True)
+            with torch.inference_mode():
+                found = network(tokens, torch.tensor([len(note) for note in some]))
+            for task, mine in parts.items():
+                mine.append(found[task].numpy())
+        return {task: np.concatenate(mine) for task, mine in parts.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what the members have learnt; a member's names begin with its number."""
+        own = super().state_dict()
+        for number, member in enumerate(self.members):
+            own |= {f"{number}.{key}": value for key, value in member.state_dict().items()}
+        return own
+
+    def take(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state_dict` gave, and build the members for it."""
+        vocabulary = Vocabulary(from_bytes(state["vocabulary"].numpy()))
+        members: list[Coder | TextSystem] = []
+        for number, spec in enumerate(self.specs):
+            start = f"{number}."
+            mine = {k.removeprefix(start): x for k, x in state.items() if k.startswith(start)}
+            options = {k: v for k, v in spec["options"].items() if k != "seed"}
+            member: Coder | TextSystem
+            if spec["name"] in self.registry:
+                member = self.registry[spec["name"]](tasks=self.tasks, **options)
+                member.take(mine)
+            else:
+                for start_of in ("bias_start", "code_start"):  # need a corpus, and are over
+                    options.pop(start_of, None)
+                network = Coder.registry[spec["name"]]
+                sizes: dict[str, Any] = {"vocabulary_size": len(vocabulary), "tasks": self.tasks}
+                member = network(**sizes | options)
+                member.load_state_dict(mine)
+            members.append(member)
+        self.hold(members, vocabulary)
