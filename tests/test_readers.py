@@ -81,7 +81,7 @@ def test_the_dictionary_by_hand():
     reader = PhraseDictionary(tasks={"icd": 2, "ccs": 1}).fit(MARKED)
     found = reader.logits(["la fiebre", "FIEBRE ALTA", "tos y fiebre", "nada"])
     fever, high, cough = 1 / (3 + 1), 1 / (1 + 1), 2 / (2 + 1)
-    unsaid = [log_odds(n, 3) - 8 for n in (1, 2)]
+    unsaid = [log_odds(n, 3) - 5 for n in (1, 2)]
     odds = [math.log(p / (1 - p)) for p in (fever, high, cough)]
     by_hand = [
         [odds[0], unsaid[1]],
@@ -90,7 +90,7 @@ def test_the_dictionary_by_hand():
         [unsaid[0], unsaid[1]],
     ]
     assert found["icd"].tolist() == [pytest.approx(row, abs=1e-5) for row in by_hand]
-    best = [odds[0], odds[1], odds[2], log_odds(3, 3) - 8]
+    best = [odds[0], odds[1], odds[2], log_odds(3, 3) - 5]
     assert found["ccs"][:, 0].tolist() == pytest.approx(best, abs=1e-5)
 
 

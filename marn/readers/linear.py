@@ -49,7 +49,7 @@ class LinearReader(TextSystem):
         classifier: Classifier = "ridge",
         strength: float | None = None,
         least: int = 2,
-        most: int = 50_000,
+        most: int = 20_000,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)

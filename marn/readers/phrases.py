@@ -26,7 +26,7 @@ from marn.readers.base import (
 _WORD = re.compile(r"\w+")
 _LONGEST = 10
 """Words of the longest phrase that is learnt; longer ones hardly come twice."""
-_UNSAID = 8.0
+_UNSAID = 5.0
 """What a code's log odds lose where no phrase of it is found."""
 
 

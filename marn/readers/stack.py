@@ -16,7 +16,7 @@ from marn.readers import linear, phrases  # noqa: F401  their systems are member
 from marn.readers.base import Logits, TextSystem, log_odds, training_notes
 from marn.settings import unknown
 
-_CLIP = 8.0
+_CLIP = 12.0
 _PAIRS = 2_000_000
 """Pairs of note and code that the weights are fitted to, at most; others are left out by chance."""
 
