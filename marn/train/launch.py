@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import distributed
 
 from marn.errors import MarnError
 from marn.train.config import TrainConfig
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_PARENT = "MARN_PARENT_PROCESS"
 _NODE_VARIABLES = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}  # what Fabric reads on each node
 _TIMEOUT = timedelta(minutes=10)  # that a rank waits for another one; NCCL's own default
 _PRECISIONS: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # Fabric's names
@@ -68,6 +72,7 @@ def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
         )
         if several:
             _check_launch(config, strategy, launch)
+            _end_with_parent()
             fabric.launch()
     except MarnError:
         raise
@@ -80,12 +85,29 @@ def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
     return fabric
 
 
+def _end_with_parent() -> None:
+    """Let a process that the command started end when the process that started it has ended."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.environ[_PARENT] = str(os.getpid())
+        return
+    parent = os.environ.pop(_PARENT, None)  # torchrun sets none, and ends its processes itself
+
+    def watch() -> None:
+        while str(os.getppid()) == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def _check_devices(config: TrainConfig, kind: str, index: str) -> None:
     """Refuse devices that this machine lacks, and warn of processes that share a core."""
     if kind == "cpu":
         shares = hasattr(os, "sched_getaffinity")  # not on macOS
         cores = len(os.sched_getaffinity(0)) if shares else os.cpu_count() or 1
-        if config.devices > cores and os.environ.get("LOCAL_RANK", "0") == "0":
+        first = os.environ.get("LOCAL_RANK", "0") == "0" and not distributed.is_initialized()
+        if config.devices > cores and first:
             log.warning(
                 "%d processes share %d processor cores, which is slower than devices=%d",
                 *(config.devices, cores, cores),
