@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from marn.losses import bce_loss, focal_loss
     from marn.models import Coder
     from marn.registry import available, build
-    from marn.saving import load_model
+    from marn.saving import load, load_model
     from marn.train.config import TrainConfig
     from marn.train.loop import Run, fit
 
@@ -37,6 +37,7 @@ __all__ = [
     "evaluate",
     "fit",
     "focal_loss",
+    "load",
     "load_model",
     "losses",
     "metrics",
@@ -58,6 +59,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "fit": "train.loop",
     "focal_loss": "losses",
+    "load": "saving",
     "load_model": "saving",
     "predict": "evaluation",
     "preset": "experiments.presets",

@@ -1,4 +1,4 @@
-"""The command line: `marn train NAME CORPUS RUN_DIR [--epochs 3 …] [--devices 2]`.
+"""The command line: `marn train`, `marn predict`, `marn evaluate`, `marn score`.
 
 A command is a function of this module. What takes long to import is imported within it, so that
 `--help` is there at once.
@@ -11,13 +11,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import Field, NonNegativeInt
 
 import marn
 from marn import command_line
 from marn.errors import MarnError
+from marn.settings import Count, Location, Seed, settings
 from marn.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -175,6 +177,123 @@ def sweep(
     sweep(experiment, folder, jobs=jobs, address=address, dry_run=dry_run)
     if table is not None and not dry_run:
         results.publish(results.collect(folder), table)
+
+
+@settings
+class PredictConfig:
+    """Options of `marn predict`."""
+
+    out: Location | None = None
+    """File to write: a table (.csv), a JSON object per note (.jsonl) or a page (.html); without it
+    the table goes to standard output."""
+    explain: (
+        Literal["attention_gradients", "gradients", "attention", "occlusion", "none"] | None
+    ) = None
+    """How the words that carried a code are found, see marn.attribution; by default the best that
+    the model allows; "none" is many times faster."""
+    top: NonNegativeInt = 0
+    """List at least so many codes per note, those below the threshold with 0 as assigned."""
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Probability above which a code is assigned; by default the model's own."""
+    task: str | None = None
+    """Codes to predict: "icd" or "ccs"; by default the model's first task."""
+    split: str | None = None
+    """Split of a corpus to code; by default all its notes."""
+    text_column: str | None = None
+    """Column of the text, by default text or a name like it."""
+    id_column: str | None = None
+    """Column of the id, by default note_id or a name like it; else rows are numbered."""
+    show_credentialed_text: bool = False
+    """Write credentialed text although git would see the file."""
+
+
+def predict(
+    given: dict[str, Any],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the model.")],
+    notes: Annotated[
+        str,
+        typer.Argument(
+            metavar="NOTES",
+            help="A text, a folder of texts (.txt, at any depth), a CSV, JSONL or Parquet table "
+            "with a column text, a corpus, or - for standard input.",
+        ),
+    ],
+) -> None:
+    """Code notes: a table of codes, titles, probabilities, categories and the words that counted.
+
+    Any number of notes needs the same memory. A file is written whole or not at all.
+    """
+    from marn.coding import predict_notes
+
+    predict_notes(run, notes, **vars(PredictConfig(**given)))
+
+
+@settings
+class EvaluateConfig:
+    """Options of `marn evaluate`."""
+
+    split: str = "test"
+    """Split of the corpus."""
+    batch_size: Count = 32
+    """Notes at a time; affects only speed and memory."""
+
+
+def evaluate(
+    given: dict[str, Any],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the model.")],
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus.")],
+) -> None:
+    """Score a model on a split of a corpus, which must have its words and codes.
+
+    Figures are printed at the thresholds of the model, and at 0.5 as in the papers. The run is only
+    read.
+    """
+    from marn.coding import evaluate_run
+
+    evaluate_run(run, corpus, **vars(EvaluateConfig(**given)))
+
+
+@settings
+class ScoreConfig:
+    """Options of `marn score`."""
+
+    split: str = "test"
+    """Split of the corpus that the predictions are for."""
+    task: str | None = None
+    """Codes that are predicted: "icd" or "ccs"; by default the corpus's first task."""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability above which a code counts as assigned, where the file does not say."""
+    resamples: Count = 1000
+    """Random samples of the notes for intervals and tests."""
+    seed: Seed = 0
+    """Of the random samples."""
+
+
+def score(
+    given: dict[str, Any],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="PREDICTIONS... CORPUS", help="Files, then the folder of a corpus."),
+    ],
+) -> None:
+    """Score anybody's predictions for a split of a corpus, and compare those of several files.
+
+    A file is what marn predict writes (.csv, .jsonl); a long table of note_id, code and perhaps
+    probability; a wide one with a column per code (CSV or Parquet); or CAML's preds_*.psv. Notes
+    and codes are matched by name. 95 % intervals are bootstrap intervals over notes; two files are
+    compared by paired permutation tests.
+    """
+    from marn.coding import score_files
+
+    score_files(files, **vars(ScoreConfig(**given)))
+
+
+for _command, _settings in (
+    (predict, PredictConfig),
+    (evaluate, EvaluateConfig),
+    (score, ScoreConfig),
+):
+    command_line.add(app, _command, _settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ The card of a corpus says whether its text is open or credentialed. From there:
   unless the person who started the notebook's program allowed it;
 * loading a credentialed corpus logs a line that names it, which marks every notebook and log made
   from it (`announce`);
+* `marn predict` writes no credentialed text where git would see it (`check_may_write`);
 * `python -m data_prep.commit_check` refuses to commit what carries the mark, what it does not know
   to be harmless, and what shares words with a credentialed corpus on this machine.
 """
@@ -15,12 +16,14 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import Final
 
 from marn.errors import MarnError
 
-__all__ = ["MINIMUM_CELL", "SWITCH", "announce", "check_may_show"]
+__all__ = ["MINIMUM_CELL", "SWITCH", "announce", "check_may_show", "check_may_write"]
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,29 @@ def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
         )
 
 
+def check_may_write(path: Path | None, open_text: bool, show_credentialed_text: bool) -> None:
+    """Refuse to write credentialed text where git would see it.
+
+    Args:
+        path: file to write, which need not exist; None for standard output, which may be a file.
+        open_text: whether the text is open.
+        show_credentialed_text: whether the caller asked for it anyway.
+
+    Raises:
+        MarnError: the file would be in a git work tree that does not ignore it.
+    """
+    if open_text or show_credentialed_text:
+        return
+    if path is None:
+        out = Path("/dev/stdout").resolve()
+        path = out if out.is_file() else None
+    if path is not None and _could_be_committed(path.resolve()):
+        raise MarnError(
+            f"this text is under a data use agreement, and git does not ignore {path.name} in "
+            f"{path.resolve().parent.name}/; write it to runs/, or pass --show-credentialed-text"
+        )
+
+
 def announce(name: str, digest: str) -> None:
     """Log that a corpus is credentialed, which marks whatever is made from it.
 
@@ -88,3 +114,18 @@ def _in_notebook() -> bool:
     """Tell whether this process is the kernel of a notebook, or was started by one."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return hasattr(shell, "kernel") or "JPY_PARENT_PID" in os.environ
+
+
+def _could_be_committed(path: Path) -> bool:
+    """Tell whether a file, which need not exist, is in a git work tree that does not ignore it."""
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    try:
+        asked = subprocess.run(
+            ["git", "check-ignore", "--quiet", "--", str(path)],
+            cwd=folder,
+            capture_output=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False  # without git, nothing is committed
+    return asked.returncode == 1  # 0: ignored; 128: not a work tree

@@ -18,7 +18,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Progress of work with a known number of steps.
+    """Progress of work.
 
     A bar is shown where somebody watches, and is gone when the work ends. The environment variable
     `TQDM_DISABLE` turns it off, as for the chapters of the book, whose outputs are stored.
@@ -26,14 +26,14 @@ class Progress:
     Attributes `done` and `bar` are the steps so far, and tqdm's bar or None.
 
     Args:
-        total: number of steps.
+        total: number of steps; None if nobody knows.
         stream: where to write; None for silence.
         done: steps completed before, if the work was resumed.
         unit: what a step is called.
     """
 
     def __init__(
-        self, total: int, *, stream: TextIO | None, done: int = 0, unit: str = "step"
+        self, total: int | None, *, stream: TextIO | None, done: int = 0, unit: str = "step"
     ) -> None:
         self.total, self.stream, self.done = total, stream, done
         self._start, self._began = done, time.monotonic()
@@ -50,6 +50,8 @@ class Progress:
     def left(self) -> float:
         """Return the seconds that the rest will take at the pace so far; nan before a step."""
         steps = self.done - self._start
+        if self.total is None:
+            return float("nan")
         elapsed = time.monotonic() - self._began
         return elapsed / steps * (self.total - self.done) if steps else float("nan")
 
@@ -67,3 +69,9 @@ class Progress:
         elif self.stream is not None:
             self.stream.write(f"{text}\n")
             self.stream.flush()
+
+    def close(self) -> None:
+        """Take the bar away, so that lines can follow it."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

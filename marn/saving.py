@@ -13,14 +13,14 @@ import subprocess
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,6 +32,7 @@ from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 from marn.evaluation import check_corpus, fingerprint
 from marn.models import Coder
+from marn.prediction import SavedModel
 from marn.registry import build
 
 WEIGHTS, CARD, CHECKPOINT = "model.safetensors", "model.json", "checkpoint.pt"
@@ -95,20 +96,6 @@ def provenance() -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class SavedModel:
-    """A model read from a folder, with what is needed to use it on your own notes."""
-
-    model: Coder
-    """In evaluation mode, on the CPU."""
-    vocabulary: Vocabulary
-    codes: dict[str, list[CodeEntry]]
-    """The codes of each task, in the order of the logits."""
-    thresholds: dict[str, float | NDArray[np.float64]]
-    """{task: probability above which a code is assigned}: a number, or (C,) with one per code."""
-    card: dict[str, Any] = field(repr=False)
-
-
 def save_model(
     folder: str | Path,
     model: Coder,
@@ -156,13 +143,21 @@ def write_card(
         "options": model.options,
         "embedding_size": getattr(model, "embedding_size", None),  # readers of text have none
         "weights_sha256": weights,
-        "corpus": {"name": corpus.name, "hash": corpus.hash, "open": corpus.is_open},
+        "corpus": {
+            "name": corpus.name,
+            "hash": corpus.hash,
+            "open": corpus.is_open,
+            "source": corpus.card["source"],
+            "language": corpus.card["language"],
+            "notes": {name: len(corpus[name]) for name in corpus.splits},
+        },
         "provenance": provenance(),
         "thresholds": {
             task: np.asarray((thresholds or {}).get(task, 0.5), np.float64).tolist()
             for task in model.tasks
         },
         "codes": {task: [asdict(code) for code in corpus.codes[task]] for task in model.tasks},
+        "categories": [above and [above.code, above.title] for above in corpus.categories],
         "vocabulary": list(corpus.vocabulary.words),
     }
     write_json(folder / CARD, card)
@@ -256,6 +251,10 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
     if corpus is not None:
         check_corpus(saved.model, corpus)
     return saved
+
+
+load = load_model
+"""`marn.load`: the same, under the name that one types."""
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -292,6 +292,14 @@ class Corpus:
             )
         return np.array([column["ccs"] for column in self._columns["icd"]], dtype=np.int64)
 
+    @cached_property
+    def categories(self) -> list[CodeEntry | None]:
+        """Return the category of each ICD code, None where it has none."""
+        columns = self._columns
+        above = [CodeEntry(c["code"], c["kind"], c["title"]) for c in columns.get("ccs", ())]
+        found = [column.get("ccs", -1) for column in columns.get("icd", ())]
+        return [above[place] if above and place >= 0 else None for place in found]
+
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits, in the order train, dev, test."""

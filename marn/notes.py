@@ -1,0 +1,265 @@
+"""Read notes to be coded, one after the other: a text, a folder, a table, standard input, a corpus.
+
+Only as much is held in memory as one note needs (of Parquet, some rows). An id is the name of a
+text file, a column of a table, or the number of the row.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from marn.corpus import Corpus
+from marn.corpus.reading import read_card
+from marn.errors import MarnError
+
+Note = tuple[str, str]
+"""Id and text."""
+
+TEXT_NAMES = ("text", "note", "note_text", "content", "report", "summary", "body")
+ID_NAMES = ("note_id", "id", "hadm_id", "admission_id", "document_id", "doc_id", "row_id", "name")
+TEXTS = (".txt", ".text", ".md", "")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_FIELD = 1 << 26  # characters of a cell: a quote that is never closed would swallow the file
+_ROWS = 512  # of Parquet at once
+
+
+def read_notes(
+    source: str | Path,
+    *,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    split: str | None = None,
+) -> Iterator[Note]:
+    """Yield the notes of a source, in its order.
+
+    Args:
+        source: a text file; a folder of texts NAME.txt at any depth; a CSV with a header (or
+            semicolons or tabs), JSONL or Parquet; `"-"` for standard input, which may hold a CSV,
+            JSONL or one text; or the folder of a corpus.
+        text_column: the column with the text, by default one of `TEXT_NAMES`.
+        id_column: the column with the id, by default one of `ID_NAMES`, else rows are numbered.
+        split: of a corpus; by default all its splits.
+
+    Raises:
+        MarnError: the source is missing, of another kind, damaged or empty. No message shows a
+            cell of a table.
+    """
+    if str(source) == "-":
+        return _checked("standard input", _standard_input(text_column, id_column))
+    path = Path(source)
+    if not path.exists():
+        raise MarnError(f"{path} does not exist; give a file or a folder of notes")
+    if path.is_dir():
+        found = _corpus(path, split) if is_corpus(path) else _folder(path)
+        return _checked(str(path), found)
+    kind = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
+    kind = kind.lower()
+    if kind not in (*TEXTS, *TABLES):
+        raise MarnError(
+            f"{path} cannot be read as notes; give a text file, CSV, JSONL or Parquet, or a folder "
+            "of texts"
+        )
+    if kind == ".parquet":
+        return _checked(str(path), _parquet(path, text_column, id_column))
+    return _checked(str(path), _file(path, kind, text_column, id_column))
+
+
+def is_corpus(path: Path) -> bool:
+    """Tell whether a folder is a prepared corpus."""
+    return (path / "card.json").is_file() and (path / "codes.json").is_file()
+
+
+def is_open(source: str | Path) -> bool:
+    """Tell whether notes may be shown: not if they are of a credentialed corpus or lie in one."""
+    path = Path(source).resolve()
+    folders = [folder for folder in (path, *path.parents) if is_corpus(folder)]
+    return str(source) == "-" or all(read_card(folder).get("text") == "open" for folder in folders)
+
+
+def _checked(name: str, notes: Iterator[Note]) -> Iterator[Note]:
+    """Yield notes; what reading raises is one line, and so is a source without notes."""
+    empty = True
+    try:
+        for note in notes:
+            empty = False
+            yield note
+    except UnicodeDecodeError:
+        raise MarnError(
+            f"{name} is not UTF-8 (perhaps Latin-1); convert it with: iconv -f latin1 -t utf-8"
+        ) from None
+    except (EOFError, gzip.BadGzipFile, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MarnError(f"{name} cannot be read ({reason}); check the file") from None
+    if empty:
+        raise MarnError(f"{name} holds no note; give a text, a folder of texts or a table")
+
+
+def _corpus(path: Path, split: str | None) -> Iterator[Note]:
+    corpus = Corpus.load(path)
+    for name in [split] if split else corpus.splits:
+        part = corpus[name]
+        for note in range(len(part)):
+            yield str(part.ids[note]), part.text(note)
+
+
+def _folder(path: Path) -> Iterator[Note]:
+    """Yield the texts of a folder and of the folders in it, by name."""
+    for folder, inner, names in os.walk(path):
+        inner.sort()
+        for name in sorted(names):
+            if name.lower().endswith(".txt"):
+                file = Path(folder, name)
+                note = file.relative_to(path).with_suffix("").as_posix()
+                yield note, file.read_text(encoding="utf-8-sig")
+
+
+def _file(path: Path, kind: str, text: str | None, ids: str | None) -> Iterator[Note]:
+    opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+        if kind in TEXTS:
+            yield path.name.partition(".")[0], file.read()
+        elif kind in (".csv", ".tsv"):
+            yield from _table(str(path), file, text, ids)
+        else:
+            yield from _lines(str(path), file, text, ids)
+
+
+def _standard_input(text: str | None, ids: str | None) -> Iterator[Note]:
+    """Yield the notes of standard input: JSONL or a CSV if its first line says so, else one."""
+    file = io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline="")
+    try:
+        first = file.readline()
+        name = "standard input"
+
+        def all_lines() -> Iterator[str]:
+            yield first
+            yield from file
+
+        if first.lstrip().startswith("{"):
+            yield from _lines(name, all_lines(), text, ids)
+        elif _find(_cells(first), text, TEXT_NAMES) is not None and len(first) < 1000:
+            yield from _table(name, all_lines(), text, ids)
+        else:
+            rest = file.read()
+            if (first + rest).strip():
+                yield "stdin", first + rest
+    finally:
+        file.detach()
+
+
+def _delimiter(header: str) -> str:
+    """Return the most frequent of comma, semicolon, tab and bar in a header."""
+    return max(",;\t|", key=header.count)
+
+
+def _cells(header: str) -> list[str]:
+    return next(csv.reader([header], delimiter=_delimiter(header)), [])
+
+
+def _find(columns: Iterable[str], given: str | None, names: Iterable[str]) -> str | None:
+    """Return the column that is meant, in any case."""
+    known = {column.strip().casefold(): column for column in columns}
+    return next(
+        (known[name] for name in ([given.casefold()] if given else names) if name in known), None
+    )
+
+
+def _columns(
+    name: str, columns: list[str], text: str | None, ids: str | None
+) -> tuple[str, str | None]:
+    """Return the columns of text and id."""
+    found = _find(columns, text, TEXT_NAMES)
+    if (
+        found is None
+        and text is None
+        and len(columns) == 1
+        and re.fullmatch(r"\w{1,40}", columns[0])
+    ):
+        found = columns[0]
+    # Where the header is missing this is a row, and may hold a note: only names are shown.
+    shown = ", ".join(c if re.fullmatch(r"[\w.-]{1,40}", c) else "(a text)" for c in columns[:20])
+    if found is None:
+        raise MarnError(
+            f"{name} has no column {text or 'text'} (its columns are: {shown}); name the column of "
+            "the text with --text-column"
+        )
+    key = _find(columns, ids, ID_NAMES)
+    if ids and key is None:
+        raise MarnError(f"{name} has no column {ids} (its columns are: {shown}); correct the name")
+    return found, key
+
+
+def _table(name: str, lines: Iterator[str], text: str | None, ids: str | None) -> Iterator[Note]:
+    header = next(lines, "")
+    mark = _delimiter(header)
+    columns = _cells(header)
+    body, key = _columns(name, columns, text, ids)
+    place, at = columns.index(body), None if key is None else columns.index(key)
+    csv.field_size_limit(_FIELD)
+    rows = csv.reader(lines, delimiter=mark, strict=True)
+    try:
+        for number, row in enumerate(rows, start=1):
+            if not row:
+                continue
+            if len(row) != len(columns):
+                raise MarnError(
+                    f"{name}, row {number}: {len(row)} fields instead of {len(columns)}; quote "
+                    "fields that hold a delimiter or a line break"
+                )
+            yield (str(number) if at is None else row[at].strip()), row[place]
+    except csv.Error as error:
+        raise MarnError(
+            f"{name}, near line {rows.line_num + 1}: {error}; the file is cut, or a quote is never "
+            "closed"
+        ) from None
+
+
+def _lines(name: str, lines: Iterator[str], text: str | None, ids: str | None) -> Iterator[Note]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise MarnError(f"{name}, line {number} is not a JSON object; write one note a line")
+        yield _of_row(f"{name}, line {number}", number, row, text, ids)
+
+
+def _of_row(
+    name: str, number: int, row: Mapping[str, Any], text: str | None, ids: str | None
+) -> Note:
+    """Return the note of one row; the value of a text that is missing counts as empty."""
+    body, key = _columns(name, list(row), text, ids)
+    written = row[body]
+    if not isinstance(written, str | None):
+        raise MarnError(f"{name}: column {body} is not text; name another with --text-column")
+    return (str(number) if key is None else str(row[key])), written or ""
+
+
+def _parquet(path: Path, text: str | None, ids: str | None) -> Iterator[Note]:
+    try:
+        table = pl.scan_parquet(path)
+        columns = table.collect_schema().names()
+        body, key = _columns(str(path), columns, text, ids)
+        size = table.select(pl.len()).collect().item()
+        wanted = table.select([body, *([key] if key and key != body else [])])
+        for start in range(0, size, _ROWS):
+            rows = wanted.slice(start, _ROWS).collect().iter_rows(named=True)
+            for number, row in enumerate(rows, start=start + 1):
+                yield _of_row(f"{path}, row {number}", number, row, body, key)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).partition("\n")[0]
+        raise MarnError(f"{path} cannot be read ({reason:.100}); check the file") from None

@@ -1,0 +1,349 @@
+"""Code notes with a saved model: codes, probabilities, categories, and the words that carried them.
+
+`SavedModel` is what `marn.load` returns. Notes are read, coded and written a few hundred at a time,
+so that any number of them needs the same memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from marn.attribution import Method, word_weights
+from marn.corpus import CodeEntry
+from marn.corpus.batches import reading_order
+from marn.corpus.text import Vocabulary, token_spans
+from marn.errors import MarnError
+from marn.evaluation import evaluating
+from marn.explain import CodeExplanation, TopWord, largest, note_html
+from marn.models import Coder
+from marn.notes import Note
+from marn.privacy import check_may_show
+
+COLUMNS = (
+    *("note_id", "code", "title", "probability", "assigned"),
+    *("category", "category_title", "words", "remark"),
+)
+"""Of the table: a row per code; a note without one has a row with an empty code."""
+FORMATS = (".csv", ".jsonl", ".html")
+Explained = Method | Literal["none"]
+
+_CHUNK = 256  # notes held at once
+_BATCH = 32
+_LEAST = 0.05  # share of the heaviest word's weight that a listed word has at least
+_STRANGE = 0.5  # share of unknown words from which on a note is remarked upon
+
+
+@dataclass(frozen=True)
+class PredictedCode(CodeExplanation):
+    """A code of a note."""
+
+    assigned: bool
+    """Whether the probability is above the threshold."""
+    category: str
+    """Category of the code, "" if unknown."""
+    category_title: str
+
+
+@dataclass(frozen=True)
+class CodedNote:
+    """A note with its codes; its `repr` shows nothing of the note."""
+
+    id: str
+    text: str = field(repr=False)
+    spans: NDArray[np.int64] = field(repr=False)
+    """(T, 2) places in the text of the words that were read."""
+    codes: list[PredictedCode]
+    """Most probable first."""
+    remark: str
+    """Why there is no code, or what the model could not read; else ""."""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of the table, by `COLUMNS`."""
+        nothing = dict.fromkeys(COLUMNS, "") | {"note_id": self.id, "remark": self.remark}
+        if not self.codes:
+            yield nothing
+        for code in self.codes:
+            yield nothing | {
+                "code": code.code,
+                "title": code.title,
+                "probability": round(code.probability, 4),
+                "assigned": int(code.assigned),
+                "category": code.category,
+                "category_title": code.category_title,
+                "words": "; ".join(dict.fromkeys(word.word for word in code.top)),
+            }
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model read from a folder, with what is needed to use it on your own notes.
+
+    Example:
+        >>> import marn
+        >>> marn.load("runs/marn").predict(["He was given Lasix."])  # doctest: +SKIP
+    """
+
+    model: Coder
+    """In evaluation mode, on the CPU."""
+    vocabulary: Vocabulary
+    codes: dict[str, list[CodeEntry]]
+    """The codes of each task, in the order of the logits."""
+    thresholds: dict[str, float | NDArray[np.float64]]
+    """{task: probability above which a code is assigned}: a number, or (C,) with one per code."""
+    card: dict[str, Any] = field(repr=False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the model was trained on open text."""
+        return bool(self.card["corpus"]["open"])
+
+    def predict(
+        self,
+        texts: str | Iterable[str] | Mapping[str, str],
+        *,
+        task: str | None = None,
+        top: int = 0,
+        threshold: float | None = None,
+        explain: Explained | None = None,
+    ) -> pd.DataFrame:
+        """Code notes, and say which words carried each code.
+
+        Args:
+            texts: a note, a list of notes, or {id: note}; without ids they are numbered from 1.
+            task: by default the model's first, the ICD codes.
+            top: list at least so many codes per note, those below the threshold with `assigned` 0.
+            threshold: probability above which a code is assigned; by default the model's own.
+            explain: method of `marn.attribution`, or `"none"`, which is much faster.
+
+        Returns:
+            A row per code, with `COLUMNS`; a note without a code has a row that says why. In a
+            notebook, words of a credentialed corpus need the permission of `marn.privacy`.
+
+        Raises:
+            MarnError: a note is not text, or an argument is out of range.
+        """
+        if explain != "none":
+            check_may_show(self.is_open, show_credentialed_text=True)
+        if isinstance(texts, str):
+            texts = [texts]
+        notes = texts.items() if isinstance(texts, Mapping) else enumerate(texts, start=1)
+        named = ((str(note), text) for note, text in notes)
+        coded = self.code(named, task=task, top=top, threshold=threshold, explain=explain)
+        return pd.DataFrame([row for note in coded for row in note.rows()], columns=list(COLUMNS))
+
+    def code(
+        self,
+        notes: Iterable[Note],
+        *,
+        task: str | None = None,
+        top: int = 0,
+        threshold: float | None = None,
+        explain: Explained | None = None,
+    ) -> Iterator[CodedNote]:
+        """Code notes as `predict` does, one after the other in the same memory.
+
+        Args:
+            notes: (id, text) of each.
+            task: see `predict`.
+            top: see `predict`.
+            threshold: see `predict`.
+            explain: see `predict`.
+        """
+        task = task or next(iter(self.model.tasks))
+        if task not in self.model.tasks:
+            raise MarnError(f"the model has no task {task!r}; it has {', '.join(self.model.tasks)}")
+        above = self.thresholds[task] if threshold is None else threshold
+        reader = _Reader(self, task, top, np.broadcast_to(above, len(self.codes[task])), explain)
+        return reader.run(notes)
+
+
+class _Reader:
+    """Code notes for one task."""
+
+    def __init__(
+        self,
+        saved: SavedModel,
+        task: str,
+        top: int,
+        above: NDArray[np.float64],
+        explain: Explained | None,
+    ) -> None:
+        self.saved, self.task, self.top, self.above, self.explain = saved, task, top, above, explain
+        self.model, self.codes = saved.model, saved.codes[task]
+        self.device = next(self.model.parameters()).device
+        known = saved.card.get("categories") if task == "icd" else None
+        self.categories = known or [None] * len(self.codes)
+
+    def run(self, notes: Iterable[Note]) -> Iterator[CodedNote]:
+        """Code notes in the order given."""
+        remaining = iter(notes)
+        while chunk := list(itertools.islice(remaining, _CHUNK)):
+            read = [self._read(note, text) for note, text in chunk]
+            probabilities = self._probabilities([numbers for numbers, _ in read])
+            for (note, text), (numbers, spans), row in zip(chunk, read, probabilities, strict=True):
+                yield self._coded(note, text, numbers, spans, row)
+
+    def _read(self, note: str, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the numbers (T,) and places (T, 2) of the words of a note."""
+        if not isinstance(text, str):
+            raise MarnError(f"note {note} must be text, but is a {type(text).__name__}")
+        words, spans = token_spans(text)
+        return self.saved.vocabulary.encode(words).astype(np.int64), spans
+
+    def _probabilities(self, notes: list[NDArray[np.int64]]) -> NDArray[np.float64]:
+        """Return (N, C) for the words of N notes; zero for a note without a known word."""
+        found = np.zeros((len(notes), len(self.codes)))
+        unknown, most = self.saved.vocabulary.unknown, self.model.max_length
+        some = [i for i, words in enumerate(notes) if (words[:most] != unknown).any()]
+        size = 1 if self.model.padding == "released" else _BATCH
+        with evaluating(self.model):
+            for places in reading_order([min(len(notes[i]), most) for i in some], size):
+                batch = [torch.from_numpy(notes[some[place]][:most]) for place in places]
+                tokens = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True).to(self.device)
+                lengths = torch.tensor([len(words) for words in batch], device=self.device)
+                logits = self.model(tokens, lengths)[self.task].double().sigmoid().cpu().numpy()
+                found[[some[place] for place in places]] = logits
+        return found
+
+    def _coded(
+        self,
+        note: str,
+        text: str,
+        numbers: NDArray[np.int64],
+        spans: NDArray[np.int64],
+        probabilities: NDArray[np.float64],
+    ) -> CodedNote:
+        read = min(len(numbers), self.model.max_length)
+        remark = self._remark(numbers, read)
+        count = max(self.top, int((probabilities > self.above).sum()))
+        # where codes have thresholds of their own, those assigned come first
+        order = np.lexsort((-probabilities, probabilities <= self.above))
+        columns = [int(c) for c in order[:count] if probabilities[c] > 0]
+        weights = None
+        if self.explain != "none" and columns:
+            tokens = torch.from_numpy(numbers[:read]).to(self.device)
+            unknown = self.saved.vocabulary.unknown
+            weights = word_weights(self.model, tokens, columns, self.task, unknown, self.explain)
+        codes = []
+        for place, column in enumerate(columns):
+            row = np.zeros(read, np.float32) if weights is None else weights[place]
+            words = [(text[slice(*spans[i])], float(row[i]), *spans[i].tolist())
+                     for i in largest(row, 8) if row[i] > _LEAST * row.max()]  # fmt: skip
+            category, title = self.categories[column] or ("", "")
+            entry, probability = self.codes[column], float(probabilities[column])
+            codes.append(
+                PredictedCode(
+                    *(column, entry.code, entry.title, probability, row),
+                    top=[TopWord(*word) for word in words],
+                    assigned=bool(probability > self.above[column]),
+                    category=category,
+                    category_title=title,
+                )
+            )
+        if not any(code.assigned for code in codes):
+            remark = remark or "no code is above the threshold"
+        return CodedNote(note, text, spans[:read], codes, remark)
+
+    def _remark(self, numbers: NDArray[np.int64], read: int) -> str:
+        """Say what the model could not read of a note."""
+        if not len(numbers):
+            return "the note is empty: it has no word, and numbers are not read"
+        strange = float((numbers[:read] == self.saved.vocabulary.unknown).mean())
+        if strange == 1:
+            return "the model knows no word of the note; is it in the language of the training?"
+        remarks = []
+        if strange >= _STRANGE:
+            remarks.append(
+                f"the model does not know {strange:.0%} of the words; is the note in the language "
+                "of the training?"
+            )
+        if read < len(numbers):
+            remarks.append(f"only the first {read:,} of {len(numbers):,} words were read")
+        return "; ".join(remarks)
+
+
+def write_coded(notes: Iterable[CodedNote], file: IO[str], kind: str, title: str = "") -> None:
+    """Write coded notes into a text file, one after the other.
+
+    Args:
+        notes: from `SavedModel.code`.
+        file: opened with `newline=""`.
+        kind: one of `FORMATS`: a table, a JSON object per note, or a page that shows the notes.
+        title: of the page.
+    """
+    if kind == ".csv":
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        for note in notes:
+            table.writerows(note.rows())
+    elif kind == ".jsonl":
+        for note in notes:
+            codes = [
+                {
+                    key: value
+                    for key, value in vars(code).items()
+                    if key not in ("column", "weights")
+                }
+                | {"words": [word._asdict() for word in code.top]}
+                for code in note.codes
+            ]
+            for code in codes:
+                code.pop("top")
+            line = {"note_id": note.id, "remark": note.remark, "codes": codes}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    else:
+        file.write(_HEAD.format(title=html.escape(title)))
+        for note in notes:
+            file.write(_section(note))
+        file.write("</body></html>\n")
+
+
+_HEAD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>
+:root {{ color-scheme: light dark }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem;
+  margin: 2rem auto; padding: 0 1rem }}
+table {{ border-collapse: collapse; width: 100% }}
+th, td {{ text-align: left; vertical-align: top; padding: 0.2rem 0.6rem 0.2rem 0 }}
+</style></head><body><h1>{title}</h1>
+<p>Made by a program from text alone. It is no medical device: do not use it for coding, billing or
+treatment.</p>
+"""
+
+
+def _section(note: CodedNote) -> str:
+    """Return the part of the page that is about one note."""
+    remark = f"<p>{html.escape(note.remark)}</p>" if note.remark else ""
+    body = ""
+    for row in note.rows():
+        if row["code"]:
+            mark = "" if row["assigned"] else " (below the threshold)"
+            above = f"{row['category']} {row['category_title']}"
+            cells = (
+                row["code"],
+                row["title"],
+                f"{row['probability']:.2f}{mark}",
+                above,
+                row["words"],
+            )
+            body += "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>\n"
+    heads = ("code", "title", "probability", "category", "words that carried it")
+    table = "<table><tr>" + "".join(f'<th scope="col">{head}</th>' for head in heads) + "</tr>\n"
+    table = f"{table}{body}</table>" if body else ""
+    # one picture for all assigned codes: each word has the share of the code that it is most for
+    rows = [code.weights / code.weights.max() for code in note.codes if code.weights.max(initial=0)]
+    weights = np.max(rows, axis=0) if rows else np.zeros(len(note.spans))
+    view = note_html(note.text, note.spans, weights, title="The note", open_text=True)
+    return f"<section><h2>{html.escape(note.id)}</h2>\n{remark}{table}{view}</section>\n"

@@ -1,0 +1,418 @@
+"""Score anybody's predictions: tables matched by note and code, intervals, paired tests.
+
+What a file cannot carry is not scored: a file of assigned codes has no ranking, so neither AUC nor
+mean average precision nor precision at k. Notes of the split that a file lacks count as notes
+without codes, and whatever does not match is counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import sparse
+
+from marn import metrics
+from marn.corpus import Corpus
+from marn.errors import MarnError
+from marn.notes import ID_NAMES
+
+CODE_NAMES: Final = ("code", "icd_code", "icd9_code", "icd10_code", "label")
+PROBABILITY_NAMES: Final = ("probability", "prob", "score", "p")
+KINDS: Final = (".csv", ".tsv", ".parquet", ".jsonl", ".psv")
+KS: Final = (5, 8, 15)
+_BLOCK = 50  # random samples at once: 50 x 8,921 float64 is 3.6 MB
+_ROWS = 256  # notes ranked at once
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class FilePredictions:
+    """What a file says about the N notes and C codes of a split."""
+
+    name: str
+    targets: NDArray[np.bool_]
+    """(N, C)."""
+    assigned: NDArray[np.bool_]
+    """(N, C)."""
+    probabilities: Floats | None
+    """(N, C) float32; None if the file ranks not all codes of all notes."""
+    remarks: list[str]
+    """What does not match the corpus, in sentences."""
+
+
+def read_predictions(
+    path: Path, corpus: Corpus, split: str = "test", task: str = "icd", threshold: float = 0.5
+) -> FilePredictions:
+    """Read predictions for a split of a corpus.
+
+    Args:
+        path: `.csv`, `.tsv` or `.parquet`, long (note, code, perhaps probability and assigned) or
+            wide (note, and a column per code); `.jsonl` of `marn predict`; or CAML's `.psv`.
+        corpus: with the notes and codes that are meant.
+        split: of the corpus.
+        task: whose codes are predicted.
+        threshold: a code is assigned where its probability is above it, if the file does not say.
+
+    Raises:
+        MarnError: the file is of another kind or damaged, a probability is not in [0, 1], or none
+            of its notes or codes is of the split.
+    """
+    if not path.is_file():
+        raise MarnError(f"{path} does not exist; give a file of predictions")
+    targets, width = corpus[split].targets(task), corpus.tasks[task]
+    ids = {str(note): place for place, note in enumerate(corpus[split].ids)}
+    matcher = _Matcher(path, ids, [entry.code for entry in corpus.codes[task]])
+    values = np.full((len(ids), width), np.nan, np.float32)
+    chosen = np.zeros((len(ids), width), dtype=bool)
+    frame = _read(path)
+    if "code" in frame.columns:
+        decided = _fill_long(frame, matcher, values, chosen)
+    else:
+        decided = _fill_wide(frame, matcher, values)
+    if not matcher.notes:
+        raise MarnError(
+            f"{path} has no note of split {split!r} of {corpus.name!r}; check ids and split"
+        )
+    given = ~np.isnan(values)
+    if given.any() and (values[given].min() < 0 or values[given].max() > 1):
+        raise MarnError(f"{path} has a probability outside [0, 1]; apply a sigmoid to logits")
+    if not decided:
+        chosen = given & (values > threshold)
+    remarks = matcher.remarks(len(ids))
+    ranks = bool(given.all()) and not np.isin(values, (0, 1)).all()
+    if not ranks:
+        what = "says 0 or 1" if given.all() else "does not rank all codes of all notes"
+        remarks.append(f"the file {what}, so AUC, MAP and precision at k are left out")
+    return FilePredictions(path.name, targets, chosen, values if ranks else None, remarks)
+
+
+class _Matcher:
+    """Find notes and codes of the corpus by how a file writes them, and count what is unknown."""
+
+    def __init__(self, path: Path, ids: Mapping[str, int], codes: list[str]) -> None:
+        self.path, self._ids = path, ids
+        self._codes = {code: place for place, code in enumerate(codes)}
+        plain = [code.replace(".", "") for code in codes]
+        # a code without its dot, where that is one code only
+        self._codes |= {c: i for i, c in enumerate(plain) if plain.count(c) == 1}
+        self.notes: set[int] = set()
+        self._unknown: dict[str, list[str]] = {"notes": [], "codes": []}
+        self.twice = 0
+
+    def note(self, written: str) -> int:
+        """Return the place of a note, or -1."""
+        place = self._ids.get(written, self._ids.get(re.sub(r"\.0+$", "", written), -1))
+        self._unknown["notes"] += [written] if place < 0 else []
+        self.notes |= {place} - {-1}
+        return place
+
+    def code(self, written: str) -> int:
+        """Return the column of a code, or -1."""
+        place = self._codes.get(written, self._codes.get(written.upper(), -1))
+        self._unknown["codes"] += [written] if place < 0 else []
+        return place
+
+    def remarks(self, size: int) -> list[str]:
+        """Say what does not match."""
+        found = []
+        if missing := size - len(self.notes):
+            found.append(f"{missing:,} of {size:,} notes are missing; they count as without codes")
+        for what, unknown in self._unknown.items():
+            if unknown:
+                # a column that has slipped may hold a text, which is not shown
+                shown = [text for text in unknown if re.fullmatch(r"[\w.:-]{1,20}", text)][:3]
+                examples = f" ({', '.join(shown)}, …)" if shown else ""
+                found.append(f"{len(unknown):,} {what} are not of the split{examples}; left out")
+        if self.twice:
+            found.append(f"{self.twice:,} rows repeat a note and code; the largest counts")
+        return found
+
+
+def _read(path: Path) -> pl.DataFrame:
+    """Return the rows, ids in column `note_id`; a long table has a column `code`."""
+    kind = path.suffix.lower()
+    if kind not in KINDS:
+        raise MarnError(f"{path} cannot be read; give {', '.join(KINDS)}")
+    try:
+        if kind == ".psv":
+            return _rows_frame(path, _psv(path))
+        if kind == ".jsonl":
+            return _rows_frame(path, _jsonl(path))
+        if kind in (".csv", ".tsv"):
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                first = file.readline()
+            mark = max(",;\t|", key=first.count)
+            header = next(csv.reader([first], delimiter=mark), [])
+            is_long = _column(header, CODE_NAMES) is not None
+            place = _column(header, ID_NAMES) or (header or [""])[0]
+            kinds = {c: pl.String if is_long or c == place else pl.Float32 for c in header}
+            frame = pl.read_csv(path, separator=mark, schema_overrides=kinds)
+        else:
+            frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError, ValueError, KeyError) as error:
+        reason = type(error).__name__  # whose text may hold a cell
+        raise MarnError(f"{path} cannot be read ({reason}); check the table") from None
+    columns = frame.columns
+    names = {_column(columns, ID_NAMES) or columns[0]: "note_id"}
+    if code := _column(columns, CODE_NAMES):
+        names[code] = "code"
+        if probability := _column(columns, PROBABILITY_NAMES):
+            names[probability] = "probability"
+    return frame.rename(names)
+
+
+def _column(columns: list[str], names: tuple[str, ...]) -> str | None:
+    known = {column.strip().casefold(): column for column in columns}
+    return next((known[name] for name in names if name in known), None)
+
+
+def _rows_frame(path: Path, rows: Iterator[tuple[str, str, float, int]]) -> pl.DataFrame:
+    columns = ("note_id", "code", "probability", "assigned")
+    return pl.DataFrame(list(rows), schema=columns, orient="row")
+
+
+def _psv(path: Path) -> Iterator[tuple[str, str, float, int]]:
+    """Read CAML's file: `hadm_id|code|code`, a note without codes being `hadm_id|`."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        note, *codes = line.split("|")
+        for code in codes if any(codes) else [""]:
+            yield note, code, 1.0, 1
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, str, float, int]]:
+    """Read what `marn predict` writes."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            for code in row["codes"] or [{"code": "", "probability": 0, "assigned": False}]:
+                yield row["note_id"], code["code"], code["probability"], int(code["assigned"])
+
+
+def _fill_long(
+    frame: pl.DataFrame, matcher: _Matcher, values: Floats, chosen: NDArray[np.bool_]
+) -> bool:
+    """Enter rows of note, code, probability; return whether they say what is assigned."""
+    texts = frame.select(pl.col("note_id", "code").cast(pl.String).fill_null("").str.strip_chars())
+    notes = _places(texts["note_id"], matcher.note)
+    codes = _places(texts["code"], matcher.code)
+    numbers = {}
+    for name in ("probability", "assigned"):
+        if name in frame.columns:
+            column = frame[name].cast(pl.Float64, strict=False).to_numpy()
+            numbers[name] = np.where(codes < 0, 0.0, column)
+            if np.isnan(numbers[name]).any():
+                raise MarnError(f"{matcher.path} has a {name} that is not a number; correct it")
+    known = (notes >= 0) & (codes >= 0)
+    places = notes[known], codes[known]
+    matcher.twice = len(places[0]) - len(np.unique(places[0] * values.shape[1] + places[1]))
+    column = numbers.get("probability", np.ones(len(notes)))[known].astype(np.float32)
+    np.fmax.at(values, places, column)
+    if "probability" in numbers and "assigned" not in numbers:
+        return False
+    np.logical_or.at(chosen, places, numbers.get("assigned", np.ones(len(notes)))[known] > 0)
+    return True
+
+
+def _places(column: pl.Series, find: Callable[[str], int]) -> NDArray[np.intp]:
+    """Look up each distinct text of a column once; return the places (R,), -1 where empty."""
+    distinct = column.unique(maintain_order=True).to_list()
+    found = {text: find(text) if text else -1 for text in distinct}
+    return column.replace_strict(found, return_dtype=pl.Int64).to_numpy()
+
+
+def _fill_wide(frame: pl.DataFrame, matcher: _Matcher, values: Floats) -> bool:
+    """Enter a table with a column per code; it does not say what is assigned."""
+    names = [name for name in frame.columns if name != "note_id"]
+    codes = np.array([matcher.code(name.strip()) for name in names], dtype=np.intp)
+    if not (codes >= 0).any():
+        raise MarnError(
+            f"{matcher.path} has neither a column code nor a column named as a code of the corpus; "
+            "check its header"
+        )
+    known = [name for name, place in zip(names, codes, strict=True) if place >= 0]
+    ids = frame["note_id"].cast(pl.String).fill_null("").str.strip_chars().to_list()
+    notes = np.array([matcher.note(note) for note in ids], dtype=np.intp)
+    matcher.twice = int((notes >= 0).sum()) - len(matcher.notes)
+    try:
+        table = frame.select(known).cast(pl.Float32).to_numpy()
+    except pl.exceptions.PolarsError:
+        raise MarnError(f"{matcher.path} has a cell that is not a number; correct it") from None
+    values[np.ix_(notes[notes >= 0], codes[codes >= 0])] = table[notes >= 0]
+    return False
+
+
+# -- figures, intervals and tests ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over B samples of the notes, of which every figure is made."""
+
+    hits: Floats
+    """(B, C), as the next two."""
+    claims: Floats
+    present: Floats
+    ranking: Mapping[str, Floats]
+    """{figure: (2, B)}: the sum over notes, and the number of notes."""
+
+    def __add__(self, other: _Sums) -> _Sums:
+        ranking = {name: values + other.ranking[name] for name, values in self.ranking.items()}
+        counts = (self.hits + other.hits, self.claims + other.claims, self.present + other.present)
+        return _Sums(*counts, ranking)
+
+    def figures(self) -> dict[str, Floats]:
+        """Compute each figure, (B,), by the rules of `marn.metrics.score`."""
+        hits, claims, present = (x.sum(axis=1) for x in (self.hits, self.claims, self.present))
+        f1, some = _ratio(2 * self.hits, self.claims + self.present), self.present > 0
+        precision = _ratio(self.hits, self.claims).mean(axis=1)
+        recall = _ratio(self.hits, self.present).mean(axis=1)
+        return {
+            "micro_f1": _ratio(2 * hits, claims + present),
+            "micro_precision": _ratio(hits, claims),
+            "micro_recall": _ratio(hits, present),
+            "macro_f1_caml": _ratio(2 * precision * recall, precision + recall),
+            "macro_f1_all": f1.mean(axis=1),
+            "macro_f1_present": _ratio((f1 * some).sum(axis=1), some.sum(axis=1)),
+            **{name: _ratio(*values) for name, values in self.ranking.items()},
+        }
+
+
+class _Notes:
+    """The counts of each note, to be summed over samples of the notes."""
+
+    def __init__(self, given: FilePredictions) -> None:
+        tables = (given.assigned & given.targets, given.assigned, given.targets)
+        self._tables = [sparse.csr_array(table.T.astype(float)) for table in tables]  # (C, N)
+        self._ranking = _ranking(given) if given.probabilities is not None else {}
+
+    def sums(self, weights: Floats) -> _Sums:
+        """Sum over notes with weights (B, N)."""
+        hits, claims, present = ((table @ weights.T).T for table in self._tables)
+        ranking = {name: values @ weights.T for name, values in self._ranking.items()}
+        return _Sums(hits, claims, present, ranking)
+
+    @property
+    def ranks(self) -> bool:
+        """Whether there are figures of the ranking."""
+        return bool(self._ranking)
+
+    def without_ranking(self) -> _Notes:
+        """Return the same without figures of the ranking, to compare with what has none."""
+        other = object.__new__(_Notes)
+        other._tables, other._ranking = self._tables, {}
+        return other
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    return np.divide(top, bottom, out=np.zeros(np.shape(top)), where=np.asarray(bottom) > 0)
+
+
+def _ranking(given: FilePredictions) -> dict[str, Floats]:
+    """Return {figure: (2, N)}: its value for each note, and whether the note counts."""
+    scores, targets = given.probabilities, given.targets
+    assert scores is not None
+    size, width = targets.shape
+    precision, average = np.zeros((len(KS), size)), np.zeros(size)
+    has_code = targets.any(axis=1).astype(float)
+    for start in range(0, size, _ROWS):
+        rows = slice(start, start + _ROWS)
+        order = np.argsort(-scores[rows], axis=1, kind="stable")  # ties by the lower column
+        truth = np.take_along_axis(targets[rows], order, axis=1)
+        hits = truth.cumsum(axis=1)
+        for place, k in enumerate(KS):
+            precision[place, rows] = hits[:, min(k, width) - 1] / min(k, width)
+        average[rows] = _ratio((hits * truth / np.arange(1, width + 1)).sum(1), hits[:, -1])
+    found: dict[str, Floats] = {"mean_average_precision": np.stack([average, has_code])}
+    for place, k in enumerate(KS):
+        found[f"precision_at_{k}"] = np.stack([precision[place], np.ones(size)])
+    return found
+
+
+def report(given: FilePredictions, resamples: int = 1000, seed: int = 0) -> Iterator[str]:
+    """Describe the scores of a file in lines, with 95 % bootstrap intervals over notes.
+
+    Areas under the ROC curve have no interval: each sample of the notes would need a new ranking.
+
+    Args:
+        given: from `read_predictions`.
+        resamples: random samples of the notes, with replacement.
+        seed: of the samples.
+    """
+    size, width = given.targets.shape
+    yield f"{given.name}: {size:,} notes, {width:,} codes, {int(given.assigned.sum()):,} assigned"
+    yield from (f"  note: {remark}" for remark in given.remarks)
+    notes = _Notes(given)
+    whole = notes.sums(np.ones((1, size))).figures()
+    samples = [notes.sums(w).figures() for w in _samples(size, resamples, seed)]
+    for name, value in whole.items():
+        low, high = _interval([sample[name] for sample in samples])
+        yield f"  {name:24s} {value[0]:6.3f}   {low:.3f} to {high:.3f}"
+    if given.probabilities is not None:
+        areas = metrics.score(given.probabilities, given.targets, ks=())
+        yield from (f"  {name:24s} {areas[name]:6.3f}" for name in ("micro_auc", "macro_auc"))
+
+
+def compare(
+    one: FilePredictions, other: FilePredictions, resamples: int = 1000, seed: int = 0
+) -> Iterator[str]:
+    """Describe in lines how two files differ on the same notes.
+
+    Each figure has the difference, its 95 % bootstrap interval over notes, and the p-value of a
+    permutation test that exchanges the two predictions of randomly chosen notes.
+
+    Args:
+        one: from `read_predictions`.
+        other: for the same split and task.
+        resamples: random samples of the notes, and random exchanges.
+        seed: of both.
+
+    References:
+        Noreen 1989, approximate randomisation; Berg-Kirkpatrick et al. 2012 on the bootstrap.
+    """
+    a, b = _Notes(one), _Notes(other)
+    if not (a.ranks and b.ranks):
+        a, b = a.without_ranking(), b.without_ranking()
+    size = len(one.targets)
+    everyone = np.ones((1, size))
+    whole = _differences(a.sums(everyone), b.sums(everyone))
+    samples = [_differences(a.sums(w), b.sums(w)) for w in _samples(size, resamples, seed)]
+    exchanged = []
+    generator = np.random.default_rng([seed, 1])
+    for start in range(0, resamples, _BLOCK):
+        kept = generator.integers(0, 2, (min(_BLOCK, resamples - start), size)).astype(float)
+        mixed = a.sums(kept) + b.sums(1 - kept), b.sums(kept) + a.sums(1 - kept)
+        exchanged.append(_differences(*mixed))
+    yield f"{one.name} minus {other.name}, p by {resamples:,} permutations of notes"
+    for name, value in whole.items():
+        low, high = _interval([sample[name] for sample in samples])
+        chance = np.abs(np.concatenate([sample[name] for sample in exchanged]))
+        p = (1 + int((chance >= abs(value[0]) - 1e-12).sum())) / (1 + resamples)
+        yield f"  {name:24s} {value[0]:+.3f}   {low:+.3f} to {high:+.3f}   p = {p:.3f}"
+
+
+def _samples(size: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield how often each note is drawn, (B, N), in blocks."""
+    generator = np.random.default_rng([seed, 0])
+    for start in range(0, resamples, _BLOCK):
+        draws = min(_BLOCK, resamples - start)
+        yield generator.multinomial(size, np.full(size, 1 / size), draws).astype(float)
+
+
+def _differences(one: _Sums, other: _Sums) -> dict[str, Floats]:
+    theirs = other.figures()
+    return {name: value - theirs[name] for name, value in one.figures().items()}
+
+
+def _interval(values: list[Floats]) -> tuple[float, float]:
+    low, high = np.quantile(np.concatenate(values), [0.025, 0.975])
+    return float(low), float(high)

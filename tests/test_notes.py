@@ -1,0 +1,126 @@
+import gzip
+import io
+import json
+
+import polars as pl
+import pytest
+from toys import toy_corpus
+
+from marn.errors import MarnError
+from marn.notes import is_open, read_notes
+
+ROWS = [("a", "Fever, and\ncough"), ("b", ""), ("c", 'He said "no"')]
+WANTED = [(note, text) for note, text in ROWS]
+
+
+def table(mark=",", header=("note_id", "text"), rows=ROWS):
+    quoted = [['"' + cell.replace('"', '""') + '"' for cell in row] for row in rows]
+    return "".join(mark.join(row) + "\r\n" for row in [header, *quoted])
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", table().encode()),
+        ("bom.csv", table().encode("utf-8-sig")),
+        ("semicolon.CSV", table(";", ("ID", "Note")).encode()),
+        ("tab.tsv", table("\t", ("hadm_id", "TEXT")).encode()),
+        ("a.csv.gz", gzip.compress(table().encode())),
+        (
+            "a.jsonl",
+            "".join(json.dumps({"id": a, "text": b}) + "\n\n" for a, b in ROWS).encode(),
+        ),
+    ],
+)
+def test_tables_of_all_kinds_hold_the_same_notes(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    assert list(read_notes(tmp_path / name)) == WANTED
+
+
+def test_parquet_streams_rows_and_takes_numbers_as_ids(tmp_path):
+    size = 1100  # more than are read at once
+    frame = pl.DataFrame({"hadm_id": range(size), "note": [f"note {i}" for i in range(size)]})
+    frame.write_parquet(tmp_path / "a.parquet")
+    assert list(read_notes(tmp_path / "a.parquet")) == [(str(i), f"note {i}") for i in range(size)]
+    frame.with_columns(note=None).write_parquet(tmp_path / "none.parquet")
+    assert next(read_notes(tmp_path / "none.parquet")) == ("0", "")
+
+
+def test_columns_can_be_named_and_rows_are_numbered(tmp_path):
+    (tmp_path / "a.csv").write_text("when,what\n1,fever\n2,cough\n")
+    assert list(read_notes(tmp_path / "a.csv", text_column="What")) == [
+        ("1", "fever"),
+        ("2", "cough"),
+    ]
+    assert list(read_notes(tmp_path / "a.csv", text_column="what", id_column="when"))[1][0] == "2"
+    (tmp_path / "one.csv").write_text("finding\nfever\n")
+    assert list(read_notes(tmp_path / "one.csv")) == [("1", "fever")]
+
+
+def test_folders_of_any_depth_and_single_texts(tmp_path):
+    for name in ("b.txt", "ward/2/a.TXT", "ward/1.txt", "ward/skip.pdf"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"text of {name}", encoding="utf-8-sig")
+    assert [note for note, _ in read_notes(tmp_path)] == ["b", "ward/1", "ward/2/a"]
+    assert list(read_notes(tmp_path / "b.txt")) == [("b", "text of b.txt")]
+
+
+def test_a_corpus_is_notes_too(tmp_path):
+    corpus = toy_corpus(tmp_path / "corpus")
+    notes = list(read_notes(tmp_path / "corpus", split="dev"))
+    assert notes == [(f"dev{i}", corpus["dev"].text(i)) for i in range(8)]
+    assert len(list(read_notes(tmp_path / "corpus"))) == 40
+    assert is_open(tmp_path / "corpus")
+    card = json.loads((tmp_path / "corpus" / "card.json").read_text())
+    (tmp_path / "corpus" / "card.json").write_text(json.dumps(card | {"text": "credentialed"}))
+    assert not is_open(tmp_path / "corpus")
+    assert not is_open(tmp_path / "corpus" / "raw" / "NOTEEVENTS.csv")
+    assert is_open(tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize(
+    ("data", "notes"),
+    [
+        (table(), WANTED),
+        ('{"note_id": 7, "text": "fever"}\n', [("7", "fever")]),
+        ("fever, cough\nand text\n", [("stdin", "fever, cough\nand text\n")]),
+    ],
+)
+def test_standard_input_is_a_table_json_or_one_text(monkeypatch, data, notes):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data.encode())))
+    assert list(read_notes("-")) == notes
+
+
+SECRET = "Mr Smith has a fever"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.csv", f"id,{SECRET}\n1,x\n", "has no column text .its columns are: id, "),
+        ("a.csv", f"note_id,text\n1,{SECRET},x\n", "row 1: 3 fields instead of 2; quote fields"),
+        ("a.csv", f'note_id,text\n1,"{SECRET}\n', "unexpected end of data; the file is cut"),
+        ("a.csv", "note_id,text\n", "holds no note"),
+        ("a.csv", f"note_id,text\n1,{SECRET} \udcff\n", "is not UTF-8 .perhaps Latin-1."),
+        ("a.jsonl", f'{{"text": "{SECRET}\n', "line 1 is not a JSON object"),
+        ("a.jsonl", f'["{SECRET}"]\n', "line 1 is not a JSON object"),
+        ("a.jsonl", f'{{"text": ["{SECRET}"]}}\n', "column text is not text"),
+        ("a.parquet", SECRET, "cannot be read"),
+        ("a.csv.gz", SECRET, "cannot be read .Not a gzipped file"),
+        ("a.docx", SECRET, "cannot be read as notes; give a text file, CSV, JSONL or Parquet"),
+        ("empty/skip.pdf", SECRET, None),
+    ],
+)
+def test_what_is_wrong_is_one_line_without_a_cell(tmp_path, name, data, says):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(data.encode(errors="surrogateescape"))
+    source = tmp_path / name.partition("/")[0]
+    with pytest.raises(MarnError, match=says or "holds no note") as caught:
+        list(read_notes(source))
+    assert "\n" not in str(caught.value)
+    assert "Smith" not in str(caught.value)
+
+
+def test_a_missing_source_is_named(tmp_path):
+    with pytest.raises(MarnError, match=r"nothing\.csv does not exist; give a file or a folder"):
+        read_notes(tmp_path / "nothing.csv")

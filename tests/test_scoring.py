@@ -1,0 +1,206 @@
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from toys import toy_corpus
+
+from marn import MarnError, metrics
+from marn.cli import main
+from marn.scoring import FilePredictions, _Notes, compare, read_predictions, report
+
+CODES = ["401.0", "402.0", "403.0", "404.0"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return toy_corpus(tmp_path_factory.mktemp("scoring") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def scores(corpus):
+    noise = np.random.default_rng(1).random((8, 4)).astype(np.float32)
+    return np.round(0.4 * corpus["test"].targets("icd") + 0.6 * noise, 3)
+
+
+def written(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    return tmp_path / name
+
+
+def long_table(corpus, scores, mark=","):
+    head = mark.join(("HADM_ID", "ICD_CODE", "probability"))
+    ids = corpus["test"].ids
+    rows = [f"{n}{mark}{c}{mark}{p}" for n, r in zip(ids, scores) for c, p in zip(CODES, r)]  # noqa: B905
+    return "\n".join([head, *rows, ""])
+
+
+def test_long_and_wide_tables_say_the_same(tmp_path, corpus, scores):
+    ids, text = corpus["test"].ids.tolist(), long_table(corpus, scores)
+    frame = pl.DataFrame({"id": ids} | {c: scores[:, i] for i, c in enumerate(CODES)})
+    frame = frame.sample(fraction=1, shuffle=True, seed=0).select("id", *reversed(CODES))
+    frame.write_csv(tmp_path / "wide.csv")
+    frame.write_parquet(tmp_path / "wide.parquet")
+    pl.read_csv(text.encode(), infer_schema=False).cast({"probability": pl.Float64}).write_parquet(
+        tmp_path / "long.parquet"
+    )
+    plain = text.replace(".0,", ",")  # codes without their dots
+    files = [
+        written(tmp_path, "long.csv", text),
+        written(tmp_path, "semicolon.csv", long_table(corpus, scores, ";")),
+        written(
+            tmp_path,
+            "plain.csv",
+            plain.replace("401,", "4010,")
+            .replace("402,", "4020,")
+            .replace("403,", "4030,")
+            .replace("404,", "4040,"),
+        ),
+        *(tmp_path / name for name in ("wide.csv", "wide.parquet", "long.parquet")),
+    ]
+    for file in files:
+        found = read_predictions(file, corpus)
+        assert found.remarks == [], file
+        np.testing.assert_allclose(found.probabilities, scores, atol=1e-6)
+        np.testing.assert_array_equal(found.assigned, scores > np.float32(0.5))
+
+
+def test_files_of_assigned_codes_have_no_ranking(tmp_path, corpus):
+    rows = {"test0": ["401.0", "404.0"], "test1": [], "test2": ["403.0"]}
+    psv = "".join("|".join([note, *(codes or [""])]) + "\n" for note, codes in rows.items())
+    jsonl = "".join(
+        json.dumps({
+            "note_id": note, "remark": "",
+            "codes": [{"code": c, "probability": 0.3, "assigned": True} for c in codes],
+        }) + "\n" for note, codes in rows.items()
+    )  # fmt: skip
+    long = "note_id,code\n" + "".join(
+        f"{note},{code}\n" for note, codes in rows.items() for code in codes or [""]
+    )
+    for name, text in (("preds_test.psv", psv), ("a.jsonl", jsonl), ("a.csv", long)):
+        found = read_predictions(written(tmp_path, name, text), corpus)
+        assert found.probabilities is None
+        assert np.argwhere(found.assigned).tolist() == [[0, 0], [0, 3], [2, 2]]
+        assert found.remarks[0] == "5 of 8 notes are missing; they count as without codes"
+        assert "AUC, MAP and precision at k are left out" in found.remarks[1]
+        lines = "\n".join(report(found, resamples=20))
+        assert "micro_f1" in lines
+        assert not any(word in lines for word in ("average_precision", "at_5", "_auc"))
+
+
+def test_a_wide_table_of_0_and_1_has_no_ranking(tmp_path, corpus):
+    rows = "".join(f"test{i},1,0,0,1\n" for i in range(8))
+    found = read_predictions(written(tmp_path, "a.csv", f"id,{','.join(CODES)}\n{rows}"), corpus)
+    assert found.probabilities is None
+    assert found.remarks == ["the file says 0 or 1, so AUC, MAP and precision at k are left out"]
+
+
+def test_a_threshold_is_for_files_that_do_not_say_what_is_assigned(tmp_path, corpus):
+    file = written(tmp_path, "a.csv", "note_id,code,probability\ntest0,401.0,0.4\ntest0,402.0,.7\n")
+    assert read_predictions(file, corpus).assigned.sum() == 1
+    assert read_predictions(file, corpus, threshold=0.3).assigned.sum() == 2
+    said = written(tmp_path, "b.csv", "note_id,code,probability,assigned\ntest0,401.0,0.4,1\n"
+                   "test0,402.0,.7,0\n")  # fmt: skip
+    assert np.argwhere(read_predictions(said, corpus).assigned).tolist() == [[0, 0]]
+
+
+def test_what_does_not_match_is_counted(tmp_path, corpus):
+    text = "note_id,code\ntest0.0,401.0\ntest0,401.0\ntest1,999.9\nnowhere,401.0\n"
+    text += "test2,he had a fever since\n"
+    remarks = read_predictions(written(tmp_path, "a.csv", text), corpus).remarks
+    assert remarks[:4] == [
+        "5 of 8 notes are missing; they count as without codes",
+        "1 notes are not of the split (nowhere, …); left out",
+        "2 codes are not of the split (999.9, …); left out",
+        "1 rows repeat a note and code; the largest counts",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.csv", "note_id,code\nelsewhere,401.0\n", "has no note of split 'test'"),
+        ("a.csv", "note_id,a,b\ntest0,1,0\n", "neither a column code nor a column named as a code"),
+        ("a.csv", "note_id,code,probability\ntest0,401.0,3.2\n", "outside .0, 1.; apply a sigmoid"),
+        ("a.csv", "note_id,code,probability\ntest0,401.0,high\n", "not a number"),
+        ("a.csv", "note_id,401.0\ntest0,high\n", "cannot be read"),
+        ("a.csv", "", "cannot be read"),
+        ("a.jsonl", "{}\n", "cannot be read .KeyError."),
+        ("a.doc", "x", "give .csv, .tsv, .parquet, .jsonl, .psv"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path, corpus, capsys, name, text, says):
+    file = written(tmp_path, name, text)
+    with pytest.raises(MarnError, match=says):
+        read_predictions(file, corpus)
+    assert main(["score", str(file), str(corpus.path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def made_up(seed, size=30, width=6, name="a", targets=None):
+    generator = np.random.default_rng(seed)
+    targets = generator.random((size, width)) < 0.3 if targets is None else targets
+    scores = np.round(0.3 * targets + 0.7 * generator.random((size, width)), 1)  # with ties
+    return FilePredictions(name, targets, scores > 0.5, scores, [])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_are_those_of_the_metrics(seed):
+    given = made_up(seed)
+    found = _Notes(given).sums(np.ones((1, 30))).figures()
+    wanted = metrics.score(given.probabilities, given.targets)
+    assert {"micro_f1", "macro_f1_caml", "mean_average_precision", "precision_at_5"} <= set(found)
+    for name, value in found.items():
+        assert value[0] == pytest.approx(wanted[name]), name
+
+
+def test_weights_count_notes_again():
+    given, weights = made_up(3), np.random.default_rng(0).integers(0, 4, 30)
+    drawn = np.repeat(np.arange(30), weights)
+    wanted = metrics.score(given.probabilities[drawn], given.targets[drawn])
+    found = _Notes(given).sums(weights[None].astype(float)).figures()
+    for name, value in found.items():
+        assert value[0] == pytest.approx(wanted[name]), name
+
+
+def interval(line):
+    _, value, low, _, high, *p = line.split()
+    return float(value), float(low), float(high), float(p[-1]) if p else None
+
+
+def test_intervals_and_paired_tests():
+    one = made_up(0, size=300, name="one.csv")
+    lines = {line.split()[0]: line for line in report(one)}
+    value, low, high, _ = interval(lines["micro_f1"])
+    assert low < value < high
+    # Half the spread is about that of a mean over 300 notes
+    assert 0.03 < high - low < 0.12
+    same = {line.split()[0]: line for line in compare(one, one)}
+    assert interval(same["micro_f1"]) == (0, 0, 0, 1)
+    perfect = FilePredictions("two.csv", one.targets, one.targets, one.targets * 0.5, [])
+    better = {line.split()[0]: line for line in compare(perfect, one)}
+    value, low, high, p = interval(better["micro_f1"])
+    assert 0 < low < value < high
+    assert p == 0.001
+    noise = made_up(9, size=300, name="noise.csv", targets=one.targets)
+    assert interval(next(x for x in compare(one, noise) if "micro_f1" in x))[3] > 0.01
+    assert list(compare(one, noise, seed=1)) == list(compare(one, noise, seed=1))
+
+
+def test_files_of_two_kinds_are_compared_on_what_both_carry():
+    one = made_up(0)
+    other = FilePredictions("b", one.targets, one.assigned, None, [])
+    assert not [line for line in compare(one, other, 20) if "precision_at" in line]
+
+
+def test_score_prints_files_and_their_differences(tmp_path, corpus, scores, capsys):
+    file = written(tmp_path, "a.csv", long_table(corpus, scores))
+    other = written(tmp_path, "b.csv", long_table(corpus, scores[::-1]))
+    assert main(["score", str(file), str(other), str(corpus.path), "--resamples", "50"]) == 0
+    shown = capsys.readouterr().out
+    assert "a.csv: 8 notes, 4 codes" in shown
+    assert "a.csv minus b.csv, p by 50 permutations of notes" in shown
+    wanted = metrics.score(scores, corpus["test"].targets("icd"))["micro_auc"]
+    assert ["micro_auc", f"{wanted:.3f}"] in [line.split() for line in shown.splitlines()]
+    assert main(["score", str(file)]) == 2
+    assert "name the corpus last" in capsys.readouterr().err
