@@ -18,7 +18,7 @@ from toys import toy_corpus
 from marn import MarnError, available
 from marn.cli import main
 from marn.experiments import plan as planning
-from marn.experiments import sweep
+from marn.experiments import results, sweep
 from marn.experiments.plan import Experiment, combinations, plan, read
 from marn.experiments.sweep import execute, expected
 
@@ -235,3 +235,35 @@ def test_a_killed_sweep_is_finished_by_the_next_and_no_run_runs_twice(home, caps
     ran = (home / "log").read_text().split("\n")[:-1]
     assert len(set(ran)) == 4
     assert len(ran) <= 5  # the one that was killed may have run once more
+
+
+EXPERIMENTS = Path(__file__).parents[1] / "book" / "experiments"
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_of_the_book_can_be_run(path, home):
+    said = yaml.safe_load(path.read_text())
+    said["notebook"] = str(path.parent / said["notebook"])
+    said["parameters"] = said.get("parameters", {}) | {"corpus": str(home / "toy")}
+    runs = plan(write(home, **said), home / "runs")
+    assert len({run.folder for run in runs}) == len(runs) > 1
+    labels = {tuple(run.labels.values()) for run in runs}
+    assert len(labels) == len(runs)
+
+
+def test_the_training_notebook_is_stored_without_outputs():
+    book = nbformat.read(EXPERIMENTS / "training.ipynb", as_version=4)
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
+
+
+def test_the_training_notebook_runs_and_its_run_is_collected(home):
+    said = {"corpus": str(home / "toy"), "model": "bigru_la", "steps": 2}
+    said |= {"model_args": {"hidden_size": 4}, "tasks": ["icd"]}
+    path = write(home, notebook=str(EXPERIMENTS / "training.ipynb"), parameters=said)
+    run = plan(path, home / "runs")[0]
+    assert execute(str(run.folder), str(EXPERIMENTS / "training.ipynb"), said_of(run)) == "done"
+    table = results.collect(home / "runs")
+    assert set(table["task"]) == {"icd"}
+    assert set(table["learning_rate"]) == {8e-3}
+    assert set(table["steps"]) == {2}
