@@ -84,6 +84,19 @@ def test_counts_by_patient_give_the_micro_f1(folder):
     assert results.micro_f1(counts.sum(0)) == pytest.approx(expected)
 
 
+def test_each_code_has_sklearns_f1(folder):
+    found = results.per_code(folder).query("model == 'caml' and seed == 1")
+    corpus = marn.Corpus.load(folder / "toy")
+    with np.load(folder / "caml_1" / "run" / "predictions.npz") as arrays:
+        above = arrays["icd/probabilities"] > arrays["icd/tuned"]
+    truth = corpus["test"].targets("icd")
+    expected = f1_score(truth, above, average=None, zero_division=0)
+    assert found["f1"].tolist() == pytest.approx(expected.tolist())
+    assert found["code"].tolist() == [code.code for code in corpus.codes["icd"]]
+    assert found["frequency"].tolist() == corpus.frequency("icd").tolist()
+    assert found["present"].tolist() == truth.sum(0).tolist()
+
+
 def test_differences_by_hand():
     # Two patients, one seed: right for both, against right for the first alone.
     a = np.array([[[1.0, 2.0], [1.0, 2.0]]])

@@ -176,6 +176,33 @@ def summary(table: pd.DataFrame, by: Sequence[str], figures: Sequence[str]) -> p
     return pd.concat(parts, axis=1).reset_index()
 
 
+def per_code(folder: str | Path, *, task: str = "icd", rule: str = "dev") -> pd.DataFrame:
+    """Score each code of each finished run, to see what rare codes gain.
+
+    Args:
+        folder: of a sweep.
+        task: task that is scored.
+        rule: `"0.5"`, or `"dev"` for each run's tuned threshold.
+
+    Returns:
+        One row per run and code: the run's labels, `code`, `frequency` (training notes that have
+        it), `present` (test notes that have it) and `f1`, 0 where nothing is right.
+    """
+    parts = []
+    for place, done in _folders(Path(folder)):
+        card = json.loads((place / "run" / "model.json").read_text(encoding="utf-8"))
+        predicted, truth, arrays = _decisions(place / "run" / PREDICTIONS, task, rule)
+        hits, total = (predicted & truth).sum(0), predicted.sum(0) + truth.sum(0)
+        columns = {
+            "code": [code["code"] for code in card["codes"][task]],
+            "frequency": arrays[f"{task}/frequency"],
+            "present": truth.sum(0),
+            "f1": micro_f1(np.stack([hits, total], axis=1)),
+        }
+        parts.append(pd.DataFrame(columns).assign(**done["labels"]))
+    return pd.concat(parts, ignore_index=True)
+
+
 def micro_f1(counts: Array) -> Array:
     """F1 of hits and of predictions plus positives: (..., 2) -> (...), 0 where there are none."""
     return 2 * counts[..., 0] / np.maximum(counts[..., 1], 1)
@@ -237,12 +264,18 @@ def compare(
     return table.assign(**{"p corrected": false_discovery_control(table["p"])}) if rows else table
 
 
+def _decisions(path: Path, task: str, rule: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Read what a run predicted and what is true, (N, C) bool each, and all its arrays."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    threshold = 0.5 if rule == "0.5" else float(arrays[f"{task}/tuned"])
+    return arrays[f"{task}/probabilities"] > threshold, arrays[f"{task}/targets"], arrays
+
+
 def _counts(path: Path, task: str, rule: str) -> Array:
     """Count by patient: hits, and predictions plus positives, (P, 2)."""
-    with np.load(path) as arrays:
-        threshold = 0.5 if rule == "0.5" else float(arrays[f"{task}/tuned"])
-        predicted = arrays[f"{task}/probabilities"] > threshold
-        truth, patient = arrays[f"{task}/targets"], arrays["patient"]
+    predicted, truth, arrays = _decisions(path, task, rule)
+    patient = arrays["patient"]
     each = np.stack([(predicted & truth).sum(1), predicted.sum(1) + truth.sum(1)], axis=1)
     counts = np.zeros((patient.max() + 1, 2))
     np.add.at(counts, patient, each)
