@@ -192,17 +192,6 @@ class CorpusWriter:
             "tokens": int(np.sum(lengths)),
         }
 
-    def written_notes(self, splits: Sequence[str]) -> Iterator[np.ndarray]:
-        """Yield the (T,) int32 tokens of each note of the splits just written, one by one."""
-        for name in splits:
-            lengths = np.diff(np.load(self.folder / name / "token_offsets.npy"))
-            # Read, not mapped: pages of a mapped file count as memory of the process.
-            with (self.folder / name / "tokens.npy").open("rb") as file:
-                np.lib.format.read_magic(file)
-                np.lib.format.read_array_header_1_0(file)
-                for length in lengths:
-                    yield np.frombuffer(file.read(4 * length), dtype=np.int32)
-
     def vectors(self, vectors: np.ndarray, settings: Mapping[str, Any]) -> None:
         """Write the (V + 2, E) float32 word vectors and how they were made."""
         assert vectors.dtype == np.float32
@@ -264,9 +253,7 @@ class CorpusWriter:
             "dropped": dict(dropped),
             "roles": list(self.roles),
             "hash": hashlib.sha256(contents.encode()).hexdigest(),
-            "vectors": None
-            if self._vectors is None
-            else self._vectors | _record(self.folder / VECTORS),
+            "vectors": self._vectors and self._vectors | _record(self.folder / VECTORS),
             "files": files,
         }
         _write_json(self.folder / CARD, card)

@@ -35,6 +35,9 @@ from marn.errors import MarnError
 Pair = tuple[str, str]
 """A code with its kind: ("dx", "427.31")."""
 
+Splitter = Callable[[Mapping[str, str]], Mapping[str, str]]
+"""Given {admission: subject}, returns {admission: "train", "dev" or "test"}."""
+
 
 def quiet(line: str) -> None:
     """Take a line of progress and keep it to oneself."""
@@ -83,93 +86,83 @@ class Origin:
     """How `category` names the categories ("kind:number", "number", ...)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """What a source hands over; the iterables are iterated once, in the order of the fields."""
+
+    notes: Iterable[Note]
+    """All notes of the source that count."""
+    codings: Iterable[Coding]
+    """All codes of the source; repetitions within an admission count once."""
+    annotations: Iterable[Annotation] | None = None
+    """Marked passages, or None where the source marks none."""
+    title: Callable[[str, str], str]
+    """The English title of a code, from its kind and dotted form."""
+    category: Callable[[str, str], CodeEntry | None] | None
+    """The coarse code (task "ccs") of a code, or None if it has none; None where the source has no
+    categories, and the corpus no task "ccs"."""
+    split: Splitter
+    """Given {admission: subject} of all admissions that could be kept, in order, returns
+    {admission: "train", "dev" or "test"}. Admissions it does not name are left out, and a split
+    without admissions is not written."""
+    whole: Splitter | None = None
+    """Places all admissions with a note, as `split` does those of the corpus; the words and their
+    vectors are then learnt from these. None learns from the corpus's own."""
+
+
 def prepare(
     folder: Path,
+    records: Records,
     *,
-    notes: Iterable[Note],
-    codings: Iterable[Coding],
-    split: Callable[[Mapping[str, str]], Mapping[str, str]],
-    title: Callable[[str, str], str],
-    category: Callable[[str, str], CodeEntry | None] | None,
     origin: Origin,
     choices: PrepareConfig,
-    whole: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None,
-    annotations: Iterable[Annotation] | None = None,
-    dropped: Counter[str] | None = None,
+    dropped: Counter[str],
     settings: Mapping[str, Any] | None = None,
     progress: Progress = quiet,
-) -> dict[str, Any]:
+) -> None:
     """Write a corpus with the tasks "icd" and, where codes have categories, "ccs".
 
-    `notes`, then `codings`, then `annotations` are iterated once each. An admission is kept if it
-    has a note and at least one kept code (any note is kept under `choices.keep_uncoded`), and
-    `split` places it.
+    An admission is kept if it has a note and at least one kept code (any note is kept under
+    `choices.keep_uncoded`), and `records.split` places it.
 
     Args:
         folder: a fresh folder, as `data_prep.corpus_writer.replacing` yields it.
-        notes: all notes of the source that count.
-        codings: all codes of the source; repetitions within an admission count once.
-        split: given {admission: subject} of all admissions that could be kept, in order, returns
-            {admission: "train", "dev" or "test"}; admissions it does not name are left out. A
-            split without admissions is not written.
-        title: the English title of a code, from its kind and dotted form.
-        category: the coarse code (task "ccs") of a code, or None if it has none; None where the
-            source has no categories, and the corpus no task "ccs".
+        records: of the source.
         origin: what the card says about the source.
         choices: what the user chose.
-        whole: places all admissions with a note, as `split` does those of the corpus; the words
-            and their vectors are then learnt from these. None learns from the corpus's own.
-        annotations: marked passages, or None where the source marks none.
         dropped: what the source has left out while it was read, by reason; what is left out
             here is added to it, and the card records the sum.
         settings: further choices of the source that the card records; read after everything else.
         progress: takes lines about how far the work is.
 
-    Returns:
-        The card of the corpus.
-
     Raises:
         MarnError: if nothing is left, or the parts contradict each other.
     """
-    dropped = Counter() if dropped is None else dropped
     given: Counter[str] = Counter()
-    notes, codings = (
-        left_out.counting(notes, given, "notes"),
-        left_out.counting(codings, given, "rows"),
-    )
     with NoteStore(folder / "scratch") as store:
-        store.read(notes, dropped, progress)
+        store.read(left_out.counting(records.notes, given, "notes"), dropped, progress)
+        codings = left_out.counting(records.codings, given, "rows")
         assigned, codes_met = _assign(codings, store.admissions, choices, dropped)
-        members = _members(store.admissions, assigned, split, choices.keep_uncoded)
-        codes, parent = _code_entries(assigned, members, title, category, dropped)
-        progress(
-            f"codes: {len(codes['icd'])} of {codes_met}"
-            + (f", in {len(codes['ccs'])} categories" if category else "")
-        )
+        members = _members(store.admissions, assigned, records.split, choices.keep_uncoded)
+        codes, parent = _code_entries(assigned, members, records, dropped)
+        grouped = f", in {len(codes['ccs'])} categories" if "ccs" in codes else ""
+        progress(f"codes: {len(codes['icd'])} of {codes_met}{grouped}")
         marked = _Marked(store.admissions, members, codes["icd"])
-        if annotations is not None:
-            marked.read(annotations, dropped)
+        marked.read(records.annotations, dropped)
         writer = CorpusWriter(folder, codes, parent, sorted(marked.roles))
-        learnt = members if whole is None else _placed(store.admissions, whole)
+        learnt = members if records.whole is None else _placed(store.admissions, records.whole)
         training = (store.admissions[id_] for id_ in learnt["train"])
         vocabulary = store.build_vocabulary(training, choices.min_count)
         progress(f"vocabulary: {len(vocabulary.words):,} of {len(store.words):,} words")
         for name, ids in members.items():
             columns = _columns(assigned, ids, codes, parent)
-            evidence = None if annotations is None else marked.rows(name)
-            _write_split(writer, name, ids, store, columns, evidence)
+            _write_split(writer, name, ids, store, columns, marked.rows(name))
             progress(f"{name}: {len(ids):,} notes written")
-        if whole is not None:  # of notes that are not in the corpus too
-            used = [id_ for name in _teachers(choices, learnt) for id_ in learnt[name]]
-            found = [store.admissions[id_] for id_ in used]
-            _learn(lambda: map(store.tokens, found), writer, vocabulary, choices, progress)
-    if whole is None:
-        names = _teachers(choices, learnt)
-        _learn(lambda: writer.written_notes(names), writer, vocabulary, choices, progress)
-    left_out.add_dropped(given, dropped)
-    for line in [*_warnings(assigned, members, codes["icd"]), *left_out.losses(given, dropped)]:
+        if choices.vectors != "none":
+            _learn_vectors(writer, store, vocabulary, learnt, choices, progress)
+    for line in _warnings(assigned, members, codes["icd"], given, dropped):
         progress(f"warning: {line}")
-    return writer.finish(
+    writer.finish(
         vocabulary,
         **asdict(origin),
         seed=choices.seed,
@@ -179,22 +172,21 @@ def prepare(
     )
 
 
-def _teachers(choices: PrepareConfig, learnt: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the splits whose notes word2vec learns from."""
-    return ["train"] if choices.vectors == "train" else list(learnt)
-
-
-def _learn(
-    notes: Callable[[], Iterable[np.ndarray]],
+def _learn_vectors(
     writer: CorpusWriter,
+    store: NoteStore,
     vocabulary: Vocabulary,
+    learnt: Mapping[str, Sequence[str]],
     choices: PrepareConfig,
     progress: Progress,
 ) -> None:
-    """Learn word vectors, unless the user chose none, and write them."""
-    if choices.vectors != "none":
-        vectors = word2vec(notes, vocabulary, seed=choices.seed, progress=progress)
-        writer.vectors(vectors, {"notes": choices.vectors, "seed": choices.seed})
+    """Learn word vectors from the training notes or all, and write them."""
+    names = ["train"] if choices.vectors == "train" else list(learnt)
+    admissions = [store.admissions[id_] for name in names for id_ in learnt[name]]
+    vectors = word2vec(
+        lambda: map(store.tokens, admissions), vocabulary, seed=choices.seed, progress=progress
+    )
+    writer.vectors(vectors, {"notes": choices.vectors, "seed": choices.seed})
 
 
 def _recorded(choices: PrepareConfig, learnt: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -262,7 +254,7 @@ def _as_frame(codings: Iterable[Coding]) -> pl.DataFrame:
 def _members(
     admissions: Mapping[str, Admission],
     assigned: pl.DataFrame,
-    split: Callable[[Mapping[str, str]], Mapping[str, str]],
+    split: Splitter,
     keep_uncoded: bool,
 ) -> dict[str, list[str]]:
     """Return the admissions of each split, in the order of their ids."""
@@ -285,9 +277,7 @@ def _members(
     return members
 
 
-def _placed(
-    admissions: Mapping[str, Admission], split: Callable[[Mapping[str, str]], Mapping[str, str]]
-) -> dict[str, list[str]]:
+def _placed(admissions: Mapping[str, Admission], split: Splitter) -> dict[str, list[str]]:
     """Return the admissions that `split` puts into each split, in the order of their ids."""
     order = sorted(admissions, key=lambda id_: (len(id_), id_))  # by value
     places = split({id_: admissions[id_].subject for id_ in order})
@@ -301,9 +291,13 @@ def _placed(
 
 
 def _warnings(
-    assigned: pl.DataFrame, members: Mapping[str, Sequence[str]], codes: Sequence[CodeEntry]
+    assigned: pl.DataFrame,
+    members: Mapping[str, Sequence[str]],
+    codes: Sequence[CodeEntry],
+    given: Counter[str],
+    dropped: Mapping[str, int],
 ) -> Iterator[str]:
-    """Say what a corpus cannot be used for."""
+    """Say what a corpus cannot be used for, and what it lost."""
     training = assigned.filter(pl.col("admission").is_in(members["train"]))
     counts = training.group_by("code", "kind").len()
     always = counts.filter(pl.col("len") == len(members["train"]))["code"].sort().to_list()
@@ -318,24 +312,26 @@ def _warnings(
             f"no note is in split {' or '.join(missing)}; training stops by dev and is scored on "
             "test: put some notes there, or give shares, such as --splits 0.8,0.1,0.1"
         )
+    left_out.add_dropped(given, dropped)
+    yield from left_out.losses(given, dropped)
 
 
 def _code_entries(
     assigned: pl.DataFrame,
     members: Mapping[str, Sequence[str]],
-    title: Callable[[str, str], str],
-    category: Callable[[str, str], CodeEntry | None] | None,
+    records: Records,
     dropped: Counter[str],
 ) -> tuple[dict[str, list[CodeEntry]], list[int]]:
     """Return the codes of each task, and for each code of "icd" its column in "ccs" (-1: none)."""
     placed = [id_ for ids in members.values() for id_ in ids]
     used = assigned.filter(pl.col("admission").is_in(placed)).select("code", "kind").unique()
     icd = [
-        CodeEntry(code, kind, title(kind, code)) for code, kind in used.sort("code", "kind").rows()
+        CodeEntry(code, kind, records.title(kind, code))
+        for code, kind in used.sort("code", "kind").rows()
     ]
-    if category is None:
+    if records.category is None:
         return {"icd": icd}, []
-    above = [category(entry.kind, entry.code) for entry in icd]
+    above = [records.category(entry.kind, entry.code) for entry in icd]
     merged: dict[str, dict[str, str]] = {}  # category -> {kind: title}
     for entry in above:
         if entry is not None:
@@ -418,10 +414,11 @@ class _Marked:
                     shift += piece.chars + 1
         self._rows = {name: array("i") for name in members}
 
-    def read(self, annotations: Iterable[Annotation], dropped: Counter[str]) -> None:
+    def read(self, annotations: Iterable[Annotation] | None, dropped: Counter[str]) -> None:
         """Take in the annotations of codes and notes that are in the corpus."""
         numbers: dict[str, int] = {}
-        for one in annotations:
+        self._are_given = annotations is not None
+        for one in annotations or ():
             home = self._homes.get(one.key)
             column = self._column.get((one.kind, one.code))
             if home is None:
@@ -438,8 +435,10 @@ class _Marked:
         self.roles = sorted(numbers)
         self._final = np.array([self.roles.index(role) for role in numbers], dtype=np.uint8)
 
-    def rows(self, split: str) -> np.ndarray:
-        """Return the annotations of a split as rows of dtype `EVIDENCE`."""
+    def rows(self, split: str) -> np.ndarray | None:
+        """Return the annotations of a split as rows of dtype `EVIDENCE`; None if none are given."""
+        if not self._are_given:
+            return None
         table = np.frombuffer(self._rows[split], dtype=np.intc).reshape(-1, 5)
         rows = np.empty(len(table), dtype=EVIDENCE)
         for place, name in enumerate(("note", "code", "begin", "end")):

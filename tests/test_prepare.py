@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from data_prep import splits
 from data_prep.config import PrepareConfig
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Annotation, Coding, Note, Origin, prepare
+from data_prep.prepare import Annotation, Coding, Note, Origin, Records, prepare
 from marn.corpus import CodeEntry, Corpus
 from marn.corpus.text import tokenize
 from marn.errors import MarnError
@@ -56,11 +56,13 @@ def make(path, notes=NOTES, codings=CODINGS, **options):
     with replacing(path) as folder:
         prepare(
             folder,
-            notes=iter(notes),
-            codings=iter(codings),
-            split=lambda ids: {id_: HOME[id_] for id_ in ids},
-            title=lambda kind, code: f"{kind} {code}",
-            category=_category,
+            Records(
+                notes=iter(notes),
+                codings=iter(codings),
+                title=lambda kind, code: f"{kind} {code}",
+                category=_category,
+                split=lambda ids: {id_: HOME[id_] for id_ in ids},
+            ),
             origin=ORIGIN,
             choices=choices,
             dropped=dropped,
@@ -125,13 +127,16 @@ def test_equal_numbers_of_two_kinds_become_one_category(tmp_path):
     with replacing(tmp_path / "toy") as folder:
         prepare(
             folder,
-            notes=NOTES,
-            codings=CODINGS,
-            split=lambda ids: {id_: HOME[id_] for id_ in ids},
-            title=lambda kind, code: "",
-            category=lambda kind, code: CodeEntry("106", kind, f"title {kind}"),
+            Records(
+                notes=NOTES,
+                codings=CODINGS,
+                title=lambda kind, code: "",
+                category=lambda kind, code: CodeEntry("106", kind, f"title {kind}"),
+                split=lambda ids: {id_: HOME[id_] for id_ in ids},
+            ),
             origin=ORIGIN,
             choices=PrepareConfig(**PLAIN),
+            dropped=Counter(),
         )
     corpus = Corpus.load(tmp_path / "toy")
     assert corpus.codes["ccs"] == [CodeEntry("106", "dx+pr", "title dx / title pr")]
@@ -151,12 +156,14 @@ def test_passages_move_with_their_note(tmp_path):
     with replacing(tmp_path / "toy") as folder:
         prepare(
             folder,
-            notes=NOTES,
-            codings=CODINGS,
-            annotations=passages,
-            split=lambda ids: {id_: HOME[id_] for id_ in ids},
-            title=lambda kind, code: "",
-            category=_category,
+            Records(
+                notes=NOTES,
+                codings=CODINGS,
+                annotations=passages,
+                title=lambda kind, code: "",
+                category=_category,
+                split=lambda ids: {id_: HOME[id_] for id_ in ids},
+            ),
             origin=ORIGIN,
             choices=PrepareConfig(**PLAIN),
             dropped=dropped,

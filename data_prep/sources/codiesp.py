@@ -40,8 +40,8 @@ from data_prep.code_systems.ccs import Ccsr
 from data_prep.config import PrepareConfig, check_out
 from data_prep.corpus_writer import replacing
 from data_prep.fetch import fetch
-from data_prep.prepare import Annotation, Coding, Note, Origin, Progress, prepare
-from marn.corpus import SPLITS
+from data_prep.prepare import Annotation, Coding, Note, Origin, Progress, Records, prepare
+from marn.corpus import SPLITS, CodeEntry
 from marn.errors import MarnError
 from marn.settings import Location, settings
 
@@ -53,6 +53,7 @@ CITATION: Final = (
     "Cases at CodiEsp Track of CLEF eHealth 2020, CLEF Working Notes; "
     "https://doi.org/10.5281/zenodo.3837305"
 )
+_STATED: Final = {"licence": "CC BY 4.0", "citation": CITATION}
 
 ARCHIVE_URL: Final = "https://zenodo.org/records/3837305/files/codiesp.zip"
 ADDITIONAL_URL: Final = "https://zenodo.org/records/3606662/files/abstractsWithCIE10_v2.zip"
@@ -95,16 +96,11 @@ def run(config: Config, progress: Progress) -> Path:
     """Make the corpus that the settings describe.
 
     Raises:
-        MarnError: the raw folder is not CodiEsp's, one of its files cannot be read, or no code is
-            left.
+        MarnError: a raw file is missing or cannot be read, or no code is left.
     """
-    if config.additional is not None and config.language != "es":
-        raise MarnError("--additional needs --language es; the abstracts are Spanish")
-    check_out(config.out, config.raw)
-    if config.sha256 and "fetch" not in (str(config.raw), str(config.additional)):
-        raise MarnError("--sha256 checks downloaded files; give fetch for one, or leave it out")
-    recorded: dict[str, Any] = {"licence": "CC BY 4.0", "citation": CITATION}
-    raw, options = config.raw, ""
+    _check(config)
+    recorded: dict[str, Any] = {**_STATED, "min_train": config.min_train}
+    raw = config.raw
     if str(raw) == "fetch":
         raw, recorded["archive_sha256"] = fetch_cases(config.sha256)
     texts = _texts(raw, config.language)
@@ -121,33 +117,18 @@ def run(config: Config, progress: Progress) -> Path:
         codings = [coding for coding in codings if coding.admission in places]
         recorded |= other
     if config.additional is not None:
-        path = config.additional
-        if str(path) == "fetch":
-            path, recorded["additional_sha256"] = fetch(
-                ADDITIONAL_URL,
-                ADDITIONAL_URL.rpartition("/")[2],
-                "download it yourself and pass its path with --additional",
-                config.sha256,
-            )
+        path = _abstracts_file(config.additional, config.sha256, recorded)
         found = _additional_codings(path, dropped)
         codings += found
         places = {**places} | {coding.admission: "train" for coding in found}
         notes = chain(notes, _additional_notes(path, places))
         recorded["additional_notes"] = len(places) - len(texts)
-        recorded["additional_citation"] = ADDITIONAL_CITATION
-        options = " --additional ADDITIONAL"
         progress(f"additional abstracts: {len(places) - len(texts):,} with a code")
     training = Counter(coding.code for coding in codings if places[coding.admission] == "train")
-    rare = {coding.code for coding in codings if training[coding.code] < config.min_train}
-    kept = [coding for coding in codings if coding.code not in rare]
-    dropped[f"codes of fewer than {config.min_train} training cases"] += len(rare)
-    dropped["codings with such a code"] += len(codings) - len(kept)
-
-    ccsr = Ccsr.load()
-    codes = sorted({coding.code for coding in kept})
-    categories = icd10.ccsr_entries({code: training[code] for code in codes})
-    rolled_up = [code for code in codes if code in categories and not ccsr.has(code)]
-    progress(f"CCSR: {len(rolled_up)} of {len(codes)} codes rolled up")
+    kept = _without_rare(codings, training, config.min_train, dropped)
+    categories, about = _categories(kept, training, progress)
+    official = "official" + "".join(f", {name} not given" for name in missing)
+    recorded |= {"splits": official if config.splits is None else "other"} | about
 
     def placed(cases: Iterable[str]) -> dict[str, str]:
         return {case: places[case] for case in cases if case in places}
@@ -155,39 +136,81 @@ def run(config: Config, progress: Progress) -> Path:
     with replacing(config.out) as folder:
         prepare(
             folder,
-            notes=notes,
-            codings=kept,
-            split=placed,
-            title=lambda kind, code: ccsr.title(code),
-            category=lambda kind, code: categories.get(code),
-            origin=Origin(
-                name=config.out.resolve().name,
-                source="CodiEsp v4, diagnoses (ICD-10-CM); "
-                + ("the Spanish cases" if config.language == "es" else "machine-translated cases")
-                + (", with the additional abstracts" if config.additional else ""),
-                text="open",
-                command=f"python -m data_prep codiesp --raw RAW --out {config.out.name} "
-                f"--language {config.language}{options} --min-train {config.min_train} "
-                f"{config.options()}",
-                language=config.language,
-                ccs_key="ccsr",
+            Records(
+                notes=notes,
+                codings=kept,
+                annotations=_passages(raw, texts, dropped) if config.language == "es" else None,
+                title=lambda kind, code: Ccsr.load().title(code),
+                category=lambda kind, code: categories.get(code),
+                split=placed,
+                whole=placed if config.vocabulary == "full" else None,
             ),
+            origin=_origin(config),
             choices=config,
-            whole=placed if config.vocabulary == "full" else None,
-            annotations=_passages(raw, texts, dropped) if config.language == "es" else None,
             dropped=dropped,
-            settings=recorded
-            | {
-                "splits": "official" + "".join(f", {name} not given" for name in missing)
-                if config.splits is None
-                else "other",
-                "min_train": config.min_train,
-                "rolled_up": rolled_up,
-                "without_category": [code for code in codes if code not in categories],
-            },
+            settings=recorded,
             progress=progress,
         )
     return config.out
+
+
+def _check(config: Config) -> None:
+    """Refuse settings that do not go together."""
+    if config.additional is not None and config.language != "es":
+        raise MarnError("--additional needs --language es; the abstracts are Spanish")
+    check_out(config.out, config.raw)
+    if config.sha256 and "fetch" not in (str(config.raw), str(config.additional)):
+        raise MarnError("--sha256 checks downloaded files; give fetch for one, or leave it out")
+
+
+def _origin(config: Config) -> Origin:
+    """Return what the card says about the source."""
+    cases = "the Spanish cases" if config.language == "es" else "machine-translated cases"
+    additional = config.additional is not None
+    return Origin(
+        name=config.out.resolve().name,
+        source=f"CodiEsp v4, diagnoses (ICD-10-CM); {cases}"
+        + ", with the additional abstracts" * additional,
+        text="open",
+        command=f"python -m data_prep codiesp --raw RAW --out {config.out.name} "
+        f"--language {config.language}{' --additional ADDITIONAL' * additional} "
+        f"--min-train {config.min_train} {config.options()}",
+        language=config.language,
+        ccs_key="ccsr",
+    )
+
+
+def _without_rare(
+    codings: Sequence[Coding], training: Counter[str], least: int, dropped: Counter[str]
+) -> list[Coding]:
+    """Leave out the codes of fewer training cases than `least`."""
+    rare = {coding.code for coding in codings if training[coding.code] < least}
+    kept = [coding for coding in codings if coding.code not in rare]
+    dropped[f"codes of fewer than {least} training cases"] += len(rare)
+    dropped["codings with such a code"] += len(codings) - len(kept)
+    return kept
+
+
+def _categories(
+    codings: Sequence[Coding], training: Counter[str], progress: Progress
+) -> tuple[dict[str, CodeEntry], dict[str, Any]]:
+    """Return the CCSR categories of the codes that have one, and what the card says of the rest."""
+    codes = sorted({coding.code for coding in codings})
+    categories = icd10.ccsr_entries({code: training[code] for code in codes})
+    rolled_up = [code for code in codes if code in categories and not Ccsr.load().has(code)]
+    progress(f"CCSR: {len(rolled_up)} of {len(codes)} codes rolled up")
+    without = [code for code in codes if code not in categories]
+    return categories, {"rolled_up": rolled_up, "without_category": without}
+
+
+def _abstracts_file(path: Path, sums: Sequence[str], recorded: dict[str, Any]) -> Path:
+    """Return the file of the abstracts, which "fetch" downloads once; record where it is from."""
+    if str(path) == "fetch":
+        remedy = "download it yourself and pass its path with --additional"
+        name = ADDITIONAL_URL.rpartition("/")[2]
+        path, recorded["additional_sha256"] = fetch(ADDITIONAL_URL, name, remedy, sums)
+    recorded["additional_citation"] = ADDITIONAL_CITATION
+    return path
 
 
 def fetch_cases(sums: Sequence[str] = ()) -> tuple[Path, str]:

@@ -21,7 +21,7 @@ from data_prep.caml_labels import CamlLabels, CodeRow
 from data_prep.code_systems.systems import Icd9
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Annotation, Coding, Note, Origin, Pair, Progress, prepare
+from data_prep.prepare import Annotation, Coding, Note, Origin, Pair, Progress, Records, prepare
 from marn.corpus import CodeEntry
 from marn.errors import MarnError
 from marn.settings import Location, settings
@@ -123,15 +123,17 @@ def build(
         command += f" --labels {labels}"
     prepare(
         folder,
-        notes=read_notes(raw, dropped, synthetic=synthetic, noted=noted),
-        codings=codings,
-        annotations=passages,
-        split=split,
-        title=names.title,
-        category=names.category,
+        Records(
+            notes=read_notes(raw, dropped, synthetic=synthetic, noted=noted),
+            codings=codings,
+            annotations=passages,
+            title=names.title,
+            category=names.category,
+            split=split,
+            whole=splits.whole(lists, config),
+        ),
         origin=_origin(name, command, config, synthetic=synthetic),
         choices=config,
-        whole=splits.whole(lists, config),
         dropped=dropped,
         settings=settings,
         progress=progress,

@@ -22,7 +22,7 @@ from data_prep import splits, tables
 from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Coding, Note, Origin, Pair, Progress, prepare
+from data_prep.prepare import Coding, Note, Origin, Pair, Progress, Records, prepare
 from marn.errors import MarnError
 from marn.settings import Location, settings
 
@@ -72,11 +72,14 @@ def run(config: Config, progress: Progress) -> Path:
     with replacing(config.out) as folder:
         prepare(
             folder,
-            notes=read_notes(note, dropped),
-            codings=read_codings(hosp, system, dropped, uses),
-            split=split,
-            title=lambda kind, code: titles[kind].get(code) or system.title(kind, code),
-            category=system.category,
+            Records(
+                notes=read_notes(note, dropped),
+                codings=read_codings(hosp, system, dropped, uses),
+                title=lambda kind, code: titles[kind].get(code) or system.title(kind, code),
+                category=system.category,
+                split=split,
+                whole=splits.whole(config.splits, config),
+            ),
             origin=Origin(
                 name=name,
                 source="MIMIC-IV with MIMIC-IV-Note, discharge summaries with "
@@ -87,7 +90,6 @@ def run(config: Config, progress: Progress) -> Path:
                 ccs_key=system.key,
             ),
             choices=config,
-            whole=splits.whole(config.splits, config),
             dropped=dropped,
             settings={"version": config.version, "ccs_procedures": system.procedures, **settings},
             progress=progress,

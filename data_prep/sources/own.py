@@ -33,7 +33,7 @@ from data_prep.code_systems.title_lists import read_titles
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
 from data_prep.loose_tables import Table, alias, open_table, plain_id
-from data_prep.prepare import Coding, Note, Origin, Pair, Progress, prepare
+from data_prep.prepare import Coding, Note, Origin, Pair, Progress, Records, prepare
 from marn.corpus import CodeEntry
 from marn.errors import MarnError
 from marn.settings import Location, settings
@@ -99,12 +99,14 @@ def run(config: Config, progress: Progress) -> Path:
     with replacing(config.out) as folder:
         prepare(
             folder,
-            notes=notes.read(),
-            codings=_Codings(codes, system, notes, dropped, uses, progress).read(),
-            split=split,
-            whole=split if config.vocabulary == "full" else None,
-            title=title,
-            category=category if system.key or above else None,
+            Records(
+                notes=notes.read(),
+                codings=_Codings(codes, system, notes, dropped, uses, progress).read(),
+                title=title,
+                category=category if system.key or above else None,
+                split=split,
+                whole=split if config.vocabulary == "full" else None,
+            ),
             origin=Origin(
                 name=out.name,
                 source=f"Your own notes with {system.name} codes",
