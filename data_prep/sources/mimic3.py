@@ -91,14 +91,13 @@ def build(
 
     Args:
         raw: NOTEEVENTS, DIAGNOSES_ICD, PROCEDURES_ICD, and for titles D_ICD_DIAGNOSES and
-            D_ICD_PROCEDURES. Tables that the teaching hospital wrote are known by its own files
-            and give open text and marked passages; anything else is under credentials.
+            D_ICD_PROCEDURES. Only what the teaching hospital wrote is open text (`is_synthetic`).
         folder: a fresh folder, as `data_prep.corpus_writer.replacing` yields it.
         config: what the user chose.
         name: of the corpus.
         command: the command line for the card, to which the choices are added.
         lists: what `splits.chosen` takes; None splits by patient.
-        labels: "icd", or "caml" for the label space of CAML's scripts (`data_prep.caml_labels`).
+        labels: "icd", or "caml" (`data_prep.caml_labels`).
         progress: takes lines about how far the work is.
 
     Raises:
@@ -107,11 +106,10 @@ def build(
     for table in ("NOTEEVENTS", *CODE_TABLES.values()):
         tables.require(raw, table)  # rather than after an hour of reading notes
     dropped: Counter[str] = Counter()
-    synthetic = is_synthetic(raw)
-    codes = _Codes(raw, config)
+    noted: dict[str, str] = {}
+    synthetic, codes = is_synthetic(raw), _Codes(raw, config)
     split, settings = splits.chosen(lists, config.codes, config.seed, dropped)
     settings["ccs_procedures"] = codes.system.procedures
-    noted: dict[str, str] = {}
     codings: Iterator[Coding] = read_codings(raw, dropped, codes.is_known)
     passages = _read_annotations(tables.require(raw, "EVIDENCE")) if synthetic else None
     names: _Codes | CamlLabels = codes
