@@ -31,6 +31,15 @@ FEW_NOTES = 200
 
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of torchrun, srun and Fabric
 
+_RECIPE = {
+    "clip_norm",
+    "epochs",
+    "learning_rate",
+    "patience",
+    "schedule",
+    "warmup",
+}  # of a paper, as a whole
+
 app = command_line.new(
     "MARN and the systems it is compared with: train and score them.", completion=True
 )
@@ -105,6 +114,8 @@ def train(
             raise MarnError(f"--model must be KEY=VALUE, but got {text!r}; try hidden_size=64")
         options[key] = command_line.json_or_text(value)
     data = Corpus.load(corpus)
+    if not _RECIPE & {*given}:
+        config = TrainConfig.suited(system(name), len(data["train"]), **given)
     network = build(name, data, **{"seed": config.seed, **options})
     if config.processes > 1:
         start(config, launch=True)

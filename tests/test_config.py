@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from marn import MarnError, TrainConfig, losses, metrics
+from marn.registry import system
 
 
 def rates(config, steps, watched=()):
@@ -149,3 +150,18 @@ def test_every_setting_explains_itself():
         described = TrainConfig.__pydantic_fields__[field.name].description
         assert described, field.name
         assert described.endswith("."), field.name
+
+
+def test_few_notes_get_steps_and_a_rate_to_learn_from() -> None:
+    caml, marn_, plm = (system(name) for name in ("caml", "marn", "plm_icd"))
+    few = TrainConfig.suited(caml, 700)
+    assert (few.epochs, few.patience, few.learning_rate, few.schedule) == (23, 23, 8e-3, "linear")
+    assert few.loss == TrainConfig.of(caml).loss
+    assert TrainConfig.suited(marn_, 8066) == TrainConfig.of(marn_)  # the papers' smaller task
+    assert (
+        TrainConfig.suited(marn_, 3984) != TrainConfig.of(marn_) == TrainConfig.suited(marn_, 3985)
+    )
+    assert TrainConfig.suited(plm, 700).learning_rate == TrainConfig.of(plm).learning_rate
+    assert [TrainConfig.suited(marn_, notes).epochs for notes in (1, 3900)] == [50, 10]
+    mine = TrainConfig.suited(marn_, 700, epochs=3, batch_size=700)
+    assert (mine.epochs, mine.learning_rate) == (3, 8e-3)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "experiments"))
 
 import codiesp  # noqa: E402
+import real_text  # noqa: E402
 
 SIGNS = {
     "r50.9": "fever",
@@ -179,3 +180,37 @@ def test_a_missing_corpus_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert error.startswith("no corpus at")
     assert error.count("\n") == 1
     assert not (tmp_path / "out.json").exists()
+
+
+def test_real_text_resumes_averages_and_names_no_place(corpus: Path, tmp_path: Path) -> None:
+    line = shlex.split("--seeds 0 1 --width 8 --length 20 --epochs 1 --networks bigru_la_titles")
+    line += ["--corpus", str(corpus), "--runs", str(tmp_path / "runs")]
+    outs = [tmp_path / "real_text_en5.json", tmp_path / "again" / "real_text_en5.json"]
+    for out in outs:
+        assert real_text.main([*line, "--out", str(out)]) == 0
+    first, second = (json.loads(out.read_text()) for out in outs)
+    assert first["rows"] == second["rows"]
+    assert [fit["seconds"] for fit in first["fits"]] == [fit["seconds"] for fit in second["fits"]]
+    systems = {
+        "words": 1,
+        "characters": 1,
+        "titles": 1,
+        "stack": 2,
+        "bigru_la_titles": 2,
+        "average": 2,
+    }
+    assert len(first["rows"]) == sum(systems.values()) * 2 * 2  # two tasks, two thresholds
+    assert {x["system"]: x["seeds"] for x in first["summary"]} == systems
+    assert {x["system"] for x in first["differences"]} == set(systems) - {"words"}
+    assert {x["minus"] for x in first["differences"]} == {"words"}
+    assert "--corpus data/codiesp_en5" in first["command"]
+    for word in ("train-", "dev-", str(tmp_path), "clinic", "hypertension"):
+        assert word not in outs[0].read_text(), word
+    stack = next(fit for fit in first["fits"] if fit["system"] == "stack")
+    assert {len(weights) for weights in stack["weights"].values()} == {5}  # members, odds, bias
+
+
+def test_real_text_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["--corpus", str(tmp_path / "none"), "--out", str(tmp_path / "out.json")]
+    assert real_text.main(line) == 2
+    assert capsys.readouterr().err.startswith("no corpus at")

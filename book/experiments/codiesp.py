@@ -297,9 +297,12 @@ def summary_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def differences_of(
-    said: Sequence[Said], rows: Sequence[dict[str, Any]], corpus: Corpus
+    said: Sequence[Said],
+    rows: Sequence[dict[str, Any]],
+    corpus: Corpus,
+    reference: str = REFERENCE,
 ) -> list[dict[str, Any]]:
-    """Compare every system with the regression, its seeds' mean, over resamples of the notes."""
+    """Compare every system with one of them, their seeds' means, over resamples of the notes."""
     thresholds = {
         (row["system"], row["seed"], row["task"]): row["threshold"]
         for row in rows
@@ -327,17 +330,17 @@ def differences_of(
                 mine["micro_f1"].append(f1)
                 mine["mean_average_precision"].append(np.nanmean(average[places], axis=1))
         for system, mine in scores.items():
-            if system == REFERENCE:
+            if system == reference:
                 continue
             for figure, values in mine.items():
-                reference = scores[REFERENCE][figure]
-                point = np.mean(values[::2]) - reference[0][0]
-                spread = np.mean(values[1::2], axis=0) - reference[1]
+                other = scores[reference][figure]
+                point = np.mean(values[::2]) - other[0][0]
+                spread = np.mean(values[1::2], axis=0) - other[1]
                 low, high = np.quantile(spread, [0.025, 0.975])
                 differences.append(
                     {
                         "system": system,
-                        "minus": REFERENCE,
+                        "minus": reference,
                         "task": task,
                         "rule": "tuned",
                         "figure": figure,

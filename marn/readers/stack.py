@@ -31,7 +31,7 @@ class Stack(TextSystem):
 
     Args:
         members: systems by name, or `{"name": …, option: …}`. By default words, characters and
-            titles, and the dictionary with whole and with cut words if the corpus marks phrases.
+            titles, and the dictionary if the corpus marks phrases.
         folds: K, at least 2.
         **shared: see `TextSystem`; `seed` deals the notes.
 
@@ -76,7 +76,7 @@ class Stack(TextSystem):
         members: list[Any] = ["words", "characters", "titles"]
         train = corpus["train"]
         if any(train.evidence(note) for note in range(min(len(train), 100))):
-            members += ["dictionary", {"name": "dictionary", "stem": 6}]
+            members.append("dictionary")
         return {"members": members}
 
     def fit(self, corpus: Corpus, notes: NDArray[np.int64] | None = None) -> Self:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _DEVICE = re.compile(r"auto|cpu|(cuda|mps)(:\d+)?")
 _AT_K = re.compile(r"(precision|recall)_at_[1-9]\d*")
+_FEW_STEPS, _WANTED_STEPS = 250, 1000  # of an epoch; of a training with few notes
 _SCORES = [*metrics.score([[0.9, 0.1]], [[1, 0]], ks=()), "precision_at_K", "recall_at_K"]
 
 
@@ -119,6 +120,37 @@ class TrainConfig:
             MarnError: a setting is unknown or out of range.
         """
         return cls(**{**model.training_defaults, **changes})
+
+    @classmethod
+    def suited(cls, model: Coder | type[Coder], notes: int, **changes: Any) -> Self:
+        """Start from the settings of a system's paper, made for few notes where there are few.
+
+        The papers count epochs of 500 steps and more; of CAML's rate 1e-4 a few hundred notes see
+        nothing. So where an epoch has fewer than 250 steps, training takes the epochs that make
+        1,000 steps (10 to 50), and a rate of 8e-3 (MT-RAM Section 4.3) that warms up over 5 % of
+        them and then falls linearly to 0. A rate below 1e-4 belongs to a pre-trained transformer
+        and is kept.
+
+        Args:
+            model: as for `of`.
+            notes: training notes.
+            **changes: fields of this class, which have priority.
+
+        Example:
+            >>> from marn.registry import system
+            >>> few = TrainConfig.suited(system("caml"), notes=700)
+            >>> few.epochs, few.learning_rate, TrainConfig.of(system("caml")).learning_rate
+            (23, 0.008, 0.0001)
+        """
+        paper = cls.of(model, **changes)
+        steps = -(-notes // paper.batch_size)
+        if steps >= _FEW_STEPS:
+            return paper
+        epochs = min(max(-(-_WANTED_STEPS // steps), 10), 50)
+        rate = paper.learning_rate if paper.learning_rate < 1e-4 else max(8e-3, paper.learning_rate)
+        few: dict[str, Any] = {"epochs": epochs, "patience": epochs, "learning_rate": rate}
+        few |= {"schedule": "linear", "warmup": 0.05, "clip_norm": 1.0}
+        return cls.of(model, **few | changes)
 
     @field_validator("device")
     @classmethod

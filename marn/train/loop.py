@@ -94,8 +94,8 @@ def fit(
     Args:
         model: from `marn.build`, or of your own class.
         corpus: a corpus with the splits train and dev and the model's tasks, or its folder.
-        config: by default `TrainConfig.of(model)`, the settings of the system's paper; a mapping
-            changes some of them.
+        config: by default `TrainConfig.suited(model, notes)`: the settings of the system's paper,
+            or those for few notes where there are few. A mapping changes some of the paper's.
         run_dir: folder to write to; by default nothing is written.
         init_from: run directory whose weights to start from; see `marn.train.start.copy_weights`.
         quiet: whether to print nothing. Otherwise each epoch prints a line, with the time left.
@@ -115,7 +115,10 @@ def fit(
     """
     model, corpus = as_coder(model), as_corpus(corpus)
     if not isinstance(config, TrainConfig):
-        config = TrainConfig.of(model, **(config or {}))
+        if config or "train" not in corpus.splits:
+            config = TrainConfig.of(model, **(config or {}))
+        else:
+            config = TrainConfig.suited(model, len(corpus["train"]))
     missing = sorted({"train", "dev"} - {s for s in corpus.splits if len(corpus[s])})
     if missing:
         raise MarnError(f"corpus {corpus.name!r} has no notes in {missing}; training needs them")
