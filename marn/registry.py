@@ -107,6 +107,14 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = cls(vocabulary_size=vocabulary_size, tasks=tasks, **arguments)
+    _start(model, corpus)
+    asked = {key: value for key, value in arguments.items() if key != "vectors"}
+    model.options = model.saved_options(asked | {"seed": seed})
+    return model
+
+
+def _start(model: Coder, corpus: Corpus | None) -> None:
+    """Let biases, queries and classifiers begin at what a corpus says of the codes, if asked."""
     if model.bias_start == "prior":
         if corpus is None:
             raise MarnError("bias_start='prior' needs a corpus, whose notes give the codes' shares")
@@ -115,9 +123,6 @@ def build(
         if corpus is None:
             raise MarnError("code_start='titles' needs a corpus, whose codes have titles")
         model.start_at_titles(corpus)
-    asked = {key: value for key, value in arguments.items() if key != "vectors"}
-    model.options = model.saved_options(asked | {"seed": seed})
-    return model
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import os
 import random
 import resource
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -79,6 +81,29 @@ def same_runs(folder):
     weights = [load_model(folder / name).model.state_dict() for name in ("whole", "killed")]
     left = [sorted(path.name for path in (folder / name).iterdir()) for name in ("whole", "killed")]
     return same(*weights) and left[0] == left[1]
+
+
+OTHER = """
+import os, subprocess, sys, time
+from marn.train.launch import end_with_parent
+if len(sys.argv) > 1:
+    end_with_parent()
+    subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+    time.sleep(100)
+os.environ["LOCAL_RANK"] = "1"
+end_with_parent()
+print("ready", flush=True)
+time.sleep(20)
+print("it lives on", flush=True)
+"""
+
+
+def test_a_process_ends_with_the_one_that_started_it():
+    command = [sys.executable, "-c", OTHER, OTHER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "ready\n"
+        parent.kill()
+        assert parent.stdout.read() == ""  # when nobody has the pipe
 
 
 def test_a_full_disk_stops_and_leaves_the_last_checkpoint(corpus, tmp_path):

@@ -5,20 +5,23 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from marn.corpus import Corpus
+from marn.corpus import Corpus, as_corpus
 from marn.errors import MarnError
-from marn.evaluation import check_corpus
+from marn.evaluation import as_coder, check_corpus
 from marn.models import Coder
 from marn.train.config import TrainConfig
 from marn.train.memory import capacity, peak_memory
 from marn.train.step import TrainingStep, epoch_batches
 
 
-def estimate(model: Coder, corpus: Corpus, config: TrainConfig | None = None) -> dict[str, float]:
+def estimate(
+    model: Coder, corpus: Corpus | str | Path, config: TrainConfig | None = None
+) -> dict[str, float]:
     """Measure a few steps of a training and extrapolate to an epoch.
 
     The first step has the longest notes, so a batch that does not fit is found at once. The time of
@@ -39,6 +42,7 @@ def estimate(model: Coder, corpus: Corpus, config: TrainConfig | None = None) ->
         MarnError: the corpus has no training notes, or lacks a task; a device is missing; or the
             largest step does not fit into its memory.
     """
+    model, corpus = as_coder(model), as_corpus(corpus)
     config = config or TrainConfig.of(model)
     if "train" not in corpus.splits or not len(corpus["train"]):
         raise MarnError(f"corpus {corpus.name!r} has no training notes to measure")

@@ -72,7 +72,7 @@ def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
         )
         if several:
             _check_launch(config, strategy, launch)
-            _end_with_parent()
+            end_with_parent()
             fabric.launch()
     except MarnError:
         raise
@@ -85,7 +85,7 @@ def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
     return fabric
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let a process that the command started end when the process that started it has ended."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         os.environ[_PARENT] = str(os.getpid())

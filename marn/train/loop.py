@@ -119,13 +119,7 @@ def fit(
             config = TrainConfig.of(model, **(config or {}))
         else:
             config = TrainConfig.suited(model, len(corpus["train"]))
-    missing = sorted({"train", "dev"} - {s for s in corpus.splits if len(corpus[s])})
-    if missing:
-        raise MarnError(f"corpus {corpus.name!r} has no notes in {missing}; training needs them")
-    check_corpus(model, corpus)
-    digest = None if init_from is None else copy_weights(model, corpus, init_from)
-    codes = {task: corpus.codes[task] for task in model.tasks}
-    model.fingerprint = fingerprint(corpus.vocabulary, codes)
+    digest = _prepare(model, corpus, init_from)
     path = None if run_dir is None else Path(run_dir)
     if isinstance(model, TextSystem):
         with RunFolder(path, model, corpus, config, digest) as folder:
@@ -167,6 +161,18 @@ def _fit_reader(
             f"{figures[config.monitor]:.3f}\n"
         )
     return Run(model, pd.DataFrame(history), 1, 1, config, folder.path)
+
+
+def _prepare(model: Coder, corpus: Corpus, init_from: str | Path | None) -> str | None:
+    """Refuse a corpus that does not fit, and return the digest of weights to start from."""
+    missing = sorted({"train", "dev"} - {s for s in corpus.splits if len(corpus[s])})
+    if missing:
+        raise MarnError(f"corpus {corpus.name!r} has no notes in {missing}; training needs them")
+    check_corpus(model, corpus)
+    digest = None if init_from is None else copy_weights(model, corpus, init_from)
+    codes = {task: corpus.codes[task] for task in model.tasks}
+    model.fingerprint = fingerprint(corpus.vocabulary, codes)
+    return digest
 
 
 def _fit(
