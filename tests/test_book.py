@@ -135,6 +135,7 @@ def test_every_figure_has_a_caption_and_says_what_it_shows(text: Path) -> None:
                 f"no `figure: {{label, caption, alt}}`:\n{cell.source}"
             )
         if figure:
+            assert cell.outputs, f"nothing is drawn by:\n{cell.source}"
             assert figure["label"].startswith("fig-")
             assert figure["caption"].endswith((".", "?"))
 

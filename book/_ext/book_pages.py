@@ -50,7 +50,7 @@ def read_notebook(text: str) -> NotebookNode:
             data = output.get("data", {})
             if PLOTLY_MIME in data:
                 output.data = NotebookNode({"text/html": plot_html(data[PLOTLY_MIME], figure)})
-        if figure:
+        if figure and cell.outputs:
             data = cell.outputs[-1].data
             data["text/html"] = figure_html(data["text/html"], figure["label"], below.source)
         cells.append(cell)
@@ -106,6 +106,7 @@ def readable(body: str) -> str:
         '<td class="head"></td>'
     """
     body = re.sub(r"<th([^>]*)>\s*(<p></p>)?\s*</th>", r"<td\1></td>", body)
+    body = re.sub(r"(?<=<th>)\w+(?=</th>)", lambda name: name[0].replace("_", "_<wbr>"), body)
     # doc-biblioentry is deprecated, and a list may hold nothing but items
     return body.replace('role="doc-biblioentry"', 'role="listitem"').replace(
         ' role="doc-backlink"', ""
