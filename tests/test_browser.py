@@ -30,6 +30,16 @@ QUIET = [
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 DRAW_SECONDS = 60
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
+# what hinders readers with a screen reader, a keyboard or weak sight
+BARRIERS = """async () => (await axe.run({preload: false})).violations
+    .filter(found => ["serious", "critical"].includes(found.impact))
+    .map(found => `${found.id}: ${found.nodes[0].html.slice(0, 200)}`)"""
+# boxes that scroll sideways and do not show it
+CUT = """() => [...document.querySelectorAll(".bd-article *")].filter(box =>
+    box.scrollWidth > box.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(box).overflowX)
+    && box.clientWidth > 100 && !box.closest(".more-right, .more-left"))
+    .map(box => `cut at the right: ${box.outerHTML.slice(0, 200)}`)"""
 MATHS = "[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))"
 
 
@@ -135,7 +145,8 @@ def test_page_is_whole(
     site: Path, visit: Callable[..., Any], name: str, theme: str, viewport: dict[str, int]
 ) -> None:
     page, wrong = visit(site / f"{name}.html", theme, viewport)
-    assert not wrong
+    page.add_script_tag(path=AXE)
+    assert not wrong + page.evaluate(BARRIERS) + page.evaluate(CUT)
     assert page.evaluate("document.documentElement.dataset.theme") == theme
 
 
@@ -156,8 +167,7 @@ def figures_page(site: Path, browser: Any) -> Iterator[Any]:
     path = max(site.glob("*.html"), key=lambda page: page.read_text().count("marn-fig"))
     context = browser.new_context(viewport=DESKTOP, color_scheme="dark", offline=True)
     page = context.new_page()
-    page.goto(path.as_uri(), wait_until="load")
-    page.wait_for_function("window.Plotly", timeout=1000 * DRAW_SECONDS)
+    page.goto(path.as_uri(), wait_until="load")  # and not a moment longer: it may be printed now
     yield page
     context.close()
 
@@ -212,6 +222,29 @@ def test_buttons_of_figures_can_be_read(site: Path, visit: Callable[..., Any]) -
     assert len({tuple(box) for box, _ in colours}) > 1  # the chosen one stands out
     for box, letters in colours:
         assert sum(letters[:3]) - sum(box[:3]) > 250
+
+
+@pytest.mark.parametrize(
+    ("body", "looks", "complaint"),
+    [
+        ("<img src='data:,'>", BARRIERS, "image-alt"),
+        ("<p style='color: #ccc; background: #fff'>pale", BARRIERS, "color-contrast"),
+        (
+            "<div class='bd-article'><pre style='overflow: auto; width: 200px'>" + "a" * 99,
+            CUT,
+            "cut at the right",
+        ),
+    ],
+)
+def test_a_barrier_is_noticed(
+    tmp_path: Path, browser: Any, body: str, looks: str, complaint: str
+) -> None:
+    page = browser.new_page()
+    (tmp_path / "page.html").write_text(f"<!doctype html><html lang=en><title>a</title>{body}")
+    page.goto((tmp_path / "page.html").as_uri())
+    page.add_script_tag(path=AXE)
+    assert complaint in " | ".join(page.evaluate(looks))
+    page.close()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -153,10 +155,33 @@ def test_no_figure_that_is_shown_offers_to_upload_itself():
         shown = plotly.io.renderers["plotly_mimetype"].to_mimebundle(make().to_dict())
         config = shown["application/vnd.plotly.v1+json"]["config"]
         assert config == {"displaylogo": False, "showSendToCloud": False}
-    assert (
-        '"showSendToCloud": false'
-        in (plotly.io.renderers["notebook"].to_mimebundle(go.Figure().to_dict())["text/html"])
-    )
+    page = plotly.io.renderers["notebook"].to_mimebundle(go.Figure().to_dict())["text/html"]
+    assert '"showSendToCloud": false' in page
+
+
+@pytest.mark.parametrize("config", [None, {"scrollZoom": True}])
+def test_no_figure_that_is_exported_offers_to_upload_itself(config, tmp_path):
+    figure = go.Figure()
+    figure.write_html(tmp_path / "page.html", config=config, include_plotlyjs=False)
+    pages = [
+        (tmp_path / "page.html").read_text(),
+        figure.to_html(config, include_plotlyjs=False),
+        plotly.io.to_html(figure, config=config, include_plotlyjs=False),
+    ]
+    for page in pages:
+        assert '"showSendToCloud": false' in page
+        assert ('"scrollZoom": true' in page) is (config is not None)
+
+
+def test_a_kernel_with_marn_offers_no_upload_whoever_draws():
+    code = """
+import sys, types
+sys.modules["ipykernel"] = types.ModuleType("ipykernel")
+import marn, plotly.io
+print(plotly.io.renderers["plotly_mimetype"].config["showSendToCloud"])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
 
 
 def test_code_frequency_draws_every_code_from_frequent_to_rare():
@@ -270,8 +295,10 @@ def test_loss_by_frequency_draws_codes_or_medians_of_runs():
     expected = np.median(many["loss"].to_numpy().reshape(300, 3), axis=1)
     np.testing.assert_allclose(runs.y, expected, rtol=1e-3)
     assert runs.x[:3] == (2, 5, 8)
-    assert figure.layout.yaxis.dtick is None  # within two decades: ticks between powers of ten
+    narrow = figures.loss_by_frequency({"BCE": frame.assign(loss=np.linspace(0.002, 0.03, 12))})
+    assert list(narrow.layout.yaxis.tickvals) == [0.001, 0.002, 0.005, 0.01, 0.02, 0.05]
     wide = figures.loss_by_frequency({"BCE": frame.assign(loss=np.logspace(-4, 0, 12))})
+    assert wide.layout.yaxis.tickvals is None
     assert wide.layout.yaxis.dtick == 1
     with pytest.raises(MarnError, match="'focal'"):
         figures.loss_by_frequency({"BCE": frame, "focal": frame[::-1]})

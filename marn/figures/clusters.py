@@ -104,7 +104,7 @@ def ccs_neighbourhoods(
         inside = np.count_nonzero(np.hypot(*(icd[own] - centre).T) <= radius)
         found = [f"{inside} of {len(own)} inside the circle"]
         for trace in (
-            dots(cloud, "other ICD codes", None, color=GREY, size=3, opacity=0.75),
+            dots(cloud, "other ICD codes", None, color=GREY, size=5),
             dots(icd[own], "ICD codes of this CCS code", names, color=COLOURS[0], size=7),
             dots(centre[None], "the CCS code", found, **look),
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,14 +64,14 @@ def focal_optimum(
     figure = lay_out(
         go.Figure(curves(gammas[start])),
         "Best output under the focal loss",
-        460,
+        500,
         showlegend=True,
         xaxis={
             "title": "true probability of a code",
             "type": "log",
             "range": [-4, 0],
-            "tickvals": [0.0001, 0.001, 0.01, 0.1, 1],
-            "ticktext": ["0.01%", "0.1%", "1%", "10%", "100%"],
+            "tickvals": [0.0001, 0.001, 0.01, 0.1, 0.5],
+            "ticktext": ["0.01%", "0.1%", "1%", "10%", "50%"],
         },
         yaxis={"title": "best output", "range": [-0.02, 1.02], "dtick": 0.25, "tickformat": ".0%"},
     )
@@ -92,7 +93,7 @@ def focal_optimum(
             for frame in figure.frames
         ]
         slider = {"active": start, "steps": steps, "currentvalue": {"prefix": "γ = "}}
-        figure.update_layout(sliders=[slider | {"y": -0.24, "pad": {"t": 0}}], margin={"b": 170})
+        figure.update_layout(sliders=[slider | {"y": -0.24, "pad": {"t": 0}}], margin={"b": 210})
     return figure
 
 
@@ -123,10 +124,12 @@ def loss_by_frequency(losses: Mapping[str, pd.DataFrame]) -> go.Figure:
         heights += (medians := [float(np.median(loss[run])) for run in runs])
         hover = "rank %{x}, %{customdata} notes: %{y:.3~g}"
         traces.append(curve(middle + 1, medians, name, hover, customdata=rounded(notes)))
-    drawn = [height for height in heights if height > 0]
-    decades = np.log10(max(drawn) / min(drawn)) if drawn else 0
-    # ticks at powers of ten, where there are enough of them
-    axis = {"type": "log", "exponentformat": "power", "dtick": 1 if decades > 2 else None}
+    drawn = [height for height in heights if height > 0] or [1]
+    low, high = np.floor(np.log10([min(drawn), max(drawn)])).astype(int)
+    axis: dict[str, Any] = {"type": "log", "exponentformat": "power", "dtick": 1}
+    if high - low < 3:  # too few powers of ten to read a height by
+        ticks = [step * 10.0**power for power in range(low, high + 1) for step in (1, 2, 5)]
+        axis |= {"tickvals": rounded(ticks), "tickformat": "~r"}
     return lay_out(
         go.Figure(traces),
         "Normalised loss of each code",

@@ -7,9 +7,11 @@ small and the same on every machine.
 
 from __future__ import annotations
 
+import functools
 import html
+import inspect
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -26,16 +28,34 @@ COLOURS: Final = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a
 GREY: Final = "#8b949e"
 """Colour of lines and points in the background."""
 
-# Without these settings plotly.js offers a button that uploads a figure, note text included, to a
-# cloud. They hold for every figure shown after this module is imported.
-for _name in plotly.io.renderers:
-    _renderer = plotly.io.renderers[_name]
-    if hasattr(_renderer, "config"):
-        _renderer.config = {
-            **(_renderer.config or {}),
-            "displaylogo": False,
-            "showSendToCloud": False,
-        }
+_HERE: Final = {"displaylogo": False, "showSendToCloud": False}
+
+
+def _keep_figures_here() -> None:
+    """Take plotly's button that uploads a figure, note text included, out of all that is shown.
+
+    It holds for figures of any origin, in a notebook (`marn` sees to that in a kernel), a browser
+    and an exported page.
+    """
+    for name in plotly.io.renderers:
+        renderer = plotly.io.renderers[name]
+        if hasattr(renderer, "config"):
+            renderer.config = {**(renderer.config or {}), **_HERE}
+    for name in ("to_html", "write_html"):
+        setattr(plotly.io, name, _exporting(getattr(plotly.io, name)))
+
+
+def _exporting(export: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(export)
+    def exported(*args: Any, **options: Any) -> Any:
+        bound = inspect.signature(export).bind(*args, **options)
+        bound.arguments["config"] = {**_HERE, **(bound.arguments.get("config") or {})}
+        return export(*bound.args, **bound.kwargs)
+
+    return exported
+
+
+_keep_figures_here()
 
 
 def lay_out(figure: go.Figure, title: str, height: int = 420, **layout: Any) -> go.Figure:
