@@ -295,8 +295,8 @@ def _mark(piece: str, weight: float | None, heaviest: float, proves: bool) -> st
     """Return a piece of escaped text, marked if it has a weight or is evidence."""
     if weight is None and not proves:
         return piece
-    # 0.55 at most: black and white letters are both legible on it
-    shade = "none" if weight is None else f"rgba(245,133,24,{0.55 * weight / heaviest:.2f})"
+    # half at most: letters of a light and of a dark page have a contrast of 4.5 on it
+    shade = "none" if weight is None else f"rgba(245,133,24,{0.5 * weight / heaviest:.2f})"
     line = "2px solid #54a24b" if proves else "none"
     hover = "" if weight is None else f' title="{weight:.4f}"'
     style = f"color:inherit;background:{shade};border-bottom:{line}"

@@ -213,10 +213,10 @@ def test_note_html_by_hand():
         "no fever", [(0, 2), (3, 8)], [0.25, 0.5], title="780.6", open_text=True
     )
     marks = re.findall(r'<mark style="([^"]*)" title="([^"]*)">(\w+)</mark>', markup)
-    # the heaviest word is 0.55 opaque, one of half its weight half as much
+    # the heaviest word is half opaque, one of half its weight half as much
     assert [(weight, word) for _, weight, word in marks] == [("0.2500", "no"), ("0.5000", "fever")]
-    assert "rgba(245,133,24,0.28)" in marks[0][0]
-    assert "rgba(245,133,24,0.55)" in marks[1][0]
+    assert "rgba(245,133,24,0.25)" in marks[0][0]
+    assert "rgba(245,133,24,0.50)" in marks[1][0]
     assert "color:inherit" in marks[0][0]  # the page's own letters, light or dark
     assert "<strong>780.6</strong>" in markup
 
