@@ -39,6 +39,10 @@ Splitter = Callable[[Mapping[str, str]], Mapping[str, str]]
 """Given {admission: subject}, returns {admission: "train", "dev" or "test"}."""
 
 
+MOST_ROLES = np.iinfo(EVIDENCE["role"]).max + 1
+"""Roles that the evidence of a corpus can tell apart."""
+
+
 def quiet(line: str) -> None:
     """Take a line of progress and keep it to oneself."""
 
@@ -431,6 +435,11 @@ class _Marked:
                 name, index, shift, _ = home
                 role = numbers.setdefault(one.role, len(numbers))
                 self._rows[name].extend((index, column, shift + one.begin, shift + one.end, role))
+        if len(numbers) > MOST_ROLES:
+            raise MarnError(
+                f"the passages have {len(numbers):,} roles, and a corpus at most {MOST_ROLES}; "
+                "check the column of roles"
+            )
         # Sorted, so that the numbers do not depend on which role came first.
         self.roles = sorted(numbers)
         self._final = np.array([self.roles.index(role) for role in numbers], dtype=np.uint8)

@@ -148,7 +148,7 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
     """
     places: dict[str, str] = {}
     for name, path in _paths(folder, which).items():
-        for number, line in enumerate(tables.read_text(path).splitlines()):
+        for number, line in enumerate(tables.read_text(path).split("\n")):
             written = line.strip().strip('"')
             if number == 0 and written.upper() == "HADM_ID":
                 continue  # a header, which CAML's lists lack

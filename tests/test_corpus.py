@@ -207,6 +207,58 @@ def test_other_versions_and_other_cards(toy):
             Corpus.load(toy)
 
 
+KEYS = ("created", "name", "text", "splits", "tasks", "settings", "dropped", "roles", "hash",
+        "files", "vectors")  # fmt: skip
+
+
+def _use(path):
+    corpus = Corpus.load(path)
+    return corpus.vocabulary, corpus.codes, [corpus[name].evidence(0) for name in corpus.splits]
+
+
+@pytest.mark.parametrize("value", ["missing", 5, [5], "x"])
+@pytest.mark.parametrize("key", KEYS)
+def test_a_card_of_another_form_is_one_line(toy, key, value):
+    card = json.loads((toy / "card.json").read_text())
+    card = card | {key: value} if value != "missing" else {k: card[k] for k in card if k != key}
+    (toy / "card.json").write_text(json.dumps(card))
+    if (key, value) in (("name", "x"), ("hash", "x")):
+        _use(toy)
+        return
+    with pytest.raises(MarnError, match=r"make the corpus again|pass another folder"):
+        _use(toy)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("card.json", text) for text in (b"", b"[]", b"{", b"5", b"\xff", b"[" * 100_000)),
+        *(
+            ("codes.json", text)
+            for text in (b"", b"[]", b"{}", b'{"icd":5}', b'{"icd":[],"ccs":[]}')
+        ),
+        *(("vocabulary.json", text) for text in (b"", b"{}", b"[5]", b"\xff")),
+        *((f"train/{name}.npy", b"x") for name in ("ids", "tokens", "evidence", "icd.offsets")),
+    ],
+)
+def test_files_of_another_form_are_one_line(toy, name, content):
+    (toy / name).write_bytes(content)
+    if name != "card.json":
+        card = json.loads((toy / "card.json").read_text())
+        card["files"][name]["bytes"] = len(content)
+        (toy / "card.json").write_text(json.dumps(card))
+    with pytest.raises(MarnError, match=r"make the corpus again|pass another folder") as caught:
+        _use(toy)
+    assert "\n" not in str(caught.value)
+
+
+def test_roles_that_the_card_does_not_name_are_refused(toy):
+    card = json.loads((toy / "card.json").read_text())
+    (toy / "card.json").write_text(json.dumps(card | {"roles": ["evidence"]}))
+    with pytest.raises(MarnError, match="evidence of unknown roles"):
+        _use(toy)
+
+
 def test_replacing_takes_a_corpus_and_nothing_else(tmp_path, toy):
     first = Corpus.load(toy).card["hash"]
     (toy / "raw").mkdir()  # the teaching hospital keeps its tables there

@@ -176,6 +176,25 @@ def test_passages_move_with_their_note(tmp_path):
         assert dropped[f"passages {reason}"] == 1
 
 
+def test_more_roles_than_a_corpus_can_tell_apart(tmp_path):
+    passages = [Annotation("9", "dx", "428.0", 0, 5, f"role {number}") for number in range(300)]
+    with (
+        pytest.raises(MarnError, match="the passages have 300 roles, and a corpus at most 256"),
+        replacing(tmp_path / "toy") as folder,
+    ):
+        prepare(
+            folder,
+            notes=NOTES,
+            codings=CODINGS,
+            annotations=passages,
+            split=lambda ids: {id_: HOME[id_] for id_ in ids},
+            title=lambda kind, code: "",
+            category=_category,
+            origin=ORIGIN,
+            choices=PrepareConfig(**PLAIN),
+        )
+
+
 def test_nothing_in_common(tmp_path):
     with pytest.raises(MarnError, match="both a note and a code"):
         make(tmp_path / "toy", codings=[Coding("99", "dx", "428.0")])
@@ -311,6 +330,9 @@ def test_listed_splits(tmp_path):
     [
         (["2"], "line 1: admission 2 is also in the list of train"),
         (["3", "x"], "'x' is not a valid id"),
+        (["3\u2028x"], "is not a valid id"),
+        (["3\x0cx"], "is not a valid id"),
+        (['"3', "…x"], "a quote is opened and never closed"),
     ],
 )
 def test_listed_splits_that_are_damaged(tmp_path, dev, said):

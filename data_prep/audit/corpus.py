@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep import tables
 from data_prep.audit.findings import Codes, Finding, collisions, finding
 from data_prep.audit.repeats import NEAR, SHINGLE, repeats
 from data_prep.code_systems.ccs import KEY_STYLES
@@ -164,7 +165,7 @@ def _lists(corpus: Corpus, folder: Path) -> list[Finding]:
         path = folder / f"{split}_{which}_hadm_ids.csv"
         if not path.is_file():
             raise MarnError(f"cannot find {path}; pass the folder of CAML's lists with --split-ids")
-        for line in path.read_text(encoding="utf-8-sig").splitlines():
+        for line in tables.read_text(path).split("\n"):
             admission = line.strip().strip('"')
             lines += bool(admission)
             if admission.isdecimal():

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from marn import privacy
 from marn.corpus.text import Vocabulary
@@ -95,8 +96,15 @@ class Split:
         """(N,) str: the patient of each note."""
 
     def _array(self, name: str) -> np.ndarray:
-        # a plain view of the mapped array: slices of np.memmap cost microseconds each
-        return np.asarray(np.load(self._folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+        path = self._folder / f"{name}.npy"
+        try:
+            # a plain view of the mapped array: slices of np.memmap cost microseconds each
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise MarnError(
+                f"{path} cannot be read ({reason or 'damaged'}); make the corpus again"
+            ) from None
 
     def __len__(self) -> int:
         return self._size
@@ -153,6 +161,8 @@ class Split:
         if not (self._folder / "evidence.npy").exists():
             return np.zeros(0, EVIDENCE), np.zeros(self._size + 1, np.int64)
         rows = self._array("evidence")
+        if len(rows) and rows["role"].max() >= len(self._roles):
+            raise MarnError(f"{self._folder} has evidence of unknown roles; make the corpus again")
         return rows, np.searchsorted(rows["note"], np.arange(self._size + 1))
 
     def evidence(self, note: int) -> list[Evidence]:
@@ -264,11 +274,17 @@ class Corpus:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The words of the corpus."""
-        return Vocabulary(_read_json(self.path / "vocabulary.json"), is_open=self.is_open)
+        words = _read_json(self.path / "vocabulary.json")
+        _check(self.path / "vocabulary.json", list[str], words)
+        return Vocabulary(words, is_open=self.is_open)
 
     @cached_property
     def _columns(self) -> dict[str, list[dict[str, Any]]]:
-        return _read_json(self.path / "codes.json")
+        columns = _read_json(self.path / "codes.json")
+        _check(self.path / "codes.json", dict[str, list[_Column]], columns)
+        if {task: len(columns.get(task, ())) for task in self.tasks} != self.tasks:
+            raise MarnError(f"{self.path / 'codes.json'} is damaged (codes); make the corpus again")
+        return columns
 
     @cached_property
     def codes(self) -> dict[str, list[CodeEntry]]:
@@ -364,18 +380,71 @@ class Corpus:
         return f"Corpus({self.name!r}: {notes}; {tasks}; text {self.card['text']})"
 
 
+class _Created(BaseModel, strict=True):
+    command: str
+
+
+class _OldCard(BaseModel, strict=True):
+    """What is read of the card of a corpus of any version."""
+
+    created: _Created
+
+
+class _File(BaseModel, strict=True):
+    bytes: int
+    sha256: str
+
+
+class _Card(_OldCard, strict=True):
+    """What is read of a card."""
+
+    name: str
+    text: Literal["open", "credentialed"]
+    splits: dict[Literal["train", "dev", "test"], dict[str, Any]] = Field(min_length=1)
+    tasks: dict[str, int] = Field(min_length=1)
+    ccs_key: str | None
+    settings: dict[str, Any]
+    dropped: dict[str, int]
+    roles: list[str]
+    hash: str
+    files: dict[str, _File]
+    vectors: _File | None
+
+
+class _Column(BaseModel, strict=True):
+    code: str
+    kind: str
+    title: str
+    ccs: int = -1
+
+
+def _check(path: Path, form: Any, value: Any) -> None:
+    """Refuse what is not of a form, a type that pydantic knows."""
+    try:
+        TypeAdapter(form).validate_python(value)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"])) or "its contents"
+        raise MarnError(f"{path} is damaged ({place}); make the corpus again") from None
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MarnError(f"{path} is damaged ({error}); make the corpus again") from None
+    except (ValueError, RecursionError):
+        raise MarnError(f"{path} is damaged (not JSON); make the corpus again") from None
+    except OSError as error:
+        raise MarnError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def read_card(path: Path) -> dict[str, Any]:
     """Read the card of the corpus in a folder."""
     if path.is_file():
         raise MarnError(f"{path} is a file; pass the folder of a corpus")
-    if not (path / CARD).is_file():
+    try:
+        has_card = (path / CARD).is_file()
+    except OSError as error:
+        raise MarnError(f"{path} cannot be read: {error.strerror}") from None
+    if not has_card:
         raise MarnError(
             f"no corpus at {path}; make one with: python -m data_prep teaching --out {path} "
             "(or mimic3, codiesp: see python -m data_prep --help)"
@@ -383,6 +452,7 @@ def read_card(path: Path) -> dict[str, Any]:
     card = _read_json(path / CARD)
     if not isinstance(card, dict) or "format" not in card or "created" not in card:
         raise MarnError(f"{path / CARD} is not the card of a corpus; pass another folder")
+    _check(path / CARD, _Card if card["format"] == FORMAT else _OldCard, card)
     return card
 
 
