@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
+from data_prep import coded_abstracts
 from data_prep.code_systems.ccs import Ccsr
 from data_prep.prepare import quiet
 from data_prep.sources import codiesp
@@ -330,7 +331,7 @@ def additional(tmp_path: Path) -> Path:
 def test_the_additional_abstracts_are_training_notes(
     make: Make, additional: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
-    monkeypatch.setattr(codiesp, "_PIECE", piece)
+    monkeypatch.setattr(coded_abstracts, "_PIECE", piece)
     corpus = make("--language", "es", "--additional", str(additional))
     assert codes_of(corpus, "train") == {
         "c1": ["I10", "R05", "R50.9"],
@@ -423,7 +424,7 @@ def test_both_are_fetched_once_and_their_sums_recorded(
     options = ("--language", "es", "--additional", "fetch")
     fetched = make(*options, raw=Path("fetch"))
     assert fetched.hash == here.hash
-    assert network == [codiesp.ARCHIVE_URL, codiesp.ADDITIONAL_URL]
+    assert network == [codiesp.ARCHIVE_URL, coded_abstracts.ADDITIONAL_URL]
     settings = fetched.card["settings"]
     for key, name in (("archive", "codiesp.zip"), ("additional", "abstractsWithCIE10_v2.zip")):
         data = (tmp_path / "cache" / name).read_bytes()

@@ -1,0 +1,156 @@
+"""The coded abstracts that CodiEsp's authors published besides: one JSON file, read as a stream."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+from data_prep.code_systems import icd10
+from data_prep.fetch import fetch
+from data_prep.prepare import Coding, Note
+from marn.errors import MarnError
+
+ADDITIONAL_URL: Final = "https://zenodo.org/records/3606662/files/abstractsWithCIE10_v2.zip"
+ADDITIONAL_CITATION: Final = (
+    "The same authors, CodiEsp abstracts: Abstracts from Lilacs and Ibecs with ICD10 codes; "
+    "https://doi.org/10.5281/zenodo.3606662"
+)
+
+_PIECE: Final = 1 << 20  # characters of the abstracts read at once
+_LONGEST: Final = 1 << 24  # characters in one article at most
+_BLANKS: Final = re.compile(r"\s*")
+_COMMA: Final = re.compile(r"\s*(?:,|(?=\]))")
+
+
+def file_of(path: Path, sums: Sequence[str], recorded: dict[str, Any]) -> Path:
+    """Return the file of the abstracts, which "fetch" downloads once; record where it is from."""
+    if str(path) == "fetch":
+        remedy = "download it yourself and pass its path with --additional"
+        name = ADDITIONAL_URL.rpartition("/")[2]
+        path, recorded["additional_sha256"] = fetch(ADDITIONAL_URL, name, remedy, sums)
+    recorded["additional_citation"] = ADDITIONAL_CITATION
+    return path
+
+
+def read_codings(path: Path, dropped: Counter[str]) -> list[Coding]:
+    """Return the codes of the abstracts, each once for an abstract."""
+    codings: dict[Coding, None] = {}
+    names: dict[str, str] = {}  # one object for each code, not one for each use
+    for note, article in _abstracts(path, dropped):
+        any_code = False
+        for term in _list(article.get("Mesh"), path):
+            for written in _list(term.get("CIE") if isinstance(term, dict) else "", path):
+                code = icd10.dotted("dx", str(written))
+                if code is None:
+                    dropped["codes of abstracts that are not ICD-10-CM"] += 1
+                else:
+                    codings[Coding(note, "dx", names.setdefault(code, code))] = None
+                    any_code = True
+        dropped["abstracts without a code"] += not any_code
+    return list(codings)
+
+
+def read_notes(path: Path, places: Mapping[str, str]) -> Iterator[Note]:
+    """Yield the abstracts that have a code: the title, a line break, the abstract."""
+    for note, article in _abstracts(path, Counter()):
+        if note in places:
+            parts = [str(article.get(key) or "") for key in ("title", "abstractText")]
+            # JSON can hold halves of characters, which no text can.
+            text = "\n".join(parts).encode("utf-8", "replace").decode()
+            yield Note(admission=note, subject=note, text=text, key=note)
+
+
+def _abstracts(path: Path, dropped: Counter[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each abstract of the file once, with the name of its note."""
+    seen: set[str] = set()
+    for article in _articles(path):
+        pmid = str(article.get("pmid") or "").strip()
+        if not pmid:
+            raise MarnError(f"{path}: an article without pmid; unpack the archive again")
+        if pmid in seen:
+            dropped["abstracts with a pmid seen before"] += 1
+        else:
+            seen.add(pmid)
+            yield f"abstract-{pmid}", article
+
+
+def _list(value: object, path: Path) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise MarnError(f"{path}: the codes of an article are not a list; give the JSON file")
+    return value
+
+
+def _articles(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the articles of the JSON file, one in memory at a time, though the file is one object."""
+    decoder = json.JSONDecoder()
+    text, is_last = "", False
+    try:
+        with _json_file(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig") as file:
+            text = file.read(_PIECE)
+            opening = re.match(r'\s*\{\s*"articles"\s*:\s*\[\s*', text)
+            if opening is None:
+                raise MarnError(f'{path} does not begin with {{"articles": [; give the JSON file')
+            place = opening.end()
+            while True:
+                place = _BLANKS.match(text, place).end()  # type: ignore[union-attr]
+                if text.startswith("]", place):
+                    return
+                try:
+                    article, end = decoder.raw_decode(text, place)
+                    comma = _COMMA.match(text, end)
+                except (ValueError, RecursionError):
+                    comma = None
+                if comma is None:  # cut within an article or behind it, or damaged
+                    if is_last or len(text) - place > _LONGEST:
+                        raise MarnError(f"{path} is cut or damaged: get a fresh copy")
+                    more = file.read(_PIECE)
+                    text, place, is_last = text[place:] + more, 0, not more
+                    continue
+                if not isinstance(article, dict):
+                    raise MarnError(
+                        f"{path} holds something else than articles; give the JSON file"
+                    )
+                yield article
+                place = comma.end()
+    except UnicodeDecodeError:
+        raise MarnError(f"{path} is not UTF-8: get a fresh copy") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise MarnError(f"{path} cannot be unpacked ({error}): get it again") from None
+    except OSError as error:
+        raise MarnError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+@contextmanager
+def _json_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open the JSON file, or the one JSON file within a zip."""
+    if path.suffix.lower() != ".zip":
+        with path.open("rb") as file:
+            yield file
+        return
+    with open_zip(path) as archive:
+        names = [name for name in archive.namelist() if name.lower().endswith(".json")]
+        names = [name for name in names if not name.startswith("__MACOSX")]
+        if len(names) != 1:
+            raise MarnError(f"{path} holds {len(names)} JSON files instead of one; unpack it")
+        with archive.open(names[0]) as file:
+            yield file
+
+
+@contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip, or say in one line that it cannot be unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except zipfile.BadZipFile as error:
+        raise MarnError(f"{path} cannot be unpacked ({error}): get it again") from None
