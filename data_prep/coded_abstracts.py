@@ -91,7 +91,7 @@ def _list(value: object, path: Path) -> list[Any]:
 
 
 def _articles(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the articles of the JSON file, one in memory at a time, though the file is one object."""
+    """Yield the articles of the JSON file, one in memory at a time; the file is one object."""
     decoder = json.JSONDecoder()
     text, is_last = "", False
     try:
