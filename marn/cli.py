@@ -31,14 +31,8 @@ FEW_NOTES = 200
 
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of torchrun, srun and Fabric
 
-_RECIPE = {
-    "clip_norm",
-    "epochs",
-    "learning_rate",
-    "patience",
-    "schedule",
-    "warmup",
-}  # of a paper, as a whole
+# Settings of a paper that are kept or replaced together.
+_RECIPE = {"clip_norm", "epochs", "learning_rate", "patience", "schedule", "warmup"}
 
 app = command_line.new(
     "MARN and the systems it is compared with: train and score them.", completion=True
@@ -99,7 +93,8 @@ def train(
     with other devices if you like; with more --epochs or --patience it goes on. With several
     devices the command starts a process for each. With several nodes, give it on each node, with
     MASTER_ADDR, MASTER_PORT and NODE_RANK set, or start it by torchrun or srun. An option that you
-    leave out has the value of the system's paper.
+    leave out has the value of the system's paper; only where the notes are few and you give no
+    rate, epochs or the like, training takes 1,000 steps at a rate that learns something in them.
     """
     from marn.corpus import Corpus
     from marn.registry import build, system

@@ -162,6 +162,6 @@ def test_few_notes_get_steps_and_a_rate_to_learn_from() -> None:
         TrainConfig.suited(marn_, 3984) != TrainConfig.of(marn_) == TrainConfig.suited(marn_, 3985)
     )
     assert TrainConfig.suited(plm, 700).learning_rate == TrainConfig.of(plm).learning_rate
-    assert [TrainConfig.suited(marn_, notes).epochs for notes in (1, 3900)] == [50, 10]
+    assert [TrainConfig.suited(marn_, notes).epochs for notes in (0, 1, 3900)] == [50, 50, 10]
     mine = TrainConfig.suited(marn_, 700, epochs=3, batch_size=700)
     assert (mine.epochs, mine.learning_rate) == (3, 8e-3)

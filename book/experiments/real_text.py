@@ -91,7 +91,8 @@ def measure(args: argparse.Namespace, corpus: Corpus, report: Report) -> Any:
     marked = any(corpus["train"].evidence(i) for i in range(len(corpus["train"])))
     single = ["words", "characters", "titles", *(["dictionary"] if marked else [])]
     plans: list[tuple[str, int | None]] = [(name, None) for name in single]
-    plans += [(name, seed) for seed in args.seeds for name in ("stack", *args.networks)]
+    plans += [("stack", seed) for seed in args.seeds]
+    plans += [(name, seed) for name in args.networks for seed in args.network_seeds]
     said, fits = [], []
     for name, seed in plans:
         run = trained(name, seed or 0, corpus, args)
@@ -106,7 +107,7 @@ def measure(args: argparse.Namespace, corpus: Corpus, report: Report) -> Any:
                 for task in corpus.tasks
             }
         fits.append(fit)
-        if name == AVERAGED[-1]:
+        if name == AVERAGED[-1] and seed in args.seeds:
             whole = marn.average([args.runs / f"{part}_seed{seed}" for part in AVERAGED])
             said += said_of("average", seed, whole, corpus)
     return said, fits
@@ -124,6 +125,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--runs", type=Path, default=Path("runs/real_text"), help="run directories")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--network-seeds", type=int, nargs="+", help="those of the networks")
     parser.add_argument("--networks", nargs="*", default=[*NETWORKS][:3], choices=[*NETWORKS])
     parser.add_argument("--width", type=int, default=64, help="hidden_size of the networks")
     parser.add_argument("--length", type=int, default=400, help="words that the networks read")
@@ -134,11 +136,15 @@ def arguments() -> argparse.ArgumentParser:
 def main(line: Sequence[str] | None = None) -> int:
     """Run the experiment; a wrong option or corpus is a line, not a traceback."""
     args = arguments().parse_args(line)
+    args.network_seeds = args.network_seeds or args.seeds
     words = ["python", "book/experiments/real_text.py"]
     words += ["--corpus", f"data/{args.corpus.name}", "--out", f"book/results/{args.out.name}"]
-    for key in ("networks", "seeds", "width", "length", "epochs"):
+    for key in ("networks", "seeds", "network_seeds", "width", "length", "epochs"):
         value = getattr(args, key)
-        words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+        words += [
+            f"--{key.replace('_', '-')}",
+            *map(str, value if isinstance(value, list) else [value]),
+        ]
 
     def report(text: str) -> None:
         sys.stdout.write(f"{text}\n")

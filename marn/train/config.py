@@ -143,7 +143,7 @@ class TrainConfig:
             (23, 0.008, 0.0001)
         """
         paper = cls.of(model, **changes)
-        steps = -(-notes // paper.batch_size)
+        steps = max(1, -(-notes // paper.batch_size))
         if steps >= _FEW_STEPS:
             return paper
         epochs = min(max(-(-_WANTED_STEPS // steps), 10), 50)
