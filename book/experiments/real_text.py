@@ -124,7 +124,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", type=Path, required=True, help="made by data_prep codiesp")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--runs", type=Path, default=Path("runs/real_text"), help="run directories")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the stack")
     parser.add_argument("--network-seeds", type=int, nargs="+", help="those of the networks")
     parser.add_argument("--networks", nargs="*", default=[*NETWORKS][:3], choices=[*NETWORKS])
     parser.add_argument("--width", type=int, default=64, help="hidden_size of the networks")
