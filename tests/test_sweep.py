@@ -212,6 +212,7 @@ def test_a_dry_run_runs_nothing(home, capsys):
     assert not (home / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_is_finished_by_the_next_and_no_run_runs_twice(home, capsys):
     path = write(home, parameters={"wait": 0.3}, grid={"bias": [1, 2]}, seeds=[0, 1])
     line = ["sweep", str(path), "--out", str(home / "runs")]
