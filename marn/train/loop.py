@@ -114,11 +114,7 @@ def fit(
         >>> run.history["loss"].iloc[-1]  # doctest: +SKIP
     """
     model, corpus = as_coder(model), as_corpus(corpus)
-    if not isinstance(config, TrainConfig):
-        if config or "train" not in corpus.splits:
-            config = TrainConfig.of(model, **(config or {}))
-        else:
-            config = TrainConfig.suited(model, len(corpus["train"]))
+    config = _settings(model, corpus, config)
     digest = _prepare(model, corpus, init_from)
     path = None if run_dir is None else Path(run_dir)
     if isinstance(model, TextSystem):
@@ -161,6 +157,16 @@ def _fit_reader(
             f"{figures[config.monitor]:.3f}\n"
         )
     return Run(model, pd.DataFrame(history), 1, 1, config, folder.path)
+
+
+def _settings(
+    model: Coder, corpus: Corpus, config: TrainConfig | Mapping[str, Any] | None
+) -> TrainConfig:
+    if isinstance(config, TrainConfig):
+        return config
+    if config or "train" not in corpus.splits:
+        return TrainConfig.of(model, **(config or {}))
+    return TrainConfig.suited(model, len(corpus["train"]))
 
 
 def _prepare(model: Coder, corpus: Corpus, init_from: str | Path | None) -> str | None:
