@@ -28,7 +28,12 @@ def counting(items: Iterable[Item], given: Counter[str], unit: str) -> Iterator[
 
 
 def unit_of(reason: str) -> str:
-    """Return what a reason to drop something counts: "notes", "rows", or "" for others."""
+    """Return what a reason to drop something counts: "notes", "rows", or "" for others.
+
+    What was not asked for, such as notes of other categories, is none of the notes.
+    """
+    if any(chosen in reason for chosen in _CHOSEN):
+        return ""
     if reason.startswith(("notes", "admissions with a note", "admissions without a kept")):
         return "notes"
     return "rows" if "rows" in reason.split() else ""
@@ -37,7 +42,7 @@ def unit_of(reason: str) -> str:
 def add_dropped(given: Counter[str], dropped: Mapping[str, int]) -> None:
     """Add to what a source has handed over what it has left out before."""
     for reason, count in dropped.items():
-        if (reason.startswith("notes") and reason not in _LATER) or unit_of(reason) == "rows":
+        if unit_of(reason) and reason not in _LATER and not reason.startswith("admissions"):
             given[unit_of(reason)] += count
 
 
@@ -50,7 +55,6 @@ def losses(given: Mapping[str, int], dropped: Mapping[str, int]) -> Iterator[str
             for reason, count in dropped.items()
             if unit_of(reason) == unit
             and count
-            and not any(chosen in reason for chosen in _CHOSEN)
             and not reason.startswith("admissions without a kept")
             and not (versions and reason.startswith("admissions"))
         }

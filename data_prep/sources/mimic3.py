@@ -107,7 +107,7 @@ def build(
         tables.require(raw, table)  # rather than after an hour of reading notes
     dropped: Counter[str] = Counter()
     noted: dict[str, str] = {}
-    synthetic, codes = is_synthetic(raw), _Codes(raw, config)
+    synthetic, codes = is_synthetic(raw), _Codes(raw, config, dropped)
     split, settings = splits.chosen(lists, config.codes, config.seed, dropped)
     settings["ccs_procedures"] = codes.system.procedures
     codings: Iterator[Coding] = read_codings(raw, dropped, codes.is_known)
@@ -154,9 +154,9 @@ def _origin(name: str, command: str, config: CcsConfig, *, synthetic: bool) -> O
 class _Codes:
     """Titles and categories of the codes: titles of the tables, where they have them."""
 
-    def __init__(self, raw: Path, config: CcsConfig) -> None:
+    def __init__(self, raw: Path, config: CcsConfig, dropped: Counter[str]) -> None:
         self.system = Icd9(config.ccs_procedures, config.ccs_key, config.ccs_lookup)
-        self._titles = {kind: read_titles(raw, kind) for kind in CODE_TABLES}
+        self._titles = {kind: read_titles(raw, kind, dropped) for kind in CODE_TABLES}
         self._is_complete = {"dx": True, "pr": config.ccs_procedures is not None}
 
     def is_known(self, kind: str, code: str) -> bool:
@@ -296,8 +296,11 @@ def _code_rows(
             yield CodeRow(hadm_id, kind, written, found)
 
 
-def read_titles(raw: Path, kind: str) -> dict[str, str]:
-    """Return the long title of every code in a table of titles; empty if it is not there."""
+def read_titles(raw: Path, kind: str, dropped: Counter[str]) -> dict[str, str]:
+    """Return the long title of every code in a table of titles; empty if it is not there.
+
+    Of several titles of a code the last counts, and the others are counted in `dropped`.
+    """
     path = tables.find(raw, TITLE_TABLES[kind])
     if path is None:
         return {}
@@ -305,6 +308,7 @@ def read_titles(raw: Path, kind: str) -> dict[str, str]:
     for _, (code, title) in tables.read(path, ("ICD9_CODE", "LONG_TITLE")):
         written = Icd9.dotted(kind, code.strip())
         if written is not None:
+            dropped["titles of a code that has one already"] += written in found
             found[written] = title.strip()
     return found
 

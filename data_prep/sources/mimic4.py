@@ -66,7 +66,7 @@ def run(config: Config, progress: Progress) -> Path:
         system = Icd9(config.ccs_procedures, config.ccs_key, config.ccs_lookup)
         options += f" --ccs-key {config.ccs_key}"
         options += "" if config.ccs_procedures is None else " --ccs-procedures PRREF"
-    titles = {kind: read_titles(hosp, kind, system) for kind in CODE_TABLES}
+    titles = {kind: read_titles(hosp, kind, system, dropped) for kind in CODE_TABLES}
     split, settings = splits.chosen(config.splits, config.codes, config.seed, dropped)
     name = config.out.resolve().name
     with replacing(config.out) as folder:
@@ -159,8 +159,11 @@ def read_codings(
                 yield Coding(hadm_id, kind, whole)
 
 
-def read_titles(hosp: Path, kind: str, system: CodeSystem) -> dict[str, str]:
-    """Return the title of every code in a table of titles; empty if it is not there."""
+def read_titles(hosp: Path, kind: str, system: CodeSystem, dropped: Counter[str]) -> dict[str, str]:
+    """Return the title of every code in a table of titles; empty if it is not there.
+
+    Of several titles of a code the last counts, and the others are counted in `dropped`.
+    """
     path = tables.find(hosp, TITLE_TABLES[kind])
     if path is None:
         return {}
@@ -169,6 +172,7 @@ def read_titles(hosp: Path, kind: str, system: CodeSystem) -> dict[str, str]:
     for _, (code, edition, title) in tables.read(path, columns):
         whole = system.dotted(kind, code) if edition.strip() == system.version else None
         if whole is not None:
+            dropped["titles of a code that has one already"] += whole in found
             found[whole] = title.strip()
     return found
 
