@@ -12,7 +12,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -24,11 +24,12 @@ from marn.corpus import CodeEntry
 from marn.corpus.batches import reading_order
 from marn.corpus.text import Vocabulary, token_spans
 from marn.errors import MarnError
-from marn.evaluation import evaluating
+from marn.evaluation import evaluating, sigmoid
 from marn.explain import CodeExplanation, TopWord, largest, note_html
 from marn.models import Coder
 from marn.notes import Note
 from marn.privacy import check_may_show
+from marn.readers.base import TextSystem
 
 COLUMNS = (
     *("note_id", "code", "title", "probability", "assigned"),
@@ -181,7 +182,8 @@ class _Reader:
     ) -> None:
         self.saved, self.task, self.top, self.above, self.explain = saved, task, top, above, explain
         self.model, self.codes = saved.model, saved.codes[task]
-        self.device = next(self.model.parameters()).device
+        self.reads_text = isinstance(saved.model, TextSystem)
+        self.device = None if self.reads_text else next(saved.model.parameters()).device
         known = saved.card.get("categories") if task == "icd" else None
         self.categories = known or [None] * len(self.codes)
 
@@ -190,7 +192,8 @@ class _Reader:
         remaining = iter(notes)
         while chunk := list(itertools.islice(remaining, _CHUNK)):
             read = [self._read(note, text) for note, text in chunk]
-            probabilities = self._probabilities([numbers for numbers, _ in read])
+            words = [numbers for numbers, _ in read]
+            probabilities = self._probabilities(words, [text for _, text in chunk])
             for (note, text), (numbers, spans), row in zip(chunk, read, probabilities, strict=True):
                 yield self._coded(note, text, numbers, spans, row)
 
@@ -201,20 +204,63 @@ class _Reader:
         words, spans = token_spans(text)
         return self.saved.vocabulary.encode(words).astype(np.int64), spans
 
-    def _probabilities(self, notes: list[NDArray[np.int64]]) -> NDArray[np.float64]:
+    def _probabilities(
+        self, notes: list[NDArray[np.int64]], texts: list[str]
+    ) -> NDArray[np.float64]:
         """Return (N, C) for the words of N notes; zero for a note without a known word."""
         found = np.zeros((len(notes), len(self.codes)))
-        unknown, most = self.saved.vocabulary.unknown, self.model.max_length
+        unknown, most = self.saved.vocabulary.unknown, self._most
         some = [i for i, words in enumerate(notes) if (words[:most] != unknown).any()]
+        if self.reads_text:
+            if some:
+                found[some] = sigmoid(self._of_texts([texts[i] for i in some]))
+            return found
         size = 1 if self.model.padding == "released" else _BATCH
         with evaluating(self.model):
-            for places in reading_order([min(len(notes[i]), most) for i in some], size):
+            for places in reading_order([len(notes[i][:most]) for i in some], size):
                 batch = [torch.from_numpy(notes[some[place]][:most]) for place in places]
                 tokens = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True).to(self.device)
                 lengths = torch.tensor([len(words) for words in batch], device=self.device)
                 logits = self.model(tokens, lengths)[self.task].double().sigmoid().cpu().numpy()
                 found[[some[place] for place in places]] = logits
         return found
+
+    @property
+    def _most(self) -> int | None:
+        """Words that are read of a note; None for all."""
+        return None if self.reads_text else self.model.max_length
+
+    def _of_texts(self, texts: list[str]) -> NDArray[np.float32]:
+        """Return the logits (N, C) of a system that reads text."""
+        return cast(TextSystem, self.model).logits(texts)[self.task]
+
+    def _weights(
+        self, text: str, numbers: NDArray[np.int64], spans: NDArray[np.int64], columns: list[int]
+    ) -> NDArray[np.float32]:
+        """Weigh the words that are read of a note, (K, T).
+
+        Of a system that reads text: how far the logit falls where a word is blank, each time that
+        it occurs.
+        """
+        unknown = self.saved.vocabulary.unknown
+        if not self.reads_text:
+            tokens = torch.from_numpy(numbers).to(self.device)
+            method = None if self.explain == "none" else self.explain
+            return word_weights(self.model, tokens, columns, self.task, unknown, method)
+        if self.explain not in (None, "occlusion"):
+            raise MarnError(f"{self.model.name} can be explained by occlusion only; leave it out")
+        places: dict[str, list[int]] = {}
+        for place, (begin, end) in enumerate(spans.tolist()):
+            places.setdefault(text[begin:end].lower(), []).append(place)
+        whole = self._of_texts([text])[0, columns]
+        weights = np.zeros((len(columns), len(spans)), np.float32)
+        for mine in places.values():
+            letters = list(text)
+            for begin, end in spans[mine].tolist():
+                letters[begin:end] = " " * (end - begin)
+            drop = whole - self._of_texts(["".join(letters)])[0, columns]
+            weights[:, mine] = np.maximum(drop, 0)[:, None]
+        return weights
 
     def _coded(
         self,
@@ -224,7 +270,7 @@ class _Reader:
         spans: NDArray[np.int64],
         probabilities: NDArray[np.float64],
     ) -> CodedNote:
-        read = min(len(numbers), self.model.max_length)
+        read = len(numbers[: self._most])
         remark = self._remark(numbers, read)
         count = max(self.top, int((probabilities > self.above).sum()))
         # where codes have thresholds of their own, those assigned come first
@@ -232,9 +278,7 @@ class _Reader:
         columns = [int(c) for c in order[:count] if probabilities[c] > 0]
         weights = None
         if self.explain != "none" and columns:
-            tokens = torch.from_numpy(numbers[:read]).to(self.device)
-            unknown = self.saved.vocabulary.unknown
-            weights = word_weights(self.model, tokens, columns, self.task, unknown, self.explain)
+            weights = self._weights(text, numbers[:read], spans[:read], columns)
         codes = []
         for place, column in enumerate(columns):
             row = np.zeros(read, np.float32) if weights is None else weights[place]

@@ -36,9 +36,11 @@ from marn.prediction import SavedModel
 from marn.registry import build
 
 WEIGHTS, CARD, CHECKPOINT = "model.safetensors", "model.json", "checkpoint.pt"
+README = "README.md"
 FORMAT = 2
 
 _LARGEST_CARD: Final = 1 << 28  # bytes; a card with 10,000 codes has a few million
+_SHOWN: Final = ("micro_f1", "macro_f1_all", "mean_average_precision")
 _SPARE: Final = 1 << 26  # bytes that building a model may take besides twice its weights
 
 
@@ -118,6 +120,7 @@ def save_model(
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     replace(folder / WEIGHTS, lambda aside: save_file(weights, aside))
     write_card(folder, model, corpus, thresholds, weights=sha256(folder / WEIGHTS))
+    write_readme(folder)
 
 
 def write_card(
@@ -161,6 +164,43 @@ def write_card(
         "vocabulary": list(corpus.vocabulary.words),
     }
     write_json(folder / CARD, card)
+
+
+def write_readme(folder: Path, scores: Mapping[str, Mapping[str, float]] | None = None) -> None:
+    """Write what a person should know of a model into its folder, from its card.
+
+    Args:
+        folder: of the model.
+        scores: {task: {figure: fraction}} on the dev split, if they are known.
+    """
+    card = read_card(folder)
+    about = card["corpus"]
+    notes = ", ".join(f"{count:,} {name}" for name, count in about["notes"].items())
+    lines = [
+        f"# {card['name']}, trained on {about['name']}",
+        "\n## Intended use\n",
+        "It proposes codes for notes like those that it was trained on, for study and to help a",
+        "person who codes. It is no medical device: do not use it for coding, billing or",
+        "treatment without that person.\n",
+        "```bash\nmarn predict FOLDER notes.csv --out runs/codes.csv\n```",
+        "\n## Data\n",
+        f"{about['source']}. Language: {about['language']}. Notes: {notes}. The text is",
+        f"{'open' if about['open'] else 'under a data use agreement: keep this folder with it'}.",
+        "\n## Scores\n",
+    ]
+    for task, codes in card["codes"].items():
+        threshold = card["thresholds"][task]
+        shown = f"{threshold:.3f}" if isinstance(threshold, float) else "one per code"
+        lines.append(f"Task {task}: {len(codes):,} codes, threshold {shown}.")
+        found = (scores or {}).get(task, {})
+        lines += [f"Dev {name} at 0.5: {found[name]:.3f}." for name in _SHOWN if name in found]
+    lines += [
+        "\n## Limits\n",
+        "It knows no code, word or habit of coding that its training notes lack, and the fewer",
+        "notes a code had, the less it can be trusted. The words that it shows are those that it",
+        "used, which is no proof that the code is right.\n",
+    ]
+    replace(folder / README, lambda aside: aside.write_text("\n".join(lines), encoding="utf-8"))
 
 
 def is_intact(folder: Path) -> bool:

@@ -105,6 +105,24 @@ def test_spans_are_of_the_original_text(run):
     assert "CODE3" not in repr(note)
 
 
+def test_a_system_that_reads_text_is_used_alike(corpus, tmp_path):
+    model = marn.build("words", corpus)
+    marn.fit(model, corpus, run_dir=tmp_path / "run", quiet=True)
+    table = marn.load(tmp_path / "run").predict(["word1 CODE3 word2", ""], top=1)
+    assert table["code"].tolist() == ["404.0", ""]
+    assert table["words"][0].split("; ")[0] == "CODE3"
+
+
+def test_a_run_has_a_card_that_people_can_read(run, corpus):
+    text = (run / "README.md").read_text()
+    assert text.startswith("# bigru_la, trained on toy\n")
+    assert "Notes: 200 train, 20 dev, 20 test" in text
+    scores = json.loads((run / "scores.json").read_text())["dev"]["icd"]
+    assert f"Dev micro_f1 at 0.5: {scores['micro_f1']:.3f}." in text
+    for part in ("Intended use", "Data", "Scores", "Limits"):
+        assert f"\n## {part}\n" in text
+
+
 # -- the command ----------------------------------------------------------------------------------
 
 

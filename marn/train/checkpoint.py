@@ -29,6 +29,7 @@ from marn.saving import (
     save_model,
     write_card,
     write_json,
+    write_readme,
 )
 from marn.saving import replace as replace_file
 from marn.train.config import TrainConfig
@@ -171,6 +172,7 @@ class RunFolder:
         if path is not None:
             model, corpus = self._model, self._corpus
             parallel.on_main_process(lambda: save_model(path, model, corpus, thresholds))
+            parallel.on_main_process(lambda: write_readme(path, scores["dev"]))
             parallel.on_main_process(lambda: write_json(path / SCORES, scores))
 
     def _claim(self, folder: Path, state: dict[str, Any] | None) -> None:
