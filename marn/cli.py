@@ -305,11 +305,13 @@ for _command, _settings in (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status: 0, 2 for an error, 130 for Ctrl-C."""
     rank = next((os.environ[name] for name in _RANKS if name in os.environ), "0")
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    resumes = " to resume after the last complete epoch" if arguments[:1] == ["train"] else ""
     return command_line.run(
         app,
         "marn",
         arguments,
-        kept="repeat the command to resume after the last complete epoch",
+        kept=f"repeat the command{resumes}",
         # What all processes meet alike is printed by the first.
         silent=() if rank == "0" else (MarnError, KeyboardInterrupt),
     )

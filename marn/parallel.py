@@ -55,7 +55,7 @@ def collective() -> Iterator[None]:
         if "CUDA error" in said:
             what = f"the device of rank {rank()} failed ({said})"
         elif world_size() > 1 and re.search(lost, str(error), re.IGNORECASE):
-            what = f"rank {rank()} of {world_size()} lost another process ({said})"
+            what = f"rank {rank()} of {world_size()} lost another process"
         else:
             raise
         raise RankError(
