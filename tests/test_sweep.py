@@ -203,6 +203,13 @@ def test_no_scheduler_at_the_address_is_one_line(home, monkeypatch):
         sweep.sweep(write(home), home / "runs", address="nonsense")
 
 
+@pytest.mark.parametrize("missing", ["distributed", "papermill"])
+def test_what_is_not_installed_is_one_line(home, capsys, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main(["sweep", str(write(home)), "--out", str(home / "runs")]) == 2
+    assert f"needs {missing}; install it with: pip install 'marn[sweep]'" in capsys.readouterr().err
+
+
 def test_a_dry_run_runs_nothing(home, capsys):
     path = write(home, grid={"bias": [1, 2]}, seeds=[0, 1])
     assert main(["sweep", str(path), "--out", str(home / "runs"), "--dry-run"]) == 0

@@ -165,8 +165,13 @@ def plan(path: Path, out: Path) -> list[Planned]:
     Raises:
         MarnError: something that the file says does not exist, or two runs are the same.
     """
-    import papermill
-
+    try:
+        import distributed  # noqa: F401
+        import papermill
+    except ModuleNotFoundError as error:
+        raise MarnError(
+            f"a sweep needs {error.name}; install it with: pip install 'marn[sweep]'"
+        ) from None
     experiment = read(path)
     notebook = path.parent / experiment.notebook
     if not notebook.is_file():
