@@ -5,7 +5,9 @@ They need `ipywidgets` and a running kernel; the rendered book shows the figures
 
 from __future__ import annotations
 
+import functools
 import html
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets
@@ -56,62 +58,80 @@ def note_explorer(
         MarnError: the notes may not be shown.
     """
     check_may_show(corpus.is_open, show_credentialed_text)
-    source = corpus[split]
-    offered = [(f"note {source.ids[i]}", i) for i in range(min(notes, len(source)))]
-    note = ipywidgets.Dropdown(options=[*offered, ("my own text", OWN)], description="Note")
-    own = ipywidgets.Textarea(
-        placeholder="Type or paste a note, then leave the field.",
-        description="Text",
-        continuous_update=False,
-        layout={"width": "100%", "height": "8em"},
+    shown = functools.partial(
+        note_html, open_text=corpus.is_open, show_credentialed_text=show_credentialed_text
     )
-    code = ipywidgets.Dropdown(description="Code", layout={"width": "100%"})
-    view = ipywidgets.HTML()
-    now: dict[str, Any] = {}
+    explained = functools.partial(
+        explain_note, model, corpus.vocabulary, corpus.codes[task], k=k, task=task
+    )
+    return _NoteExplorer(corpus[split], task, notes, explained, shown).box
 
-    def read(_: object = None) -> None:
+
+class _NoteExplorer:
+    """The controls of `note_explorer`, and what each does when it changes."""
+
+    def __init__(
+        self,
+        source: Any,
+        task: str,
+        notes: int,
+        explained: Callable[[str], Any],
+        shown: Callable[..., str],
+    ) -> None:
+        self.source, self.task = source, task
+        self.explained, self.shown = explained, shown
+        offered = [(f"note {source.ids[i]}", i) for i in range(min(notes, len(source)))]
+        choices = [*offered, ("my own text", OWN)]
+        self.note = ipywidgets.Dropdown(options=choices, description="Note")
+        self.own = ipywidgets.Textarea(
+            placeholder="Type or paste a note, then leave the field.",
+            description="Text",
+            continuous_update=False,
+            layout={"width": "100%", "height": "8em"},
+        )
+        self.code = ipywidgets.Dropdown(description="Code", layout={"width": "100%"})
+        self.view = ipywidgets.HTML()
+        self.box = ipywidgets.VBox([self.note, self.own, self.code, self.view])
+        self.note.observe(self.read, "value")
+        self.own.observe(self.read, "value")
+        self.code.observe(self.show, "value")
+        self.read()
+
+    def read(self, _: object = None) -> None:
         """Predict the codes of the chosen note, and list them."""
-        mine = note.value == OWN
-        own.layout.display = None if mine else "none"
-        now.clear()
-        true = [] if mine else source.code_indices(task, note.value).tolist()
-        text = own.value if mine else source.text(note.value)
+        mine = self.note.value == OWN
+        self.own.layout.display = None if mine else "none"
+        true = [] if mine else self.source.code_indices(self.task, self.note.value).tolist()
         try:
-            seen = explain_note(model, corpus.vocabulary, corpus.codes[task], text, k=k, task=task)
+            self.seen = self.explained(
+                self.own.value if mine else self.source.text(self.note.value)
+            )
         except MarnError as error:
-            code.options = []
-            view.value = f"<p>{html.escape(str(error))}</p>"
+            self.code.options = []
+            self.view.value = f"<p>{html.escape(str(error))}</p>"
             return
-        now["seen"] = seen
-        code.options = [
+        self.code.options = [
             (f"{'✓' if c.column in true else '·'} {c.probability:.2f} {c.code} {c.title}", i)
-            for i, c in enumerate(seen.codes)
+            for i, c in enumerate(self.seen.codes)
         ]
-        code.index = 0
-        show()  # the index may have been 0 before
+        self.code.index = 0
+        self.show()  # the index may have been 0 before
 
-    def show(_: object = None) -> None:
+    def show(self, _: object = None) -> None:
         """Draw the note for the chosen code."""
-        if code.value is None:  # the list is empty
+        if self.code.value is None:  # the list is empty
             return
-        seen, chosen = now["seen"], now["seen"].codes[code.value]
-        known = [] if note.value == OWN or task != "icd" else source.evidence(note.value)
+        chosen = self.seen.codes[self.code.value]
+        mine = self.note.value == OWN or self.task != "icd"
+        known = [] if mine else self.source.evidence(self.note.value)
         proof = [e for e in known if e.code == chosen.column and e.role == "evidence"]
-        view.value = note_html(
-            seen.text,
-            seen.spans,
+        self.view.value = self.shown(
+            self.seen.text,
+            self.seen.spans,
             chosen.weights,
             title=f"{chosen.code} {chosen.title}: {chosen.probability:.1%}",
-            open_text=corpus.is_open,
             evidence=[(e.begin, e.end) for e in proof],
-            show_credentialed_text=show_credentialed_text,
         )
-
-    note.observe(read, "value")
-    own.observe(read, "value")
-    code.observe(show, "value")
-    read()
-    return ipywidgets.VBox([note, own, code, view])
 
 
 def focal_explorer() -> ipywidgets.VBox:
