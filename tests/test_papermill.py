@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 import pytest
 
@@ -53,3 +54,14 @@ def test_a_chapter_runs_with_other_parameters(
     stored = papermill.inspect_notebook(BOOK / f"{name}.ipynb")
     for key, value in parameters.items():
         assert stored[key]["default"] != str(value), f"{key} is what the chapter has anyway"
+
+
+def test_a_chapter_finds_its_data_without_cwd(tmp_path: Path) -> None:
+    book = nbformat.read(BOOK / "09_audit.ipynb", as_version=4)
+    loads = next(i for i, cell in enumerate(book.cells) if "Corpus.load(" in cell.source)
+    book.cells = book.cells[: loads + 1]
+    nbformat.write(book, tmp_path / "begin.ipynb")
+    run = papermill.execute_notebook(
+        tmp_path / "begin.ipynb", tmp_path / "run.ipynb", cwd=chapters.ROOT, progress_bar=False
+    )
+    assert "Corpus('teaching'" in str(run.cells[-1].outputs)
