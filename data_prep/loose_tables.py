@@ -71,7 +71,7 @@ _SPLIT_NAMES: Final = {
 _SEPARATORS: Final = ",;\t|"
 _WHOLE_FLOAT: Final = re.compile(r"(\d+)\.0+", re.ASCII)
 _NUMBER: Final = re.compile(r"0*(\d+)", re.ASCII)
-_HEADER: Final = re.compile(r"[A-Za-z_][\w .-]{0,30}", re.ASCII)
+_HEADER: Final = re.compile(r"[A-Za-z_][\w.-]{0,30}", re.ASCII)
 _BINARY: Final = {
     b"PK\x03\x04": "a zip archive or an Excel file; save the table as CSV (UTF-8)",
     b"%PDF": "a PDF; give a table, or a folder of texts",
@@ -318,10 +318,9 @@ def _columns(
     for key, names in {**wanted, **optional}.items():
         place = _place(header, names)
         if place is None and key in wanted:
-            # Without a header this is a row: only what looks like a name is shown.
-            shown = ", ".join(
-                name if _HEADER.fullmatch(name) else "(a text)" for name in header[:12]
-            )
+            # Without a header this is a row, and may hold a note: then nothing is shown.
+            is_header = all(map(_HEADER.fullmatch, header))
+            shown = ", ".join(header[:12]) if is_header else "not one of plain names"
             raise MarnError(
                 f"{path} has no column {names[0]} (its first line is: {shown}); name one so, or "
                 f"{', '.join(names[1:5])}"

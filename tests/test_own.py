@@ -133,7 +133,7 @@ def test_what_cannot_be_used_is_counted(prepare, tmp_path):
         ("notes.csv", "note_id,split,text\na,fold 1,x\n", "line 2: its split is none of train"),
         ("notes.csv", "who,text\na,x\n", "no column note_id (its first line is: who, text)"),
         ("notes.csv", "note_id,text,split,Split\na,x,,\n", "more than one column split"),
-        ("notes.csv", "he had fever,12\na,x\n", "(its first line is: he had fever, (a text))"),
+        ("notes.csv", "he had fever,12\na,x\n", "(its first line is: not one of plain names)"),
         ("notes.csv", 'note_id,text\na,"x\n', "line 2: a quote is opened and never closed"),
         ("notes.csv", "note_id,text\na,x,y\n", "line 2: 3 fields instead of 2"),
         ("notes.csv", "", "is empty"),
@@ -151,7 +151,7 @@ def test_what_is_wrong_is_named(prepare, tmp_path, file, content, said):
     (tmp_path / file).write_text(content)
     error = prepare()
     assert said in error
-    assert "fever" not in error or "first line" in error
+    assert "fever" not in error
 
 
 def _table(tmp_path, name, header, rows, separator=",", encoding="utf-8"):

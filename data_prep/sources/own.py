@@ -341,4 +341,4 @@ class _Codings:
 
 def _say_encoding(path: Path, encoding: str, progress: Progress, what: str = "") -> None:
     if encoding == "cp1252":
-        progress(f"encoding: {what}{path} is not UTF-8, and is read as Windows-1252")
+        progress(f"encoding: {what}{path}: not UTF-8, read as Windows-1252")
