@@ -11,12 +11,12 @@ layer leaves padding at zero and lets nothing leak out of it, so that a note's r
 depend on its batch. The authors' code has no mask; `mask=None` computes what it does. Tokens come
 second, (B, T, D), but in RAM last, (B, D, T), as torch's convolutions and norms want them.
 
-| here | in the library |
-|---|---|
-| `embedding`, `dropout` | `embedding.table`, `embedding.dropout` and `ram.dropout` |
-| `bigru.forwards`, `bigru.backwards` | `encoder`, one module for both directions |
-| `Block.conv1`, `norm1` (`conv2`, `norm2`) | `first.weight`, `first.norm` (`second`) |
-| `heads[task].query`, `.classifier` | `head.query[task]`, `head.weight[task]`, `head.bias[task]` |
+Names here, and in the library:
+
+* `embedding`, `dropout`: `embedding.table`, `embedding.dropout` and `ram.dropout`;
+* `bigru.forwards`, `bigru.backwards`: `encoder`, one module for both directions;
+* `Block.conv1`, `norm1` (`conv2`, `norm2`): `first.weight`, `first.norm` (`second`);
+* `heads[task].query`, `.classifier`: `head.query[task]`, `head.weight[task]`, `head.bias[task]`.
 """
 
 import argparse
