@@ -64,7 +64,7 @@ def focal_optimum(
     figure = lay_out(
         go.Figure(curves(gammas[start])),
         "Best output under the focal loss",
-        500,
+        525,
         showlegend=True,
         xaxis={
             "title": "true probability of a code",
@@ -93,7 +93,7 @@ def focal_optimum(
             for frame in figure.frames
         ]
         slider = {"active": start, "steps": steps, "currentvalue": {"prefix": "γ = "}}
-        figure.update_layout(sliders=[slider | {"y": -0.24, "pad": {"t": 0}}], margin={"b": 210})
+        figure.update_layout(sliders=[slider | {"y": -0.24, "pad": {"t": 0}}], margin={"b": 235})
     return figure
 
 
