@@ -28,7 +28,7 @@ _BATCH = 32
 
 
 def default_method(model: Any) -> Method:
-    """Return the best method that a model allows; `book/experiments/explanations.py` compares them.
+    """Return the method that is used unless another is asked for.
 
     Example:
         >>> from marn import build
