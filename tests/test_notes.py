@@ -25,7 +25,7 @@ def table(mark=",", header=("note_id", "text"), rows=ROWS):
         ("bom.csv", table().encode("utf-8-sig")),
         ("semicolon.CSV", table(";", ("ID", "Note")).encode()),
         ("tab.tsv", table("\t", ("hadm_id", "TEXT")).encode()),
-        ("a.csv.gz", gzip.compress(table().encode())),
+        ("a.csv.gz", gzip.compress(table().encode(), mtime=0)),
         (
             "a.jsonl",
             "".join(json.dumps({"id": a, "text": b}) + "\n\n" for a, b in ROWS).encode(),
