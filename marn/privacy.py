@@ -23,7 +23,7 @@ from typing import Final
 
 from marn.errors import MarnError
 
-__all__ = ["MINIMUM_CELL", "SWITCH", "announce", "check_may_show", "check_may_write"]
+__all__ = ["MINIMUM_CELL", "SWITCH", "announce", "check_may_show", "check_may_write", "mark"]
 
 log = logging.getLogger(__name__)
 
@@ -92,22 +92,26 @@ def check_may_write(path: Path | None, open_text: bool, show_credentialed_text: 
         )
 
 
-def announce(name: str, digest: str) -> None:
-    """Log that a corpus is credentialed, which marks whatever is made from it.
-
-    The line goes to the log (standard error unless logging is configured), and so into the outputs
-    of a notebook.
+def mark(name: str, digest: str) -> str:
+    """Return the line that says that a corpus is credentialed, by which the commit check finds it.
 
     Args:
         name: name of the corpus.
         digest: its hash.
     """
-    log.warning(
-        "%s [credentialed corpus %s]: its text is under a data use agreement; what is shown or "
-        "written from here on stays on this machine, only aggregates may leave it",
-        name,
-        digest[:12],
+    return (
+        f"{name} [credentialed corpus {digest[:12]}]: its text is under a data use agreement; what "
+        "is shown or written from here on stays on this machine, only aggregates may leave it"
     )
+
+
+def announce(name: str, digest: str) -> None:
+    """Log the `mark` of a corpus, which is then in whatever is made from it.
+
+    The line goes to the log (standard error unless logging is configured), and so into the outputs
+    of a notebook.
+    """
+    log.warning("%s", mark(name, digest))
 
 
 def _in_notebook() -> bool:

@@ -184,8 +184,8 @@ def write_readme(folder: Path, scores: Mapping[str, Mapping[str, float]] | None 
         "treatment without that person.\n",
         "```bash\nmarn predict FOLDER notes.csv --out runs/codes.csv\n```",
         "\n## Data\n",
-        f"{about['source']}. Language: {about['language']}. Notes: {notes}. The text is",
-        f"{'open' if about['open'] else 'under a data use agreement: keep this folder with it'}.",
+        f"{about['source']}. Language: {about['language']}. Notes: {notes}.",
+        "The text is open." if about["open"] else privacy.mark(about["name"], about["hash"]) + ".",
         "\n## Scores\n",
     ]
     for task, codes in card["codes"].items():

@@ -184,14 +184,17 @@ def test_more_roles_than_a_corpus_can_tell_apart(tmp_path):
     ):
         prepare(
             folder,
-            notes=NOTES,
-            codings=CODINGS,
-            annotations=passages,
-            split=lambda ids: {id_: HOME[id_] for id_ in ids},
-            title=lambda kind, code: "",
-            category=_category,
+            Records(
+                notes=NOTES,
+                codings=CODINGS,
+                annotations=passages,
+                split=lambda ids: {id_: HOME[id_] for id_ in ids},
+                title=lambda kind, code: "",
+                category=_category,
+            ),
             origin=ORIGIN,
             choices=PrepareConfig(**PLAIN),
+            dropped=Counter(),
         )
 
 
