@@ -144,7 +144,7 @@ def test_a_run_or_a_corpus_is_refused_file_by_file(checkout: Path) -> None:
     for path in files:
         assert examine(path), path
     reasons = examine(checkout / "book" / "results" / "model.json")
-    assert any("vocabulary is not on the list" in line for line in reasons)
+    assert any("is not on the list of what may be published" in line for line in reasons)
 
 
 # -- 70 ways to hide a note of a corpus that is on the machine -------------------------------------
