@@ -25,17 +25,10 @@ import polars as pl
 
 from data_prep import tables
 from marn.errors import MarnError
+from marn.notes import ID_NAMES, SEPARATOR_LINE, TEXT_NAMES, bare
 
-IDS: Final = (
-    *("note_id", "hadm_id", "_id", "id", "admission_id", "doc_id", "document_id", "case_id"),
-    *("report_id", "file_name", "filename", "file", "document", "doc", "note", "case", "name"),
-    *("encounter_id", "visit_id", "row_id", "study_id", "uid", "key", "identifier"),
-)
-"""Names of a column of ids, the likeliest first."""
-TEXTS: Final = (
-    *("text", "note_text", "report_text", "document_text", "full_text", "note", "report"),
-    *("content", "body", "discharge_summary", "summary", "transcription", "document", "texto"),
-)
+IDS: Final = ID_NAMES
+TEXTS: Final = TEXT_NAMES
 PATIENTS: Final = ("subject_id", "patient_id", "person_id", "subject", "patient", "mrn")
 SPLIT: Final = ("split", "splits", "set", "subset", "fold", "partition")
 CODES: Final = (
@@ -145,6 +138,8 @@ class Table:
     def _csv(self) -> Iterator[tuple[int, tuple[str, ...]]]:
         rows = tables.csv_rows(self.path, encoding=self.encoding, separator=self.separator)
         header = next(rows)[1]
+        if SEPARATOR_LINE.fullmatch(self.separator.join(header)):
+            header = next(rows)[1]
         width = len(header)
         wanted = [None if name is None else header.index(name) for name in self.columns.values()]
         for line, row in rows:
@@ -202,7 +197,10 @@ def open_table(
         if suffix in (".jsonl", ".ndjson"):
             return Table(path, _json_names(path, encoding, wanted, optional), "jsonl", encoding)
         with tables.open_bytes(path) as file:
-            first = io.TextIOWrapper(file, encoding).readline(tables.ROW_LIMIT)
+            lines = io.TextIOWrapper(file, encoding)
+            first = lines.readline(tables.ROW_LIMIT)
+            if SEPARATOR_LINE.fullmatch(first):
+                first = lines.readline(tables.ROW_LIMIT)
         if not first.strip():
             raise MarnError(f"{path} is empty, or begins with an empty line; give a table")
         headers = {mark: next(csv.reader([first], delimiter=mark), []) for mark in _SEPARATORS}
@@ -316,7 +314,9 @@ def _columns(
     """Return for each column its name in the header, None for an optional one that is missing."""
     found: dict[str, str | None] = {}
     for key, names in {**wanted, **optional}.items():
-        place = _place(header, names)
+        # "note" and "document" may be a column of ids or of texts, but one column is not both
+        taken = found.get("text") if key == "id" else None
+        place = _place(["" if name == taken else name for name in header], names)
         if place is None and key in wanted:
             # Without a header this is a row, and may hold a note: then nothing is shown.
             is_header = all(map(_HEADER.fullmatch, header))
@@ -325,7 +325,7 @@ def _columns(
                 f"{path} has no column {names[0]} (its first line is: {shown}); name one so, or "
                 f"{', '.join(names[1:5])}"
             )
-        if place is not None and [*map(_bare, header)].count(_bare(header[place])) > 1:
+        if place is not None and [*map(bare, header)].count(bare(header[place])) > 1:
             raise MarnError(f"{path} has more than one column {header[place]}; rename one of them")
         found[key] = None if place is None else header[place]
     return found
@@ -333,13 +333,8 @@ def _columns(
 
 def _place(header: Sequence[str], names: Sequence[str]) -> int | None:
     """Return the index of the column with the first of these names that is there."""
-    bare = [_bare(name) for name in header]
-    return next((bare.index(name) for name in map(_bare, names) if name in bare), None)
-
-
-def _bare(name: str) -> str:
-    """Return a column's name without case, blanks and punctuation: "Note ID" is "noteid"."""
-    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+    known = [bare(name) for name in header]
+    return next((known.index(name) for name in map(bare, names) if name in known), None)
 
 
 def _cell(value: Any) -> str:

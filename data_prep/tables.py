@@ -35,6 +35,7 @@ _DAMAGED = "the file is cut or damaged; get a fresh copy"
 _NULLS = {"", "null", "nan", "none", "na", "\\n"}
 _PLAIN = re.compile(r"[1-9]\d{0,9}", re.ASCII)
 _WHOLE = re.compile(r"(\d+)(?:\.0+)?", re.ASCII)
+_NUMBER_LIKE = re.compile(r"[+-]?[\d.]{1,40}(?:[eE][+-]?\d{1,4})?", re.ASCII)
 
 
 def folder(path: Path, option: str = "--raw") -> Path:
@@ -327,11 +328,11 @@ def counted(count: int, noun: str) -> str:
 
 
 def shown(value: str) -> str:
-    """Return how an error shows a field: never a text, which may be part of a note.
+    """Return how an error shows a field: as it is only if it is like a number.
 
-    Where columns have slipped, any field may hold one.
+    Where columns have slipped, any field may hold a note, and not every language has blanks.
     """
-    return "a text" if len(value) > 5000 or re.search(r"\s", value) else repr(value[:40])
+    return repr(value) if _NUMBER_LIKE.fullmatch(value) else "a text"
 
 
 def _column_indices(

@@ -71,14 +71,18 @@ def _counted(coded: Iterable[CodedNote]) -> Iterator[CodedNote]:
         assigned += sum(code.assigned for code in note.codes)
         if note.remark:
             # the numbers differ from note to note
-            remarks[re.sub(r"[\d,]+", "N", note.remark.partition(";")[0])] += 1
+            remarks[re.sub(r"\d[\d,]*", "N", note.remark.partition(";")[0])] += 1
         progress.step("coding")
         yield note
     progress.close()
     took = duration(time.monotonic() - began)
-    progress.line(f"{notes:,} notes, {assigned:,} codes assigned, {took}")
+    progress.line(f"{_number(notes, 'note')}, {_number(assigned, 'code')} assigned, {took}")
     for remark, count in remarks.most_common():
-        progress.line(f"  {count:,} notes: {remark}")
+        progress.line(f"  {_number(count, 'note')}: {remark}")
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def evaluate_run(run: Path, corpus: Path, *, split: str, batch_size: int) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,18 @@ from marn.errors import MarnError
 Note = tuple[str, str]
 """Id and text."""
 
-TEXT_NAMES = ("text", "note", "note_text", "content", "report", "summary", "body")
-ID_NAMES = ("note_id", "id", "hadm_id", "admission_id", "document_id", "doc_id", "row_id", "name")
+TEXT_NAMES = (
+    *("text", "note_text", "report_text", "document_text", "full_text", "note", "report"),
+    *("content", "body", "discharge_summary", "summary", "transcription", "document", "texto"),
+)
+ID_NAMES = (
+    *("note_id", "hadm_id", "_id", "id", "admission_id", "doc_id", "document_id", "case_id"),
+    *("report_id", "file_name", "filename", "file", "document", "doc", "note", "case", "name"),
+    *("encounter_id", "visit_id", "row_id", "study_id", "uid", "key", "identifier"),
+)
+"""Names of a column of ids, the likeliest first, compared by `bare`."""
+SEPARATOR_LINE = re.compile(r'\s*"?sep=.?"?[,;]*\s*', re.IGNORECASE)
+"""The first line that Excel may write above the header of a CSV."""
 TEXTS = (".txt", ".text", ".md", "")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _FIELD = 1 << 26  # characters of a cell: a quote that is never closed would swallow the file
@@ -60,6 +71,8 @@ def read_notes(
     path = Path(source)
     if not path.exists():
         raise MarnError(f"{path} does not exist; give a file or a folder of notes")
+    if split and not is_corpus(path):
+        raise MarnError(f"{path} is no corpus, and has no split {split!r}; leave out --split")
     if path.is_dir():
         found = _corpus(path, split) if is_corpus(path) else _folder(path)
         return _checked(str(path), found)
@@ -121,7 +134,11 @@ def _folder(path: Path) -> Iterator[Note]:
             if name.lower().endswith(".txt"):
                 file = Path(folder, name)
                 note = file.relative_to(path).with_suffix("").as_posix()
-                yield note, file.read_text(encoding="utf-8-sig")
+                yield from _checked(str(file), _text(note, file))
+
+
+def _text(note: str, file: Path) -> Iterator[Note]:
+    yield note, file.read_text(encoding="utf-8-sig")
 
 
 def _file(path: Path, kind: str, text: str | None, ids: str | None) -> Iterator[Note]:
@@ -148,7 +165,9 @@ def _standard_input(text: str | None, ids: str | None) -> Iterator[Note]:
 
         if first.lstrip().startswith("{"):
             yield from _lines(name, all_lines(), text, ids)
-        elif _find(_cells(first), text, TEXT_NAMES) is not None and len(first) < 1000:
+        elif SEPARATOR_LINE.fullmatch(first) or (
+            _find(_cells(first), text, TEXT_NAMES) is not None and len(first) < 1000
+        ):
             yield from _table(name, all_lines(), text, ids)
         else:
             rest = file.read()
@@ -168,11 +187,15 @@ def _cells(header: str) -> list[str]:
 
 
 def _find(columns: Iterable[str], given: str | None, names: Iterable[str]) -> str | None:
-    """Return the column that is meant, in any case."""
-    known = {column.strip().casefold(): column for column in columns}
-    return next(
-        (known[name] for name in ([given.casefold()] if given else names) if name in known), None
-    )
+    """Return the column that is meant."""
+    known = {bare(column): column for column in columns}
+    wanted = map(bare, [given] if given else names)
+    return next((known[name] for name in wanted if name in known), None)
+
+
+def bare(name: str) -> str:
+    """Return a column's name without case, blanks and punctuation: "Note ID" is "noteid"."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _columns(
@@ -194,7 +217,8 @@ def _columns(
             f"{name} has no column {text or 'text'} (its columns are: {shown}); name the column of "
             "the text with --text-column"
         )
-    key = _find(columns, ids, ID_NAMES)
+    # "note" and "document" may be either
+    key = _find([c for c in columns if ids or c != found], ids, ID_NAMES)
     if ids and key is None:
         raise MarnError(f"{name} has no column {ids} (its columns are: {shown}); correct the name")
     return found, key
@@ -202,6 +226,8 @@ def _columns(
 
 def _table(name: str, lines: Iterator[str], text: str | None, ids: str | None) -> Iterator[Note]:
     header = next(lines, "")
+    if SEPARATOR_LINE.fullmatch(header):
+        header = next(lines, "")
     mark = _delimiter(header)
     columns = _cells(header)
     body, key = _columns(name, columns, text, ids)
@@ -210,7 +236,7 @@ def _table(name: str, lines: Iterator[str], text: str | None, ids: str | None) -
     rows = csv.reader(lines, delimiter=mark, strict=True)
     try:
         for number, row in enumerate(rows, start=1):
-            if not row:
+            if not any(row):  # as Excel writes below a table
                 continue
             if len(row) != len(columns):
                 raise MarnError(

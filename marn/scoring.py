@@ -23,7 +23,7 @@ from scipy import sparse
 from marn import metrics
 from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.notes import ID_NAMES
+from marn.notes import ID_NAMES, bare
 
 CODE_NAMES: Final = ("code", "icd_code", "icd9_code", "icd10_code", "label")
 PROBABILITY_NAMES: Final = ("probability", "prob", "score", "p")
@@ -159,9 +159,11 @@ def _read(path: Path) -> pl.DataFrame:
             frame = pl.read_csv(path, separator=mark, schema_overrides=kinds)
         else:
             frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError, ValueError, KeyError) as error:
+    except (pl.exceptions.PolarsError, OSError, ValueError, KeyError, TypeError) as error:
         reason = type(error).__name__  # whose text may hold a cell
         raise MarnError(f"{path} cannot be read ({reason}); check the table") from None
+    if frame.is_empty():
+        raise MarnError(f"{path} holds no prediction; give a table with rows below its header")
     columns = frame.columns
     names = {_column(columns, ID_NAMES) or columns[0]: "note_id"}
     if code := _column(columns, CODE_NAMES):
@@ -172,8 +174,8 @@ def _read(path: Path) -> pl.DataFrame:
 
 
 def _column(columns: list[str], names: tuple[str, ...]) -> str | None:
-    known = {column.strip().casefold(): column for column in columns}
-    return next((known[name] for name in names if name in known), None)
+    known = {bare(column): column for column in columns}
+    return next((known[name] for name in map(bare, names) if name in known), None)
 
 
 def _rows_frame(path: Path, rows: Iterator[tuple[str, str, float, int]]) -> pl.DataFrame:

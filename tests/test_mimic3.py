@@ -425,7 +425,7 @@ def test_the_mark_does_not_open_real_tables(raw_tables, prepare, capsys):
         (lambda raw: _append(raw / "DIAGNOSES_ICD.csv", "99,1,2\n"), "line 10: 3 fields"),
         (
             lambda raw: _append(raw / "DIAGNOSES_ICD.csv", '99,1,x,1,"4280"\n'),
-            "'x' is not a valid id",
+            "a text is not a valid id",
         ),
         (lambda raw: _no_summaries(raw / "NOTEEVENTS.csv"), "no note of category Discharge"),
         (lambda raw: (raw / "NOTEEVENTS.csv").write_text(""), "is empty"),

@@ -57,6 +57,28 @@ def test_columns_can_be_named_and_rows_are_numbered(tmp_path):
     assert list(read_notes(tmp_path / "one.csv")) == [("1", "fever")]
 
 
+def test_columns_are_those_that_the_corpus_was_made_of(tmp_path):
+    """`data_prep own` and `marn predict` find the same columns in the same table."""
+    excel = 'sep=;\r\nCase ID;Note Text\r\n007;"fever;\r\ncough"\r\n;\r\n'
+    (tmp_path / "a.csv").write_text(excel)
+    assert list(read_notes(tmp_path / "a.csv")) == [("007", "fever;\r\ncough")]
+    (tmp_path / "both.csv").write_text("note,when\nfever,1\n")  # a text, not an id as well
+    assert list(read_notes(tmp_path / "both.csv")) == [("1", "fever")]
+
+
+def test_only_a_corpus_has_splits(tmp_path):
+    (tmp_path / "a.csv").write_text("text\nfever\n")
+    with pytest.raises(MarnError, match="is no corpus, and has no split 'test'; leave out"):
+        list(read_notes(tmp_path / "a.csv", split="test"))
+
+
+def test_a_text_of_a_folder_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "a.txt").write_text("fever")
+    (tmp_path / "b.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(MarnError, match=r"b\.txt is not UTF-8"):
+        list(read_notes(tmp_path))
+
+
 def test_folders_of_any_depth_and_single_texts(tmp_path):
     for name in ("b.txt", "ward/2/a.TXT", "ward/1.txt", "ward/skip.pdf"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -159,6 +159,25 @@ def _table(tmp_path, name, header, rows, separator=",", encoding="utf-8"):
         csv.writer(file, delimiter=separator).writerows([header, *rows])
 
 
+def test_a_column_of_texts_is_not_one_of_ids(prepare, tmp_path):
+    """A table of note and codes has no ids; an id is printed, and a text must not be."""
+    text = "note;codes\n" + "".join(f"fever {place};428.0\n" for place in range(8))
+    (tmp_path / "notes.csv").write_text(text)
+    assert "no column note_id" in prepare()
+    notes, out = str(tmp_path / "notes.csv"), str(tmp_path / "out")
+    assert not main(["own", "--notes", notes, "--system", "icd9", "--out", out])
+    corpus = Corpus.load(out)
+    ids = {id_ for part in corpus.splits for id_ in corpus[part].ids}
+    assert ids == {f"row{line}" for line in range(2, 10)}
+
+
+def test_the_line_that_excel_puts_above_a_header(prepare, tmp_path):
+    plain = prepare()
+    (tmp_path / "notes.csv").write_text("sep=,\n" + NOTES)
+    (tmp_path / "codes.csv").write_text('"sep=,"\n' + ASSIGNED)
+    assert prepare().card["hash"] == plain.card["hash"]
+
+
 TEXTS = {"a": "Fever, cough", "b": "Fever again", "c": 'She said "fever"', "d": "café"}
 PLACES = {"a": "train", "b": "Validation", "c": "training", "d": "TEST"}
 CELLS = {"a": "4280", "b": "428.0", "c": "03.31;42731", "d": "428.0"}

@@ -139,7 +139,7 @@ def test_predict_writes_tables_json_and_pages(run, notes, tmp_path, capsys):
     rows = list(csv.DictReader(io.StringIO(shown.out)))
     assert [row["note_id"] for row in rows if row["assigned"] != "0"] == ["a", "b", "c"]
     assert "3 notes, 2 codes assigned" in shown.err
-    assert "1 notes: the note is empty" in shown.err
+    assert "1 note: the note is empty: it has no word, and numbers" in shown.err
     for name in ("out.csv", "out.jsonl", "out.HTML"):
         assert main(["predict", str(run), str(notes), "--out", str(tmp_path / name)]) == 0
     assert (tmp_path / "out.csv").read_text() == shown.out

@@ -99,9 +99,10 @@ def test_a_stem_forgives_endings():
     assert reader.logits(["fiebres altas"])["icd"][0, 0] == pytest.approx(0)  # 1 / (1 + 1)
 
 
-def test_the_dictionary_needs_marks(corpus):
+def test_the_dictionary_needs_marks(corpus, tmp_path):
     with pytest.raises(MarnError, match="marks no phrases in its training notes; choose another"):
-        fit(build("dictionary", corpus), corpus, quiet=True)
+        fit(build("dictionary", corpus), corpus, run_dir=tmp_path, quiet=True)
+    assert not (tmp_path / "model.json").exists()
 
 
 def test_plain_words_keep_their_places():

@@ -43,7 +43,7 @@ def test_columns_by_name_in_any_case_and_rows_counted(table):
 def test_a_fault_is_found_in_a_zipped_table_whatever_lies_behind_it(table):
     data = b'\xef\xbb\xbf"ROW_ID",TEXT\n"1","a\nb"\nx,c\n2,\xff\n'
     path = table(gzip.compress(data), "T.csv.gz")
-    with pytest.raises(MarnError, match=r"T\.csv\.gz, row at line 4: 'x' is not a valid id"):
+    with pytest.raises(MarnError, match=r"T\.csv\.gz, row at line 4: a text is not a valid id"):
         tables.identifier(path, 2, "x")
 
 
@@ -254,3 +254,10 @@ def test_identifiers(tmp_path, written, read):
 def test_identifiers_that_are_none(table, written):
     with pytest.raises(MarnError, match=r"line 3: .* is not a valid id"):
         tables.identifier(table("ROW_ID,TEXT\n1,a\n,b\n"), 2, written)
+
+
+def test_a_field_that_may_be_of_a_note_is_not_shown():
+    for field in ("患者男性六十岁因胸痛入院", "Furosemid", "fever today", "12mg", "1" * 50, ""):
+        assert tables.shown(field) == "a text"
+    assert tables.shown("145834.5") == "'145834.5'"
+    assert tables.shown("1.5E+05") == "'1.5E+05'"

@@ -230,11 +230,13 @@ def test_bad_settings(change, message):
         TrainConfig(**change)
 
 
-def test_an_unknown_setting_and_an_unknown_task_weight(corpus):
+def test_an_unknown_setting_and_an_unknown_task_weight(corpus, tmp_path):
     with pytest.raises(MarnError, match="no setting 'epoch'"):
         TrainConfig.of(small(corpus), epoch=3)
-    with pytest.raises(MarnError, match=r"\['cc'\]"):
-        fit(small(corpus), corpus, dataclasses.replace(CONFIG, task_weights={"cc": 1.0}))
+    other, folder = dataclasses.replace(CONFIG, task_weights={"cc": 1.0}), tmp_path / "run"
+    with pytest.raises(MarnError, match=r"\['cc'\].*--task-weights '{\"icd\": 1, \"ccs\": 1}'"):
+        fit(small(corpus), corpus, other, run_dir=folder)
+    assert not folder.exists()
 
 
 def test_parts_of_a_batch_add_up_to_the_batch(corpus):

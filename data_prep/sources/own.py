@@ -67,13 +67,7 @@ def run(config: Config, progress: Progress) -> Path:
     Raises:
         MarnError: naming file and row, if a file is missing or cannot be read, or nothing is left.
     """
-    check_out(config.out, config.notes, config.assigned, *config.titles)
-    for option in ("notes", "assigned", "titles"):
-        given = getattr(config, option)
-        for path in given if isinstance(given, tuple) else [given]:
-            if path is not None and not path.exists():
-                what = "a table, or of a folder of texts" if option == "notes" else "a table"
-                raise MarnError(f"{path} does not exist; give with --{option} the path of {what}")
+    _check_paths(config)
     out = config.out.resolve()
     dropped: Counter[str] = Counter()
     uses: Counter[Pair] = Counter()
@@ -127,6 +121,17 @@ def run(config: Config, progress: Progress) -> Path:
     return config.out
 
 
+def _check_paths(config: Config) -> None:
+    """Refuse a path that is not there, before anything is read."""
+    check_out(config.out, config.notes, config.assigned, *config.titles)
+    for option in ("notes", "assigned", "titles"):
+        given = getattr(config, option)
+        for path in given if isinstance(given, tuple) else [given]:
+            if path is not None and not path.exists():
+                what = "a table, or of a folder of texts" if option == "notes" else "a table"
+                raise MarnError(f"{path} does not exist; give with --{option} the path of {what}")
+
+
 def _code_table(config: Config) -> Table:
     """Open the table of codes, so that it is known to be one before the notes are read."""
     if config.assigned is None and config.notes.is_dir():
@@ -137,7 +142,8 @@ def _code_table(config: Config) -> Table:
     optional = {"dx": loose_tables.DIAGNOSES, "pr": loose_tables.PROCEDURES}
     optional["kind"] = loose_tables.KINDS
     if config.assigned is None:
-        return open_table(path, wanted, {**optional, **id_})
+        text = {"text": loose_tables.TEXTS}  # so that its column is not taken for the ids
+        return open_table(path, wanted, {**optional, **text, **id_})
     return open_table(path, {**id_, **wanted}, optional)
 
 

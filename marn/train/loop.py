@@ -5,6 +5,7 @@ It knows no system by name: a model defined in a notebook cell trains like any o
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -120,6 +121,12 @@ def fit(
     if isinstance(model, TextSystem):
         with RunFolder(path, model, corpus, config, digest) as folder:
             return _fit_reader(model, corpus, config, folder, quiet)
+    if len(model.tasks) > 1 and (unknown := sorted({*config.task_weights} - {*model.tasks})):
+        weights = json.dumps(dict.fromkeys(model.tasks, 1))
+        raise MarnError(
+            f"task_weights name unknown tasks {unknown}; the tasks are {sorted(model.tasks)}: give "
+            f"their weights, such as --task-weights '{weights}'"
+        )
     fabric = start(config)
     with parallel.collective(), RunFolder(path, model, corpus, config, digest) as folder:
         return _fit(fabric, model, corpus, config, folder, quiet)
@@ -135,8 +142,8 @@ def _fit_reader(
     complete = state is not None and folder.finished
     began = time.monotonic()
     if state is None:
+        model.fit(corpus)  # may refuse the corpus, before anything is written
         folder.begin()
-        model.fit(corpus)
     else:
         model.load_state_dict(state["best"]["model"])
     dev = evaluate(model, corpus, "dev")
