@@ -127,7 +127,7 @@ def test_what_does_not_match_is_counted(tmp_path, corpus):
         ("a.csv", "", "cannot be read"),
         ("a.jsonl", "{}\n", "cannot be read .KeyError."),
         ("a.doc", "x", "give .csv, .tsv, .parquet, .jsonl, .psv"),
-        ("a.jsonl", "[]\n5\n", "cannot be read (TypeError)"),
+        ("a.jsonl", "[]\n5\n", "cannot be read .TypeError."),
         ("a.csv", "note_id,code\n", "holds no prediction"),
     ],
 )
