@@ -24,8 +24,8 @@ from typing import Any, Final
 import polars as pl
 
 from data_prep import tables
+from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, TEXT_NAMES, bare
 from marn.errors import MarnError
-from marn.notes import ID_NAMES, SEPARATOR_LINE, TEXT_NAMES, bare
 
 IDS: Final = ID_NAMES
 TEXTS: Final = TEXT_NAMES

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,24 +20,13 @@ from typing import Any
 import polars as pl
 
 from marn.corpus import Corpus
+from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, TEXT_NAMES, bare
 from marn.corpus.reading import read_card
 from marn.errors import MarnError
 
 Note = tuple[str, str]
 """Id and text."""
 
-TEXT_NAMES = (
-    *("text", "note_text", "report_text", "document_text", "full_text", "note", "report"),
-    *("content", "body", "discharge_summary", "summary", "transcription", "document", "texto"),
-)
-ID_NAMES = (
-    *("note_id", "hadm_id", "_id", "id", "admission_id", "doc_id", "document_id", "case_id"),
-    *("report_id", "file_name", "filename", "file", "document", "doc", "note", "case", "name"),
-    *("encounter_id", "visit_id", "row_id", "study_id", "uid", "key", "identifier"),
-)
-"""Names of a column of ids, the likeliest first, compared by `bare`."""
-SEPARATOR_LINE = re.compile(r'\s*"?sep=.?"?[,;]*\s*', re.IGNORECASE)
-"""The first line that Excel may write above the header of a CSV."""
 TEXTS = (".txt", ".text", ".md", "")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _FIELD = 1 << 26  # characters of a cell: a quote that is never closed would swallow the file
@@ -191,11 +179,6 @@ def _find(columns: Iterable[str], given: str | None, names: Iterable[str]) -> st
     known = {bare(column): column for column in columns}
     wanted = map(bare, [given] if given else names)
     return next((known[name] for name in wanted if name in known), None)
-
-
-def bare(name: str) -> str:
-    """Return a column's name without case, blanks and punctuation: "Note ID" is "noteid"."""
-    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _columns(

@@ -22,8 +22,8 @@ from scipy import sparse
 
 from marn import metrics
 from marn.corpus import Corpus
+from marn.corpus.columns import ID_NAMES, bare
 from marn.errors import MarnError
-from marn.notes import ID_NAMES, bare
 
 CODE_NAMES: Final = ("code", "icd_code", "icd9_code", "icd10_code", "label")
 PROBABILITY_NAMES: Final = ("probability", "prob", "score", "p")
