@@ -12,6 +12,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import IO, Any, Literal, cast
 
 import numpy as np
@@ -138,6 +139,8 @@ class SavedModel:
             check_may_show(self.is_open, show_credentialed_text=True)
         if isinstance(texts, str):
             texts = [texts]
+        if not isinstance(texts, Iterable):
+            raise MarnError(f"texts must be notes, but is a {type(texts).__name__}; give a list")
         notes = texts.items() if isinstance(texts, Mapping) else enumerate(texts, start=1)
         named = ((str(note), text) for note, text in notes)
         coded = self.code(named, task=task, top=top, threshold=threshold, explain=explain)
@@ -164,6 +167,10 @@ class SavedModel:
         task = task or next(iter(self.model.tasks))
         if task not in self.model.tasks:
             raise MarnError(f"the model has no task {task!r}; it has {', '.join(self.model.tasks)}")
+        if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
+            raise MarnError(f"threshold must be in [0, 1], but got {threshold!r:.40}; choose one")
+        if top < 0:
+            raise MarnError(f"top must be at least 0, but got {top}; choose a number of codes")
         above = self.thresholds[task] if threshold is None else threshold
         reader = _Reader(self, task, top, np.broadcast_to(above, len(self.codes[task])), explain)
         return reader.run(notes)

@@ -86,6 +86,21 @@ def test_what_is_not_a_note_is_refused(run):
         marn.load(run).predict("code1", task="drg")
 
 
+@pytest.mark.parametrize(
+    ("texts", "options", "says"),
+    [
+        (5, {}, "texts must be notes, but is a int"),
+        (["a"], {"threshold": float("nan")}, "threshold must be in .0, 1., but got nan"),
+        (["a"], {"threshold": 7}, "but got 7"),
+        (["a"], {"threshold": "a"}, "but got 'a'"),
+        (["a"], {"top": -3}, "top must be at least 0, but got -3"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(run, texts, options, says):
+    with pytest.raises(MarnError, match=says):
+        marn.load(run).predict(texts, explain="none", **options)
+
+
 HOSTILE = '<script>alert("x")</script> & code3 <b>'
 
 
