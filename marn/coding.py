@@ -43,6 +43,8 @@ def predict_notes(
     kind = ".csv" if out is None else out.suffix.lower()
     if kind not in FORMATS:
         raise MarnError(f"out must end in {', '.join(FORMATS)}, but got {out}; choose one of them")
+    if out is not None and out.is_dir():
+        raise MarnError(f"out {out} is a folder; give the name of a file")
     saved = load_model(run)
     is_open = saved.is_open and reading.is_open(notes)
     privacy.check_may_write(out, is_open, show_credentialed_text)

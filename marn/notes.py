@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TextIO
 
 import polars as pl
 
@@ -31,6 +32,7 @@ TEXTS = (".txt", ".text", ".md", "")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _FIELD = 1 << 26  # characters of a cell: a quote that is never closed would swallow the file
 _ROWS = 512  # of Parquet at once
+_LONGEST: Final = 1 << 24  # characters of a text or a line: /dev/zero has no end
 
 
 def read_notes(
@@ -126,39 +128,55 @@ def _folder(path: Path) -> Iterator[Note]:
 
 
 def _text(note: str, file: Path) -> Iterator[Note]:
-    yield note, file.read_text(encoding="utf-8-sig")
+    with file.open(encoding="utf-8-sig") as opened:
+        yield note, _whole(opened, str(file))
+
+
+def _whole(file: TextIO, name: str) -> str:
+    """Read a note of at most `_LONGEST` characters."""
+    text = file.read(_LONGEST + 1)
+    if len(text) > _LONGEST:
+        raise MarnError(f"{name} has more than {_LONGEST:,} characters; split it into notes")
+    return text
+
+
+def _lines_of(file: TextIO, name: str) -> Iterator[str]:
+    """Yield lines of at most `_LONGEST` characters, with their ends."""
+    while line := file.readline(_LONGEST + 1):
+        if len(line) > _LONGEST:
+            raise MarnError(
+                f"{name} has a line of more than {_LONGEST:,} characters; check that it is a table"
+            )
+        yield line
 
 
 def _file(path: Path, kind: str, text: str | None, ids: str | None) -> Iterator[Note]:
     opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
     with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
         if kind in TEXTS:
-            yield path.name.partition(".")[0], file.read()
+            yield path.name.partition(".")[0], _whole(file, str(path))
         elif kind in (".csv", ".tsv"):
-            yield from _table(str(path), file, text, ids)
+            yield from _table(str(path), _lines_of(file, str(path)), text, ids)
         else:
-            yield from _lines(str(path), file, text, ids)
+            yield from _lines(str(path), _lines_of(file, str(path)), text, ids)
 
 
 def _standard_input(text: str | None, ids: str | None) -> Iterator[Note]:
     """Yield the notes of standard input: JSONL or a CSV if its first line says so, else one."""
     file = io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline="")
     try:
-        first = file.readline()
         name = "standard input"
-
-        def all_lines() -> Iterator[str]:
-            yield first
-            yield from file
-
+        lines = _lines_of(file, name)
+        first = next(lines, "")
+        all_lines = itertools.chain([first], lines)
         if first.lstrip().startswith("{"):
-            yield from _lines(name, all_lines(), text, ids)
+            yield from _lines(name, all_lines, text, ids)
         elif SEPARATOR_LINE.fullmatch(first) or (
             _find(_cells(first), text, TEXT_NAMES) is not None and len(first) < 1000
         ):
-            yield from _table(name, all_lines(), text, ids)
+            yield from _table(name, all_lines, text, ids)
         else:
-            rest = file.read()
+            rest = _whole(file, name)
             if (first + rest).strip():
                 yield "stdin", first + rest
     finally:

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from toys import toy_corpus
 
+from marn import notes
 from marn.errors import MarnError
 from marn.notes import is_open, read_notes
 
@@ -35,6 +36,19 @@ def table(mark=",", header=("note_id", "text"), rows=ROWS):
 def test_tables_of_all_kinds_hold_the_same_notes(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     assert list(read_notes(tmp_path / name)) == WANTED
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "folder/a.txt"])
+def test_a_text_or_line_without_end_is_not_read_whole(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(notes, "_LONGEST", 100)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / name).write_text("text " * 21)
+    path = tmp_path / name
+    with pytest.raises(MarnError, match="more than 100 characters"):
+        list(read_notes(path.parent if name.startswith("folder") else path))
+    path.write_text("text\n" * 20)
+    if name.endswith((".txt", ".csv")):
+        assert list(read_notes(path))
 
 
 def test_parquet_streams_rows_and_takes_numbers_as_ids(tmp_path):

@@ -187,6 +187,12 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.csv"]
 
 
+def test_a_folder_is_not_taken_for_the_file_to_write(run, notes, tmp_path, capsys):
+    (tmp_path / "out.csv").mkdir()
+    assert main(["predict", str(run), str(notes), "--out", str(tmp_path / "out.csv")]) == 2
+    assert capsys.readouterr().err.endswith("out.csv is a folder; give the name of a file\n")
+
+
 def test_a_table_that_breaks_off_leaves_nothing(run, tmp_path, capsys):
     (tmp_path / "notes.csv").write_text("note_id,text\na,code3\nb,code1,more\n")
     line = [str(run), str(tmp_path / "notes.csv"), "--out", str(tmp_path / "out.csv")]
