@@ -169,7 +169,10 @@ def sweep(
     ] = False,
     table: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Write the table of results, as CSV, here."),
+        typer.Option(
+            metavar="PATH",
+            help="Write the table of results here, as CSV, JSON, Markdown, HTML and LaTeX.",
+        ),
     ] = None,
 ) -> None:
     """Run an experiment: a notebook over a grid of parameters and seeds.

@@ -141,6 +141,7 @@ def test_every_format_is_written(tmp_path):
     files = results.publish(table, tmp_path / "t", digits=3)
     texts = {file.suffix: file.read_text() for file in files}
     assert texts[".csv"] == "system,micro F1\na_b,0.123\n"
+    assert json.loads(texts[".json"]) == [{"system": "a_b", "micro F1": 0.123}]
     assert "| a_b" in texts[".md"]
     assert "<td>0.123</td>" in texts[".html"]
     assert r"a\_b & 0.123 \\" in texts[".tex"]

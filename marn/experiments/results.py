@@ -307,7 +307,9 @@ def _difference(a: Array, b: Array, draws: int, rng: np.random.Generator) -> dic
 
 
 def publish(table: pd.DataFrame, path: str | Path, *, digits: int = 4) -> list[Path]:
-    """Write a table as CSV, Markdown, HTML and LaTeX.
+    """Write a table as CSV, JSON, Markdown, HTML and LaTeX.
+
+    The JSON, a list of rows, is what the book keeps in `book/results/` and its chapters read.
 
     Args:
         table: any.
@@ -320,6 +322,7 @@ def publish(table: pd.DataFrame, path: str | Path, *, digits: int = 4) -> list[P
     rounded, path = table.round(digits), Path(path)
     written = {
         "csv": rounded.to_csv(index=False),
+        "json": rounded.to_json(orient="records", indent=1, double_precision=digits) + "\n",
         "md": rounded.to_markdown(index=False) + "\n",
         "html": rounded.to_html(index=False, border=0, na_rep=""),
         "tex": rounded.to_latex(index=False, na_rep="", escape=True, float_format=f"%.{digits}f"),
