@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.exceptions import TyperException
@@ -110,16 +110,28 @@ def run(
     except OSError as error:  # what nothing foresaw, such as a full disk or a closed pipe
         place = f"{error.filename}: " if error.filename else ""
         said = f"{place}{error.strerror or error}; {kept}"
-    try:
-        if sys.stdout is not None:  # as it is where the shell closed it
-            sys.stdout.flush()
-    except OSError as error:  # what is buffered has nowhere to go; Python must not try again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status, said = 2, said or f"{error.strerror}; {kept}"
+    if lost := _unwritten(sys.stdout):
+        status, said = 2, said or f"{lost.strerror}; {kept}"
     if said:
         with suppress(OSError, AttributeError):  # closed or full too: the status is left
             sys.stderr.write(f"{name}: {said}\n")
+    _unwritten(sys.stderr)
     return status
+
+
+def _unwritten(stream: TextIO | None) -> OSError | None:
+    """Write what is buffered; where it has nowhere to go, keep Python from trying again.
+
+    It would end with a status of its own, 120.
+    """
+    if stream is None:  # the shell closed it
+        return None
+    try:
+        stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
 
 
 def json_or_text(text: str) -> Any:

@@ -161,7 +161,7 @@ REFUSED = {
     "an id in the lists of two splits": (listed_twice, "admission 145000 is also in the list of"),
     "a list that is none": (
         lambda r: (r.lists / "dev_full_hadm_ids.csv").write_text("145006\nx\n"),
-        "dev_full_hadm_ids.csv, row at line 2: 'x' is not a valid id",
+        "dev_full_hadm_ids.csv, row at line 2: a text is not a valid id",
     ),
     "lists of other data": (
         lambda r: [p.write_text(f"{n}\n") for n, p in enumerate(sorted(r.lists.iterdir()))],

@@ -332,7 +332,7 @@ def test_listed_splits(tmp_path):
     ("dev", "said"),
     [
         (["2"], "line 1: admission 2 is also in the list of train"),
-        (["3", "x"], "'x' is not a valid id"),
+        (["3", "x"], "a text is not a valid id"),
         (["3\u2028x"], "is not a valid id"),
         (["3\x0cx"], "is not a valid id"),
         (['"3', "…x"], "a quote is opened and never closed"),
