@@ -1,4 +1,4 @@
-"""How much of what a source has a corpus leaves out, and when that is worth a warning."""
+"""Tell what share of a source a corpus leaves out, and when that deserves a warning."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def unit_of(reason: str) -> str:
 
 
 def add_dropped(given: Counter[str], dropped: Mapping[str, int]) -> None:
-    """Add to what a source has handed over what it has left out before."""
+    """Count what a source left out together with what it handed over."""
     for reason, count in dropped.items():
         if unit_of(reason) and reason not in _LATER and not reason.startswith("admissions"):
             given[unit_of(reason)] += count

@@ -100,7 +100,7 @@ def _attention(model: Coder, tokens: Tensor, columns: Sequence[int], task: str) 
 def _occlusion(
     model: Coder, tokens: Tensor, columns: Sequence[int], task: str, unknown: int
 ) -> Tensor:
-    """Return (K, T'), zero for words that are no candidates."""
+    """Return (K, T'), zero for words that are not candidates."""
     if hasattr(model, "embedding"):
         estimated = _gradients(model, tokens, columns, task, unknown)
         size = min(CANDIDATES, estimated.shape[1])

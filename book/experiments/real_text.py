@@ -18,7 +18,7 @@ clipping at 1: a system as it is, with a word path, and with queries and classif
 besides. `average` is the mean of the probabilities of `stack` and of the BiGRU with titles, seed by
 seed. Seconds are by the clock.
 
-Interrupted, it goes on where it was when it is started again with the same options.
+If it is interrupted, repeat the command and it resumes.
 """
 
 from __future__ import annotations

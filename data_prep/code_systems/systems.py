@@ -33,7 +33,7 @@ _ANY_CODE = re.compile(r"[^\s\x00-\x1f\x7f]{1,40}")
 def pieces(cell: str) -> list[str]:
     """Return the codes that a cell holds, between semicolons, commas, bars or blanks.
 
-    Words without a digit are no codes of their own: a part that has one stays whole.
+    Words without a digit do not count as codes: a part that contains one stays whole.
 
     >>> pieces("428.0; 427.31"), pieces("['V45.81', 'I10']"), pieces("heart failure|I10 E11.9")
     (['428.0', '427.31'], ['V45.81', 'I10'], ['heart failure', 'I10', 'E11.9'])
