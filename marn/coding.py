@@ -131,10 +131,8 @@ def score_files(
     for predictions in found:
         for line in report(predictions, resamples, seed):
             _print(line)
-    for place, one in enumerate(found):
-        for other in found[place + 1 :]:
-            for line in compare(one, other, resamples, seed):
-                _print(line)
+    for line in compare(found, resamples, seed):
+        _print(line)
 
 
 def _print(line: str) -> None:

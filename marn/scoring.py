@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Final
 
@@ -20,19 +21,17 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
-from marn import metrics
 from marn.corpus import Corpus
 from marn.corpus.columns import ID_NAMES, bare
 from marn.errors import MarnError
+from marn.resampling import Estimate, Floats, Measure, difference, holm, interval
 
 CODE_NAMES: Final = ("code", "icd_code", "icd9_code", "icd10_code", "label")
 PROBABILITY_NAMES: Final = ("probability", "prob", "score", "p")
 KINDS: Final = (".csv", ".tsv", ".parquet", ".jsonl", ".psv")
 KS: Final = (5, 8, 15)
-_BLOCK = 50  # random samples at once: 50 x 8,921 float64 is 3.6 MB
 _ROWS = 256  # notes ranked at once
-
-Floats = NDArray[np.floating]
+_DECISIONS = 1 << 20  # looked up at once
 
 
 @dataclass(frozen=True)
@@ -256,28 +255,82 @@ def _fill_wide(frame: pl.DataFrame, matcher: _Matcher, values: Floats) -> bool:
 # -- figures, intervals and tests ------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Sums over B samples of the notes, of which every figure is made."""
+def report(given: FilePredictions, resamples: int = 1000, seed: int = 0) -> Iterator[str]:
+    """Describe the scores of a file in lines, with 95 % bootstrap intervals over notes.
 
-    hits: Floats
-    """(B, C), as the next two."""
-    claims: Floats
-    present: Floats
-    ranking: Mapping[str, Floats]
-    """{figure: (2, B)}: the sum over notes, and the number of notes."""
+    Args:
+        given: from `read_predictions`.
+        resamples: random samples of the notes, with replacement.
+        seed: of the samples.
+    """
+    size, width = given.targets.shape
+    yield f"{given.name}: {size:,} notes, {width:,} codes, {int(given.assigned.sum()):,} assigned"
+    yield from (f"  note: {remark}" for remark in given.remarks)
+    ranking = _ranking(given)
+    found = interval([_table(given, ranking)], _measure(width, [*ranking]), resamples, seed)
+    for name, figure in found.items():
+        yield f"  {name:24s} {figure.value:6.3f}   {figure.low:.3f} to {figure.high:.3f}"
 
-    def __add__(self, other: _Sums) -> _Sums:
-        ranking = {name: values + other.ranking[name] for name, values in self.ranking.items()}
-        counts = (self.hits + other.hits, self.claims + other.claims, self.present + other.present)
-        return _Sums(*counts, ranking)
 
-    def figures(self) -> dict[str, Floats]:
-        """Compute each figure, (B,), by the rules of `marn.metrics.score`."""
-        hits, claims, present = (x.sum(axis=1) for x in (self.hits, self.claims, self.present))
-        f1, some = _ratio(2 * self.hits, self.claims + self.present), self.present > 0
-        precision = _ratio(self.hits, self.claims).mean(axis=1)
-        recall = _ratio(self.hits, self.present).mean(axis=1)
+def compare(
+    files: Sequence[FilePredictions], resamples: int = 1000, seed: int = 0
+) -> Iterator[str]:
+    """Describe in lines how each two files differ on the same notes.
+
+    Each figure that both carry has the difference, its 95 % bootstrap interval over notes, and the
+    p-value of a permutation test that exchanges the two predictions of randomly chosen notes. Of
+    more than two files, p is also corrected for the number of pairs, figure by figure.
+
+    Args:
+        files: from `read_predictions`, for the same split and task.
+        resamples: random samples of the notes, and random exchanges.
+        seed: of both.
+    """
+    rankings = [_ranking(file) for file in files]
+    pairs: dict[tuple[int, int], dict[str, Estimate]] = {}
+    for one, other in combinations(range(len(files)), 2):
+        names = [name for name in rankings[one] if name in rankings[other]]
+        ours, theirs = (
+            _table(files[i], {name: rankings[i][name] for name in names}) for i in (one, other)
+        )
+        measure = _measure(files[one].targets.shape[1], names)
+        pairs[one, other] = difference([ours], [theirs], measure, resamples, seed)
+    for (one, other), found in pairs.items():
+        yield (
+            f"{files[one].name} minus {files[other].name}, p by {resamples:,} permutations of notes"
+            + (f", and corrected for {len(pairs)} pairs (Holm)" if len(pairs) > 1 else "")
+        )
+        for name, gap in found.items():
+            family = {pair: of[name].p for pair, of in pairs.items() if name in of}
+            corrected = dict(zip(family, holm([*family.values()]), strict=True))[one, other]
+            more = f"   corrected {corrected:.3f}" if len(pairs) > 1 else ""
+            bounds = f"{gap.low:+.3f} to {gap.high:+.3f}   p = {gap.p:.3f}"
+            yield f"  {name:24s} {gap.value:+.3f}   {bounds}{more}"
+
+
+def _table(given: FilePredictions, ranking: Mapping[str, Floats]) -> sparse.csr_array:
+    """Return what each note adds to the sums, (N, 3 C + 2 R)."""
+    tables = (given.assigned & given.targets, given.assigned, given.targets)
+    parts = [sparse.csr_array(table.astype(float)) for table in tables]
+    parts += [sparse.csr_array(values.T) for values in ranking.values()]
+    return sparse.hstack(parts, format="csr")
+
+
+def _measure(width: int, ranking: Sequence[str]) -> Measure:
+    """Return what computes the figures, by the rules of `marn.metrics.score`, of `_table`'s sums.
+
+    Args:
+        width: C, the number of codes.
+        ranking: the R figures of which there is a mean over notes.
+    """
+
+    def figures(sums: Floats) -> dict[str, Floats]:
+        each = np.split(sums[:, : 3 * width], 3, axis=1)  # (B, C) hits, claims, present
+        hits, claims, present = (counts.sum(axis=1) for counts in each)
+        f1, some = _ratio(2 * each[0], each[1] + each[2]), each[2] > 0
+        precision = _ratio(each[0], each[1]).mean(axis=1)
+        recall = _ratio(each[0], each[2]).mean(axis=1)
+        means = sums[:, 3 * width :]
         return {
             "micro_f1": _ratio(2 * hits, claims + present),
             "micro_precision": _ratio(hits, claims),
@@ -285,34 +338,13 @@ class _Sums:
             "macro_f1_caml": _ratio(2 * precision * recall, precision + recall),
             "macro_f1_all": f1.mean(axis=1),
             "macro_f1_present": _ratio((f1 * some).sum(axis=1), some.sum(axis=1)),
-            **{name: _ratio(*values) for name, values in self.ranking.items()},
+            **{
+                name: _ratio(means[:, 2 * place], means[:, 2 * place + 1])
+                for place, name in enumerate(ranking)
+            },
         }
 
-
-class _Notes:
-    """The counts of each note, to be summed over samples of the notes."""
-
-    def __init__(self, given: FilePredictions) -> None:
-        tables = (given.assigned & given.targets, given.assigned, given.targets)
-        self._tables = [sparse.csr_array(table.T.astype(float)) for table in tables]  # (C, N)
-        self._ranking = _ranking(given) if given.probabilities is not None else {}
-
-    def sums(self, weights: Floats) -> _Sums:
-        """Sum over notes with weights (B, N)."""
-        hits, claims, present = ((table @ weights.T).T for table in self._tables)
-        ranking = {name: values @ weights.T for name, values in self._ranking.items()}
-        return _Sums(hits, claims, present, ranking)
-
-    @property
-    def ranks(self) -> bool:
-        """Whether there are figures of the ranking."""
-        return bool(self._ranking)
-
-    def without_ranking(self) -> _Notes:
-        """Return the same without figures of the ranking, to compare with what has none."""
-        other = object.__new__(_Notes)
-        other._tables, other._ranking = self._tables, {}
-        return other
+    return figures
 
 
 def _ratio(top: Floats, bottom: Floats) -> Floats:
@@ -322,7 +354,8 @@ def _ratio(top: Floats, bottom: Floats) -> Floats:
 def _ranking(given: FilePredictions) -> dict[str, Floats]:
     """Return {figure: (2, N)}: its value for each note, and whether the note counts."""
     scores, targets = given.probabilities, given.targets
-    assert scores is not None
+    if scores is None:
+        return {}
     size, width = targets.shape
     precision, average = np.zeros((len(KS), size)), np.zeros(size)
     has_code = targets.any(axis=1).astype(float)
@@ -334,87 +367,55 @@ def _ranking(given: FilePredictions) -> dict[str, Floats]:
         for place, k in enumerate(KS):
             precision[place, rows] = hits[:, min(k, width) - 1] / min(k, width)
         average[rows] = _ratio((hits * truth / np.arange(1, width + 1)).sum(1), hits[:, -1])
-    found: dict[str, Floats] = {"mean_average_precision": np.stack([average, has_code])}
-    for place, k in enumerate(KS):
-        found[f"precision_at_{k}"] = np.stack([precision[place], np.ones(size)])
+    found = {"mean_average_precision": average}
+    found |= {f"precision_at_{k}": precision[place] for place, k in enumerate(KS)}
+    counts = {"mean_average_precision": has_code}
+    return {
+        name: np.stack([values, counts.get(name, np.ones(size))])
+        for name, values in (found | _areas(scores, targets)).items()
+    }
+
+
+def _areas(scores: Floats, targets: NDArray[np.bool_]) -> dict[str, Floats]:
+    """Return {figure: (N,)} whose means are the micro- and macro-averaged area under the ROC curve.
+
+    An area is no mean over notes, but with each note's influence on it, it is one to first order,
+    and so are its resamples.
+
+    References:
+        DeLong et al. 1988, the variance of one area; Obuchowski 1997, where several decisions are
+        of one unit: here all codes of a note.
+    """
+    found = {}
+    if targets.any() and not targets.all():
+        found["micro_auc"] = _area_values(scores, targets)
+    usable = np.flatnonzero(targets.any(axis=0) & ~targets.all(axis=0))
+    if len(usable):
+        total = np.zeros(len(scores))
+        for code in usable:
+            total += _area_values(scores[:, [code]], targets[:, [code]])
+        found["macro_auc"] = total / len(usable)
     return found
 
 
-def report(given: FilePredictions, resamples: int = 1000, seed: int = 0) -> Iterator[str]:
-    """Describe the scores of a file in lines, with 95 % bootstrap intervals over notes.
-
-    Areas under the ROC curve have no interval: each sample of the notes would need a new ranking.
-
-    Args:
-        given: from `read_predictions`.
-        resamples: random samples of the notes, with replacement.
-        seed: of the samples.
-    """
-    size, width = given.targets.shape
-    yield f"{given.name}: {size:,} notes, {width:,} codes, {int(given.assigned.sum()):,} assigned"
-    yield from (f"  note: {remark}" for remark in given.remarks)
-    notes = _Notes(given)
-    whole = notes.sums(np.ones((1, size))).figures()
-    samples = [notes.sums(w).figures() for w in _samples(size, resamples, seed)]
-    for name, value in whole.items():
-        low, high = _interval([sample[name] for sample in samples])
-        yield f"  {name:24s} {value[0]:6.3f}   {low:.3f} to {high:.3f}"
-    if given.probabilities is not None:
-        areas = metrics.score(given.probabilities, given.targets, ks=())
-        yield from (f"  {name:24s} {areas[name]:6.3f}" for name in ("micro_auc", "macro_auc"))
+def _area_values(scores: Floats, targets: NDArray[np.bool_]) -> Floats:
+    """Return (N,) with the area of all (N, C) decisions as mean: the area plus N influences."""
+    ascending, present = np.sort(scores, axis=None), np.sort(scores[targets])
+    others = len(ascending) - len(present)
+    won = _below(ascending, scores[targets]) - _below(present, scores[targets])
+    area = float(won.mean() / others)
+    values = np.empty(len(scores))
+    for rows in np.array_split(np.arange(len(scores)), -(-scores.size // _DECISIONS)):
+        some, truth = scores[rows], targets[rows]
+        placed = _below(present, some)
+        # of a negative the share of positives above it, of a positive that of negatives below it
+        influence = (1 - placed / len(present) - area) / others
+        won = (_below(ascending, some[truth]) - placed[truth]) / others
+        influence[truth] = (won - area) / len(present)
+        values[rows] = influence.sum(axis=1)
+    return area + len(scores) * values
 
 
-def compare(
-    one: FilePredictions, other: FilePredictions, resamples: int = 1000, seed: int = 0
-) -> Iterator[str]:
-    """Describe in lines how two files differ on the same notes.
-
-    Each figure has the difference, its 95 % bootstrap interval over notes, and the p-value of a
-    permutation test that exchanges the two predictions of randomly chosen notes.
-
-    Args:
-        one: from `read_predictions`.
-        other: for the same split and task.
-        resamples: random samples of the notes, and random exchanges.
-        seed: of both.
-
-    References:
-        Noreen 1989, approximate randomisation; Berg-Kirkpatrick et al. 2012 on the bootstrap.
-    """
-    a, b = _Notes(one), _Notes(other)
-    if not (a.ranks and b.ranks):
-        a, b = a.without_ranking(), b.without_ranking()
-    size = len(one.targets)
-    everyone = np.ones((1, size))
-    whole = _differences(a.sums(everyone), b.sums(everyone))
-    samples = [_differences(a.sums(w), b.sums(w)) for w in _samples(size, resamples, seed)]
-    exchanged = []
-    generator = np.random.default_rng([seed, 1])
-    for start in range(0, resamples, _BLOCK):
-        kept = generator.integers(0, 2, (min(_BLOCK, resamples - start), size)).astype(float)
-        mixed = a.sums(kept) + b.sums(1 - kept), b.sums(kept) + a.sums(1 - kept)
-        exchanged.append(_differences(*mixed))
-    yield f"{one.name} minus {other.name}, p by {resamples:,} permutations of notes"
-    for name, value in whole.items():
-        low, high = _interval([sample[name] for sample in samples])
-        chance = np.abs(np.concatenate([sample[name] for sample in exchanged]))
-        p = (1 + int((chance >= abs(value[0]) - 1e-12).sum())) / (1 + resamples)
-        yield f"  {name:24s} {value[0]:+.3f}   {low:+.3f} to {high:+.3f}   p = {p:.3f}"
-
-
-def _samples(size: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield how often each note is drawn, (B, N), in blocks."""
-    generator = np.random.default_rng([seed, 0])
-    for start in range(0, resamples, _BLOCK):
-        draws = min(_BLOCK, resamples - start)
-        yield generator.multinomial(size, np.full(size, 1 / size), draws).astype(float)
-
-
-def _differences(one: _Sums, other: _Sums) -> dict[str, Floats]:
-    theirs = other.figures()
-    return {name: value - theirs[name] for name, value in one.figures().items()}
-
-
-def _interval(values: list[Floats]) -> tuple[float, float]:
-    low, high = np.quantile(np.concatenate(values), [0.025, 0.975])
-    return float(low), float(high)
+def _below(ascending: Floats, wanted: Floats) -> Floats:
+    """Count the scores below each one wanted, (W,), and half of those that tie."""
+    return (ascending.searchsorted(wanted) + ascending.searchsorted(wanted, "right")) / 2

@@ -27,7 +27,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 FLOORS = [
     {"errors"},
     {"settings"},
-    {"command_line", "losses", "metrics", "parallel", "privacy", "progress"},
+    {"command_line", "losses", "metrics", "parallel", "privacy", "progress", "resampling"},
     {"analysis", "corpus", "nn"},
     {"figures", "models", "plain"},
     {"baselines"},

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import polars
 import pytest
-from scipy import stats
 from sklearn.metrics import f1_score
 from toys import SYSTEM_SIZES, toy_corpus
 
@@ -95,32 +94,6 @@ def test_each_code_has_sklearns_f1(folder):
     assert found["code"].tolist() == [code.code for code in corpus.codes["icd"]]
     assert found["frequency"].tolist() == corpus.frequency("icd").tolist()
     assert found["present"].tolist() == truth.sum(0).tolist()
-
-
-def test_differences_by_hand():
-    # Two patients, one seed: right for both, against right for the first alone.
-    a = np.array([[[1.0, 2.0], [1.0, 2.0]]])
-    b = np.array([[[1.0, 2.0], [0.0, 2.0]]])
-    found = results._difference(a, b, 2000, np.random.default_rng(0))
-    assert found["difference"] == 0.5  # 4/4 against 2/4
-    assert found["low"] == 0  # both draws are the first patient
-    assert found["high"] == 1
-    assert found["p"] == pytest.approx(1.0)  # swapping the only difference leaves its size
-    same = results._difference(a, a, 200, np.random.default_rng(0))
-    assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
-
-
-def test_the_test_agrees_with_that_of_scipy():
-    # With equal totals, micro-F1 is linear in the hits: scipy's paired permutation test applies.
-    rng = np.random.default_rng(1)
-    hits = rng.integers(0, 4, (2, 9)).astype(float)
-    a, b = (np.stack([h, np.full(9, 6.0)], axis=1)[None] for h in hits)
-    found = results._difference(a, b, 4000, rng)
-    exact = stats.permutation_test(
-        tuple(hits), lambda x, y, axis: (x - y).mean(axis), permutation_type="samples"
-    )
-    assert found["p"] == pytest.approx(exact.pvalue, abs=0.03)
-    assert found["low"] <= found["difference"] <= found["high"]
 
 
 def test_systems_are_compared_on_the_same_seeds(folder):

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import polars as pl
@@ -7,7 +8,15 @@ from toys import toy_corpus
 
 from marn import MarnError, metrics
 from marn.cli import main
-from marn.scoring import FilePredictions, _Notes, compare, read_predictions, report
+from marn.scoring import (
+    FilePredictions,
+    _measure,
+    _ranking,
+    _table,
+    compare,
+    read_predictions,
+    report,
+)
 
 CODES = ["401.0", "402.0", "403.0", "404.0"]
 
@@ -146,53 +155,94 @@ def made_up(seed, size=30, width=6, name="a", targets=None):
     return FilePredictions(name, targets, scores > 0.5, scores, [])
 
 
+def figures(given, weights):
+    """Return what the sums over notes with these weights make."""
+    ranking = _ranking(given)
+    sums = weights[None] @ _table(given, ranking)
+    found = _measure(given.targets.shape[1], [*ranking])(sums)
+    return {name: value[0] for name, value in found.items()}
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_figures_are_those_of_the_metrics(seed):
     given = made_up(seed)
-    found = _Notes(given).sums(np.ones((1, 30))).figures()
+    found = figures(given, np.ones(30))
     wanted = metrics.score(given.probabilities, given.targets)
     assert {"micro_f1", "macro_f1_caml", "mean_average_precision", "precision_at_5"} <= set(found)
+    assert {"micro_auc", "macro_auc"} <= set(found)
     for name, value in found.items():
-        assert value[0] == pytest.approx(wanted[name]), name
+        assert value == pytest.approx(wanted[name]), name
 
 
 def test_weights_count_notes_again():
     given, weights = made_up(3), np.random.default_rng(0).integers(0, 4, 30)
     drawn = np.repeat(np.arange(30), weights)
     wanted = metrics.score(given.probabilities[drawn], given.targets[drawn])
-    found = _Notes(given).sums(weights[None].astype(float)).figures()
-    for name, value in found.items():
-        assert value[0] == pytest.approx(wanted[name]), name
+    for name, value in figures(given, weights.astype(float)).items():
+        # areas are means over notes to first order only
+        assert value == pytest.approx(wanted[name], abs=0.02 if "auc" in name else 1e-9), name
+
+
+def test_the_interval_of_an_area_is_that_of_ranking_each_sample_anew(monkeypatch):
+    monkeypatch.setattr("marn.scoring._DECISIONS", 40)
+    given = made_up(4, size=200)
+    rng = np.random.default_rng(5)
+    anew = {"micro_auc": [], "macro_auc": []}
+    for _ in range(300):
+        drawn = rng.integers(200, size=200)
+        found = metrics.score(given.probabilities[drawn], given.targets[drawn], ks=())
+        for name, values in anew.items():
+            values.append(found[name])
+    lines = {line.split()[0]: line for line in report(given)}
+    for name, values in anew.items():
+        _, low, high, _ = interval(lines[name])
+        np.testing.assert_allclose([low, high], np.quantile(values, [0.025, 0.975]), atol=0.004)
 
 
 def interval(line):
-    _, value, low, _, high, *p = line.split()
-    return float(value), float(low), float(high), float(p[-1]) if p else None
+    value, low, high, p, corrected = (
+        float(x) for x in re.fullmatch(
+            r" +\w+ +(\S+) +(\S+) to (\S+)(?: +p = (\S+))?(?: +corrected (\S+))?", line
+        ).groups("nan")
+    )  # fmt: skip
+    return value, low, high, (p, corrected)
+
+
+def by_figure(lines):
+    return {line.split()[0]: interval(line) for line in lines if line.startswith("  micro")}
 
 
 def test_intervals_and_paired_tests():
     one = made_up(0, size=300, name="one.csv")
-    lines = {line.split()[0]: line for line in report(one)}
-    value, low, high, _ = interval(lines["micro_f1"])
+    value, low, high, _ = by_figure(report(one))["micro_f1"]
     assert low < value < high
     # Half the spread is about that of a mean over 300 notes
     assert 0.03 < high - low < 0.12
-    same = {line.split()[0]: line for line in compare(one, one)}
-    assert interval(same["micro_f1"]) == (0, 0, 0, 1)
+    *same, (p, _) = by_figure(compare([one, one]))["micro_f1"]
+    assert (same, p) == ([0, 0, 0], 1)
     perfect = FilePredictions("two.csv", one.targets, one.targets, one.targets * 0.5, [])
-    better = {line.split()[0]: line for line in compare(perfect, one)}
-    value, low, high, p = interval(better["micro_f1"])
+    value, low, high, (p, _) = by_figure(compare([perfect, one]))["micro_f1"]
     assert 0 < low < value < high
     assert p == 0.001
     noise = made_up(9, size=300, name="noise.csv", targets=one.targets)
-    assert interval(next(x for x in compare(one, noise) if "micro_f1" in x))[3] > 0.01
-    assert list(compare(one, noise, seed=1)) == list(compare(one, noise, seed=1))
+    assert by_figure(compare([one, noise]))["micro_f1"][3][0] > 0.01
+    assert list(compare([one, noise], seed=1)) == list(compare([one, noise], seed=1))
+
+
+def test_p_is_corrected_for_the_number_of_pairs():
+    one = made_up(0, size=300, name="one.csv")
+    noise = made_up(9, size=300, name="noise.csv", targets=one.targets)
+    perfect = FilePredictions("two.csv", one.targets, one.targets, one.targets * 0.5, [])
+    lines = [*compare([one, noise, perfect], 200)]
+    assert next(x for x in lines if "minus" in x).endswith("corrected for 3 pairs (Holm)")
+    found = [interval(line)[3] for line in lines if line.startswith("  micro_f1")]
+    assert found == [(found[0][0],) * 2, (0.005, 0.015), (0.005, 0.015)]
 
 
 def test_files_of_two_kinds_are_compared_on_what_both_carry():
     one = made_up(0)
     other = FilePredictions("b", one.targets, one.assigned, None, [])
-    assert not [line for line in compare(one, other, 20) if "precision_at" in line]
+    assert not [line for line in compare([one, other], 20) if "precision_at" in line]
 
 
 def test_score_prints_files_and_their_differences(tmp_path, corpus, scores, capsys):
@@ -203,6 +253,6 @@ def test_score_prints_files_and_their_differences(tmp_path, corpus, scores, caps
     assert "a.csv: 8 notes, 4 codes" in shown
     assert "a.csv minus b.csv, p by 50 permutations of notes" in shown
     wanted = metrics.score(scores, corpus["test"].targets("icd"))["micro_auc"]
-    assert ["micro_auc", f"{wanted:.3f}"] in [line.split() for line in shown.splitlines()]
+    assert ["micro_auc", f"{wanted:.3f}"] in [line.split()[:2] for line in shown.splitlines()]
     assert main(["score", str(file)]) == 2
     assert "name the corpus last" in capsys.readouterr().err

@@ -22,6 +22,7 @@ from marn import metrics
 from marn.corpus import Corpus
 from marn.errors import MarnError
 from marn.evaluation import predict
+from marn.resampling import difference, holm
 from marn.saving import provenance, replace, write_json
 from marn.train.loop import Run
 
@@ -29,7 +30,7 @@ RESULTS, PREDICTIONS = "results.json", "predictions.npz"
 RULES = ("0.5", "dev", "dev_codes")
 """Thresholds: fixed; one a task, tuned on dev; one a code, tuned on dev."""
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 
 def record(run: Run, corpus: Corpus, folder: str | Path | None = None) -> dict[str, Any]:
@@ -220,10 +221,9 @@ def compare(
 ) -> pd.DataFrame:
     """Compare the micro-F1 of systems with that of a baseline, on the same seeds and notes.
 
-    Patients (with all their notes) and seeds are drawn with replacement for the interval. For the
-    test, both systems' predictions are exchanged for a random half of the patients, and p is how
-    often the difference is then as large (Yeh 2000); p is corrected for the number of comparisons
-    by Benjamini and Hochberg's method.
+    Patients (with all their notes) and seeds are drawn, and predictions exchanged, as
+    `marn.resampling.difference` does; p is corrected for the number of comparisons by Holm's
+    method.
 
     Args:
         folder: of a sweep.
@@ -241,8 +241,6 @@ def compare(
     Raises:
         MarnError: the baseline is no run, shares no seed with another, or saw other notes.
     """
-    from scipy.stats import false_discovery_control
-
     runs: dict[tuple[Any, ...], dict[int, Array]] = {}
     for place, done in _folders(Path(folder)):
         name = tuple(done["labels"].get(key) for key in by)
@@ -251,17 +249,19 @@ def compare(
     first = tuple(baseline.get(key) for key in by)
     if first not in runs:
         raise MarnError(f"no finished run has the labels {dict(baseline)}; there are {list(runs)}")
-    rng, rows = np.random.default_rng(seed), []
+    rows = []
     for name, theirs in runs.items():
         seeds = sorted(set(theirs) & set(runs[first]))
         if name == first:
             continue
         if not seeds:
             raise MarnError(f"{name} and {first} share no seed; run both with the same seeds")
-        a, b = (np.stack([of[s] for s in seeds]) for of in (theirs, runs[first]))  # (S, P, 2)
-        rows.append({**dict(zip(by, name, strict=True)), **_difference(a, b, draws, rng)})
+        ours, base = ([of[key] for key in seeds] for of in (theirs, runs[first]))
+        gap = difference(ours, base, lambda sums: {"f1": micro_f1(sums)}, draws, seed)["f1"]
+        row = {"difference": gap.value, "low": gap.low, "high": gap.high, "p": gap.p}
+        rows.append({**dict(zip(by, name, strict=True)), "seeds": len(seeds), **row})
     table = pd.DataFrame(rows)
-    return table.assign(**{"p corrected": false_discovery_control(table["p"])}) if rows else table
+    return table.assign(**{"p corrected": holm(table["p"])}) if rows else table
 
 
 def _decisions(path: Path, task: str, rule: str) -> tuple[Any, Any, dict[str, Any]]:
@@ -280,30 +280,6 @@ def _counts(path: Path, task: str, rule: str) -> Array:
     counts = np.zeros((patient.max() + 1, 2))
     np.add.at(counts, patient, each)
     return counts
-
-
-def _difference(a: Array, b: Array, draws: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Compare two systems, (S, P, 2) each, whose seeds and patients are paired."""
-    seeds, patients, _ = a.shape
-    observed = float(np.mean(micro_f1(a.sum(1)) - micro_f1(b.sum(1))))
-    drawn, swapped = np.empty(draws), np.empty(draws)
-    both, apart = np.stack([a, b]), a - b  # (2, S, P, 2), (S, P, 2)
-    totals = both.sum(2)  # (2, S, 2)
-    for draw in range(draws):
-        weights = np.bincount(rng.integers(patients, size=patients), minlength=patients)
-        resampled = micro_f1(np.einsum("p,kspc->ksc", weights.astype(float), both))  # (2, S)
-        drawn[draw] = (resampled[0] - resampled[1])[rng.integers(seeds, size=seeds)].mean()
-        moved = np.einsum("p,spc->sc", rng.integers(2, size=patients).astype(float), apart)
-        swapped[draw] = np.mean(micro_f1(totals[0] - moved) - micro_f1(totals[1] + moved))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    extreme = np.count_nonzero(np.abs(swapped) >= abs(observed) - 1e-12)
-    return {
-        "seeds": seeds,
-        "difference": observed,
-        "low": float(low),
-        "high": float(high),
-        "p": (extreme + 1) / (draws + 1),
-    }
 
 
 def publish(table: pd.DataFrame, path: str | Path, *, digits: int = 4) -> list[Path]:
