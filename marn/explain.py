@@ -141,9 +141,14 @@ def explain_note(
 
 
 def faithfulness(
-    model: Coder, tokens: torch.Tensor, column: int, task: str, unknown: int, weights: ArrayLike
-) -> dict[str, float]:
-    """Measure whether the model really uses the words that an explanation names.
+    model: Coder,
+    tokens: torch.Tensor,
+    columns: Sequence[int],
+    task: str,
+    unknown: int,
+    weights: ArrayLike,
+) -> dict[str, NDArray[np.float64]]:
+    """Measure whether the model really uses the words that explanations name.
 
     The heaviest words are replaced by the unknown word, or all but them, and the probability of
     the code is compared with that of the whole note; the mean over `SHARES` of the words.
@@ -151,33 +156,36 @@ def faithfulness(
     Args:
         model: on any device.
         tokens: (T,) int64, the note, without padding.
-        column: of the code, in the task's logits.
+        columns: M columns of the task's logits, one for each explanation.
         task: one of the model's.
         unknown: the number of the unknown word.
-        weights: (T,) of the words.
+        weights: (M, T) of the words.
 
     Returns:
-        `comprehensiveness`: the fall of the probability without the words; larger is better.
-        `sufficiency`: its fall with nothing but them; smaller is better, and it may be negative.
+        (M,) each: `comprehensiveness`, the fall of the probability without the words (larger is
+        better), and `sufficiency`, its fall with nothing but them (smaller is better, and it may
+        be negative).
 
     References:
         DeYoung et al. 2020 (ERASER), Section 4.2.
     """
-    order = torch.from_numpy(largest(np.asarray(weights, float), len(tokens))).to(tokens.device)
-    rows = [tokens]
-    for share in SHARES:
-        top = order[: max(1, round(share * len(tokens)))]
-        without = tokens.index_fill(0, top, unknown)
-        alone = torch.full_like(tokens, unknown).index_copy(0, top, tokens[top])
-        rows += [without, alone]
-    batch = torch.stack(rows)  # (1 + 2 * shares, T)
-    lengths = torch.full((len(batch),), len(tokens), device=tokens.device)
+    rows, size = [tokens], len(tokens)
+    for values in np.asarray(weights, float):
+        order = torch.from_numpy(largest(values, size)).to(tokens.device)
+        for share in SHARES:
+            top = order[: max(1, round(share * size))]
+            without = tokens.index_fill(0, top, unknown)
+            alone = torch.full_like(tokens, unknown).index_copy(0, top, tokens[top])
+            rows += [without, alone]
     with evaluating(model):
-        whole, *rest = model(batch, lengths)[task][:, column].double().sigmoid().tolist()
-    return {
-        "comprehensiveness": whole - float(np.mean(rest[::2])),
-        "sufficiency": whole - float(np.mean(rest[1::2])),
-    }
+        found = []
+        for some in torch.stack(rows).split(64):
+            lengths = torch.full((len(some),), size, device=tokens.device)
+            found.append(model(some, lengths)[task].double().sigmoid())
+    probabilities = torch.cat(found).cpu().numpy()  # (1 + M * shares * 2, C)
+    erased = probabilities[1:].reshape(len(columns), len(SHARES), 2, -1).mean(axis=1)  # (M, 2, C)
+    fall = probabilities[0, columns, None] - erased[np.arange(len(columns)), :, columns]  # (M, 2)
+    return {"comprehensiveness": fall[:, 0], "sufficiency": fall[:, 1]}
 
 
 def evidence_overlap(

@@ -192,11 +192,11 @@ class Cue(torch.nn.Module):
 def test_faithfulness_by_hand():
     # ten words: shares of 1 to 50 % are 1, 1, 1, 2 and 5 of them
     tokens = torch.tensor([2, 1, 1, 1, 1, 1, 1, 1, 1, 1])
-    right = explain.faithfulness(Cue(), tokens, 0, "icd", 9, [5, 1, 1, 1, 1, 1, 1, 1, 1, 1])
-    assert right == pytest.approx({"comprehensiveness": 0.4, "sufficiency": 0})
-    late = explain.faithfulness(Cue(), tokens, 0, "icd", 9, [2, 2, 3, 3, 0, 0, 0, 0, 0, 0])
-    # the word is third: only the largest share, five words, has it
-    assert late == pytest.approx({"comprehensiveness": 0.4 / 5, "sufficiency": 0.4 * 4 / 5})
+    weights = [[5, 1, 1, 1, 1, 1, 1, 1, 1, 1], [2, 2, 3, 3, 0, 0, 0, 0, 0, 0]]
+    found = explain.faithfulness(Cue(), tokens, [0, 0], "icd", 9, weights)
+    # the first names the word at once; in the second only the largest share, five words, has it
+    assert found["comprehensiveness"] == pytest.approx([0.4, 0.4 / 5])
+    assert found["sufficiency"] == pytest.approx([0, 0.4 * 4 / 5])
 
 
 # -- HTML -----------------------------------------------------------------------------------------
