@@ -8,12 +8,13 @@ past them in pieces: memory does not grow with the corpus, and nothing of its no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from marn.errors import MarnError
@@ -25,15 +26,8 @@ WINDOW: Final = 8
 COMMON: Final = 100
 """A run that occurs as often is nobody's, such as a list of headings, and does not count."""
 _DISTINCT: Final = 4  # different words in a run
-_PIECE: Final = 1 << 18  # bytes of a corpus that are read at once
-_OVERLAP: Final = 1 << 10  # longer than a run
-_FACTOR: Final = 0x9E3779B97F4A7C15  # odd, of 64 bits
-# For each byte: itself in lower case, or 0 between words. Bytes above 127 are of letters.
-_LOWER: Final = np.array(
-    [ord(chr(i).lower()) if i > 127 or chr(i).isalnum() else 0 for i in range(256)], np.uint64
-)
-_DIGITS: Final = range(ord("0"), ord("9") + 1)
-_PUNCTUATION: Final = dict.fromkeys(map(ord, "‘’“”„‚«»–—…•·¿¡"), " ")
+_AT_ONCE: Final = 256  # notes of a corpus
+_FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)  # odd, of 64 bits
 
 
 def card_of(folder: Path) -> dict[str, Any] | None:
@@ -58,13 +52,13 @@ def corpora_below(folders: Iterable[Path]) -> dict[Path, dict[str, Any]]:
 
 def runs_of(text: str) -> NDArray[np.uint64]:
     """Hash the runs of a text, but for those that repeat a few words."""
-    data = np.frombuffer(text.translate(_PUNCTUATION).encode(errors="replace"), np.uint8)
-    words = _word_hashes(data)
-    if len(words) < WINDOW:
-        return np.zeros(0, np.uint64)
+    words = _word_hashes([text])
+    runs = _run_hashes(words)
+    if not len(runs):
+        return runs
     in_order = np.sort(np.lib.stride_tricks.sliding_window_view(words, WINDOW), axis=1)
     changes = in_order[:, 1:] != in_order[:, :-1]
-    return _run_hashes(words)[changes.sum(axis=1) + 1 >= _DISTINCT]
+    return runs[changes.sum(axis=1) + 1 >= _DISTINCT]
 
 
 def shared_runs(texts: Sequence[NDArray[np.uint64]], corpus: Path) -> list[int]:
@@ -77,64 +71,43 @@ def shared_runs(texts: Sequence[NDArray[np.uint64]], corpus: Path) -> list[int]:
     Raises:
         MarnError: the corpus cannot be read.
     """
-    wanted = np.unique(np.concatenate([np.zeros(0, np.uint64), *texts]))
+    wanted = pl.Series(np.concatenate([np.zeros(0, np.uint64), *texts])).unique()
     if not len(wanted):
         return [0] * len(texts)
-    occurrences = np.zeros(len(wanted), np.int64)
-    maybe = np.zeros(1 << 24, bool)  # by the first 24 bits, which settles nearly all
-    maybe[wanted >> np.uint64(40)] = True
+    found = [pl.Series(dtype=pl.UInt64)]
     try:
-        splits = [
-            (np.load(path, mmap_mode="r"), np.load(path.with_name("text_offsets.npy")))
-            for path in sorted(corpus.glob("*/text.npy"))
-        ]
+        for notes in _notes(corpus):
+            runs = pl.Series(_run_hashes(_word_hashes(notes)))
+            found.append(runs.filter(runs.is_in(wanted.implode())))
     except (OSError, ValueError) as error:
         raise MarnError(
             f"the credentialed corpus {corpus} cannot be read ({type(error).__name__}), so nothing "
             "can be compared with it; make it again or remove it"
         ) from None
-    for text, offsets in splits:
-        for begin in range(0, len(text), _PIECE):
-            piece = text[begin : begin + _PIECE + _OVERLAP]
-            first, last = np.searchsorted(offsets, (begin, begin + len(piece)))
-            piece = np.insert(piece, offsets[first:last] - begin, ord("\n"))  # between notes
-            found = _run_hashes(_word_hashes(piece))
-            found = found[maybe[found >> np.uint64(40)]]
-            places = np.searchsorted(wanted, found).clip(max=len(wanted) - 1)
-            occurrences += np.bincount(places[wanted[places] == found], minlength=len(wanted))
-    private = (occurrences > 0) & (occurrences < COMMON)
-    return [int(private[np.searchsorted(wanted, text)].sum()) for text in texts]
+    counts = pl.concat(found).alias("run").value_counts()
+    private = counts.filter(pl.col("count") < COMMON)["run"].to_numpy()
+    return [int(np.isin(text, private).sum()) for text in texts]
 
 
-def _word_hashes(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Hash each word of a text in UTF-8, in order, modulo 2**64."""
-    letters = np.concatenate([[np.uint64(0)], _LOWER[data], [np.uint64(0)]])
-    inside = letters > 0
-    begins = np.flatnonzero(inside[1:] & ~inside[:-1]) + 1
-    ends = np.flatnonzero(inside[:-1] & ~inside[1:])  # of the last letters
-    powers, inverses = _powers(1 << (len(letters) - 1).bit_length())
-    sums = np.cumsum(letters * powers[: len(letters)])
-    numeric = np.cumsum((letters >= _DIGITS.start) & (letters < _DIGITS.stop))
-    is_word = numeric[ends] - numeric[begins - 1] < ends - begins + 1
-    return ((sums[ends] - sums[begins - 1]) * inverses[begins])[is_word]
+def _notes(corpus: Path) -> Iterator[list[str]]:
+    """Yield the texts of a corpus, some at a time."""
+    for path in sorted(corpus.glob("*/text.npy")):
+        text, offsets = np.load(path, mmap_mode="r"), np.load(path.with_name("text_offsets.npy"))
+        for first in range(0, len(offsets) - 1, _AT_ONCE):
+            places = pairwise(offsets[first : first + _AT_ONCE + 1])
+            yield [text[begin:end].tobytes().decode(errors="replace") for begin, end in places]
 
 
-@cache
-def _powers(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Return the powers of the factor, and of its inverse, modulo 2**64."""
-    inverse = pow(_FACTOR, -1, 2**64)
-    factors = np.full((2, size), [[_FACTOR], [inverse]], np.uint64)
-    factors[:, 0] = 1
-    powers, inverses = np.cumprod(factors, axis=1)
-    return powers, inverses
+def _word_hashes(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """Hash each word of some texts, in order, in lower case; numbers are no words."""
+    words = pl.Series(texts, dtype=pl.String).str.to_lowercase().str.extract_all(r"[^\W_]+")
+    words = words.explode().drop_nulls()
+    return words.filter(~words.str.contains(r"^\d+$")).hash().to_numpy()
 
 
 def _run_hashes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Hash each run of `WINDOW` words: (T,) to (T - WINDOW + 1,), modulo 2**64."""
-    if len(words) < WINDOW:
-        return np.zeros(0, np.uint64)
-    hashes, width, factor = words ^ (words >> np.uint64(29)), 1, _FACTOR
-    while width < WINDOW:  # runs of 1, 2, 4 and 8
-        hashes = hashes[:-width] * np.uint64(factor) + hashes[width:]
-        width, factor = 2 * width, factor * factor % 2**64
-    return hashes * np.uint64(_FACTOR)
+    hashes = np.zeros(max(0, len(words) - WINDOW + 1), np.uint64)
+    for place in range(WINDOW):
+        hashes = hashes * _FACTOR + words[place : place + len(hashes)]
+    return hashes
