@@ -10,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import pytest
 
 from data_prep import coded_abstracts
 from data_prep.code_systems.ccs import Ccsr
 from data_prep.prepare import quiet
 from data_prep.sources import codiesp
-from marn import command_line, metrics
+from marn import command_line
 from marn.corpus import Corpus
 from marn.errors import MarnError
 
@@ -445,31 +444,3 @@ def test_what_cannot_be_fetched_has_a_remedy(
     monkeypatch.setattr("pooch.retrieve", refuse)
     with pytest.raises(MarnError, match=r"codiesp\.zip cannot be fetched; download it yourself"):
         make(raw=Path("fetch"))
-
-
-def test_the_official_measure_by_hand() -> None:
-    """Case a: hits at ranks 1 and 3 of three codes; b: at 2 of one; c has no gold, d no ranking."""
-    gold = {"a": {"R05", "I10", "Z99"}, "b": {"i10"}, "d": {"R05"}}
-    ranked = {"a": ["r05", "X1", "I10", "R05"], "b": ["R05", "R05", "I10"], "c": ["I10"]}
-    expected = ((1 + 2 / 3) / 3 + 1 / 2) / 2
-    assert codiesp.mean_average_precision(ranked, gold) == pytest.approx(expected)
-    assert codiesp.mean_average_precision(ranked, gold, depth=1) == pytest.approx(1 / 6)
-    with pytest.raises(MarnError, match="no case has both"):
-        codiesp.mean_average_precision({"c": ["I10"]}, gold)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_official_measure_is_that_of_the_library_where_nothing_is_left_out(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    scores, truth = generator.random((20, 12)), generator.random((20, 12)) < 0.2
-    names = [f"A{column:02}" for column in range(12)]
-    ranked = {str(n): [names[c] for c in np.argsort(-row)] for n, row in enumerate(scores)}
-    gold = {str(n): {names[c] for c in np.flatnonzero(row)} for n, row in enumerate(truth)}
-    ours = metrics.score(scores, truth)["mean_average_precision"]
-    assert codiesp.mean_average_precision(ranked, gold) == pytest.approx(ours)
-    gold["0"] |= {"left out of the corpus"}
-    assert codiesp.mean_average_precision(ranked, gold) < ours
-
-
-def test_gold_has_what_the_corpus_leaves_out(make: Make, raw: Path) -> None:
-    assert codiesp.gold(raw, "dev") == {"c4": {"R05", "R50.9", "R19.7"}, "c5": {"R19.7"}}

@@ -501,10 +501,10 @@ def test_demo_has_no_notes(shared_data, tmp_path, capsys):
 def test_titles_of_the_demo_kind(raw_tables):
     raw_tables.write("D_ICD_PROCEDURES", [(1, "0331", "tap", " Spinal tap "), (2, "x", "", "")])
     dropped = Counter()
-    assert mimic3.read_titles(raw_tables.folder, "pr", dropped) == {"03.31": "Spinal tap"}
+    assert mimic3.read_titles(raw_tables.folder, "pr", dropped) == {("pr", "03.31"): "Spinal tap"}
     assert mimic3.read_titles(raw_tables.folder, "dx", dropped) == {}
     raw_tables.write("D_ICD_DIAGNOSES", [(n, "4280", "", f"Title {n}") for n in (1, 2, 3)])
-    assert mimic3.read_titles(raw_tables.folder, "dx", dropped) == {"428.0": "Title 3"}
+    assert mimic3.read_titles(raw_tables.folder, "dx", dropped) == {("dx", "428.0"): "Title 3"}
     assert dropped["titles of a code that has one already"] == 2
 
 

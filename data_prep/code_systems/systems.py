@@ -1,24 +1,17 @@
 """Code systems: the form, the title and the category of a code, for all sources alike.
 
-Of each system a source asks its `name`, the `version` of ICD, the `key` that tells categories apart
-and where the categories of `procedures` come from, all for the card; and of a code its `dotted`
-form (None for what does not look like a code), its `title` where the source gives none ("" if there
-is none) and its `category` (None if it has none). Kinds are "dx" and "pr".
-
-Of what people write it is asked which codes a cell holds (`pieces`), which kinds a code may have,
-the likeliest first (`kinds`), whether it `is_number` that was text before, and whether it
-`is_other`, of the system that the advice `other` names.
+Kinds are "dx" and "pr".
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
 from functools import cache, cached_property
-from pathlib import Path
 
 from data_prep.code_systems import icd10
-from data_prep.code_systems.ccs import KEY_STYLES, Ccs, Ccsr, titles
+from data_prep.code_systems.ccs import Ccs, Ccsr, titles
+from data_prep.config import CcsConfig
 from marn.corpus import CodeEntry
 from marn.corpus.codes import KINDS, dotted
 from marn.errors import MarnError
@@ -61,30 +54,82 @@ def dotted_icd9(kind: str, written: str) -> str | None:
         return None
 
 
-class Icd9:
+def dotted_any(kind: str, written: str) -> str | None:
+    """Return a code without the blanks around it, None if it is longer than one word."""
+    code = written.strip()
+    return code if _ANY_CODE.fullmatch(code) else None
+
+
+class CodeSystem:
+    """Codes of any system, taken as they are written; the base of the systems that are known."""
+
+    name = "their own"
+    version = ""
+    """Of ICD."""
+    key = ""
+    """What tells categories apart, for the card of a corpus; "" where there are none."""
+    procedures = ""
+    """Where the categories of procedures come from, for the card."""
+    other = "check the column"
+    """What to do where most codes look like those of another system (`is_other`)."""
+    dotted = staticmethod(dotted_any)
+    """The form of a code with its dot, None for what does not look like a code."""
+
+    def __init__(self) -> None:
+        self.uses: Counter[tuple[str, str]] = Counter()
+        """How often each (kind, code) is used; complete before the first call of `category`."""
+        self.titles: dict[tuple[str, str], str] = {}
+        """Titles that a source gives; they go before the system's own."""
+        self.categories: dict[tuple[str, str], CodeEntry] = {}
+        """Categories that a source gives, likewise."""
+
+    def title(self, kind: str, code: str) -> str:
+        """Return the title of a code, "" if there is none."""
+        return self.titles.get((kind, code)) or self._title(kind, code)
+
+    def category(self, kind: str, code: str) -> CodeEntry | None:
+        """Return the category of a code, None if it has none."""
+        return self.categories.get((kind, code)) or self._category(kind, code)
+
+    def _title(self, kind: str, code: str) -> str:
+        return ""
+
+    def _category(self, kind: str, code: str) -> CodeEntry | None:
+        return None
+
+    def kinds(self, written: str) -> list[str]:
+        """Return the kinds that a code may have, the likeliest first."""
+        return ["dx"]
+
+    def is_number(self, written: str) -> bool:
+        """Return whether a code has gone through a column of numbers and lost its zeros."""
+        return False
+
+    def is_other(self, written: str) -> bool:
+        """Return whether this looks like a code of the system that `other` names."""
+        return False
+
+
+class Icd9(CodeSystem):
     """ICD-9-CM under the categories of CCS.
 
     Args:
-        procedures: HCUP's file of procedure categories, or "hcup" to fetch it; None for the
-            procedures that the project states itself.
-        key: how categories are written as labels, "kind:number" or "number".
-        lookup: "all", or "released" to find no category for `is_lost`.
+        config: how categories are found and written.
 
     Raises:
-        MarnError: if the file cannot be fetched or read.
+        MarnError: if HCUP's file of procedure categories cannot be fetched or read.
     """
 
     name = "ICD-9-CM"
     version = "9"
     other = "they look like ICD-10: give --system icd10"
     dotted = staticmethod(dotted_icd9)
-    pieces = staticmethod(pieces)
 
-    def __init__(
-        self, procedures: Path | None = None, key: str = KEY_STYLES[0], lookup: str = "all"
-    ) -> None:
-        self.ccs = Ccs.load(procedures)
-        self.key, self.procedures, self.lookup = key, self.ccs.procedures, lookup
+    def __init__(self, config: CcsConfig) -> None:
+        super().__init__()
+        self.ccs = Ccs.load(config.ccs_procedures)
+        self.key, self.procedures = config.ccs_key, self.ccs.procedures
+        self._lookup = config.ccs_lookup
 
     def is_lost(self, kind: str, label: str) -> bool:
         """Return whether the released converter finds no category for a label.
@@ -92,17 +137,16 @@ class Icd9:
         That is so for a procedure that is a stub ("17.") or has a zero as its second decimal
         ("93.90"): as a number it is written in another way.
         """
-        return self.lookup == "released" and kind == "pr" and bool(_LOST.search(label))
+        return self._lookup == "released" and kind == "pr" and bool(_LOST.search(label))
 
-    def title(self, kind: str, code: str) -> str:
+    def _title(self, kind: str, code: str) -> str:
         """Return CMS's title of a code, or else what its category says about it."""
         if code in titles(kind):
             return titles(kind)[code]
         number = self.ccs.number(kind, code)
         return "" if number is None else f"(one of: {self.ccs.title(kind, number)})"
 
-    def category(self, kind: str, code: str) -> CodeEntry | None:
-        """Return the CCS category of a code."""
+    def _category(self, kind: str, code: str) -> CodeEntry | None:
         number = None if self.is_lost(kind, code) else self.ccs.number(kind, code)
         if number is None:
             return None
@@ -115,7 +159,7 @@ class Icd9:
         return listed or formed[:1]
 
     def is_number(self, written: str) -> bool:
-        """Return whether a code has gone through a column of numbers: 4280.0 for 4280."""
+        """Return whether a code was a number: 4280.0 for 4280."""
         return _LOST_ZEROS.fullmatch(written) is not None
 
     def is_other(self, written: str) -> bool:
@@ -123,33 +167,25 @@ class Icd9:
         return any(icd10.dotted(kind, written) for kind in KINDS)
 
 
-class Icd10:
-    """ICD-10-CM under CCSR and ICD-10-PCS under its own systems.
-
-    Args:
-        uses: how often each (kind, code) is used; must be complete before the first call of
-            `category`.
-    """
+class Icd10(CodeSystem):
+    """ICD-10-CM under CCSR and ICD-10-PCS under its own systems."""
 
     name = "ICD-10-CM and ICD-10-PCS"
     version = "10"
     other = "they look like ICD-9: give --system icd9"
-    pieces = staticmethod(pieces)
     key = icd10.KEY
     procedures = "section and body system of ICD-10-PCS"
     dotted = staticmethod(icd10.dotted)
-    title = staticmethod(icd10.title)
-
-    def __init__(self, uses: Mapping[tuple[str, str], int]) -> None:
-        self._uses = uses
 
     @cached_property
-    def _categories(self) -> dict[tuple[str, str], CodeEntry]:
-        return icd10.categories(self._uses)
+    def _of_uses(self) -> dict[tuple[str, str], CodeEntry]:
+        return icd10.categories(self.uses)
 
-    def category(self, kind: str, code: str) -> CodeEntry | None:
-        """Return the category of a code."""
-        return self._categories.get((kind, code))
+    def _title(self, kind: str, code: str) -> str:
+        return icd10.title(kind, code)
+
+    def _category(self, kind: str, code: str) -> CodeEntry | None:
+        return self._of_uses.get((kind, code))
 
     def kinds(self, written: str) -> list[str]:
         """Return the kind of a code: a procedure if ICD-10-PCS lists it, or its form says so."""
@@ -158,49 +194,6 @@ class Icd10:
             return ["pr"]
         return [kind for kind in KINDS if icd10.dotted(kind, written)][:1]
 
-    def is_number(self, written: str) -> bool:
-        """Return False: every code begins with a letter, or has seven places."""
-        return False
-
     def is_other(self, written: str) -> bool:
         """Return whether this looks like a code of ICD-9-CM."""
         return any(dotted_icd9(kind, written) for kind in KINDS)
-
-
-class AnySystem:
-    """Codes of a system of their own: taken as they are written, without titles or categories."""
-
-    name = "their own"
-    version = ""
-    key = ""
-    procedures = ""
-    other = "check the column"
-    pieces = staticmethod(pieces)
-
-    def dotted(self, kind: str, written: str) -> str | None:
-        """Return a code without the blanks around it, None if it is longer than one word."""
-        code = written.strip()
-        return code if _ANY_CODE.fullmatch(code) else None
-
-    def title(self, kind: str, code: str) -> str:
-        """Return nothing."""
-        return ""
-
-    def category(self, kind: str, code: str) -> CodeEntry | None:
-        """Return nothing."""
-        return None
-
-    def kinds(self, written: str) -> list[str]:
-        """Return "dx" for every code."""
-        return ["dx"]
-
-    def is_number(self, written: str) -> bool:
-        """Return False: a number may be a code."""
-        return False
-
-    def is_other(self, written: str) -> bool:
-        """Return False."""
-        return False
-
-
-CodeSystem = Icd9 | Icd10 | AnySystem

@@ -46,10 +46,8 @@ class _Row(NamedTuple):
     category_title: str = ""
 
 
-def read_titles(
-    paths: Sequence[Path], system: CodeSystem, dropped: Counter[str]
-) -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], CodeEntry]]:
-    """Return the title of every code of the lists, and the category of those that have one.
+def read_titles(paths: Sequence[Path], system: CodeSystem, dropped: Counter[str]) -> None:
+    """Give a system the title of every code of the lists, and the category of those with one.
 
     Of two titles of one code the last counts.
 
@@ -61,8 +59,6 @@ def read_titles(
     Raises:
         MarnError: if a list cannot be read, or none of its codes is of the system.
     """
-    titles: dict[tuple[str, str], str] = {}
-    above: dict[tuple[str, str], CodeEntry] = {}
     for path in paths:
         rows = found = 0
         of_file = _kind_in(path.name)
@@ -79,16 +75,17 @@ def read_titles(
             else:
                 found += 1
                 pair = kinds[0], code
-                dropped["titles of a code that has one already"] += pair in titles
-                titles[pair] = row.title.strip()
+                dropped["titles of a code that has one already"] += pair in system.titles
+                system.titles[pair] = row.title.strip()
                 if category := row.category.strip():
-                    above[pair] = CodeEntry(category, pair[0], row.category_title.strip())
+                    entry = CodeEntry(category, pair[0], row.category_title.strip())
+                    system.categories[pair] = entry
+                    system.key = system.key or "own"
         if not found:
             raise MarnError(
                 f"{path} has no title of a code of {system.name} ({rows:,} rows); give a list of "
                 "codes and titles of that system"
             )
-    return titles, above
 
 
 def _rows(path: Path) -> Iterator[_Row]:

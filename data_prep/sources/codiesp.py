@@ -22,8 +22,8 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -211,69 +211,6 @@ def fetch_cases(sums: Sequence[str] = ()) -> tuple[Path, str]:
     if len(homes) != 1:
         raise MarnError(f"{path} holds no CodiEsp, or several; remove it to fetch it anew")
     return homes[0], found
-
-
-def gold(raw: Path, split: str) -> dict[str, set[str]]:
-    """Return the diagnoses of each case of a split, also those that no corpus keeps.
-
-    Args:
-        raw: the folder that holds CodiEsp's train and dev.
-        split: "train", "dev" or "test".
-
-    Returns:
-        {case: codes in upper case}; a case without a code is not there.
-
-    Raises:
-        MarnError: if the file is missing or cannot be read.
-    """
-    found: dict[str, set[str]] = {}
-    for case, written in _rows(raw / split / f"{split}D.tsv", 2):
-        found.setdefault(case, set()).add(written.strip().upper())
-    return found
-
-
-def mean_average_precision(
-    ranked: Mapping[str, Sequence[str]], gold: Mapping[str, Set[str]], depth: int = 1000
-) -> float:
-    """Score rankings of codes as the shared task does.
-
-    The average precision of a case is the sum of the precision at the rank of each of its codes
-    that is among the first `depth`, over the number of its codes. The mean is over the cases that
-    have both a ranking and a code.
-
-    `marn.metrics.score` gives the same for what a corpus holds. This differs from it in what a
-    corpus does not hold: codes that were left out of it (those of no training case) still count as
-    missed, and cases of which no code was kept count as 0 if a ranking is given for them.
-
-    Args:
-        ranked: {case: codes, the likeliest first}; a code that comes again counts once.
-        gold: {case: codes}, see `gold`; codes are compared in upper case.
-        depth: codes looked at.
-
-    Returns:
-        A fraction in [0, 1].
-
-    Raises:
-        MarnError: if no case has both a ranking and a code.
-
-    References:
-        Miranda-Escalada et al. 2020; their script asks trectools for `get_map(trec_eval=False)`,
-        which stops at 1,000. It leaves codes that are on no list of valid codes out of a ranking;
-        here the ranking is taken as it is.
-    """
-    scored = [case for case in ranked if gold.get(case)]
-    if not scored:
-        raise MarnError("no case has both a ranking and a code; compare the names of the cases")
-    total = 0.0
-    for case in scored:
-        wanted = {code.upper() for code in gold[case]}
-        hits = 0
-        order = dict.fromkeys(code.upper() for code in ranked[case])
-        for rank, code in enumerate(islice(order, depth), start=1):
-            if code in wanted:
-                hits += 1
-                total += hits / rank / len(wanted)
-    return total / len(scored)
 
 
 def _texts(raw: Path, language: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ them as they come in the file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,11 +18,10 @@ from pydantic import Strict
 
 from data_prep import splits, tables
 from data_prep.caml_labels import CamlLabels, CodeRow
-from data_prep.code_systems.systems import Icd9
+from data_prep.code_systems.systems import Icd9, dotted_icd9
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
 from data_prep.prepare import Annotation, Coding, Note, Origin, Pair, Progress, Records, prepare
-from marn.corpus import CodeEntry
 from marn.errors import MarnError
 from marn.settings import Location, settings
 
@@ -107,15 +106,18 @@ def build(
         tables.require(raw, table)  # rather than after an hour of reading notes
     dropped: Counter[str] = Counter()
     noted: dict[str, str] = {}
-    synthetic, codes = is_synthetic(raw), _Codes(raw, config, dropped)
+    synthetic, system = is_synthetic(raw), Icd9(config)
+    for kind in CODE_TABLES:
+        system.titles |= read_titles(raw, kind, dropped)
+    is_known = _knows(system, complete={"dx": True, "pr": config.ccs_procedures is not None})
     split, settings = splits.chosen(lists, config.codes, config.seed, dropped)
-    settings["ccs_procedures"] = codes.system.procedures
-    codings: Iterator[Coding] = read_codings(raw, dropped, codes.is_known)
+    settings["ccs_procedures"] = system.procedures
+    codings: Iterator[Coding] = read_codings(raw, dropped, is_known)
     passages = _read_annotations(tables.require(raw, "EVIDENCE")) if synthetic else None
-    names: _Codes | CamlLabels = codes
+    names: Icd9 | CamlLabels = system
     if labels == "caml":
-        names = CamlLabels(codes.title, codes.category, codes.system.is_lost, noted)
-        codings = names.codings(_code_rows(raw, dropped, codes.is_known))
+        names = CamlLabels(system.title, system.category, system.is_lost, noted)
+        codings = names.codings(_code_rows(raw, dropped, is_known))
         passages = None if passages is None else map(names.passage, passages)
         settings["labels"] = labels
         command += f" --labels {labels}"
@@ -151,32 +153,21 @@ def _origin(name: str, command: str, config: CcsConfig, *, synthetic: bool) -> O
     )
 
 
-class _Codes:
-    """Titles and categories of the codes: titles of the tables, where they have them."""
+def _knows(system: Icd9, *, complete: Mapping[str, bool]) -> Callable[[str, str], bool]:
+    """Return what tells whether a list has a code, or no list is complete enough to tell.
 
-    def __init__(self, raw: Path, config: CcsConfig, dropped: Counter[str]) -> None:
-        self.system = Icd9(config.ccs_procedures, config.ccs_key, config.ccs_lookup)
-        self._titles = {kind: read_titles(raw, kind, dropped) for kind in CODE_TABLES}
-        self._is_complete = {"dx": True, "pr": config.ccs_procedures is not None}
+    Each alone has gaps: D_ICD lacks codes retired before 2014, which MIMIC-III uses.
+    """
+    listed = {kind for kind, _ in system.titles}
 
-    def is_known(self, kind: str, code: str) -> bool:
-        """Return whether a list has a code, or no list is complete enough to tell.
-
-        Each alone has gaps: D_ICD lacks codes retired before 2014, which MIMIC-III uses.
-        """
+    def is_known(kind: str, code: str) -> bool:
         return (
-            not (self._titles[kind] and self._is_complete[kind])
-            or code in self._titles[kind]
-            or self.system.ccs.number(kind, code) is not None
+            not (kind in listed and complete[kind])
+            or (kind, code) in system.titles
+            or system.ccs.number(kind, code) is not None
         )
 
-    def title(self, kind: str, code: str) -> str:
-        """Return the title of a code."""
-        return self._titles[kind].get(code) or self.system.title(kind, code)
-
-    def category(self, kind: str, code: str) -> CodeEntry | None:
-        """Return the category of a code."""
-        return self.system.category(kind, code)
+    return is_known
 
 
 def is_synthetic(raw: Path) -> bool:
@@ -285,7 +276,7 @@ def _code_rows(
                 dropped[f"{name} rows without HADM_ID"] += 1
                 continue
             written = code.strip()
-            found = Icd9.dotted(kind, written)
+            found = dotted_icd9(kind, written)
             if not written:
                 dropped[f"{name} rows without a code"] += 1
             elif found is None:
@@ -296,20 +287,17 @@ def _code_rows(
             yield CodeRow(hadm_id, kind, written, found)
 
 
-def read_titles(raw: Path, kind: str, dropped: Counter[str]) -> dict[str, str]:
+def read_titles(raw: Path, kind: str, dropped: Counter[str]) -> dict[Pair, str]:
     """Return the long title of every code in a table of titles; empty if it is not there.
 
     Of several titles of a code the last counts, and the others are counted in `dropped`.
     """
     path = tables.find(raw, TITLE_TABLES[kind])
-    if path is None:
-        return {}
-    found: dict[str, str] = {}
-    for _, (code, title) in tables.read(path, ("ICD9_CODE", "LONG_TITLE")):
-        written = Icd9.dotted(kind, code.strip())
-        if written is not None:
-            dropped["titles of a code that has one already"] += written in found
-            found[written] = title.strip()
+    found: dict[Pair, str] = {}
+    for _, (code, title) in tables.read(path, ("ICD9_CODE", "LONG_TITLE")) if path else ():
+        if written := dotted_icd9(kind, code.strip()):
+            dropped["titles of a code that has one already"] += (kind, written) in found
+            found[kind, written] = title.strip()
     return found
 
 
@@ -318,7 +306,7 @@ def _read_annotations(path: Path) -> Iterator[Annotation]:
     for place, (row, kind, code, begin, end, role) in tables.read(path, columns):
         pair: Pair = (kind.strip(), code.strip())
         numbers = [tables.identifier(path, place, value) for value in (row, begin, end)]
-        written = Icd9.dotted(*pair) if pair[0] in CODE_TABLES else None
+        written = dotted_icd9(*pair) if pair[0] in CODE_TABLES else None
         if None in numbers or written is None:
             raise tables.fault(path, place, "not a passage of a note; write the hospital again")
         row_id, first, last = (number or "" for number in numbers)

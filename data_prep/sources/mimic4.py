@@ -59,14 +59,14 @@ def run(config: Config, progress: Progress) -> Path:
     for table in CODE_TABLES.values():
         tables.require(hosp, table)  # rather than after an hour of reading notes
     dropped: Counter[str] = Counter()
-    uses: Counter[Pair] = Counter()
     options = f"--version {config.version}"
-    system: CodeSystem = Icd10(uses)
+    system: CodeSystem = Icd10()
     if config.version == 9:
-        system = Icd9(config.ccs_procedures, config.ccs_key, config.ccs_lookup)
+        system = Icd9(config)
         options += f" --ccs-key {config.ccs_key}"
         options += "" if config.ccs_procedures is None else " --ccs-procedures PRREF"
-    titles = {kind: read_titles(hosp, kind, system, dropped) for kind in CODE_TABLES}
+    for kind in CODE_TABLES:
+        system.titles |= read_titles(hosp, kind, system, dropped)
     split, settings = splits.chosen(config.splits, config.codes, config.seed, dropped)
     name = config.out.resolve().name
     with replacing(config.out) as folder:
@@ -74,8 +74,8 @@ def run(config: Config, progress: Progress) -> Path:
             folder,
             Records(
                 notes=read_notes(note, dropped),
-                codings=read_codings(hosp, system, dropped, uses),
-                title=lambda kind, code: titles[kind].get(code) or system.title(kind, code),
+                codings=read_codings(hosp, system, dropped),
+                title=system.title,
                 category=system.category,
                 split=split,
                 whole=splits.whole(config.splits, config),
@@ -127,12 +127,10 @@ def read_notes(note: Path, dropped: Counter[str]) -> Iterator[Note]:
             yield Note(hadm_id, subject_id, text, (date.strip(), int(sequence or 0)), key)
 
 
-def read_codings(
-    hosp: Path, system: CodeSystem, dropped: Counter[str], uses: Counter[Pair]
-) -> Iterator[Coding]:
+def read_codings(hosp: Path, system: CodeSystem, dropped: Counter[str]) -> Iterator[Coding]:
     """Yield the codes of both tables that are of the system's version of ICD.
 
-    Count in `dropped` what is left out, and in `uses` the rows of each code.
+    Count in `dropped` what is left out, and in `system.uses` the rows of each code.
 
     Raises:
         MarnError: naming file and line, if a row cannot be read.
@@ -155,25 +153,25 @@ def read_codings(
             elif (whole := system.dotted(kind, written)) is None:
                 dropped[f"{name} rows whose code has no form of {system.name}"] += 1
             else:
-                uses[kind, whole] += 1
+                system.uses[kind, whole] += 1
                 yield Coding(hadm_id, kind, whole)
 
 
-def read_titles(hosp: Path, kind: str, system: CodeSystem, dropped: Counter[str]) -> dict[str, str]:
+def read_titles(
+    hosp: Path, kind: str, system: CodeSystem, dropped: Counter[str]
+) -> dict[Pair, str]:
     """Return the title of every code in a table of titles; empty if it is not there.
 
     Of several titles of a code the last counts, and the others are counted in `dropped`.
     """
     path = tables.find(hosp, TITLE_TABLES[kind])
-    if path is None:
-        return {}
-    found: dict[str, str] = {}
+    found: dict[Pair, str] = {}
     columns = ("icd_code", "icd_version", "long_title")
-    for _, (code, edition, title) in tables.read(path, columns):
+    for _, (code, edition, title) in tables.read(path, columns) if path else ():
         whole = system.dotted(kind, code) if edition.strip() == system.version else None
         if whole is not None:
-            dropped["titles of a code that has one already"] += whole in found
-            found[whole] = title.strip()
+            dropped["titles of a code that has one already"] += (kind, whole) in found
+            found[kind, whole] = title.strip()
     return found
 
 

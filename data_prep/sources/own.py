@@ -28,13 +28,12 @@ from typing import Annotated, Literal
 from pydantic import Strict
 
 from data_prep import loose_tables, splits, tables
-from data_prep.code_systems.systems import AnySystem, CodeSystem, Icd9, Icd10
+from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10, pieces
 from data_prep.code_systems.title_lists import read_titles
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
 from data_prep.loose_tables import Table, alias, open_table, plain_id
-from data_prep.prepare import Coding, Note, Origin, Pair, Progress, Records, prepare
-from marn.corpus import CodeEntry
+from data_prep.prepare import Coding, Note, Origin, Progress, Records, prepare
 from marn.errors import MarnError
 from marn.settings import Location, settings
 
@@ -70,34 +69,27 @@ def run(config: Config, progress: Progress) -> Path:
     _check_paths(config)
     out = config.out.resolve()
     dropped: Counter[str] = Counter()
-    uses: Counter[Pair] = Counter()
-    system: CodeSystem = AnySystem()
+    system = CodeSystem()
     if config.system == "icd9":
-        system = Icd9(config.ccs_procedures, config.ccs_key, config.ccs_lookup)
+        system = Icd9(config)
     elif config.system == "icd10":
-        system = Icd10(uses)
+        system = Icd10()
     codes = _code_table(config)
-    titles, above = read_titles(config.titles, system, dropped)
+    read_titles(config.titles, system, dropped)
     notes = _Notes(config.notes, dropped, progress, needs_id=config.assigned is not None)
     split, recorded = splits.chosen(config.splits, config.codes, config.seed, dropped)
     recorded["system"] = config.system
     if config.splits is None:
         split = notes.splitter(split, config.seed, recorded)
 
-    def title(kind: str, code: str) -> str:
-        return titles.get((kind, code)) or system.title(kind, code)
-
-    def category(kind: str, code: str) -> CodeEntry | None:
-        return above.get((kind, code)) or system.category(kind, code)
-
     with replacing(config.out) as folder:
         prepare(
             folder,
             Records(
                 notes=notes.read(),
-                codings=_Codings(codes, system, notes, dropped, uses, progress).read(),
-                title=title,
-                category=category if system.key or above else None,
+                codings=_Codings(codes, system, notes, dropped, progress).read(),
+                title=system.title,
+                category=system.category if system.key else None,
                 split=split,
                 whole=split if config.vocabulary == "full" else None,
             ),
@@ -111,7 +103,7 @@ def run(config: Config, progress: Progress) -> Path:
                 + f"--system {config.system} --text {config.text} --language {config.language} "
                 f"--out data/{out.name} {config.options()}",
                 language=config.language,
-                ccs_key=system.key or ("own" if above else None),
+                ccs_key=system.key or None,
             ),
             choices=config,
             dropped=dropped,
@@ -271,12 +263,11 @@ class _Codings:
     system: CodeSystem
     notes: _Notes
     dropped: Counter[str]
-    uses: Counter[Pair]
     progress: Progress
     _count: Counter[str] = field(default_factory=Counter)
 
     def read(self) -> Iterator[Coding]:
-        """Yield the codes of the table, and count them in `uses`.
+        """Yield the codes of the table, and count them in `system.uses`.
 
         Raises:
             MarnError: as the table does, or if most codes are not of the system or most rows name
@@ -291,7 +282,7 @@ class _Codings:
             cells = [(kind, named["code"])]
             if self.table.columns["code"] in (self.table.columns["dx"], self.table.columns["pr"]):
                 cells = [("dx", named["dx"]), ("pr", named["pr"])]
-            codes = [(kind, code) for kind, cell in cells for code in self.system.pieces(cell)]
+            codes = [(kind, code) for kind, cell in cells for code in pieces(cell)]
             note = self.notes.find(written)
             if note is None:
                 self.dropped["rows whose note_id is not among the notes"] += max(1, len(codes))
@@ -318,7 +309,7 @@ class _Codings:
                 self._count["of the other"] += self.system.is_other(written)
             else:
                 self._count["either"] += len(kinds) > 1
-                self.uses[kinds[0], code] += 1
+                self.system.uses[kinds[0], code] += 1
                 yield Coding(note, kinds[0], code)
 
     def _judge(self) -> None:
