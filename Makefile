@@ -50,7 +50,8 @@ site: environment  ## render the pages from the stored outputs, in seconds
 	@$(BIN)/python book/_ext/make_book.py site
 
 lab: data  ## open the chapters in JupyterLab
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book
+	@$(BIN)/jupyter trust book/*.ipynb >/dev/null  # else no drawing is shown before its cell has run
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book --ContentsManager.hide_globs=__pycache__ --ContentsManager.hide_globs='[0-9]*.md'
 
 chapters: environment  ## execute what changed and update the committed notebooks (CHAPTER="03 04" for some)
 	@$(BIN)/python book/_ext/make_book.py chapters $(CHAPTER)

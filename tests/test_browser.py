@@ -40,6 +40,10 @@ CUT = """() => [...document.querySelectorAll(".bd-article *")].filter(box =>
     box.scrollWidth > box.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(box).overflowX)
     && box.clientWidth > 100 && !box.closest(".more-right, .more-left"))
     .map(box => `cut at the right: ${box.outerHTML.slice(0, 200)}`)"""
+# equations that begin to the left of their box, where nobody can scroll
+LOST = """() => [...document.querySelectorAll(".math > mjx-container")].filter(set =>
+    set.getBoundingClientRect().left < set.parentElement.getBoundingClientRect().left - 1)
+    .map(set => `its beginning is lost: ${set.parentElement.outerHTML.slice(0, 200)}`)"""
 MATHS = "[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))"
 
 
@@ -146,7 +150,7 @@ def test_page_is_whole(
 ) -> None:
     page, wrong = visit(site / f"{name}.html", theme, viewport)
     page.add_script_tag(path=AXE)
-    assert not wrong + page.evaluate(BARRIERS) + page.evaluate(CUT)
+    assert not wrong + page.evaluate(BARRIERS) + page.evaluate(CUT) + page.evaluate(LOST)
     assert page.evaluate("document.documentElement.dataset.theme") == theme
 
 
@@ -233,6 +237,12 @@ def test_buttons_of_figures_can_be_read(site: Path, visit: Callable[..., Any]) -
             "<div class='bd-article'><pre style='overflow: auto; width: 200px'>" + "a" * 99,
             CUT,
             "cut at the right",
+        ),
+        (
+            "<div class=math style='width: 200px; display: flex; justify-content: center'>"
+            "<mjx-container style='flex: 0 0 300px'>a",
+            LOST,
+            "beginning is lost",
         ),
     ],
 )

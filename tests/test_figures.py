@@ -238,6 +238,7 @@ def test_focal_optimum_has_one_frame_for_each_gamma_and_starts_at_two():
     figure = figures.focal_optimum(0.9, gammas=(0, 1, 2))
     assert [frame.name for frame in figure.frames] == ["0", "1", "2"]
     assert figure.layout.sliders[0].active == 2
+    assert figure.layout.xaxis.ticktext[-1] == "50%"  # where the readings part
     assert figure.frames[2].data[0].y == figure.data[0].y
     assert figure.frames[0].data[0].x is None  # frames hold only what changes
     truth = np.array(figure.data[0].x)
@@ -251,6 +252,7 @@ def test_focal_optimum_has_one_frame_for_each_gamma_and_starts_at_two():
 
 def test_training_curves_put_loss_above_and_scores_below():
     figure = figures.training_curves(history(), SCORES, best_epoch=4)
+    assert figure.layout.xaxis2.dtick == 1
     assert [trace.yaxis for trace in figure.data] == ["y", "y2", "y2"]
     assert figure.data[2].y == (None, 0.1, 0.2, 0.3, 0.4)
     names = ["training loss", "dev ICD, micro F1", "dev ICD, macro F1 (CAML)"]

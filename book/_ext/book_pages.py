@@ -43,6 +43,7 @@ def read_notebook(text: str) -> NotebookNode:
         if cell.cell_type == "markdown":
             if "caption" in cell.metadata.get("tags", []):
                 continue
+            cell.source = cell.metadata.get("page", cell.source)
             # the target is in raw HTML, which MyST does not know
             cell.source = FIGURE_LINK.sub(r'<a href="#\2">\1</a>', cell.source)
         figure = cell.metadata.get("figure", {})
@@ -106,11 +107,7 @@ def readable(body: str) -> str:
         '<td class="head"></td>'
     """
     body = re.sub(r"<th([^>]*)>\s*(<p></p>)?\s*</th>", r"<td\1></td>", body)
-    body = re.sub(r"(?<=<th>)\w+(?=</th>)", lambda name: name[0].replace("_", "_<wbr>"), body)
-    # doc-biblioentry is deprecated, and a list may hold nothing but items
-    return body.replace('role="doc-biblioentry"', 'role="listitem"').replace(
-        ' role="doc-backlink"', ""
-    )
+    return re.sub(r"(?<=<th>)\w+(?=</th>)", lambda name: name[0].replace("_", "_<wbr>"), body)
 
 
 class Modules(SphinxDirective):

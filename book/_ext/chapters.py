@@ -16,9 +16,11 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import pybtex.database
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from pybtex.plugin import find_plugin
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,10 @@ CELL_SECONDS = 600  # a cell that takes longer has hung
 PARALLEL = 2  # chapters executed at the same time
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # tracebacks have it, and are also logged to files
 CARD = ROOT / "data" / "teaching" / "card.json"
+EQUATION = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.DOTALL | re.MULTILINE)
+CITATION = re.compile(r"\{cite(?P<form>:t|:p|)\}`(?P<key>[^`]+)`")
+BIBLIOGRAPHY = re.compile(r"^```\{bibliography\}.*?^```", re.DOTALL | re.MULTILINE)
+SOLUTION = re.compile(r"^(:{3,}\{solution-(?:start|end)\}.*?^:{3,})$", re.DOTALL | re.MULTILINE)
 
 
 def texts(names: Iterable[str] = ()) -> list[Path]:
@@ -63,6 +69,12 @@ def notebook(text: Path) -> NotebookNode:
     """
     book = jupytext.read(text, fmt="md:myst")
     number_figures(book, int(text.stem[:2]))
+    cite(book)
+    fold_solutions(book)
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            # JupyterLab gives a number of its own to what is between dollars
+            cell.source = EQUATION.sub(r"\\begin{equation*}\n\1\n\\end{equation*}", cell.source)
     seen: dict[str, int] = {}
     for cell in book.cells:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
@@ -98,6 +110,54 @@ def number_figures(book: NotebookNode, chapter: int) -> None:
     book.cells = cells
 
 
+def cite(book: NotebookNode) -> None:
+    """Write citations as links and list the works cited, in place: JupyterLab reads no BibTeX."""
+    works = pybtex.database.parse_file(BOOK / "references.bib").entries
+    style = find_plugin("pybtex.style.formatting", "plain")()
+    cited = set()
+
+    def link(found: re.Match[str]) -> str:
+        work = works[found["key"]]
+        cited.add(found["key"])
+        names = [" ".join(map(str, person.rich_last_names)) for person in work.persons["author"]]
+        who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
+        year, url = work.fields["year"], work.fields["url"]
+        return f"[{who} ({year})]({url})" if found["form"] == ":t" else f"([{who}, {year}]({url}))"
+
+    def entries(found: re.Match[str]) -> str:
+        texts = [style.format_entry("", works[key]).text for key in sorted(cited)]
+        return "## References\n\n" + "\n".join(
+            f"- {' '.join(text.render_as('markdown').split())}" for text in texts
+        )
+
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            cell.source = BIBLIOGRAPHY.sub(entries, CITATION.sub(link, cell.source))
+
+
+def fold_solutions(book: NotebookNode) -> None:
+    """Put solutions under headings that JupyterLab shows collapsed, in place.
+
+    It knows no `solution-start`; a page has that, from the metadata, instead of the heading.
+    """
+    cells: list[NotebookNode] = []
+    for cell in book.cells:
+        parts = SOLUTION.split(cell.source) if cell.cell_type == "markdown" else [""]
+        for number, part in enumerate(parts):
+            if number % 2:  # the directive
+                starts = "{solution-start}" in part
+                heading = "###### Solution" if starts else "###### End of the solution"
+                metadata = {"page": part} | (
+                    {"jp-MarkdownHeadingCollapsed": True} if starts else {}
+                )
+                cells.append(nbformat.v4.new_markdown_cell(heading, metadata=metadata))
+            elif part.strip():
+                cells.append(NotebookNode(cell, source=part.strip()))
+        if cell.cell_type != "markdown":
+            cells.append(cell)
+    book.cells = cells
+
+
 def sources(book: NotebookNode) -> list[tuple[str, str, list[str]]]:
     """List type, source and tags of each cell: what a chapter shares with its stored notebook."""
     return [(c.cell_type, c.source, sorted(c.metadata.get("tags", []))) for c in book.cells]
@@ -126,9 +186,10 @@ def key(text: Path) -> str:
 
     Contents count, not dates: a clone has new dates, and a branch that was switched back old ones.
     """
+    cells = hashlib.sha256(nbformat.writes(notebook(text)).encode()).hexdigest()
     beside = [f for f in files_below("book") if f.suffix in {".csv", ".json", ".yaml", ".svg"}]
     library = files_below("marn", "data_prep")
-    return digest([text, *library, *beside, CARD, ROOT / "requirements.lock"])
+    return f"{cells} {digest([*library, *beside, CARD, ROOT / 'requirements.lock'])}"
 
 
 async def _execute(text: Path, folder: Path, turn: asyncio.Semaphore) -> float | None:

@@ -40,12 +40,13 @@ def training_curves(history: pd.DataFrame, scores: Sequence[str], *, best_epoch:
         look = {"mode": "lines+markers", "line": {"color": COLOURS[i % len(COLOURS)]}}
         trace = curve(history["epoch"], history[column], name, "epoch %{x}: %{y:.4~g}", **look)
         figure.add_trace(trace, row=1 if column == "loss" else 2, col=1)
+    ticks = {"tickformat": "d", "dtick": max(1, len(history) // 10)}  # epochs have no halves
     lay_out(
         figure,
         f"Training (best: epoch {best_epoch})",
         520,
-        xaxis_tickformat="d",
-        xaxis2={"title": "epoch", "tickformat": "d"},
+        xaxis=ticks,
+        xaxis2=ticks | {"title": "epoch"},
         yaxis_title="loss (nats)",
         yaxis2={"title": "score", "tickformat": ".0%"},
     )
