@@ -30,6 +30,7 @@ QUIET = [
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 DRAW_SECONDS = 60
+PAGE_SECONDS = 120  # on a machine with much else to do
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 # what hinders readers with a screen reader, a keyboard or weak sight
 BARRIERS = """async () => (await axe.run({preload: false})).violations
@@ -112,7 +113,7 @@ def visit(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
                 or wrong.append(f"asks elsewhere: {request.url}")
             ),
         )
-        page.goto(path.as_uri(), wait_until="load")
+        page.goto(path.as_uri(), wait_until="load", timeout=1000 * PAGE_SECONDS)
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         for number, figure in enumerate(page.query_selector_all(".marn-fig"), 1):
             figure.evaluate("figure => figure.scrollIntoView()")
