@@ -9,42 +9,27 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from marn import losses, metrics
-    from marn.averages import average
-    from marn.corpus import Corpus
-    from marn.errors import MarnError
-    from marn.evaluation import Predictions, evaluate, predict
-    from marn.experiments.presets import preset
-    from marn.losses import bce_loss, focal_loss
-    from marn.models import Coder
-    from marn.registry import available, build
-    from marn.saving import load, load_model
-    from marn.train.config import TrainConfig
-    from marn.train.loop import Run, fit
+    from marn import losses as losses
+    from marn import metrics as metrics
+    from marn.averages import average as average
+    from marn.corpus import Corpus as Corpus
+    from marn.errors import MarnError as MarnError
+    from marn.evaluation import Predictions as Predictions
+    from marn.evaluation import evaluate as evaluate
+    from marn.evaluation import predict as predict
+    from marn.experiments.presets import preset as preset
+    from marn.losses import bce_loss as bce_loss
+    from marn.losses import focal_loss as focal_loss
+    from marn.models import Coder as Coder
+    from marn.registry import available as available
+    from marn.registry import build as build
+    from marn.saving import load as load
+    from marn.saving import load_model as load_model
+    from marn.train.config import TrainConfig as TrainConfig
+    from marn.train.loop import Run as Run
+    from marn.train.loop import fit as fit
 
 __version__ = _version("marn")
-
-__all__ = [
-    "Coder",
-    "Corpus",
-    "MarnError",
-    "Predictions",
-    "Run",
-    "TrainConfig",
-    "available",
-    "average",
-    "bce_loss",
-    "build",
-    "evaluate",
-    "fit",
-    "focal_loss",
-    "load",
-    "load_model",
-    "losses",
-    "metrics",
-    "predict",
-    "preset",
-]
 
 _HOMES = {
     "Coder": "models.base",
@@ -65,6 +50,7 @@ _HOMES = {
     "predict": "evaluation",
     "preset": "experiments.presets",
 }
+__all__ = ["losses", "metrics", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,8 +3,6 @@
 Arrays and frames in, arrays and frames out; nothing here knows a corpus, a model or a plot.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -16,19 +14,6 @@ from scipy.special import expit, log_expit, logit
 from sklearn.decomposition import PCA
 
 from marn.errors import MarnError
-
-__all__ = [
-    "Interval",
-    "JointPCA",
-    "diameter",
-    "focal_optimum",
-    "focal_term",
-    "joint_pca",
-    "loss_per_code",
-    "mean_interval",
-    "permutation_null",
-    "significant_ccs",
-]
 
 FloatArray = NDArray[np.float64]
 

@@ -1,7 +1,5 @@
 """Make an average of runs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Command lines made of typed settings, by typer: `marn.cli` and `python -m data_prep`."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

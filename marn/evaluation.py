@@ -1,7 +1,5 @@
 """Predictions of a model on a split, and their scores."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 A loss sees logits and targets, and nothing of the model that made them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal, get_args
 

@@ -15,8 +15,6 @@ the higher index (a reversed argsort, which leaves the order of ties open), and 
 divide by 0 are `nan`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -24,8 +22,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from marn.errors import MarnError
-
-__all__ = ["auc_per_code", "best_threshold", "best_thresholds", "score"]
 
 Array = NDArray[np.floating]
 Indices = NDArray[np.intp]

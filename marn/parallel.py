@@ -4,8 +4,6 @@ Outside `collective` they act as if there were one process, so code that calls t
 process group. `marn.train.launch` starts the processes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

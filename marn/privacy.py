@@ -12,8 +12,6 @@ The card of a corpus says whether its text is open or credentialed. From there:
   to be harmless, and what shares words with a credentialed corpus on this machine.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import subprocess
@@ -22,8 +20,6 @@ from pathlib import Path
 from typing import Final
 
 from marn.errors import MarnError
-
-__all__ = ["MINIMUM_CELL", "SWITCH", "announce", "check_may_show", "check_may_write", "mark"]
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,5 @@
 """How far long work is: tqdm's bar in a terminal or a notebook, plain lines in a log or a pipe."""
 
-from __future__ import annotations
-
 import os
 import time
 from typing import TextIO

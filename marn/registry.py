@@ -1,7 +1,5 @@
 """The systems by name: `available` lists them, `build` makes one."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import pkgutil
@@ -24,8 +22,6 @@ from marn.settings import Seed, check, kinds, unknown
 for _package in (models, baselines, transformers, reconstructions, readers):
     for _module in pkgutil.iter_modules(_package.__path__):
         importlib.import_module(f"{_package.__name__}.{_module.name}")
-
-__all__ = ["available", "build", "system"]
 
 _NOT_OPTIONS = ("feature_size", "head", "vocabulary_size", "tasks", "seed")  # of every system
 _Size = Annotated[int, Field(ge=1, le=1 << 16)]

@@ -4,8 +4,6 @@ A score is made of sums over units: notes, or patients with all their notes. A t
 what each unit adds to K sums, and a measure makes figures of them: (B, K) -> {figure: (B,)}.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Nothing in these files is executed when they are read. Every file is complete or absent.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

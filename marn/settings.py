@@ -12,8 +12,6 @@ bad value is one line:
     marn.errors.MarnError: meals must be at least 1, but got 0; the default is 3
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 from collections.abc import Iterable, Mapping

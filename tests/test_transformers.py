@@ -128,9 +128,8 @@ def test_clinicalbert_is_bert_on_the_last_window(read_as):
         assert torch.allclose(model(tokens, lengths)["icd"][row], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("segment_as", ["start", "mean"])
-def test_mdbert_is_bert_on_segments_and_torchs_transformer_on_them(segment_as):
-    model = small("mdbert", segment_as=segment_as, document_layers=2)
+def test_mdbert_is_bert_on_segments_and_torchs_transformer_on_them():
+    model = small("mdbert", document_layers=2)
     tokens, lengths = padded([10, 3])
     table = model.embedding.table.weight.detach()
     features, mask = model.features(tokens, lengths)
@@ -145,7 +144,7 @@ def test_mdbert_is_bert_on_segments_and_torchs_transformer_on_them(segment_as):
         vectors = []
         for a, b in pairwise(ends):
             states = on_one_note(model, table, [40, *note[a:b], 41])
-            vectors.append(states[0] if segment_as == "start" else states[1:-1].mean(0))
+            vectors.append(states[0])
         h = torch.stack(vectors) + sinusoids(len(vectors), 16)
         assert torch.allclose(features[row, mask[row]], document.eval()(h[None])[0], atol=1e-5)
 
@@ -512,7 +511,6 @@ def test_wrong_options(options, message):
     [
         ("clinicalbert", {"read_as": "mean"}, "read_as must be '"),
         ("clinicalbert", {"window": 511}, "1 to 510 pieces at once, but got 511"),
-        ("mdbert", {"segment_as": "last"}, "segment_as must be '"),
         ("mdbert", {"document_layers": 0}, "document_layers must be at least 1"),
         ("mdbert", {"segment": 0}, "segment must be at least 1, but got 0"),
     ],

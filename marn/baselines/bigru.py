@@ -1,16 +1,14 @@
 """The plain GRU that CAML was compared with: its states at the two ends of a note."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from marn.baselines.cnn import CNN
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder
 from marn.nn.heads import PooledHead
 from marn.nn.layers import BiGRU
 
@@ -69,7 +67,7 @@ class PlainBiGRU(Coder):
         *,
         hidden_size: int = 256,
         bidirectional: bool = True,
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         shared.setdefault("max_length", 2500)
         shared.setdefault("embedding_dropout", 0.0)

@@ -1,14 +1,12 @@
 """CAML: one convolution and label attention."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder
 from marn.nn.layers import length_mask
 
 
@@ -38,9 +36,7 @@ class CAML(Coder):
         "epochs": 200,
     }
 
-    def __init__(
-        self, *, filters: int = 50, kernel_size: int = 10, **shared: Unpack[SharedOptions]
-    ) -> None:
+    def __init__(self, *, filters: int = 50, kernel_size: int = 10, **shared: Any) -> None:
         shared.setdefault("max_length", 2500)
         super().__init__(feature_size=filters, **shared)
         self.surplus = 2 * (kernel_size // 2) - kernel_size + 1

@@ -1,16 +1,14 @@
 """The plain CNN that CAML was compared with: one convolution and the maximum over the note."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marn.baselines.caml import CAML
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder
 from marn.nn.convolution import Convolution
 from marn.nn.heads import PooledHead
 from marn.nn.layers import length_mask
@@ -82,9 +80,7 @@ class CNN(Coder):
         "epochs": 100,
     }
 
-    def __init__(
-        self, *, filters: int = 500, kernel_size: int = 4, **shared: Unpack[SharedOptions]
-    ) -> None:
+    def __init__(self, *, filters: int = 500, kernel_size: int = 4, **shared: Any) -> None:
         shared.setdefault("max_length", 2500)
         super().__init__(feature_size=filters, head=MaxPool, **shared)
         self.kernel_size = kernel_size

@@ -1,16 +1,14 @@
 """DCAN: dilated causal convolutions with residual connections, and label attention."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder
 from marn.nn.convolution import Convolution
 
 
@@ -90,7 +88,7 @@ class DCAN(Coder):
         levels: int = 2,
         kernel_size: int = 2,
         dropout: float = 0.2,
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         shared.setdefault("max_length", 2500)
         super().__init__(feature_size=projected, **shared)

@@ -1,9 +1,7 @@
 """DR-CAML: CAML whose classifiers are kept close to the descriptions of their codes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from marn.baselines.caml import CAML
 from marn.errors import MarnError
-from marn.models.base import SharedOptions, descriptions
-from marn.models.descriptions import Descriptions, check_descriptions
+from marn.models.descriptions import Descriptions, check_descriptions, descriptions
 from marn.nn.convolution import Convolution
 from marn.nn.layers import length_mask
 
@@ -66,7 +63,7 @@ class DRCAML(CAML):
         penalty_as: Reading = "released",
         filters: int = 50,
         kernel_size: int = 10,
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         super().__init__(filters=filters, kernel_size=kernel_size, **shared)
         self.penalty_weight = penalty_weight

@@ -1,9 +1,7 @@
 """Fusion: compressed multi-width convolutions, a transformer layer, and label attention."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +9,7 @@ from torch.nn import functional as F
 
 from marn.baselines.caml import CAML
 from marn.errors import MarnError
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder
 from marn.models.segments import count_segments, cut_segments, segments_to_tokens
 from marn.nn.convolution import Convolution, ResidualConvolution
 from marn.nn.layers import length_mask
@@ -172,7 +170,7 @@ class FusionCoder(Coder):
         hidden_size: int = 1024,
         heads_as: HeadReading = "standard",
         dropout: float = 0.2,
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         shared.setdefault("max_length", 2500)
         before, after = widths

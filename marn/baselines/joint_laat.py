@@ -1,17 +1,14 @@
 """JointLAAT: LAAT in two levels, where coarse codes inform the fine ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from marn.baselines.laat import LAAT
 from marn.errors import MarnError
-from marn.models.base import SharedOptions
 from marn.nn.heads import TanhAttention
 
 
@@ -101,7 +98,7 @@ class JointLAAT(LAAT):
         attention_size: int = 512,
         coarse: str | None = None,
         coarse_size: int = 128,
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         tasks = shared["tasks"]
         if coarse is None and len(tasks) > 1:

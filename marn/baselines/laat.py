@@ -1,14 +1,12 @@
 """LAAT: BiLSTM and label attention through a hidden layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder
 from marn.nn.heads import TanhAttention
 from marn.nn.layers import BiLSTM, Head
 
@@ -51,7 +49,7 @@ class LAAT(Coder):
         *,
         hidden_size: int = 512,
         attention_size: int = 512,
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         shared.setdefault("embedding_dropout", 0.3)
         head = partial(head, attention_size=attention_size)

@@ -1,15 +1,13 @@
 """MultiResCNN: convolutions of several widths, each with residual blocks, and label attention."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder
 from marn.nn.convolution import Convolution, ResidualConvolution
 from marn.nn.ram import TokenNorm
 
@@ -73,7 +71,7 @@ class MultiResCNN(Coder):
         kernel_sizes: Sequence[int] = (3, 5, 9, 15, 19, 25),
         widths: Sequence[int] = (100, 50),
         dropout: float = 0.2,
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         shared.setdefault("max_length", 2500)
         super().__init__(feature_size=len(kernel_sizes) * widths[-1], **shared)

@@ -9,8 +9,6 @@ dot of a diagnosis, two digits that of a procedure.
 A code is always text. Read as a number, ``0331`` (spinal tap, 03.31) turns into 33.1.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Names of the columns of tables of notes, for whoever reads one."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

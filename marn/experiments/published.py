@@ -4,8 +4,6 @@
 MARN, the journal version is listed, and the preprint only where the two differ.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path

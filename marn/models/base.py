@@ -8,55 +8,22 @@ thresholds are outside.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, Required, TypedDict, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marn.corpus import Corpus
-from marn.corpus.text import tokenize
 from marn.errors import MarnError
 from marn.models.descriptions import title_vectors
 from marn.nn.layers import Head, LabelAttention, WordEmbedding, length_mask
 from marn.nn.ram import Fusion, RamStart, RecalibratedAggregation, Up
+from marn.settings import Count, check
 
 Padding = Literal["masked", "released"]
 BiasStart = Literal["released", "prior"]
 CodeStart = Literal["released", "titles"]
-
-
-class SharedOptions(TypedDict, total=False):
-    """Options of every system; see `Coder`."""
-
-    vocabulary_size: Required[int]
-    tasks: Required[Mapping[str, int]]
-    vectors: Tensor | None
-    embedding_size: int
-    tune_embeddings: bool
-    embedding_dropout: float
-    max_length: int
-    recalibrate: Fusion | None
-    ram_dropout: float
-    ram_up: Up
-    ram_tanh: bool
-    ram_start: RamStart
-    padding: Padding
-    bias_start: BiasStart
-    word_path: bool
-    code_start: CodeStart
-
-
-def descriptions(corpus: Corpus) -> dict[str, list[list[int]]]:
-    """Encode the titles of a corpus's codes as word ids.
-
-    Returns:
-        {task: for each code, in the order of the logits, its words}.
-    """
-    return {
-        task: [corpus.vocabulary.encode(tokenize(code.title)).tolist() for code in codes]
-        for task, codes in corpus.codes.items()
-    }
 
 
 class Coder(nn.Module):
@@ -154,12 +121,10 @@ class Coder(nn.Module):
         code_start: CodeStart = "released",
     ) -> None:
         super().__init__()
-        if padding not in get_args(Padding):
-            raise MarnError(f"padding must be one of {get_args(Padding)}, but got {padding!r}")
-        if bias_start not in get_args(BiasStart):
-            raise MarnError(
-                f"bias_start must be one of {get_args(BiasStart)}, but got {bias_start!r}"
-            )
+        check("padding", Padding, padding)
+        check("bias_start", BiasStart, bias_start)
+        check("code_start", CodeStart, code_start)
+        check("max_length", Count, max_length)
         if not tasks or any(codes < 1 for codes in tasks.values()):
             raise MarnError(f"tasks must give each task at least one code, but got {dict(tasks)}")
         if vocabulary_size < 3:
@@ -167,8 +132,6 @@ class Coder(nn.Module):
                 f"vocabulary_size must be at least 3 (padding, a word, the unknown word), "
                 f"but got {vocabulary_size}"
             )
-        if max_length < 1:
-            raise MarnError(f"max_length must be at least one token, but got {max_length}")
         if vectors is not None and len(vectors) != vocabulary_size:
             raise MarnError(
                 f"vectors have {len(vectors)} rows, but vocabulary_size is {vocabulary_size}"
@@ -187,30 +150,19 @@ class Coder(nn.Module):
             tune=tune_embeddings,
             dropout=embedding_dropout,
         )
-        self.ram = (
-            RecalibratedAggregation(
-                feature_size,
-                fusion=recalibrate,
-                up=ram_up,
-                tanh=ram_tanh,
-                dropout=ram_dropout,
-                start=ram_start,
-            )
-            if recalibrate
-            else None
-        )
+        self.ram = None
+        if recalibrate:
+            ram: dict[str, Any] = {
+                "up": ram_up,
+                "tanh": ram_tanh,
+                "dropout": ram_dropout,
+                "start": ram_start,
+            }
+            self.ram = RecalibratedAggregation(feature_size, fusion=recalibrate, **ram)
         self.head = head(feature_size + word_path * self.embedding_size, self.tasks)
-        self._check_word_path()
-
-    def _check_word_path(self) -> None:
-        """Refuse `word_path` and `code_start` where they have no meaning."""
-        if self.code_start not in get_args(CodeStart):
-            raise MarnError(
-                f"code_start must be one of {get_args(CodeStart)}, but got {self.code_start!r}"
-            )
-        if self.code_start == "titles" and not self.word_path:
+        if code_start == "titles" and not word_path:
             raise MarnError("code_start='titles' needs the words; set word_path=True")
-        if self.word_path and not (self.takes_words and self.head.attends_to_features):
+        if word_path and not (self.takes_words and self.head.attends_to_features):
             raise MarnError(
                 f"{self.name} cannot take word_path, which needs label attention over the words of "
                 "a note; choose bigru_la, marn or caml"

@@ -1,7 +1,5 @@
 """The descriptions of codes as words: checked, and made one vector per code."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,6 +13,18 @@ from marn.errors import MarnError
 
 Descriptions = Mapping[str, Sequence[Sequence[int]]]
 """{task: for each code, in the order of the logits, its words as ids}."""
+
+
+def descriptions(corpus: Corpus) -> dict[str, list[list[int]]]:
+    """Encode the titles of a corpus's codes as word ids.
+
+    Returns:
+        {task: for each code, in the order of the logits, its words}.
+    """
+    return {
+        task: [corpus.vocabulary.encode(tokenize(code.title)).tolist() for code in codes]
+        for task, codes in corpus.codes.items()
+    }
 
 
 def check_descriptions(
@@ -102,8 +112,7 @@ def title_vectors(corpus: Corpus, table: Tensor) -> dict[str, Tensor]:
     weight[corpus.vocabulary.unknown] = 0
     weights = torch.from_numpy(weight).to(table)
     found = {}
-    for task, codes in corpus.codes.items():
-        titles = [corpus.vocabulary.encode(tokenize(code.title)).tolist() for code in codes]
+    for task, titles in descriptions(corpus).items():
         sums = [weights[title] @ table[title] for title in titles]
         found[task] = F.normalize(torch.stack(sums), dim=1)
     return found

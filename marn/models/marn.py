@@ -4,15 +4,13 @@ The layers are in `marn.nn.layers` and `marn.nn.ram`. `marn.plain` has the whole
 training in one file, in torch alone; tests hold the two equal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder
 from marn.nn.layers import BiGRU, LabelAttention, Pooling, length_mask
 
 
@@ -37,9 +35,7 @@ class BiGRULabelAttention(Coder):
         "learning_rate": 8e-3,  # MT-RAM Section 4.3, for all its base systems
     }
 
-    def __init__(
-        self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Unpack[SharedOptions]
-    ) -> None:
+    def __init__(self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Any) -> None:
         super().__init__(
             feature_size=2 * hidden_size, head=partial(LabelAttention, pooling=pooling), **shared
         )
@@ -74,9 +70,7 @@ class MARN(BiGRULabelAttention):
         "task_weights": {"icd": 0.7, "ccs": 0.3},
     }
 
-    def __init__(
-        self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Unpack[SharedOptions]
-    ) -> None:
+    def __init__(self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Any) -> None:
         shared.setdefault("recalibrate", "multiply")
         super().__init__(hidden_size=hidden_size, pooling=pooling, **shared)
 
@@ -123,8 +117,6 @@ class MTRAM(MARN):
         "task_weights": {"icd": 0.7, "ccs": 0.3},
     }
 
-    def __init__(
-        self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Unpack[SharedOptions]
-    ) -> None:
+    def __init__(self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Any) -> None:
         shared.setdefault("max_length", 2500)
         super().__init__(hidden_size=hidden_size, pooling=pooling, **shared)

@@ -1,7 +1,5 @@
 """Notes cut into segments of equally many tokens, of which the last may be shorter."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

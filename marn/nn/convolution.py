@@ -1,7 +1,5 @@
 """Convolutions over the positions of a note."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

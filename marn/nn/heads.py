@@ -1,7 +1,5 @@
 """Heads of other systems: the label attention of LAAT, and one pooled vector for all codes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -6,8 +6,6 @@ Shapes: B notes, T positions, E embedding width, D features, C codes. A mask is 
 at real positions; None means that every position counts, padding included.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 

@@ -4,8 +4,6 @@ RAM compresses the features of a note twice, smooths them, restores their width 
 result to reweigh its input. Only the number of channels changes, never the length.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, get_args
 
 import torch

@@ -1,7 +1,5 @@
 """Averages of trained models, networks among them, as one system that reads text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 

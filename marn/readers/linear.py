@@ -1,7 +1,5 @@
 """Linear models on words or characters: the first thing to run on a few hundred notes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 

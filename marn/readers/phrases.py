@@ -1,7 +1,5 @@
 """Systems that know phrases: those that coders marked, and the titles of the codes."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter, defaultdict

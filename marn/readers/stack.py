@@ -1,7 +1,5 @@
 """Stacks: several readers of text, weighed by what they say of notes that they have not learnt."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 

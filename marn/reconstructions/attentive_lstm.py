@@ -1,23 +1,18 @@
 """Attentive LSTM after Shi et al. 2017: written diagnoses and code titles, read by letters."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.models.base import Coder, SharedOptions, descriptions
-from marn.models.descriptions import Descriptions, check_descriptions
+from marn.models.base import Coder
+from marn.models.descriptions import Descriptions, check_descriptions, descriptions
 from marn.models.segments import count_segments, cut_segments, segments_to_tokens
 from marn.nn.layers import Head, WordEmbedding, attention_weights
-
-Attend = Literal["soft", "hard"]
 
 LETTERS = 20
 """Letters of a word that are read."""
@@ -100,9 +95,8 @@ class TitleAttention(Head):
         a_{lj} = \mathrm{softmax}_j(h_j \cdot c_l), \quad e_l = \sum_j a_{lj} h_j, \quad
         \mathrm{logit}_l = w_l \cdot [e_l; c_l] + b_l
 
-    Hard attention takes the one diagnosis with the largest product instead of the sum. A classifier
-    shared by all codes could not tell them apart in a note of a single diagnosis, where all e_l
-    are equal.
+    A classifier shared by all codes could not tell them apart in a note of a single diagnosis,
+    where all e_l are equal.
 
     Args:
         size: D, features of a diagnosis.
@@ -110,7 +104,6 @@ class TitleAttention(Head):
         titles: {task: for each code the rows of its words in `words`, at least one}.
         words: embedding of the words of all titles; row 0 is padding.
         word_size: features that it gives a word.
-        attend: `"soft"` or `"hard"`.
     """
 
     def __init__(
@@ -121,10 +114,8 @@ class TitleAttention(Head):
         titles: Mapping[str, Sequence[Sequence[int]]],
         words: WordEmbedding,
         word_size: int,
-        attend: Attend,
     ) -> None:
         super().__init__(tasks)
-        self.attend = attend
         self.words = words
         self.reader = nn.LSTM(word_size, size, batch_first=True)
         for task, codes in self.tasks.items():
@@ -139,25 +130,18 @@ class TitleAttention(Head):
         titles = self.get_buffer(f"titles_{task}")
         return last_states(self.reader, self.words(titles), (titles > 0).sum(dim=1))
 
-    def weigh(self, codes: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
-        """Weigh the diagnoses for each title: (C, D), (B, S, D), (B, S) -> (B, C, S)."""
-        weights = attention_weights(codes, features, mask)
-        if self.attend == "soft":
-            return weights
-        return F.one_hot(weights.argmax(dim=2), weights.shape[2]).to(features.dtype)
-
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Put what each code found beside its title: (B, S, D) -> {task: (B, C, 2 D)}."""
         views = {}
         for task in self.tasks:
             codes = self.read(task)
-            found = self.weigh(codes, features, mask) @ features
+            found = attention_weights(codes, features, mask) @ features
             views[task] = torch.cat([found, codes.expand_as(found)], dim=2)
         return views
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
         """Give each code's weights over the diagnoses: (B, S, D) -> (B, C, S), rows sum to 1."""
-        return self.weigh(self.read(task), features, mask)
+        return attention_weights(self.read(task), features, mask)
 
 
 class AttentiveLSTM(Coder):
@@ -169,7 +153,8 @@ class AttentiveLSTM(Coder):
     words in a row are read as one written diagnosis. The inputs differ, so scores cannot be
     compared; nor are the paper's 50 codes and split CAML's. Further assumptions: a word's vector is
     followed by its spelling, read to the 20th letter; the last states represent words, diagnoses
-    and titles; each code has its own classifier; all sizes.
+    and titles; each code has its own classifier; all sizes. Of the paper's two attentions this is
+    the soft one, which it found to be better.
 
     Parameters beside the embedding with 50 codes: 171,650, and 100 for padding and for each word of
     the titles; the spelling adds 81,000, and 100 for each letter of the alphabet. The paper gives
@@ -183,7 +168,6 @@ class AttentiveLSTM(Coder):
         segment_size: words of a written diagnosis; 10, an assumption.
         hidden_size: D, width of both LSTMs over words; 100, an assumption.
         letter_size: width of a letter's vector and of the LSTM over letters; 50, an assumption.
-        attend: `"soft"`, the better one in the paper, or `"hard"`.
         **shared: see `Coder`; `max_length` is 2,500 here.
 
     References:
@@ -204,8 +188,7 @@ class AttentiveLSTM(Coder):
         segment_size: int = 10,
         hidden_size: int = 100,
         letter_size: int = 50,
-        attend: Attend = "soft",
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         shared.setdefault("max_length", 2500)
         rows = shared["vocabulary_size"]
@@ -245,7 +228,6 @@ class AttentiveLSTM(Coder):
                 titles={task: [[place[w] for w in t] for t in texts[task]] for task in tasks},
                 words=embed([0, *used]),
                 word_size=self.embedding_size + word_size,
-                attend=attend,
             )
 
         super().__init__(feature_size=hidden_size, head=head, **shared)

@@ -1,17 +1,15 @@
 """C-MemNN after Prakash et al. 2017: a memory of texts that a note asks several times."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from marn.corpus import Corpus
-from marn.models.base import Coder, SharedOptions, descriptions
-from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
+from marn.models.base import Coder
+from marn.models.descriptions import Descriptions, check_descriptions, descriptions, mean_vectors
 from marn.nn.heads import PooledHead
 
 
@@ -120,7 +118,7 @@ class CMemNN(Coder):
         descriptions: Descriptions | None = None,
         hidden_size: int = 100,
         hops: int = 5,
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         shared.setdefault("max_length", 2500)
         texts = check_descriptions(

@@ -1,16 +1,14 @@
 """DLAC after Feucht et al. 2021: label attention whose queries are the codes' descriptions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from marn.corpus import Corpus
-from marn.models.base import Coder, SharedOptions, descriptions
-from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
+from marn.models.base import Coder
+from marn.models.descriptions import Descriptions, check_descriptions, descriptions, mean_vectors
 from marn.nn.layers import BiGRU, Head, attend, attention_weights
 
 
@@ -95,7 +93,7 @@ class DLAC(Coder):
         *,
         descriptions: Descriptions | None = None,
         hidden_size: int = 300,
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         texts = check_descriptions(
             self.name, descriptions, shared["tasks"], shared["vocabulary_size"], every=True

@@ -1,16 +1,14 @@
 """GatedCNN-NCI after Ji et al. 2021: gated dilated convolutions, messages of notes and codes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder
 from marn.nn.layers import LabelAttention, attention_weights, convolve
 
 
@@ -164,7 +162,7 @@ class GatedCNNNCI(Coder):
         levels: int = 6,
         rounds: int = 1,
         dropout: float = 0.2,
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         shared.setdefault("max_length", 2500)
         super().__init__(

@@ -1,10 +1,8 @@
 """HyperCore after Cao et al. 2020: CAML, a tree of codes in a ball, a graph of joint codes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,8 +13,7 @@ from torch.nn import functional as F
 from marn.baselines.caml import CAML
 from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.models.base import SharedOptions, descriptions
-from marn.models.descriptions import Descriptions, check_descriptions, mean_vectors
+from marn.models.descriptions import Descriptions, check_descriptions, descriptions, mean_vectors
 from marn.nn.layers import LabelAttention, attend, attention_weights
 
 EDGE = 1e-5
@@ -292,7 +289,7 @@ class HyperCore(CAML):
         tree_steps: int = 200,
         filters: int = 50,
         kernel_size: int = 10,
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         super().__init__(filters=filters, kernel_size=kernel_size, **shared)
         places, graphs = {}, {}

@@ -1,7 +1,5 @@
 """Time and memory that a training will take on this machine, measured by a few of its steps."""
 
-from __future__ import annotations
-
 import copy
 import time
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The folder of a run: its settings, its checkpoint, its logs and the model that it ends with."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -1,7 +1,5 @@
 """Memory of a training: how much it takes, and what to do when a device runs out of it."""
 
-from __future__ import annotations
-
 import os
 import resource
 import sys

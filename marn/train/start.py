@@ -1,7 +1,5 @@
 """Start a training from the weights of another run."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -4,12 +4,10 @@ A system is a subclass of `TransformerCoder`. The library is an extra,
 `pip install "marn[transformers]"`, and is imported when such a system is built, not before.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +16,7 @@ from torch.nn import functional as F
 
 from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.models.base import Coder, SharedOptions
+from marn.models.base import Coder
 from marn.nn.layers import Head, length_mask
 
 DEVIATION = 0.02
@@ -33,15 +31,6 @@ name a second model, which the library would fetch."""
 
 CODE = ("auto_map", "implementation", "kernel", "quantization")
 """Parts of the keys of a configuration that could make the library fetch and run code."""
-
-
-class TransformerOptions(SharedOptions, total=False):
-    """Options of every system over a transformer; see `TransformerCoder`."""
-
-    configuration: Mapping[str, Any] | None
-    pretrained: str | Path | None
-    words: Sequence[str] | None
-    piece_count: int | None
 
 
 def cut_words(words: Sequence[str], tokenizer: Any) -> list[list[int]]:
@@ -279,7 +268,7 @@ class TransformerCoder(Coder):
         pretrained: str | Path | None = None,
         words: Sequence[str] | None = None,
         piece_count: int | None = None,
-        **shared: Unpack[SharedOptions],
+        **shared: Any,
     ) -> None:
         if pretrained is not None and configuration is not None:
             raise MarnError("pretrained has its own configuration; leave out configuration")

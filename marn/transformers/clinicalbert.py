@@ -1,17 +1,15 @@
 """ClinicalBERT as a coder: the last window of a note through BERT, and [CLS] into one layer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from marn.nn.heads import PooledHead
 from marn.nn.layers import length_mask
-from marn.transformers.base import TransformerCoder, TransformerOptions
+from marn.transformers.base import TransformerCoder
 
 Reading = Literal["state", "pooled"]
 
@@ -84,7 +82,7 @@ class ClinicalBERT(TransformerCoder):
         read_as: Reading = "state",
         bottleneck: int = 50,
         window: int = 510,
-        **shared: Unpack[TransformerOptions],
+        **shared: Any,
     ) -> None:
         shared.setdefault("max_length", 2498)
         pooled = read_as == "pooled"

@@ -1,27 +1,24 @@
 """MDBERT: BERT reads segments, a small transformer reads the segments' vectors, codes attend."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from marn.baselines.fusion import sinusoids
 from marn.models.segments import count_segments, cut_segments, segments_to_tokens
 from marn.nn.layers import LabelAttention, length_mask
-from marn.transformers.base import TransformerCoder, TransformerOptions
-
-Reading = Literal["start", "mean"]
+from marn.transformers.base import TransformerCoder
+from marn.transformers.clinicalbert import ClinicalBERT
 
 
 class MDBERT(TransformerCoder):
     """Reconstruction: Medical Document BERT, from words to segments to the document.
 
     A note is cut into segments of equally many pieces. BERT reads each, between [CLS] and [SEP],
-    and turns it into one vector. The vectors of a note get fixed positions and go through
-    transformer layers of BERT's own size, and codes attend to them. Segments replace the paper's
-    sentences, because a corpus has words without punctuation.
+    and its last state at [CLS] stands for the segment. These vectors get fixed positions and go
+    through transformer layers of BERT's own size, and codes attend to them. Segments replace the
+    paper's sentences, because a corpus has words without punctuation.
 
     No code was released. The number of document layers, their positions and the length of a
     segment are assumptions. MARN's account names features of words as well; here codes attend to
@@ -34,8 +31,6 @@ class MDBERT(TransformerCoder):
 
     Args:
         segment: pieces of a segment; 25, as in HLAN, whose hierarchy is the same.
-        segment_as: `"start"`: a segment's vector is the last layer's state at [CLS]; `"mean"`: the
-            mean over the states of its pieces.
         document_layers: transformer layers over segments; 2.
         **shared: see `TransformerCoder` and `Coder`; `max_length` is 2,500 here, HLAN's 100
             segments.
@@ -46,26 +41,19 @@ class MDBERT(TransformerCoder):
     """
 
     name = "mdbert"
-    training_defaults: ClassVar[Mapping[str, Any]] = {
-        "loss": "bce",
-        "learning_rate": 2e-5,  # the least of BERT's three, 2e-5, 3e-5 and 5e-5
-        "schedule": "linear",
-        "warmup": 0.1,
-    }
+    training_defaults: ClassVar[Mapping[str, Any]] = ClinicalBERT.training_defaults
 
     def __init__(
         self,
         *,
         segment: int = 25,
-        segment_as: Reading = "start",
         document_layers: int = 2,
-        **shared: Unpack[TransformerOptions],
+        **shared: Any,
     ) -> None:
         shared.setdefault("max_length", 2500)
         super().__init__(LabelAttention, **shared)
         self.check_window(segment, marks=2)
         self.segment = segment
-        self.segment_as = segment_as
         config = self.transformer.config
         self.document = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -89,12 +77,7 @@ class MDBERT(TransformerCoder):
         segments = cut_segments(x, self.segment)  # (B, S, w, E)
         real = cut_segments(mask, self.segment).flatten(0, 1)  # (B S, w)
         states = self.read(*self.framed(segments.flatten(0, 1), real))  # (B S, w + 2, D)
-        if self.segment_as == "start":
-            vectors = states[:, 0]
-        else:
-            inside = states[:, 1:-1] * real[..., None]
-            vectors = inside.sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1)
-        h = vectors.view(*segments.shape[:2], -1)  # (B, S, D)
+        h = states[:, 0].view(*segments.shape[:2], -1)  # (B, S, D), at [CLS]
         whole = length_mask(self.positions(mask.sum(dim=1)), h.shape[1])
         h = h + sinusoids(*h.shape[1:]).to(h)
         for layer in self.document:

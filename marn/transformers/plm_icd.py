@@ -1,15 +1,13 @@
 """PLM-ICD: a transformer over windows of a note and LAAT's attention over all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from marn.models.segments import cut_segments
 from marn.nn.heads import TanhAttention
-from marn.transformers.base import TransformerCoder, TransformerOptions
+from marn.transformers.base import TransformerCoder
 
 
 def _attention(size: int, tasks: Mapping[str, int]) -> TanhAttention:
@@ -50,7 +48,7 @@ class PLMICD(TransformerCoder):
         "epochs": 20,
     }
 
-    def __init__(self, *, window: int = 128, **shared: Unpack[TransformerOptions]) -> None:
+    def __init__(self, *, window: int = 128, **shared: Any) -> None:
         shared.setdefault("max_length", 3072)
         super().__init__(_attention, **shared)
         self.check_window(window)
