@@ -158,7 +158,9 @@ class Coder(nn.Module):
                 "dropout": ram_dropout,
                 "start": ram_start,
             }
-            self.ram = RecalibratedAggregation(feature_size, fusion=recalibrate, **ram)
+            self.ram = RecalibratedAggregation(
+                feature_size, fusion=recalibrate, dropout=ram_dropout, **ram
+            )
         self.head = head(feature_size + word_path * self.embedding_size, self.tasks)
         if code_start == "titles" and not word_path:
             raise MarnError("code_start='titles' needs the words; set word_path=True")
