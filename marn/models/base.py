@@ -152,14 +152,13 @@ class Coder(nn.Module):
         )
         self.ram = None
         if recalibrate:
-            ram: dict[str, Any] = {
-                "up": ram_up,
-                "tanh": ram_tanh,
-                "dropout": ram_dropout,
-                "start": ram_start,
-            }
             self.ram = RecalibratedAggregation(
-                feature_size, fusion=recalibrate, dropout=ram_dropout, **ram
+                feature_size,
+                fusion=recalibrate,
+                up=ram_up,
+                tanh=ram_tanh,
+                dropout=ram_dropout,
+                start=ram_start,
             )
         self.head = head(feature_size + word_path * self.embedding_size, self.tasks)
         if code_start == "titles" and not word_path:
