@@ -1,4 +1,4 @@
-"""The numbers behind the figures: loss by frequency, code clusters, the focal optimum, intervals.
+"""The numbers behind the figures: loss by frequency, code clusters, the focal optimum.
 
 Arrays and frames in, arrays and frames out; nothing here knows a corpus, a model or a plot.
 """
@@ -325,41 +325,3 @@ def focal_optimum(
         rising = log_slope(-middle) > odds + log_slope(middle)
         low, high = np.where(rising, low, middle), np.where(rising, middle, high)
     return expit((low + high) / 2)
-
-
-class Interval(NamedTuple):
-    """A mean over n values and its confidence interval; `low` and `high` are NaN if n is 1."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Return Student's t interval for the mean over seeds.
-
-    To compare two systems trained with the same seeds, pass their differences: one is better if the
-    interval is above 0. A single seed says nothing about the spread.
-
-    Args:
-        values: (n,) float, one per seed.
-        level: confidence, in (0, 1).
-
-    Raises:
-        MarnError: there is no value, one is not finite, or `level` is out of range.
-
-    Example:
-        >>> [round(float(x), 2) for x in mean_interval([1, 2, 3])]
-        [2.0, -0.48, 4.48, 3.0]
-    """
-    sample = np.asarray(values, dtype=float)
-    if sample.ndim != 1 or len(sample) == 0 or not np.isfinite(sample).all():
-        raise MarnError("values must be a list of finite numbers, at least one")
-    if not 0 < level < 1:
-        raise MarnError(f"level must be between 0 and 1, but got {level}")
-    mean, n = float(sample.mean()), len(sample)
-    if n == 1:
-        return Interval(mean, float("nan"), float("nan"), n)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(sample))
-    return Interval(mean, mean - half, mean + half, n)

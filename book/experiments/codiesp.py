@@ -49,13 +49,12 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse, stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 import marn
 from marn import metrics
-from marn.analysis import mean_interval
 from marn.corpus import Corpus, Split, text
 from marn.progress import duration
 from marn.saving import provenance, write_json
@@ -279,17 +278,18 @@ def summary_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for (system, task, rule), mine in groups.items():
         for figure in (figure for figure in FIGURES if mine[0].get(figure) is not None):
             values = [row[figure] for row in mine]
-            interval = mean_interval(values)
+            mean, several = float(np.mean(values)), len(values) > 1
+            half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if several else np.nan
             summary.append(
                 {
                     "system": system,
                     "task": task,
                     "rule": rule,
                     "figure": figure,
-                    "mean": rounded(interval.mean),
-                    "sd": rounded(np.std(values, ddof=1)) if len(values) > 1 else None,
-                    "low": rounded(interval.low),
-                    "high": rounded(interval.high),
+                    "mean": rounded(mean),
+                    "sd": rounded(np.std(values, ddof=1)) if several else None,
+                    "low": rounded(mean - half),
+                    "high": rounded(mean + half),
                     "seeds": len(values),
                 }
             )

@@ -33,13 +33,12 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse, stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from data_prep.__main__ import main as prepare
 from marn import metrics
-from marn.analysis import mean_interval
 from marn.corpus import Corpus, text
 from marn.saving import provenance, write_json
 
@@ -215,13 +214,13 @@ def summarised(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     made = {}
     for name in names:
         values = [row[name] for row in numbers]
-        interval = mean_interval(values)
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        mean, several = float(np.mean(values)), len(values) > 1
+        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if several else 0.0
         made[name] = {
-            "mean": interval.mean,
-            "sd": spread,
-            "low": interval.low if len(values) > 1 else interval.mean,
-            "high": interval.high if len(values) > 1 else interval.mean,
+            "mean": mean,
+            "sd": float(np.std(values, ddof=1)) if several else 0.0,
+            "low": mean - float(half),
+            "high": mean + float(half),
         }
     return made
 

@@ -12,12 +12,12 @@ from marn.corpus import Corpus
 from marn.corpus.text import Vocabulary, tokenize
 from marn.errors import MarnError
 from marn.models.base import Coder
-from marn.readers.base import Logits, TextSystem, as_bytes, from_bytes
+from marn.readers.base import Ensemble, Logits, TextSystem, as_bytes, from_bytes, of_member
 
 _NOTES_AT_ONCE = 32
 
 
-class Average(TextSystem):
+class Average(Ensemble):
     """Average the probabilities of trained models, each with the same weight.
 
     `marn.average` makes one of run directories. Its arrays hold the members', whose names begin
@@ -77,20 +77,12 @@ class Average(TextSystem):
                 mine.append(found[task].numpy())
         return {task: np.concatenate(mine) for task, mine in parts.items()}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return what the members have learnt; a member's names begin with its number."""
-        own = super().state_dict()
-        for number, member in enumerate(self.members):
-            own |= {f"{number}.{key}": value for key, value in member.state_dict().items()}
-        return own
-
     def take(self, state: Mapping[str, Tensor]) -> None:
         """Take what `state_dict` gave, and build the members for it."""
         vocabulary = Vocabulary(from_bytes(state["vocabulary"].numpy()))
         members: list[Coder | TextSystem] = []
         for number, spec in enumerate(self.specs):
-            start = f"{number}."
-            mine = {k.removeprefix(start): x for k, x in state.items() if k.startswith(start)}
+            mine = of_member(state, number)
             options = {k: v for k, v in spec["options"].items() if k != "seed"}
             member: Coder | TextSystem
             if spec["name"] in self.registry:

@@ -98,6 +98,25 @@ class TextSystem:
         return self
 
 
+class Ensemble(TextSystem):
+    """A system made of others; the names of a member's arrays begin with its number."""
+
+    members: Sequence[Any]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what the system and its members have learnt."""
+        own = super().state_dict()
+        for number, member in enumerate(self.members):
+            own |= {f"{number}.{key}": value for key, value in member.state_dict().items()}
+        return own
+
+
+def of_member(state: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """Take a member's part of what `Ensemble.state_dict` gave."""
+    start = f"{number}."
+    return {key.removeprefix(start): x for key, x in state.items() if key.startswith(start)}
+
+
 def as_bytes(value: Any) -> NDArray[np.uint8]:
     """Write a list or dictionary as the bytes of its JSON, to be saved with arrays."""
     return np.frombuffer(json.dumps(value, ensure_ascii=False).encode(), np.uint8).copy()

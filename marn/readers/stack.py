@@ -11,7 +11,7 @@ from torch import Tensor
 from marn.corpus import Corpus
 from marn.errors import MarnError
 from marn.readers import linear, phrases  # noqa: F401  their systems are members
-from marn.readers.base import Logits, TextSystem, log_odds, training_notes
+from marn.readers.base import Ensemble, Logits, TextSystem, log_odds, of_member, training_notes
 from marn.settings import unknown
 
 _CLIP = 12.0
@@ -19,7 +19,7 @@ _PAIRS = 2_000_000
 """Pairs of note and code that the weights are fitted to, at most; others are left out by chance."""
 
 
-class Stack(TextSystem):
+class Stack(Ensemble):
     """Weigh the logits of several systems by one logistic regression for all codes of a task.
 
     The regression is fitted out of fold: the training notes are dealt into `folds` parts, and each
@@ -127,20 +127,8 @@ class Stack(TextSystem):
             logits[task] = scores.reshape(len(texts), codes).astype(np.float32)
         return logits
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return what stack and members have learnt; a member's names begin with its number."""
-        own = super().state_dict()
-        for number, member in enumerate(self.members):
-            own |= {f"{number}.{key}": value for key, value in member.state_dict().items()}
-        return own
-
     def take(self, state: Mapping[str, Tensor]) -> None:
         """Take what `state_dict` gave, unseen."""
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            head, _, rest = key.partition(".")
-            where, name = (head, rest) if head.isdigit() else ("", key)
-            parts.setdefault(where, {})[name] = value
-        super().take(parts.get("", {}))
+        super().take({k: x for k, x in state.items() if not k.partition(".")[0].isdigit()})
         for number, member in enumerate(self.members):
-            member.take(parts[str(number)])
+            member.take(of_member(state, number))
