@@ -182,19 +182,11 @@ def tune_thresholds(
 ) -> dict[str, float | NDArray[np.floating]]:
     """Find the best thresholds on the dev split.
 
-    Args:
-        model: its device is where it runs.
-        corpus: must have the model's tasks.
-        per_code: find one threshold per code, by its F1; otherwise one per task, by the micro-F1
-            of its codes.
-        batch_size: notes at a time.
+    With `per_code` one threshold per code, by its F1 (`marn.metrics.best_thresholds`); otherwise
+    one per task, by the micro-F1 of its codes. The rest is as in `predict`.
 
     Returns:
-        {task: a number, or (C,) float64}, to be used with `>`; see `marn.metrics.best_threshold`
-        and `marn.metrics.best_thresholds`.
-
-    Raises:
-        MarnError: see `predict`.
+        {task: a number, or (C,) float64}, to be used with `>`.
     """
     dev = predict(model, corpus, "dev", batch_size=batch_size)
     best = metrics.best_thresholds if per_code else metrics.best_threshold
@@ -239,7 +231,7 @@ def evaluate(
     Args:
         model: see `predict`.
         corpus: see `predict`.
-        split: `"train"`, `"dev"` or `"test"`.
+        split: see `predict`.
         ks: cut-offs of precision and recall at k.
         threshold: one number for all tasks (0.5 in the papers); or {task: a number, or one for
             each code}; or `"dev"` for the number with the highest micro-F1 on the dev split, found
@@ -280,19 +272,10 @@ def mean_code_features(
 
     These are the vectors of the papers' Figs. 9 and 10: the text speaks of document features and
     plots codes, so a code's vector is taken to be the mean over the test notes. Both tasks share
-    one space.
-
-    Args:
-        model: its device is where it runs.
-        corpus: the notes.
-        split: which of them.
-        batch_size: notes at a time.
+    one space. The arguments are those of `predict`.
 
     Returns:
         {task: (C, D) float64}.
-
-    Raises:
-        MarnError: the corpus lacks the split, or it is empty.
     """
     notes = _split(corpus, split)
     sums: dict[str, NDArray[np.float64]] = {}

@@ -245,10 +245,8 @@ def _positives(truth: NDArray[np.bool_]) -> tuple[Indices, Indices]:
 def _look_up(ascending: Array, wanted: Array, counts: Indices) -> tuple[Indices, Indices]:
     """Count, for each wanted score of a row, the row's scores below it and those not above it.
 
-    Args:
-        ascending: (R, S), each row sorted.
-        wanted: (P,) scores, row after row.
-        counts: (R,) how many of each row.
+    Rows are sorted, (R, S); the scores wanted follow each other row after row, (P,), `counts` (R,)
+    of each.
     """
     below, upto = np.empty((2, len(wanted)), np.intp)
     end = 0
@@ -262,18 +260,10 @@ def _look_up(ascending: Array, wanted: Array, counts: Indices) -> tuple[Indices,
 
 
 def _areas(below: Indices, upto: Indices, counts: Indices, size: int) -> Array:
-    """Return areas under ROC curves from the places of the positives among all scores.
+    """Return areas under ROC curves (G,), by what `_look_up` says of the positives of each group.
 
-    The Mann-Whitney statistic with mid-ranks, so that tied pairs count one half.
-
-    Args:
-        below: (P,) scores below each positive, group after group.
-        upto: (P,) scores not above it.
-        counts: (G,) positives of each group.
-        size: scores in a group.
-
-    Returns:
-        (G,) float64; `nan` for a group without positives or negatives.
+    The Mann-Whitney statistic with mid-ranks, so that tied pairs count one half; `nan` for a group
+    of `size` scores without positives or negatives.
     """
     groups = np.repeat(np.arange(len(counts)), counts)
     ranks = np.bincount(groups, (below + upto + 1) / 2, len(counts))

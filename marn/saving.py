@@ -131,12 +131,8 @@ def write_card(
 ) -> None:
     """Write the card of a model: all that `load_model` needs besides the weights.
 
-    Args:
-        folder: of the model.
-        model: see `save_model`.
-        corpus: see `save_model`.
-        thresholds: see `save_model`.
-        weights: SHA-256 of their file; None while a training has them in its checkpoint.
+    The arguments are those of `save_model`; `weights` is the SHA-256 of their file, or None while a
+    training has them in its checkpoint.
     """
     card = {
         "format": FORMAT,
@@ -165,12 +161,7 @@ def write_card(
 
 
 def write_readme(folder: Path, scores: Mapping[str, Mapping[str, float]] | None = None) -> None:
-    """Write what a person should know of a model into its folder, from its card.
-
-    Args:
-        folder: of the model.
-        scores: {task: {figure: fraction}} on the dev split, if they are known.
-    """
+    """Write what a person should know of a model, from its card and its dev scores, if known."""
     card = read_card(folder)
     about = card["corpus"]
     notes = ", ".join(f"{count:,} {name}" for name, count in about["notes"].items())

@@ -21,7 +21,7 @@ from marn.errors import MarnError
 from marn.models import Coder
 from marn.registry import available
 from marn.settings import unknown
-from marn.train.config import TrainConfig
+from marn.train.config import TrainConfig, of_steps
 
 CALLS = ("model.", "training.", "evaluation.")
 """Prefixes of the options that `marn.build`, `marn.TrainConfig` and `marn.evaluate` take.
@@ -204,8 +204,8 @@ def laptop(system: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
     """Return the recipe that trains a system on one processor core in some minutes.
 
     The size and the rate of each system are a row of `laptop.json`, and all share the rest: notes
-    of up to 1,000 words, batches of 16, a rate that warms up over 5 % of the steps and then falls
-    linearly to 0. A recipe counts in steps, because a system that gets too few learns nothing.
+    of up to 1,000 words, batches of 16, and `marn.train.config.of_steps`. A recipe counts in steps,
+    because a system that gets too few learns nothing.
 
     Args:
         system: one of `marn.available()`.
@@ -224,14 +224,5 @@ def laptop(system: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
     if system not in rows:
         raise unknown("no laptop recipe is for a system named", system, rows)
     row = rows[system]
-    epochs = -(-steps // -(-notes // 16))
-    training = {
-        "learning_rate": row["rate"],
-        "schedule": "linear",
-        "warmup": 0.05,
-        "batch_size": 16,
-        "clip_norm": 1.0,
-        "epochs": epochs,
-        "patience": epochs,
-    }
+    training = of_steps(steps, notes, 16, row["rate"])
     return Recipe({"max_length": 1000, **row["model"]}, training, row["source"])

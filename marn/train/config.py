@@ -24,6 +24,26 @@ _FEW_STEPS, _WANTED_STEPS = 250, 1000  # of an epoch; of a training with few not
 _SCORES = [*metrics.score([[0.9, 0.1]], [[1, 0]], ks=()), "precision_at_K", "recall_at_K"]
 
 
+def of_steps(
+    steps: int, notes: int, batch_size: int, rate: float, *, least: int = 1, most: int | None = None
+) -> dict[str, Any]:
+    """Return settings that train for so many steps, in whole epochs, at least `least` of them.
+
+    The learning rate warms up over 5 % of the steps and then falls linearly to 0.
+    """
+    epochs = max(-(-steps // max(1, -(-notes // batch_size))), least)
+    epochs = epochs if most is None else min(epochs, most)
+    return {
+        "epochs": epochs,
+        "patience": epochs,
+        "batch_size": batch_size,
+        "learning_rate": rate,
+        "schedule": "linear",
+        "warmup": 0.05,
+        "clip_norm": 1.0,
+    }
+
+
 @settings
 class TrainConfig:
     """Settings of one training.
@@ -143,13 +163,10 @@ class TrainConfig:
             (23, 0.008, 0.0001)
         """
         paper = cls.of(model, **changes)
-        steps = max(1, -(-notes // paper.batch_size))
-        if steps >= _FEW_STEPS:
+        if -(-notes // paper.batch_size) >= _FEW_STEPS:
             return paper
-        epochs = min(max(-(-_WANTED_STEPS // steps), 10), 50)
         rate = paper.learning_rate if paper.learning_rate < 1e-4 else max(8e-3, paper.learning_rate)
-        few: dict[str, Any] = {"epochs": epochs, "patience": epochs, "learning_rate": rate}
-        few |= {"schedule": "linear", "warmup": 0.05, "clip_norm": 1.0}
+        few = of_steps(_WANTED_STEPS, notes, paper.batch_size, rate, least=10, most=50)
         return cls.of(model, **few | changes)
 
     @field_validator("device")

@@ -76,10 +76,7 @@ class MemorySaver:
     def rehearse(self, work: Callable[[], Tensor], notes: int, tokens: int) -> None:
         """Try work on each rank alone, and agree on a way for which all of them have memory.
 
-        Args:
-            work: see `run`; the gradients that it leaves are dropped.
-            notes: see `run`.
-            tokens: see `run`.
+        The arguments are those of `run`; the gradients that the work leaves are dropped.
 
         Raises:
             MarnError: a rank has too little memory, whatever it does.
