@@ -51,8 +51,6 @@ class CAML(Coder):
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, E) -> (B, T + 1, D) with an even kernel."""
-        if mask is not None:
-            x = x * mask[..., None]
         h = torch.tanh(self.convolution(x.transpose(1, 2))).transpose(1, 2)
         if mask is None:
             return h

@@ -93,8 +93,6 @@ class CNN(Coder):
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, E) -> (B, T', D), the windows."""
-        if mask is not None:
-            x = x * mask[..., None]
         missing = max(0, self.kernel_size - x.shape[1])
         h = torch.tanh(self.convolution(F.pad(x, (0, 0, 0, missing))))
         if mask is None:

@@ -206,7 +206,6 @@ class FusionCoder(Coder):
         """(B, T, E) -> (B, ceil(T / 2), D)."""
         halved = None
         if mask is not None:
-            x = x * mask[..., None]
             halved = length_mask(self.positions(mask.sum(1)), (mask.shape[1] + 1) // 2)
         branches = []
         for convolution, pool, block in zip(

@@ -73,11 +73,9 @@ class JointLAAT(LAAT):
     2u d_a + L1 (d_a + 2u + 1 + 128) + 128 L.
 
     Args:
-        hidden_size: u, as in `LAAT`; 512.
-        attention_size: d_a, as in `LAAT`; 512.
         coarse: the task that informs the others; "category", else "ccs", by default.
         coarse_size: features that coarse probabilities are projected to; 128.
-        **shared: see `Coder` and `LAAT`; `embedding_dropout` is 0.3 here.
+        **shared: see `LAAT`.
 
     References:
         Vu, Nguyen and Nguyen 2020 (IJCAI); the projection and its two sigmoids as in the released
@@ -94,8 +92,6 @@ class JointLAAT(LAAT):
     def __init__(
         self,
         *,
-        hidden_size: int = 512,
-        attention_size: int = 512,
         coarse: str | None = None,
         coarse_size: int = 128,
         **shared: Any,
@@ -106,4 +102,4 @@ class JointLAAT(LAAT):
         elif coarse is not None and (coarse not in tasks or len(tasks) == 1):
             raise MarnError(f"coarse must be one of several tasks, not {coarse!r} of {[*tasks]}")
         head = partial(JointAttention, coarse=coarse, coarse_size=coarse_size)
-        super().__init__(head, hidden_size=hidden_size, attention_size=attention_size, **shared)
+        super().__init__(head, **shared)

@@ -81,6 +81,4 @@ class MultiResCNN(Coder):
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, E) -> (B, T, D), the branches concatenated."""
-        if mask is not None:
-            x = x * mask[..., None]
         return torch.cat([branch(x, mask) for branch in self.branches], dim=2)

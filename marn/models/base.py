@@ -228,13 +228,11 @@ class Coder(nn.Module):
             if task in self.tasks:
                 self.head.start_words(task, titles)
 
-    def join_words(self, h: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    def join_words(self, h: Tensor, x: Tensor) -> Tensor:
         """Put each word beside its encoding: (B, T', D), (B, T, E) -> (B, T', D + E).
 
         A position beyond the words gets zeros.
         """
-        if mask is not None:
-            x = x * mask[..., None]
         return torch.cat([h, F.pad(x, (0, 0, 0, h.shape[1] - x.shape[1]))], dim=2)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -311,7 +309,7 @@ class Coder(nn.Module):
         mask = length_mask(self.positions(lengths), h.shape[1]) if masked else None
         if self.ram is not None:
             h = self.ram(h, mask)
-        return (self.join_words(h, x, seen) if self.word_path else h), mask
+        return (self.join_words(h, x) if self.word_path else h), mask
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         """Score notes.

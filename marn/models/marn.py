@@ -22,7 +22,7 @@ class BiGRULabelAttention(Coder):
 
     Args:
         hidden_size: d_r, width of one direction; 300 in MT-RAM (Section 4.3) and both releases.
-        pooling: see `LabelAttention`; `"sum"` in both releases.
+        pooling: see `LabelAttention`; `"sum"` in both releases, while MT-RAM's paper mentions max.
         **shared: options of `Coder`.
 
     References:
@@ -54,9 +54,7 @@ class MARN(BiGRULabelAttention):
     14,979,732 for 8,921 + 295.
 
     Args:
-        hidden_size: d_r, width of one direction; 300.
-        pooling: see `LabelAttention`; MT-RAM's paper mentions max pooling.
-        **shared: options of `Coder`; `recalibrate` is `"multiply"` by default.
+        **shared: options of `BiGRULabelAttention`; `recalibrate` is `"multiply"` by default.
 
     References:
         Sun et al. 2022, Eqs. 1-17. Settings from its Section 4.2 or, where that says nothing
@@ -70,9 +68,9 @@ class MARN(BiGRULabelAttention):
         "task_weights": {"icd": 0.7, "ccs": 0.3},
     }
 
-    def __init__(self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Any) -> None:
+    def __init__(self, **shared: Any) -> None:
         shared.setdefault("recalibrate", "multiply")
-        super().__init__(hidden_size=hidden_size, pooling=pooling, **shared)
+        super().__init__(**shared)
 
     def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute O of Eq. 11: (B, T), (B,) -> (B, T, 2 d_r) and its mask (B, T).
@@ -86,7 +84,7 @@ class MARN(BiGRULabelAttention):
         h = self.encoder(x, mask)  # (B, T, 2 d_r), Eqs. 1-3
         o = self.ram(h, mask) if self.ram else h  # (B, T, 2 d_r), Eqs. 4-11
         if self.word_path:
-            o = self.join_words(o, x, mask)  # (B, T, 2 d_r + E)
+            o = self.join_words(o, x)  # (B, T, 2 d_r + E)
         return o, mask
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
@@ -102,9 +100,7 @@ class MTRAM(MARN):
     in the length of the notes.
 
     Args:
-        hidden_size: d_r, width of one direction; 300.
-        pooling: see `LabelAttention`; MT-RAM's paper mentions max pooling.
-        **shared: options of `Coder`; `max_length` is 2,500 by default.
+        **shared: options of `MARN`; `max_length` is 2,500 by default.
 
     References:
         Sun et al. 2021 (ECML-PKDD), Eqs. 1-14 and Section 4.3.
@@ -117,6 +113,6 @@ class MTRAM(MARN):
         "task_weights": {"icd": 0.7, "ccs": 0.3},
     }
 
-    def __init__(self, *, hidden_size: int = 300, pooling: Pooling = "sum", **shared: Any) -> None:
+    def __init__(self, **shared: Any) -> None:
         shared.setdefault("max_length", 2500)
-        super().__init__(hidden_size=hidden_size, pooling=pooling, **shared)
+        super().__init__(**shared)
