@@ -112,7 +112,6 @@ def test_frozen_vectors_stay_and_all_else_learns(name):
         ("attentive_lstm", {"descriptions": {}}, "attentive_lstm needs descriptions"),
         ("attentive_lstm", {"spelling": ["a"]}, "spelling must give the 38 words"),
         ("attentive_lstm", {"segment_size": 0}, "segment_size must be"),
-        ("attentive_lstm", {"attend": "firm"}, "attend must be '"),
         ("gatedcnn_nci", {"levels": 0}, "levels must be at least 1"),
         ("gatedcnn_nci", {"rounds": -1}, "rounds must be at least 0"),
         ("hypercore", {"tree": None}, r"needs tree of the codes of \['icd', 'ccs'\].*hyperbolic=F"),
