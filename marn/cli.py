@@ -34,6 +34,9 @@ _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of torchrun, srun and Fabric
 # Settings of a paper that are kept or replaced together.
 _RECIPE = {"clip_norm", "epochs", "learning_rate", "patience", "schedule", "warmup"}
 
+_Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the model.")]
+_CorpusFolder = Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus.")]
+
 app = command_line.new(
     "MARN and the systems it is compared with: train and score them.", completion=True
 )
@@ -62,7 +65,7 @@ def train(
         str,
         typer.Argument(metavar="NAME", help="The system.", autocompletion=lambda: marn.available()),
     ],
-    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus.")],
+    corpus: _CorpusFolder,
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of the run.")],
     model: Annotated[
         list[str] | None,
@@ -146,34 +149,27 @@ def _print_test_scores(run: Run, corpus: Corpus, run_dir: Path) -> None:
 command_line.add(app, train, TrainConfig, defaults=False)
 
 
-@app.command()
+@settings
+class SweepConfig:
+    """Options of `marn sweep`."""
+
+    out: Location | None = None
+    """Folder of the runs; by default runs/ and the name of the experiment."""
+    jobs: Count = 1
+    """Runs at a time, on this machine."""
+    address: str | None = None
+    """Use the workers of this Dask scheduler, as tcp://host:8786."""
+    dry_run: bool = False
+    """List the runs and their time, and run none."""
+    table: Location | None = None
+    """Write the table of results here, as CSV, JSON, Markdown, HTML and LaTeX."""
+
+
 def sweep(
+    given: dict[str, Any],
     experiment: Annotated[
         Path, typer.Argument(metavar="EXPERIMENT", help="Its YAML file, as in book/experiments.")
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Folder of the runs.  [default: runs/ and its name]"),
-    ] = None,
-    jobs: Annotated[
-        int, typer.Option(metavar="INTEGER", min=1, help="Runs at a time, on this machine.")
-    ] = 1,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS", help="Use the workers of this Dask scheduler, as tcp://host:8786."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs and their time, and run none.")
-    ] = False,
-    table: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Write the table of results here, as CSV, JSON, Markdown, HTML and LaTeX.",
-        ),
-    ] = None,
 ) -> None:
     """Run an experiment: a notebook over a grid of parameters and seeds.
 
@@ -182,9 +178,11 @@ def sweep(
     from marn.experiments import results
     from marn.experiments.sweep import sweep
 
+    options = vars(SweepConfig(**given))
+    table, out = options.pop("table"), options.pop("out")
     folder = out or Path("runs") / experiment.stem
-    sweep(experiment, folder, jobs=jobs, address=address, dry_run=dry_run)
-    if table is not None and not dry_run:
+    sweep(experiment, folder, **options)
+    if table is not None and not options["dry_run"]:
         results.publish(results.collect(folder), table)
 
 
@@ -218,7 +216,7 @@ class PredictConfig:
 
 def predict(
     given: dict[str, Any],
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the model.")],
+    run: _Run,
     notes: Annotated[
         str,
         typer.Argument(
@@ -249,8 +247,8 @@ class EvaluateConfig:
 
 def evaluate(
     given: dict[str, Any],
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the model.")],
-    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus.")],
+    run: _Run,
+    corpus: _CorpusFolder,
 ) -> None:
     """Score a model on a split of a corpus, which must have its words and codes.
 
@@ -298,6 +296,7 @@ def score(
 
 
 for _command, _settings in (
+    (sweep, SweepConfig),
     (predict, PredictConfig),
     (evaluate, EvaluateConfig),
     (score, ScoreConfig),
