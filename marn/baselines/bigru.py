@@ -19,8 +19,6 @@ class FinalStates(PooledHead):
     Without a mask "last" is the last position of the batch, after the padding.
 
     Args:
-        size: D, features of a position.
-        tasks: number of codes of each task.
         backwards: how many of the features, the latter ones, run backwards.
     """
 

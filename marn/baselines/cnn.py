@@ -21,10 +21,6 @@ class MaxPool(PooledHead):
     code's logit, by the features that have their maximum there. Features that count against the
     code are left out.
 
-    Args:
-        size: D, features of a position.
-        tasks: number of codes of each task.
-
     References:
         Mullenbach et al. 2018 also find the most important window of this system by the arg-max,
         and sum classifier weights; here they are multiplied by the feature's value.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from marn.baselines.caml import CAML
 from marn.errors import MarnError
 from marn.models.base import Coder
-from marn.models.segments import count_segments, cut_segments, segments_to_tokens
+from marn.models.segments import Segmented, cut_segments
 from marn.nn.convolution import Convolution, ResidualConvolution
 from marn.nn.layers import length_mask
 
@@ -128,7 +128,7 @@ class TransformerLayer(nn.Module):
         return self.norms[1](x + self.second(torch.relu(self.first(x))))
 
 
-class FusionCoder(Coder):
+class FusionCoder(Segmented, Coder):
     """Convolutions of several widths, pooled in pairs, with residual blocks and a transformer.
 
     Each kernel size has a branch: convolution, tanh, `PairPooling`, residual block. The branches
@@ -159,6 +159,7 @@ class FusionCoder(Coder):
 
     name = "fusion"
     takes_words = False  # a position covers two words
+    segment_size = 2
     training_defaults: ClassVar[Mapping[str, Any]] = {**CAML.training_defaults, "epochs": 30}
 
     def __init__(
@@ -198,10 +199,6 @@ class FusionCoder(Coder):
         keys = self.transformer.key
         return super().declared_unused + (keys.out_features if keys.bias is None else 0)
 
-    def positions(self, lengths: Tensor) -> Tensor:
-        """Pairs of tokens; the last one may have one token."""
-        return count_segments(lengths, 2)
-
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, E) -> (B, ceil(T / 2), D)."""
         halved = None
@@ -217,7 +214,3 @@ class FusionCoder(Coder):
         h = h + sinusoids(*h.shape[1:]).to(h)
         h = self.dropout(torch.tanh(self.transformer(h, halved)))
         return h if halved is None else h * halved[..., None]
-
-    def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """Share the weight of each pair evenly between its tokens."""
-        return segments_to_tokens(weights, lengths, width, 2)

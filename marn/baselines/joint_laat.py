@@ -19,8 +19,6 @@ class JointAttention(TanhAttention):
     :math:`g = \sigma(p G)`, the same for all codes.
 
     Args:
-        size: D, features of a position.
-        tasks: number of codes of each task.
         attention_size: A.
         coarse: the task that informs the others; None if there is none.
         coarse_size: features of g.

@@ -7,9 +7,22 @@ from torch.nn import functional as F
 from marn.nn.layers import length_mask
 
 
-def count_segments(lengths: Tensor, size: int) -> Tensor:
-    """Count the segments of notes of these lengths: (B,) -> (B,)."""
-    return (lengths + size - 1) // size
+class Segmented:
+    """What a system has whose positions are segments of `segment_size` tokens."""
+
+    segment_size: int
+
+    def positions(self, lengths: Tensor) -> Tensor:
+        """Count the segments of notes of these lengths: (B,) -> (B,)."""
+        return (lengths + self.segment_size - 1) // self.segment_size
+
+    def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
+        """Share the weight of each segment evenly among its tokens; see `Coder`."""
+        size = self.segment_size
+        starts = torch.arange(weights.shape[2], device=weights.device) * size
+        tokens = (lengths[:, None] - starts).clamp(1, size)  # (B, S)
+        shares = (weights / tokens[:, None]).repeat_interleave(size, dim=2)[:, :, :width]
+        return shares * length_mask(lengths, width)[:, None]
 
 
 def cut_segments(x: Tensor, size: int) -> Tensor:
@@ -24,21 +37,3 @@ def cut_segments(x: Tensor, size: int) -> Tensor:
     """
     fill = (0, 0) * (x.dim() - 2) + (0, -x.shape[1] % size)
     return F.pad(x, fill).unflatten(1, (-1, size))
-
-
-def segments_to_tokens(weights: Tensor, lengths: Tensor, width: int, size: int) -> Tensor:
-    """Share the weight of each segment evenly among its tokens.
-
-    Args:
-        weights: (B, C, S), zero at segments beyond those of `lengths`.
-        lengths: (B,) int, tokens of each note.
-        width: T, tokens of a row.
-        size: tokens of a segment.
-
-    Returns:
-        (B, C, T), zero beyond `lengths`.
-    """
-    starts = torch.arange(weights.shape[2], device=weights.device) * size
-    tokens = (lengths[:, None] - starts).clamp(1, size)  # (B, S)
-    shares = (weights / tokens[:, None]).repeat_interleave(size, dim=2)[:, :, :width]
-    return shares * length_mask(lengths, width)[:, None]

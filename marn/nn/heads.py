@@ -22,8 +22,6 @@ class TanhAttention(Head):
     Each task has its own projection, as each level of JointLAAT does.
 
     Args:
-        size: D, features of a position.
-        tasks: number of codes of each task.
         attention_size: A, d_a in the paper.
 
     References:
@@ -75,11 +73,8 @@ class TanhAttention(Head):
 class PooledHead(Head):
     """Pool a note into one vector for all codes; each task has an affine layer on it.
 
-    A subclass defines the pooling. The affine layers start as `nn.Linear` does.
-
-    Args:
-        size: D, features of a position and of the pooled vector.
-        tasks: number of codes of each task.
+    A subclass defines the pooling; `size` is the width of its result. The affine layers start as
+    `nn.Linear` does.
     """
 
     def __init__(self, size: int, tasks: Mapping[str, int]) -> None:

@@ -207,10 +207,8 @@ def attention_weights(queries: Tensor, keys: Tensor, mask: Tensor | None) -> Ten
 class Head(nn.Module):
     """Turn features into logits: each code has a view v of the note, a classifier w and a bias b.
 
-    A subclass creates `weight` and `bias` for each task and defines the view.
-
-    Args:
-        tasks: number of codes of each task.
+    A subclass creates `weight` and `bias` for each task and defines the view. It is made of `size`,
+    the features D of a position, and `tasks`, the number of codes of each task.
     """
 
     attends_to_features: ClassVar[bool] = False
@@ -267,8 +265,6 @@ class LabelAttention(Head):
     pass; published parameter counts include it (`declared_unused`).
 
     Args:
-        size: D, features of a position.
-        tasks: number of codes of each task.
         pooling: from a view to a logit. `"sum"`: sum of :math:`w_l \circ v_l` over the features
             (MARN Eq. 15 and both releases). `"max"`: its largest feature (the word used in MT-RAM
             Section 3.4). `"mixed_max"`: the largest feature of row l of W V with a C x C matrix W

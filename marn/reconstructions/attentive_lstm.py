@@ -11,7 +11,7 @@ from marn.corpus import Corpus
 from marn.errors import MarnError
 from marn.models.base import Coder
 from marn.models.descriptions import Descriptions, check_descriptions, descriptions
-from marn.models.segments import count_segments, cut_segments, segments_to_tokens
+from marn.models.segments import Segmented, cut_segments
 from marn.nn.layers import Head, WordEmbedding, attention_weights
 
 LETTERS = 20
@@ -144,7 +144,7 @@ class TitleAttention(Head):
         return attention_weights(self.read(task), features, mask)
 
 
-class AttentiveLSTM(Coder):
+class AttentiveLSTM(Segmented, Coder):
     """Attentive LSTM, after Shi et al. 2017.
 
     A reconstruction: no code was found, and only the paper's abstract was read; the rest is general
@@ -240,10 +240,6 @@ class AttentiveLSTM(Coder):
         """Take the titles of the codes, and the words of the vocabulary for their spelling."""
         return {"descriptions": descriptions(corpus), "spelling": list(corpus.vocabulary.words)}
 
-    def positions(self, lengths: Tensor) -> Tensor:
-        """Segments; the last one may be shorter."""
-        return count_segments(lengths, self.segment_size)
-
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, E') -> (B, S, D), the segments."""
         seen = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
@@ -251,7 +247,3 @@ class AttentiveLSTM(Coder):
         sizes = cut_segments(seen, self.segment_size).sum(dim=2)  # (B, S)
         states = last_states(self.reader, segments.flatten(0, 1), sizes.flatten())
         return states.view(len(x), -1, states.shape[1])
-
-    def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """Share the weight of each segment evenly among its words."""
-        return segments_to_tokens(weights, lengths, width, self.segment_size)

@@ -37,8 +37,6 @@ class CondensedMemory(PooledHead):
     hops fade but are not lost. Logits are an affine layer on the last s.
 
     Args:
-        size: D, features of a position.
-        tasks: number of codes of each task.
         memory: (N, E), the means of the texts, which are not trained.
         hops: K.
     """

@@ -25,8 +25,6 @@ class DescriptionAttention(Head):
     It is a head for any encoder.
 
     Args:
-        size: D, features of a position.
-        tasks: number of codes of each task.
         described: {task: (C, E)}, the means, which are not trained.
     """
 

@@ -69,8 +69,6 @@ class NoteCodeInteraction(LabelAttention):
     and Q. Each round holds the scores of all codes and positions in memory.
 
     Args:
-        size: D, features of a position.
-        tasks: number of codes of each task.
         rounds: of messages; 0 makes it `LabelAttention`.
     """
 

@@ -172,8 +172,6 @@ class HyperCoreAttention(LabelAttention):
     The weight of t_l starts at 1. Each task has its own places, graph and affine layer.
 
     Args:
-        size: D, features of a position.
-        tasks: number of codes of each task.
         places: {task: (C, p)}, theta; none leaves t out.
         graphs: {task: graph of its codes}; none leaves c out.
     """

@@ -18,8 +18,6 @@ class FirstPosition(PooledHead):
     """The features of [CLS], through a narrow layer if asked to.
 
     Args:
-        size: D, features of a position.
-        tasks: number of codes of each task.
         bottleneck: features of the narrow layer; None for none.
         dropout: share dropped after it.
     """

@@ -6,13 +6,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from marn.baselines.fusion import sinusoids
-from marn.models.segments import count_segments, cut_segments, segments_to_tokens
+from marn.models.segments import Segmented, cut_segments
 from marn.nn.layers import LabelAttention, length_mask
 from marn.transformers.base import TransformerCoder
 from marn.transformers.clinicalbert import ClinicalBERT
 
 
-class MDBERT(TransformerCoder):
+class MDBERT(Segmented, TransformerCoder):
     """Reconstruction: Medical Document BERT, from words to segments to the document.
 
     A note is cut into segments of equally many pieces. BERT reads each, between [CLS] and [SEP],
@@ -53,7 +53,7 @@ class MDBERT(TransformerCoder):
         shared.setdefault("max_length", 2500)
         super().__init__(LabelAttention, **shared)
         self.check_window(segment, marks=2)
-        self.segment = segment
+        self.segment_size = segment
         config = self.transformer.config
         self.document = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -67,15 +67,11 @@ class MDBERT(TransformerCoder):
             for _ in range(document_layers)
         )
 
-    def positions(self, lengths: Tensor) -> Tensor:
-        """Segments; the last one may be shorter."""
-        return count_segments(lengths, self.segment)
-
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, P, E) -> (B, S, D), one vector per segment."""
         assert mask is not None  # it packs
-        segments = cut_segments(x, self.segment)  # (B, S, w, E)
-        real = cut_segments(mask, self.segment).flatten(0, 1)  # (B S, w)
+        segments = cut_segments(x, self.segment_size)  # (B, S, w, E)
+        real = cut_segments(mask, self.segment_size).flatten(0, 1)  # (B S, w)
         states = self.read(*self.framed(segments.flatten(0, 1), real))  # (B S, w + 2, D)
         h = states[:, 0].view(*segments.shape[:2], -1)  # (B, S, D), at [CLS]
         whole = length_mask(self.positions(mask.sum(dim=1)), h.shape[1])
@@ -83,7 +79,3 @@ class MDBERT(TransformerCoder):
         for layer in self.document:
             h = layer(h, src_key_padding_mask=~whole)
         return h * whole[..., None]
-
-    def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """Share the weight of each segment evenly among its pieces."""
-        return segments_to_tokens(weights, lengths, width, self.segment)
