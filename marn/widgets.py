@@ -5,10 +5,7 @@ They need `ipywidgets` and a running kernel; the rendered book shows the figures
 
 from __future__ import annotations
 
-import functools
 import html
-from collections.abc import Callable
-from typing import Any
 
 import ipywidgets
 import plotly.io
@@ -58,28 +55,17 @@ def note_explorer(
         MarnError: the notes may not be shown.
     """
     check_may_show(corpus.is_open, show_credentialed_text)
-    shown = functools.partial(
-        note_html, open_text=corpus.is_open, show_credentialed_text=show_credentialed_text
-    )
-    explained = functools.partial(
-        explain_note, model, corpus.vocabulary, corpus.codes[task], k=k, task=task
-    )
-    return _NoteExplorer(corpus[split], task, notes, explained, shown).box
+    return _NoteExplorer(model, corpus, split, task, k, notes, show_credentialed_text).box
 
 
 class _NoteExplorer:
     """The controls of `note_explorer`, and what each does when it changes."""
 
     def __init__(
-        self,
-        source: Any,
-        task: str,
-        notes: int,
-        explained: Callable[[str], Any],
-        shown: Callable[..., str],
+        self, model: Coder, corpus: Corpus, split: str, task: str, k: int, notes: int, show: bool
     ) -> None:
-        self.source, self.task = source, task
-        self.explained, self.shown = explained, shown
+        self.model, self.corpus, self.task, self.k, self.show_text = model, corpus, task, k, show
+        source = self.source = corpus[split]
         offered = [(f"note {source.ids[i]}", i) for i in range(min(notes, len(source)))]
         choices = [*offered, ("my own text", OWN)]
         self.note = ipywidgets.Dropdown(options=choices, description="Note")
@@ -103,9 +89,9 @@ class _NoteExplorer:
         self.own.layout.display = None if mine else "none"
         true = [] if mine else self.source.code_indices(self.task, self.note.value).tolist()
         try:
-            self.seen = self.explained(
-                self.own.value if mine else self.source.text(self.note.value)
-            )
+            text = self.own.value if mine else self.source.text(self.note.value)
+            words, codes = self.corpus.vocabulary, self.corpus.codes[self.task]
+            self.seen = explain_note(self.model, words, codes, text, self.k, self.task)
         except MarnError as error:
             self.code.options = []
             self.view.value = f"<p>{html.escape(str(error))}</p>"
@@ -125,12 +111,14 @@ class _NoteExplorer:
         mine = self.note.value == OWN or self.task != "icd"
         known = [] if mine else self.source.evidence(self.note.value)
         proof = [e for e in known if e.code == chosen.column and e.role == "evidence"]
-        self.view.value = self.shown(
+        self.view.value = note_html(
             self.seen.text,
             self.seen.spans,
             chosen.weights,
             title=f"{chosen.code} {chosen.title}: {chosen.probability:.1%}",
             evidence=[(e.begin, e.end) for e in proof],
+            open_text=self.corpus.is_open,
+            show_credentialed_text=self.show_text,
         )
 
 

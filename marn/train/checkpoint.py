@@ -3,9 +3,10 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -75,13 +76,7 @@ class RunFolder:
 
     def __enter__(self) -> Self:
         """Lock the folder, or raise a `MarnError` where it cannot be used."""
-        path = self.path
-
-        def lock() -> None:
-            if path is not None:
-                self._lock.enter_context(_locked(path))
-
-        parallel.on_main_process(lock)
+        self._do(lambda path: self._lock.enter_context(_locked(path)))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -117,39 +112,27 @@ class RunFolder:
                     f"ranks {parallel.rank()} and {other} differ ({'; '.join(changed[:4])}); start "
                     "them with one command, and a run_dir on a disk that all nodes see"
                 )
-        if path is not None:
-            parallel.on_main_process(lambda: self._claim(path, state))
-            parallel.on_main_process(lambda: _cut_log(path / STEPS, epochs))
+        self._do(lambda path: self._claim(path, state), lambda path: _cut_log(path / STEPS, epochs))
         return state
 
     def begin(self) -> None:
         """Say that the model is yet to come: until `finish`, the best one is in the checkpoint."""
-        path = self.path
-
-        def write() -> None:
-            if path is not None:
-                with suppress(FileNotFoundError):
-                    (path / SCORES).unlink()
-                write_card(path, self._model, self._corpus, weights=None)
-
-        parallel.on_main_process(write)
+        self._do(
+            lambda path: (path / SCORES).unlink(missing_ok=True),
+            lambda path: write_card(path, self._model, self._corpus, weights=None),
+        )
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the history and the checkpoint, which holds it, after an epoch.
 
         The checkpoint comes last: an epoch without one is repeated as a whole.
         """
-        if self.path is None:
-            return
-        history, checkpoint = self.path / HISTORY, self.path / CHECKPOINT
         table = pd.DataFrame(state["history"])
         whole = {"format": FORMAT, "settings": self.settings, **state}
-
-        def write() -> None:
-            replace_file(history, lambda aside: table.to_csv(aside, index=False))
-            replace_file(checkpoint, lambda aside: torch.save(whole, aside))
-
-        parallel.on_main_process(write)
+        self._do(
+            lambda path: replace_file(path / HISTORY, lambda file: table.to_csv(file, index=False)),
+            lambda path: replace_file(path / CHECKPOINT, lambda file: torch.save(whole, file)),
+        )
 
     def log(self, *values: float) -> None:
         """Append a line to `steps.csv`; a run that is killed keeps its lines."""
@@ -166,12 +149,17 @@ class RunFolder:
 
     def finish(self, thresholds: Mapping[str, Any], scores: dict[str, Any]) -> None:
         """Write the model with its thresholds, and the scores of the epoch that was kept."""
-        path = self.path
-        if path is not None:
-            model, corpus = self._model, self._corpus
-            parallel.on_main_process(lambda: save_model(path, model, corpus, thresholds))
-            parallel.on_main_process(lambda: write_readme(path, scores["dev"]))
-            parallel.on_main_process(lambda: write_json(path / SCORES, scores))
+        self._do(
+            lambda path: save_model(path, self._model, self._corpus, thresholds),
+            lambda path: write_readme(path, scores["dev"]),
+            lambda path: write_json(path / SCORES, scores),
+        )
+
+    def _do(self, *steps: Callable[[Path], object]) -> None:
+        """Let rank 0 take steps in the folder, if there is one, while the other ranks wait."""
+        if (path := self.path) is not None:
+            for step in steps:
+                parallel.on_main_process(partial(step, path))
 
     def _claim(self, folder: Path, state: dict[str, Any] | None) -> None:
         """Refuse another run; write the settings where the folder lacks them."""
