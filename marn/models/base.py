@@ -304,9 +304,9 @@ class Coder(nn.Module):
         tokens, lengths = self.to_subwords(tokens, lengths)
         masked = self.padding == "masked"
         seen = length_mask(lengths, tokens.shape[1]) if masked or self.packs else None
-        if seen is not None:
-            tokens = tokens * seen  # padding is no word
         x = self.embedding(tokens)  # (B, T, E)
+        if seen is not None:
+            x = x * seen[..., None]  # padding is no word
         h = self.encode(x, seen)  # (B, T', D)
         mask = length_mask(self.positions(lengths), h.shape[1]) if masked else None
         if self.ram is not None:
