@@ -105,12 +105,7 @@ def train(
     from marn.train.loop import fit
 
     config = TrainConfig.of(system(name), **given)
-    options: dict[str, Any] = {}
-    for text in model or []:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise MarnError(f"--model must be KEY=VALUE, but got {text!r}; try hidden_size=64")
-        options[key] = command_line.json_or_text(value)
+    options = dict(map(_option, model or []))
     data = Corpus.load(corpus)
     if not _RECIPE & {*given}:
         config = TrainConfig.suited(system(name), len(data["train"]), **given)
@@ -120,6 +115,14 @@ def train(
     run = fit(network, data, config, run_dir=run_dir, init_from=init_from)
     if test:
         _print_test_scores(run, data, run_dir)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """Read KEY=VALUE."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise MarnError(f"--model must be KEY=VALUE, but got {text!r}; try hidden_size=64")
+    return key, command_line.json_or_text(value)
 
 
 def _print_test_scores(run: Run, corpus: Corpus, run_dir: Path) -> None:

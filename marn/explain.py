@@ -105,14 +105,7 @@ def explain_note(
             `codes` are not those of the model.
     """
     found, spans = token_spans(text)
-    if not found:
-        raise MarnError("the note has no words, and numbers are not read; give some text")
-    numbers = vocabulary.encode(found)
-    if (numbers == vocabulary.unknown).all():
-        raise MarnError(
-            f"none of the note's {len(found)} words is in the vocabulary of {len(vocabulary) - 2} "
-            "words; give a note in the language of the corpus"
-        )
+    numbers = _encoded(found, vocabulary)
     device = next(model.parameters()).device
     tokens = torch.as_tensor(numbers, dtype=torch.int64, device=device)  # (T,)
     with evaluating(model):
@@ -138,6 +131,19 @@ def explain_note(
         listed.append(CodeExplanation(column, code.code, code.title, probability, row, top))
     read = weights.shape[1]
     return Explanation(text, found[:read], spans[:read], listed)
+
+
+def _encoded(words: list[str], vocabulary: Vocabulary) -> NDArray[np.int32]:
+    """Turn the words of a note into numbers, unless there is none that is known."""
+    if not words:
+        raise MarnError("the note has no words, and numbers are not read; give some text")
+    numbers = vocabulary.encode(words)
+    if (numbers == vocabulary.unknown).all():
+        raise MarnError(
+            f"none of the note's {len(words)} words is in the vocabulary of {len(vocabulary) - 2} "
+            "words; give a note in the language of the corpus"
+        )
+    return numbers
 
 
 def faithfulness(

@@ -125,17 +125,7 @@ class Coder(nn.Module):
         check("bias_start", BiasStart, bias_start)
         check("code_start", CodeStart, code_start)
         check("max_length", Count, max_length)
-        if not tasks or any(codes < 1 for codes in tasks.values()):
-            raise MarnError(f"tasks must give each task at least one code, but got {dict(tasks)}")
-        if vocabulary_size < 3:
-            raise MarnError(
-                f"vocabulary_size must be at least 3 (padding, a word, the unknown word), "
-                f"but got {vocabulary_size}"
-            )
-        if vectors is not None and len(vectors) != vocabulary_size:
-            raise MarnError(
-                f"vectors have {len(vectors)} rows, but vocabulary_size is {vocabulary_size}"
-            )
+        _check_sizes(vocabulary_size, tasks, vectors)
         self.options = {}
         self.tasks = dict(tasks)
         self.max_length = max_length
@@ -378,3 +368,17 @@ class Coder(nn.Module):
         if not embeddings:
             count -= self.embedding.table.weight.numel()
         return count + (self.declared_unused if unused else 0)
+
+
+def _check_sizes(vocabulary_size: int, tasks: Mapping[str, int], vectors: Tensor | None) -> None:
+    if not tasks or any(codes < 1 for codes in tasks.values()):
+        raise MarnError(f"tasks must give each task at least one code, but got {dict(tasks)}")
+    if vocabulary_size < 3:
+        raise MarnError(
+            f"vocabulary_size must be at least 3 (padding, a word, the unknown word), "
+            f"but got {vocabulary_size}"
+        )
+    if vectors is not None and len(vectors) != vocabulary_size:
+        raise MarnError(
+            f"vectors have {len(vectors)} rows, but vocabulary_size is {vocabulary_size}"
+        )

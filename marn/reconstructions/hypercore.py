@@ -48,6 +48,15 @@ def distance(u: Tensor, v: Tensor) -> Tensor:
     return torch.log1p(x + (x * (x + 2)).sqrt())  # arcosh(1 + x), exact near 0
 
 
+def _pairs(chains: Sequence[Sequence[str]]) -> tuple[dict[str, int], Tensor, Tensor]:
+    """Number the nodes of a tree, root included; list each node (P,) with each ancestor (P,)."""
+    paths = [[*chain, ""] for chain in chains]
+    number = {name: row for row, name in enumerate(dict.fromkeys(n for p in paths for n in p))}
+    pairs = {(number[low], number[high]) for path in paths for low, high in combinations(path, 2)}
+    low, high = torch.tensor(sorted(pairs)).T
+    return number, low, high
+
+
 def embed_tree(
     chains: Sequence[Sequence[str]],
     size: int,
@@ -84,20 +93,14 @@ def embed_tree(
     References:
         Nickel and Kiela 2017, Eqs. 4 to 6.
     """
-    root = ""
-    paths = [[*chain, root] for chain in chains]
-    number = {name: row for row, name in enumerate(dict.fromkeys(n for p in paths for n in p))}
-    pairs = sorted(
-        {(number[low], number[high]) for path in paths for low, high in combinations(path, 2)}
-    )
-    all_low, all_high = torch.tensor(pairs).T
-    nodes = len(number)
+    number, all_low, all_high = _pairs(chains)
+    pairs, nodes = len(all_low), len(number)
     itself = torch.arange(nodes) * (nodes + 1)
     kin = torch.cat([all_low * nodes + all_high, all_high * nodes + all_low, itself]).sort().values
     theta = torch.empty(nodes, size, dtype=torch.float64).uniform_(-1e-3, 1e-3)
-    count = min(len(pairs), at_once)
+    count = min(pairs, at_once)
     for _ in range(steps):
-        chosen = torch.randperm(len(pairs))[:count] if len(pairs) > count else slice(None)
+        chosen = torch.randperm(pairs)[:count] if pairs > count else slice(None)
         low, high = all_low[chosen], all_high[chosen]
         drawn = torch.randint(nodes, (count, negatives))
         keys = low[:, None] * nodes + drawn

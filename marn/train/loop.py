@@ -121,12 +121,7 @@ def fit(
     if isinstance(model, TextSystem):
         with RunFolder(path, model, corpus, config, digest) as folder:
             return _fit_reader(model, corpus, config, folder, quiet)
-    if len(model.tasks) > 1 and (unknown := sorted({*config.task_weights} - {*model.tasks})):
-        weights = json.dumps(dict.fromkeys(model.tasks, 1))
-        raise MarnError(
-            f"task_weights name unknown tasks {unknown}; the tasks are {sorted(model.tasks)}: give "
-            f"their weights, such as --task-weights '{weights}'"
-        )
+    _check_weights(config, model.tasks)
     fabric = start(config)
     with parallel.collective(), RunFolder(path, model, corpus, config, digest) as folder:
         return _fit(fabric, model, corpus, config, folder, quiet)
@@ -174,6 +169,15 @@ def _settings(
     if config or "train" not in corpus.splits:
         return TrainConfig.of(model, **(config or {}))
     return TrainConfig.suited(model, len(corpus["train"]))
+
+
+def _check_weights(config: TrainConfig, tasks: Mapping[str, int]) -> None:
+    if len(tasks) > 1 and (unknown := sorted({*config.task_weights} - {*tasks})):
+        weights = json.dumps(dict.fromkeys(tasks, 1))
+        raise MarnError(
+            f"task_weights name unknown tasks {unknown}; the tasks are {sorted(tasks)}: give "
+            f"their weights, such as --task-weights '{weights}'"
+        )
 
 
 def _prepare(model: Coder, corpus: Corpus, init_from: str | Path | None) -> str | None:
