@@ -9,16 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.__main__ import main
-
-HEADERS = {
-    "NOTEEVENTS": "ROW_ID SUBJECT_ID HADM_ID CHARTDATE CHARTTIME STORETIME CATEGORY DESCRIPTION "
-    "CGID ISERROR TEXT",
-    "DIAGNOSES_ICD": "ROW_ID SUBJECT_ID HADM_ID SEQ_NUM ICD9_CODE",
-    "PROCEDURES_ICD": "ROW_ID SUBJECT_ID HADM_ID SEQ_NUM ICD9_CODE",
-    "D_ICD_DIAGNOSES": "ROW_ID ICD9_CODE SHORT_TITLE LONG_TITLE",
-    "D_ICD_PROCEDURES": "ROW_ID ICD9_CODE SHORT_TITLE LONG_TITLE",
-    "EVIDENCE": "ROW_ID HADM_ID KIND ICD9_CODE BEGIN END ROLE SECTION",
-}
+from data_prep.hospital.tables import COLUMNS
 
 
 class RawTables:
@@ -32,7 +23,7 @@ class RawTables:
         """Write one table; a row holds numbers, text and "" for NULL."""
         text = io.StringIO()
         writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerow(HEADERS[table].split())
+        writer.writerow(COLUMNS[table].split())
         writer.writerows(rows)
         path = self.folder / f"{table}.csv{'.gz' if zipped else ''}"
         data = text.getvalue().encode()

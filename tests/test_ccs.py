@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import Counter
 from itertools import product
@@ -12,26 +11,12 @@ from zipfile import ZipFile
 
 import pytest
 
+from data_prep.audit import caml_top50
 from data_prep.code_systems import ccs
 from data_prep.code_systems.ccs import Ccs, Ccsr
 from marn.corpus.codes import KINDS, dotted, undotted
 from marn.errors import MarnError
 
-SHARED = Path(
-    os.environ.get("MARN_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-)
-HCUP = SHARED / "hcup-ccs"
-needs_hcup = pytest.mark.skipif(
-    not HCUP.is_dir(), reason=f"no HCUP files at {HCUP}: set MARN_SHARED_DATA"
-)
-
-# CAML's 50 most frequent codes, by table of origin (data.md, section 1).
-DX_50 = """401.9 428.0 427.31 414.01 584.9 250.00 272.4 518.81 599.0 530.81 272.0 285.9 244.9 486
-285.1 276.2 496 995.92 V58.61 507.0 038.9 585.9 403.90 311 305.1 412 287.5 410.71 276.1 V45.81 424.0
-V15.82 511.9"""
-PR_50 = """38.93 96.04 96.6 96.71 99.04 39.61 96.72 88.56 38.91 36.15 99.15 88.72 37.22 33.24 39.95
-45.13 37.23"""
-TOP_50 = {"dx": DX_50.split(), "pr": PR_50.split()}
 SHARED_CATEGORIES = {
     ("dx", 2): {"995.92", "038.9"},
     ("dx", 53): {"272.4", "272.0"},
@@ -52,8 +37,13 @@ def stated() -> Ccs:
 
 
 @pytest.fixture(scope="module")
-def full() -> Ccs:
-    return Ccs.load(HCUP / "prref_2015.csv")
+def hcup(shared_data: Path) -> Path:
+    return shared_data / "hcup-ccs"
+
+
+@pytest.fixture(scope="module")
+def full(hcup: Path) -> Ccs:
+    return Ccs.load(hcup / "prref_2015.csv")
 
 
 @pytest.mark.parametrize(
@@ -87,11 +77,10 @@ def test_one_undotted_string_is_two_codes(stated: Ccs) -> None:
 
 def test_the_top_50_have_38_categories_and_none_collide(stated: Ccs) -> None:
     members: dict[tuple[str, int], set[str]] = {}
-    for kind in KINDS:
-        for code in TOP_50[kind]:
-            number = stated.number(kind, code)
-            assert number is not None, code
-            members.setdefault((kind, number), set()).add(code)
+    for kind, code in caml_top50():
+        number = stated.number(kind, code)
+        assert number is not None, code
+        members.setdefault((kind, number), set()).add(code)
     assert sum(len(codes) for codes in members.values()) == 50
     assert Counter(kind for kind, _ in members) == {"dx": 27, "pr": 11}
     assert {key: codes for key, codes in members.items() if len(codes) > 1} == SHARED_CATEGORIES
@@ -123,14 +112,12 @@ def test_diagnoses_agree_with_the_packages_own_reader(stated: Ccs) -> None:
     assert len(stated.names["dx"]) == len(set(stated.numbers["dx"].values())) == 283
 
 
-@needs_hcup
-def test_diagnoses_agree_with_hcup(stated: Ccs) -> None:
-    numbers, names = ccs.read_hcup("dx", HCUP / "dxref_2015.csv")
+def test_diagnoses_agree_with_hcup(stated: Ccs, hcup: Path) -> None:
+    numbers, names = ccs.read_hcup("dx", hcup / "dxref_2015.csv")
     assert numbers == dict(stated.numbers["dx"])
     assert set(names) == set(stated.names["dx"])
 
 
-@needs_hcup
 def test_procedures_agree_with_hcup(stated: Ccs, full: Ccs) -> None:
     assert len(full.numbers["pr"]) == 3_948
     assert len(full.names["pr"]) == len(set(full.numbers["pr"].values())) == 231
@@ -153,7 +140,6 @@ def test_strings_valid_as_both_kinds() -> None:
     assert not set(ccs.titles("dx")) & set(ccs.titles("pr"))
 
 
-@needs_hcup
 def test_295_labels_are_514_categories(full: Ccs) -> None:
     """The papers' count arises from merging."""
     every = [(kind, number) for kind in KINDS for number in full.names[kind]]
@@ -217,12 +203,11 @@ def test_without_a_network_the_remedy_is_named(
     assert "\n" not in str(caught.value)
 
 
-@needs_hcup
 @pytest.mark.parametrize("damaged", [False, True])
 def test_what_is_fetched_is_checked_and_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+    tmp_path: Path, hcup: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:
-    content = (HCUP / "prref_2015.csv").read_bytes() + (b"more" if damaged else b"")
+    content = (hcup / "prref_2015.csv").read_bytes() + (b"more" if damaged else b"")
     calls = []
 
     def retrieve(url: str, *, path: Path, fname: str, **kwargs: object) -> None:
@@ -261,8 +246,7 @@ def test_every_titled_diagnosis_has_a_category(stated: Ccs) -> None:
 
 
 def test_titles_are_found_for_the_top_50() -> None:
-    for kind in KINDS:
-        assert set(TOP_50[kind]) <= set(ccs.titles(kind))
+    assert all(code in ccs.titles(kind) for kind, code in caml_top50())
 
 
 SMALL = Ccsr(

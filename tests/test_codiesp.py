@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +18,6 @@ from data_prep.sources import codiesp
 from marn import command_line
 from marn.corpus import Corpus
 from marn.errors import MarnError
-
-SHARED = Path(
-    os.environ.get("MARN_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-)
-REAL = SHARED / "codiesp"
-needs_real = pytest.mark.skipif(
-    not REAL.is_dir(), reason=f"no CodiEsp at {REAL}: set MARN_SHARED_DATA"
-)
 
 SPANISH = {
     "train": {
@@ -271,9 +262,8 @@ def test_bad_options_are_refused(make: Make, raw: Path) -> None:
         make("--out", str(raw))
 
 
-@needs_real
-def test_the_real_corpus_in_spanish(make: Make) -> None:
-    corpus = make("--language", "es", raw=REAL)
+def test_the_real_corpus_in_spanish(make: Make, shared_data: Path) -> None:
+    corpus = make("--language", "es", raw=shared_data / "codiesp")
     assert {name: len(corpus[name]) for name in corpus.splits} == {"train": 500, "dev": 243}
     assert corpus.tasks == {"icd": 1_767, "ccs": 336}
     assert corpus.frequency("icd").sum() == 5_639
@@ -288,9 +278,8 @@ def test_the_real_corpus_in_spanish(make: Make) -> None:
     assert len(marked) == 5_639, "every coding of a training case has its passage"
 
 
-@needs_real
-def test_the_real_codes_map_as_stated(make: Make) -> None:
-    corpus = make("--min-train", "0", raw=REAL)
+def test_the_real_codes_map_as_stated(make: Make, shared_data: Path) -> None:
+    corpus = make("--min-train", "0", raw=shared_data / "codiesp")
     assert {name: len(corpus[name]) for name in corpus.splits} == {"train": 500, "dev": 250}
     ccsr = Ccsr.load()
     codes = [entry.code for entry in corpus.codes["icd"]]

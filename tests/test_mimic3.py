@@ -12,7 +12,6 @@ from data_prep.__main__ import main
 from data_prep.caml_labels import caml_label
 from data_prep.sources import mimic3
 from marn.corpus import Corpus
-from marn.errors import MarnError
 
 TEXT = 'Admission Date:  [**2151-7-16**]\n\nPt with "CHF", on lasix. Intubated.'
 LISTS = {"train": range(145_000, 145_006), "dev": [145_006], "test": [145_007]}
@@ -132,15 +131,6 @@ def test_addenda_come_in_chart_order_not_in_that_of_the_file(raw_tables, prepare
     ]
 
 
-def test_zipped_and_plain_are_one_corpus(raw_tables, prepare):
-    fill(raw_tables)
-    plain = prepare().hash
-    for path in list(raw_tables.folder.iterdir()):
-        path.unlink()
-    fill(raw_tables, zipped=True)
-    assert prepare().hash == plain
-
-
 def test_categories_under_both_keys(raw_tables, prepare):
     # 427.31 is category 106, 428.0 is 108 and 274.0 is 54 of the diagnoses; 03.31 is 4 and 38.93
     # is 54 of the procedures.
@@ -185,12 +175,6 @@ def test_titles_and_unknown_codes(raw_tables, prepare):
     assert titles["V45.81"] == "Aortocoronary bypass status"  # CMS's own
     assert corpus.card["dropped"]["DIAGNOSES_ICD rows with an unknown code"] == 1
     assert corpus.card["dropped"]["codes kept without a category"] == 1
-
-
-def test_lists_of_another_data_set(raw_tables, prepare, capsys):
-    fill(raw_tables, first=150_000)
-    assert prepare() is None
-    assert "none of the 8 admissions listed" in capsys.readouterr().err
 
 
 def test_lists_want_their_own_number_of_codes(raw_tables, prepare, capsys):
@@ -417,63 +401,6 @@ def test_the_mark_does_not_open_real_tables(raw_tables, prepare, capsys):
     assert "admission 145000 is not the teaching hospital's" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("break_it", "said"),
-    [
-        (lambda raw: (raw / "PROCEDURES_ICD.csv").unlink(), "has no PROCEDURES_ICD.csv"),
-        (lambda raw: _append(raw / "NOTEEVENTS.csv", '99,1,2,x,,,"Disch'), "never closed"),
-        (lambda raw: _append(raw / "DIAGNOSES_ICD.csv", "99,1,2\n"), "line 10: 3 fields"),
-        (
-            lambda raw: _append(raw / "DIAGNOSES_ICD.csv", '99,1,x,1,"4280"\n'),
-            "a text is not a valid id",
-        ),
-        (lambda raw: _no_summaries(raw / "NOTEEVENTS.csv"), "no note of category Discharge"),
-        (lambda raw: (raw / "NOTEEVENTS.csv").write_text(""), "is empty"),
-    ],
-)
-def test_damage_is_one_line_and_leaves_nothing(raw_tables, prepare, capsys, break_it, said):
-    fill(raw_tables)
-    break_it(raw_tables.folder)
-    assert prepare() is None
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("python -m data_prep mimic3: ")
-    assert said in error
-
-
-def _append(path, text):
-    path.write_text(path.read_text() + text)
-
-
-def _no_summaries(path):
-    path.write_text(path.read_text().replace("Discharge summary", "Nursing"))
-
-
-def test_note_without_patient(raw_tables, prepare, capsys):
-    fill(raw_tables, notes=[(999, "", 145_000, "x")])
-    assert prepare() is None
-    assert "no SUBJECT_ID" in capsys.readouterr().err
-
-
-def test_the_corpus_never_replaces_its_tables(raw_tables, capsys):
-    fill(raw_tables)
-    for out in (raw_tables.folder, raw_tables.folder.parent):
-        assert main(["mimic3", "--raw", str(raw_tables.folder), "--out", str(out)]) == 2
-        assert "holds the raw files" in capsys.readouterr().err
-    assert main(["mimic3", "--raw", "/nowhere", "--out", "/nowhere/out"]) == 2
-    assert "/nowhere does not exist" in capsys.readouterr().err
-
-
-def test_interruption_leaves_nothing(raw_tables, prepare, monkeypatch, capsys):
-    fill(raw_tables)
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(mimic3, "read_codings", interrupt)
-    assert prepare() is None
-    assert "nothing was kept" in capsys.readouterr().err
-
-
 def test_demo_codes_are_all_accounted_for(shared_data):
     """The open MIMIC-III demo: 1,761 diagnosis rows, 506 procedure rows, 34 with a first zero."""
     raw = shared_data / "mimic3-demo"
@@ -492,12 +419,6 @@ def test_demo_codes_are_all_accounted_for(shared_data):
     assert len({coding.admission for coding in found}) == 129
 
 
-def test_demo_has_no_notes(shared_data, tmp_path, capsys):
-    raw = str(shared_data / "mimic3-demo")
-    assert main(["mimic3", "--raw", raw, "--out", str(tmp_path / "out")]) == 2
-    assert "has no NOTEEVENTS.csv" in capsys.readouterr().err
-
-
 def test_titles_of_the_demo_kind(raw_tables):
     raw_tables.write("D_ICD_PROCEDURES", [(1, "0331", "tap", " Spinal tap "), (2, "x", "", "")])
     dropped = Counter()
@@ -506,10 +427,3 @@ def test_titles_of_the_demo_kind(raw_tables):
     raw_tables.write("D_ICD_DIAGNOSES", [(n, "4280", "", f"Title {n}") for n in (1, 2, 3)])
     assert mimic3.read_titles(raw_tables.folder, "dx", dropped) == {("dx", "428.0"): "Title 3"}
     assert dropped["titles of a code that has one already"] == 2
-
-
-def test_reading_codes_stops_at_a_damaged_row(raw_tables):
-    fill(raw_tables)
-    _append(raw_tables.folder / "PROCEDURES_ICD.csv", "1\n")
-    with pytest.raises(MarnError, match=r"PROCEDURES_ICD\.csv, row at line 5: 1 fields"):
-        list(mimic3.read_codings(raw_tables.folder, Counter()))

@@ -50,7 +50,7 @@ def _category(kind, code):
     return CodeEntry(number, kind, title)
 
 
-def make(path, notes=NOTES, codings=CODINGS, **options):
+def make(path, notes=NOTES, codings=CODINGS, passages=None, category=_category, **options):
     choices = PrepareConfig(**{**PLAIN, **options})
     dropped = Counter()
     with replacing(path) as folder:
@@ -59,8 +59,9 @@ def make(path, notes=NOTES, codings=CODINGS, **options):
             Records(
                 notes=iter(notes),
                 codings=iter(codings),
+                annotations=passages,
                 title=lambda kind, code: f"{kind} {code}",
-                category=_category,
+                category=category,
                 split=lambda ids: {id_: HOME[id_] for id_ in ids},
             ),
             origin=ORIGIN,
@@ -124,21 +125,9 @@ def test_most_frequent_codes_and_ties(tmp_path):
 
 
 def test_equal_numbers_of_two_kinds_become_one_category(tmp_path):
-    with replacing(tmp_path / "toy") as folder:
-        prepare(
-            folder,
-            Records(
-                notes=NOTES,
-                codings=CODINGS,
-                title=lambda kind, code: "",
-                category=lambda kind, code: CodeEntry("106", kind, f"title {kind}"),
-                split=lambda ids: {id_: HOME[id_] for id_ in ids},
-            ),
-            origin=ORIGIN,
-            choices=PrepareConfig(**PLAIN),
-            dropped=Counter(),
-        )
-    corpus = Corpus.load(tmp_path / "toy")
+    corpus, _ = make(
+        tmp_path / "toy", category=lambda kind, code: CodeEntry("106", kind, f"title {kind}")
+    )
     assert corpus.codes["ccs"] == [CodeEntry("106", "dx+pr", "title dx / title pr")]
     assert corpus.parent.tolist() == [0, 0, 0, 0]
     assert corpus["train"].code_indices("ccs", 0).tolist() == [0]
@@ -152,23 +141,8 @@ def test_passages_move_with_their_note(tmp_path):
         Annotation("404", "dx", "428.0", 0, 5, "evidence"),
         Annotation("12", "dx", "428.0", 0, 99, "evidence"),
     ]
-    dropped = Counter()
-    with replacing(tmp_path / "toy") as folder:
-        prepare(
-            folder,
-            Records(
-                notes=NOTES,
-                codings=CODINGS,
-                annotations=passages,
-                title=lambda kind, code: "",
-                category=_category,
-                split=lambda ids: {id_: HOME[id_] for id_ in ids},
-            ),
-            origin=ORIGIN,
-            choices=PrepareConfig(**PLAIN),
-            dropped=dropped,
-        )
-    train = Corpus.load(tmp_path / "toy")["train"]
+    corpus, dropped = make(tmp_path / "toy", passages=passages)
+    train = corpus["train"]
     found = [(row.code, train.text(0)[row.begin : row.end], row.role) for row in train.evidence(0)]
     assert found == [(2, "Acute", "evidence"), (1, "fever", "negated")]
     assert train.evidence(1) == []
@@ -178,24 +152,8 @@ def test_passages_move_with_their_note(tmp_path):
 
 def test_more_roles_than_a_corpus_can_tell_apart(tmp_path):
     passages = [Annotation("9", "dx", "428.0", 0, 5, f"role {number}") for number in range(300)]
-    with (
-        pytest.raises(MarnError, match="the passages have 300 roles, and a corpus at most 256"),
-        replacing(tmp_path / "toy") as folder,
-    ):
-        prepare(
-            folder,
-            Records(
-                notes=NOTES,
-                codings=CODINGS,
-                annotations=passages,
-                split=lambda ids: {id_: HOME[id_] for id_ in ids},
-                title=lambda kind, code: "",
-                category=_category,
-            ),
-            origin=ORIGIN,
-            choices=PrepareConfig(**PLAIN),
-            dropped=Counter(),
-        )
+    with pytest.raises(MarnError, match="the passages have 300 roles, and a corpus at most 256"):
+        make(tmp_path / "toy", passages=passages)
 
 
 def test_nothing_in_common(tmp_path):
@@ -211,23 +169,6 @@ def test_patients_stay_together(tmp_path, monkeypatch):
     notes = [*NOTES, Note("1", "99", "other")]
     with pytest.raises(MarnError, match="notes of two patients, 70 and 99"):
         make(tmp_path / "toy", notes)
-
-
-@pytest.mark.parametrize(
-    "choice",
-    [
-        {"codes": "0"},
-        {"codes": "all"},
-        {"codes": 50},
-        {"min_count": 0},
-        {"vectors": "some"},
-        {"seed": -1},
-        {"seed": 2**32},
-    ],
-)
-def test_choices_are_checked(choice):
-    with pytest.raises(MarnError, match=f"{next(iter(choice))} must be "):
-        PrepareConfig(**choice)
 
 
 def test_vectors_from_the_chosen_notes(tmp_path):

@@ -213,11 +213,6 @@ def test_cut_download(table, size):
         _read(table(whole[:size], "T.csv.gz"))
 
 
-def test_not_gzip_at_all(table):
-    with pytest.raises(MarnError, match="cannot be unpacked"):
-        _read(table("ROW_ID,TEXT\n1,a\n", "T.csv.gz"))
-
-
 def test_damaged_bytes_within_gzip(table):
     data = bytearray(gzip.compress(bytes(range(1, 256)) * 40))
     data[len(data) // 2] ^= 0xFF

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from data_prep.__main__ import main, sources
+from data_prep.__main__ import main
 from data_prep.hospital import PRESETS
 from data_prep.sources import teaching
 from marn.corpus import Corpus
@@ -87,27 +87,9 @@ def test_vectors_are_of_length_one(tiny_corpus):
     assert np.linalg.norm(vectors[1:], axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_sources_are_found(capsys):
-    assert {"mimic3", "teaching"} <= set(sources())
-    assert main(["--help"]) == 0
-    said = capsys.readouterr().out
-    for name in sources():
-        assert name in said
-
-
 def test_every_preset_is_offered():
     offered = teaching.Config.__pydantic_fields__["preset"].annotation
     assert get_args(offered) == tuple(PRESETS)
-
-
-def test_bad_choice_is_one_line_and_leaves_nothing(tmp_path, capsys):
-    out = tmp_path / "out"
-    assert main(["teaching", "--preset", "tiny", "--out", str(out), "--codes", "0"]) == 2
-    assert (
-        "codes must be a number of at least 1, or 'full', but got '0'"
-        in capsys.readouterr().err.splitlines()[-1]
-    )
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_preset_with_lists_is_split_by_them(tmp_path, monkeypatch):

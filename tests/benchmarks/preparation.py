@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks import Bar, agree
 from benchmarks.made_up import note_lengths
+from data_prep.hospital.tables import COLUMNS
 from marn.errors import MarnError
 
 BARS = [
@@ -38,37 +39,10 @@ TESTS = Path(__file__).parents[1]
 _TURNS = 7  # a run is short, and other users of the machine slow it by half
 SPLITS = {"train": 0.8, "dev": 0.1, "test": 0.1}
 CODES = [
-    "4019",
-    "4280",
-    "42731",
-    "41401",
-    "5849",
-    "25000",
-    "2724",
-    "51881",
-    "5990",
-    "53081",
-    "2720",
-    "2859",
-    "2449",
-    "486",
-    "2851",
-    "2762",
-    "496",
-    "99592",
-    "5070",
-    "0389",
-    "5859",
-    "40390",
-    "311",
-    "3051",
-    "412",
-    "2875",
-    "41071",
-    "2761",
-    "4240",
-    "V1582",
-]
+    "4019", "4280", "42731", "41401", "5849", "25000", "2724", "51881", "5990", "53081", "2720",
+    "2859", "2449", "486", "2851", "2762", "496", "99592", "5070", "0389", "5859", "40390", "311",
+    "3051", "412", "2875", "41071", "2761", "4240", "V1582",
+]  # fmt: skip
 
 
 def write_raw(folder: Path, notes: int, lists: Path) -> int:
@@ -100,21 +74,7 @@ def write_raw(folder: Path, notes: int, lists: Path) -> int:
     admissions = []
     with (folder / "NOTEEVENTS.csv").open("w", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerow(
-            [
-                "ROW_ID",
-                "SUBJECT_ID",
-                "HADM_ID",
-                "CHARTDATE",
-                "CHARTTIME",
-                "STORETIME",
-                "CATEGORY",
-                "DESCRIPTION",
-                "CGID",
-                "ISERROR",
-                "TEXT",
-            ]
-        )
+        writer.writerow(COLUMNS["NOTEEVENTS"].split())
         for row, length in enumerate(note_lengths(notes)):
             places = np.searchsorted(limits[:-1], rng.random(int(length * 1.13)))
             is_summary = row % 5 < 3
@@ -134,7 +94,7 @@ def write_raw(folder: Path, notes: int, lists: Path) -> int:
     for table, rows in code_rows.items():
         with (folder / f"{table}.csv").open("w", newline="") as file:
             writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-            writer.writerow(["ROW_ID", "SUBJECT_ID", "HADM_ID", "SEQ_NUM", "ICD9_CODE"])
+            writer.writerow(COLUMNS[table].split())
             writer.writerows(
                 (i, subject, admission, 1, code)
                 for i, (subject, admission, code) in enumerate(rows)
