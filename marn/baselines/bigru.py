@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class PlainBiGRU(Coder):
 
     name = "bigru"
     has_attention = False
-    training_defaults: ClassVar[Mapping[str, Any]] = CNN.training_defaults
+    training_defaults = CNN.training_defaults
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """DR-CAML: CAML whose classifiers are kept close to the descriptions of their codes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,6 @@ class DRCAML(CAML):
 
     name = "dr_caml"
     takes_words = False  # descriptions are compared with classifiers of the features alone
-    training_defaults: ClassVar[Mapping[str, Any]] = CAML.training_defaults
 
     def __init__(
         self,

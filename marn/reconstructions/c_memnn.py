@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from marn.corpus import Corpus
 from marn.models.base import Coder
 from marn.models.descriptions import Descriptions, check_descriptions, descriptions, mean_vectors
 from marn.nn.heads import PooledHead
+from marn.reconstructions import ASSUMED
 
 
 def condensed_size(size: int, hops: int) -> int:
@@ -104,11 +105,7 @@ class CMemNN(Coder):
 
     name = "c_memnn"
     has_attention = False
-    training_defaults: ClassVar[Mapping[str, Any]] = {
-        "loss": "bce",
-        "learning_rate": 1e-3,  # an assumption
-        "clip_norm": None,
-    }
+    training_defaults = ASSUMED
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from marn.models.base import Coder
 from marn.nn.layers import LabelAttention, attention_weights, convolve
+from marn.reconstructions import ASSUMED
 
 
 class GatedPropagation(nn.Module):
@@ -146,11 +147,7 @@ class GatedCNNNCI(Coder):
 
     name = "gatedcnn_nci"
     takes_words = False  # its head adds to the features of words
-    training_defaults: ClassVar[Mapping[str, Any]] = {
-        "loss": "bce",
-        "learning_rate": 1e-3,  # an assumption
-        "clip_norm": None,
-    }
+    training_defaults = ASSUMED
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from marn.corpus import Corpus
 from marn.errors import MarnError
 from marn.models.descriptions import Descriptions, check_descriptions, descriptions, mean_vectors
 from marn.nn.layers import LabelAttention, attend, attention_weights
+from marn.reconstructions import ASSUMED
 
 EDGE = 1e-5
 """Least distance of a point from the edge of the ball, as in Nickel and Kiela."""
@@ -272,11 +273,7 @@ class HyperCore(CAML):
 
     name = "hypercore"
     takes_words = False  # codes see the features through a graph
-    training_defaults: ClassVar[Mapping[str, Any]] = {
-        "loss": "bce",
-        "learning_rate": 1e-3,  # an assumption
-        "clip_norm": None,
-    }
+    training_defaults = ASSUMED
 
     def __init__(
         self,

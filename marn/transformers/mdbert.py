@@ -1,7 +1,6 @@
 """MDBERT: BERT reads segments, a small transformer reads the segments' vectors, codes attend."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -41,7 +40,7 @@ class MDBERT(Segmented, TransformerCoder):
     """
 
     name = "mdbert"
-    training_defaults: ClassVar[Mapping[str, Any]] = ClinicalBERT.training_defaults
+    training_defaults = ClinicalBERT.training_defaults
 
     def __init__(
         self,
