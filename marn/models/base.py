@@ -159,10 +159,138 @@ class Coder(nn.Module):
                 "a note; choose bigru_la, marn or caml"
             )
 
-    @property
-    def embedding_size(self) -> int:
-        """E, the width of a word vector."""
-        return self.embedding.table.embedding_dim
+    def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Score notes.
+
+        Args:
+            tokens: (B, T) int64, padded with 0.
+            lengths: (B,) int, real tokens of each note, >= 1.
+
+        Returns:
+            Logits {task: (B, C)}; a sigmoid turns them into probabilities.
+        """
+        return self.head(*self.features(tokens, lengths))
+
+    def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Encode and recalibrate notes: the input of the head.
+
+        Args:
+            tokens: as in `forward`.
+            lengths: as in `forward`.
+
+        Returns:
+            Features (B, T', D), with `word_path` (B, T', D + E), and their mask (B, T'), None with
+            `padding="released"`.
+        """
+        tokens, lengths = self.to_subwords(tokens, lengths)
+        masked = self.padding == "masked"
+        seen = length_mask(lengths, tokens.shape[1]) if masked or self.packs else None
+        x = self.embedding(tokens)  # (B, T, E)
+        if seen is not None:
+            x = x * seen[..., None]  # padding is no word
+        h = self.encode(x, seen)  # (B, T', D)
+        mask = length_mask(self.positions(lengths), h.shape[1]) if masked else None
+        if self.ram is not None:
+            h = self.ram(h, mask)
+        return (self.join_words(h, x) if self.word_path else h), mask
+
+    def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Compute the features of each position.
+
+        Args:
+            x: (B, T, E), embedded words, zero at padding.
+            mask: (B, T) bool, or None where padding takes part.
+
+        Returns:
+            (B, T', D), zero at padding if there is a mask. T' is T unless the system lengthens or
+            shortens the note; see `positions` and `positions_to_tokens`.
+        """
+        raise NotImplementedError
+
+    def to_subwords(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut notes into embedded units: the first `max_length` words, unless overridden.
+
+        Args:
+            tokens: as in `forward`.
+            lengths: as in `forward`.
+
+        Returns:
+            Rows of the embedding (B, U), padded with 0, and how many each note has (B,).
+        """
+        tokens = tokens[:, : self.max_length]
+        return tokens, lengths.clamp(max=self.max_length).to(tokens.device)
+
+    def positions(self, lengths: Tensor) -> Tensor:
+        """Count the encoded positions of notes with these lengths: (B,) -> (B,)."""
+        return lengths
+
+    def join_words(self, h: Tensor, x: Tensor) -> Tensor:
+        """Put each word beside its encoding: (B, T', D), (B, T, E) -> (B, T', D + E).
+
+        A position beyond the words gets zeros.
+        """
+        return torch.cat([h, F.pad(x, (0, 0, 0, h.shape[1] - x.shape[1]))], dim=2)
+
+    def attention(self, tokens: Tensor, lengths: Tensor, task: str) -> Tensor:
+        """Compute how much each code attends to each token.
+
+        Args:
+            tokens: as in `forward`.
+            lengths: as in `forward`.
+            task: one of `tasks`.
+
+        Returns:
+            (B, C, T') float with T' = min(T, max_length). With `padding="masked"` the weights over
+            a note's real tokens sum to 1; with `"released"` padding receives a share.
+
+        Raises:
+            MarnError: the model lacks the task, or its system has no attention.
+        """
+        if not self.has_attention:
+            having = sorted(name for name, system in self.registry.items() if system.has_attention)
+            raise MarnError(f"{self.name} has no attention; choose one of {having}")
+        if task not in self.tasks:
+            raise MarnError(f"task must be one of {sorted(self.tasks)}, but got {task!r}")
+        features, mask = self.features(tokens, lengths)
+        weights = self.head.attention(features, mask, task)
+        units, sizes = self.to_subwords(tokens, lengths)
+        width = units.shape[1]
+        sizes = sizes.clamp(max=width) if mask is not None else torch.full_like(sizes, width)
+        over_units = self.positions_to_tokens(weights, sizes, width)
+        return self.subwords_to_words(over_units, tokens[:, : self.max_length], lengths)
+
+    def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
+        """Assign the weights of positions to tokens.
+
+        Unless overridden, position i belongs to token i, and surplus positions belong to the last
+        token.
+
+        Args:
+            weights: (B, C, T'), zero at positions beyond `lengths`.
+            lengths: (B,) tokens of each note that may receive weight, >= 1.
+            width: T, the tokens of a row.
+
+        Returns:
+            (B, C, T) with the sums of `weights`.
+        """
+        if weights.shape[2] == width:
+            return weights
+        steps = torch.arange(weights.shape[2], device=weights.device)
+        target = torch.minimum(steps, lengths[:, None] - 1)  # (B, T')
+        folded = weights.new_zeros(*weights.shape[:2], width)
+        return folded.scatter_add_(2, target[:, None].expand_as(weights), weights)
+
+    def subwords_to_words(self, weights: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Sum the weights (B, C, U) of units by word, (B, C, T), for tokens cut to `max_length`."""
+        return weights
+
+    def code_features(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Give each code's view of each note, V of Eq. 13: {task: (B, C, D)}."""
+        return self.head.label_representations(*self.features(tokens, lengths))
+
+    def penalty(self, targets: Mapping[str, Tensor]) -> Tensor:
+        """Compute what training adds to the loss of a batch with targets {task: (B, C)}, or 0."""
+        return self.embedding.table.weight.new_zeros(())
 
     @classmethod
     def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
@@ -218,138 +346,10 @@ class Coder(nn.Module):
             if task in self.tasks:
                 self.head.start_words(task, titles)
 
-    def join_words(self, h: Tensor, x: Tensor) -> Tensor:
-        """Put each word beside its encoding: (B, T', D), (B, T, E) -> (B, T', D + E).
-
-        A position beyond the words gets zeros.
-        """
-        return torch.cat([h, F.pad(x, (0, 0, 0, h.shape[1] - x.shape[1]))], dim=2)
-
-    def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the features of each position.
-
-        Args:
-            x: (B, T, E), embedded words, zero at padding.
-            mask: (B, T) bool, or None where padding takes part.
-
-        Returns:
-            (B, T', D), zero at padding if there is a mask. T' is T unless the system lengthens or
-            shortens the note; see `positions` and `positions_to_tokens`.
-        """
-        raise NotImplementedError
-
-    def positions(self, lengths: Tensor) -> Tensor:
-        """Count the encoded positions of notes with these lengths: (B,) -> (B,)."""
-        return lengths
-
-    def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """Assign the weights of positions to tokens.
-
-        Unless overridden, position i belongs to token i, and surplus positions belong to the last
-        token.
-
-        Args:
-            weights: (B, C, T'), zero at positions beyond `lengths`.
-            lengths: (B,) tokens of each note that may receive weight, >= 1.
-            width: T, the tokens of a row.
-
-        Returns:
-            (B, C, T) with the sums of `weights`.
-        """
-        if weights.shape[2] == width:
-            return weights
-        steps = torch.arange(weights.shape[2], device=weights.device)
-        target = torch.minimum(steps, lengths[:, None] - 1)  # (B, T')
-        folded = weights.new_zeros(*weights.shape[:2], width)
-        return folded.scatter_add_(2, target[:, None].expand_as(weights), weights)
-
-    def to_subwords(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut notes into embedded units: the first `max_length` words, unless overridden.
-
-        Args:
-            tokens: as in `forward`.
-            lengths: as in `forward`.
-
-        Returns:
-            Rows of the embedding (B, U), padded with 0, and how many each note has (B,).
-        """
-        tokens = tokens[:, : self.max_length]
-        return tokens, lengths.clamp(max=self.max_length).to(tokens.device)
-
-    def subwords_to_words(self, weights: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Sum the weights (B, C, U) of units by word, (B, C, T), for tokens cut to `max_length`."""
-        return weights
-
-    def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Encode and recalibrate notes: the input of the head.
-
-        Args:
-            tokens: as in `forward`.
-            lengths: as in `forward`.
-
-        Returns:
-            Features (B, T', D), with `word_path` (B, T', D + E), and their mask (B, T'), None with
-            `padding="released"`.
-        """
-        tokens, lengths = self.to_subwords(tokens, lengths)
-        masked = self.padding == "masked"
-        seen = length_mask(lengths, tokens.shape[1]) if masked or self.packs else None
-        x = self.embedding(tokens)  # (B, T, E)
-        if seen is not None:
-            x = x * seen[..., None]  # padding is no word
-        h = self.encode(x, seen)  # (B, T', D)
-        mask = length_mask(self.positions(lengths), h.shape[1]) if masked else None
-        if self.ram is not None:
-            h = self.ram(h, mask)
-        return (self.join_words(h, x) if self.word_path else h), mask
-
-    def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """Score notes.
-
-        Args:
-            tokens: (B, T) int64, padded with 0.
-            lengths: (B,) int, real tokens of each note, >= 1.
-
-        Returns:
-            Logits {task: (B, C)}; a sigmoid turns them into probabilities.
-        """
-        return self.head(*self.features(tokens, lengths))
-
-    def attention(self, tokens: Tensor, lengths: Tensor, task: str) -> Tensor:
-        """Compute how much each code attends to each token.
-
-        Args:
-            tokens: as in `forward`.
-            lengths: as in `forward`.
-            task: one of `tasks`.
-
-        Returns:
-            (B, C, T') float with T' = min(T, max_length). With `padding="masked"` the weights over
-            a note's real tokens sum to 1; with `"released"` padding receives a share.
-
-        Raises:
-            MarnError: the model lacks the task, or its system has no attention.
-        """
-        if not self.has_attention:
-            having = sorted(name for name, system in self.registry.items() if system.has_attention)
-            raise MarnError(f"{self.name} has no attention; choose one of {having}")
-        if task not in self.tasks:
-            raise MarnError(f"task must be one of {sorted(self.tasks)}, but got {task!r}")
-        features, mask = self.features(tokens, lengths)
-        weights = self.head.attention(features, mask, task)
-        units, sizes = self.to_subwords(tokens, lengths)
-        width = units.shape[1]
-        sizes = sizes.clamp(max=width) if mask is not None else torch.full_like(sizes, width)
-        over_units = self.positions_to_tokens(weights, sizes, width)
-        return self.subwords_to_words(over_units, tokens[:, : self.max_length], lengths)
-
-    def code_features(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """Give each code's view of each note, V of Eq. 13: {task: (B, C, D)}."""
-        return self.head.label_representations(*self.features(tokens, lengths))
-
-    def penalty(self, targets: Mapping[str, Tensor]) -> Tensor:
-        """Compute what training adds to the loss of a batch with targets {task: (B, C)}, or 0."""
-        return self.embedding.table.weight.new_zeros(())
+    @property
+    def embedding_size(self) -> int:
+        """E, the width of a word vector."""
+        return self.embedding.table.embedding_dim
 
     @property
     def declared_unused(self) -> int:
