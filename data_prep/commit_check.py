@@ -24,7 +24,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from hashlib import sha256
@@ -119,14 +119,6 @@ class _Part:
     placeholders: bool = True
 
 
-@dataclass
-class _Finding:
-    """Why a file is refused, and what of its text is still to be compared with the corpora."""
-
-    reasons: list[str] = field(default_factory=list)
-    runs: list[NDArray[np.uint64]] = field(default_factory=list)
-
-
 def examine(path: Path, root: Path | None = None, content: bytes | None = None) -> list[str]:
     """Say why a file must not be committed.
 
@@ -154,26 +146,22 @@ which git ignores']
 def _examine_all(files: Iterable[tuple[str, bytes]], root: Path) -> list[str]:
     """Examine files, by their names from the root."""
     checkout = _Checkout(root)
-    findings = [(name, _examine(name, data, checkout)) for name, data in files]
-    texts = [np.concatenate([np.zeros(0, np.uint64), *finding.runs]) for _, finding in findings]
+    found = [(name, *_examine(name, data, checkout)) for name, data in files]
     for corpus in checkout.corpora:
-        counts = shared_runs(texts, corpus)
-        for (_, finding), count in zip(findings, counts, strict=True):
+        counts = shared_runs([runs for *_, runs in found], corpus)
+        for (_, reasons, _), count in zip(found, counts, strict=True):
             if count:
-                runs = f"{count} run{'s' * (count > 1)} of {WINDOW} words"
-                finding.reasons.append(f"shares {runs} with notes of {corpus.name}; {_KEEP}")
-    return [
-        f"{name}: {reason}"
-        for name, finding in findings
-        for reason in dict.fromkeys(finding.reasons)
-    ]
+                shared = f"{count} run{'s' * (count > 1)} of {WINDOW} words"
+                reasons.append(f"shares {shared} with notes of {corpus.name}; {_KEEP}")
+    return [f"{name}: {reason}" for name, reasons, _ in found for reason in dict.fromkeys(reasons)]
 
 
-def _examine(name: str, data: bytes, checkout: _Checkout) -> _Finding:
-    """Look at one file, but do not compare it with the corpora."""
-    finding = _Finding()
+def _examine(name: str, data: bytes, checkout: _Checkout) -> tuple[list[str], NDArray[np.uint64]]:
+    """Say why one file is refused, and return the runs that are to be compared with the corpora."""
+    reasons: list[str] = []
+    runs = [np.zeros(0, np.uint64)]
     if sha256(data).hexdigest() in REVIEWED:
-        return finding
+        return reasons, runs[0]
     lower = name.lower()
     try:
         if not any(fnmatchcase(lower, pattern) for pattern in ALLOWED):
@@ -188,14 +176,14 @@ def _examine(name: str, data: bytes, checkout: _Checkout) -> _Finding:
             hospital = name.startswith(_HOSPITAL)
             parts = [_Part(text, ids=not lower.endswith(".py"), placeholders=not hospital)]
             if lower.endswith(".json"):
-                finding.reasons += _of_result(_json(text), checkout)
+                reasons += _of_result(_json(text), checkout)
         for part in (*parts, _Part(name, remedy="choose another name")):
             text = legible(part.text)
-            finding.runs += [runs_of(text)] if checkout.corpora else []
-            finding.reasons += (f"{sign}; {part.remedy}" for sign in _signs(text, part, checkout))
+            runs += [runs_of(text)] if checkout.corpora else []
+            reasons += (f"{sign}; {part.remedy}" for sign in _signs(text, part, checkout))
     except UnreadableError as error:
-        finding.reasons.append(str(error))
-    return finding
+        reasons.append(str(error))
+    return reasons, np.concatenate(runs)
 
 
 def _text(data: bytes) -> str:
@@ -321,9 +309,9 @@ def _work_tree(path: Path) -> Path:
     return next((folder for folder in path.parents if (folder / ".git").exists()), path.parent)
 
 
-def _git(*command: str, given: bytes | None = None) -> bytes:
+def _git(*command: str) -> bytes:
     """Return what a git command prints."""
-    done = subprocess.run(["git", *command], capture_output=True, input=given)
+    done = subprocess.run(["git", *command], capture_output=True)
     if done.returncode:
         raise MarnError("not a git checkout; name files")
     return done.stdout
@@ -357,8 +345,8 @@ def _objects(root: Path, digests: Sequence[str]) -> Iterator[bytes]:
 
 def _chosen(names: Sequence[str], root: Path) -> list[tuple[str, bytes]]:
     """Return what would be committed under names of files and folders; no names are all."""
-    staged, chosen, read = _staged(root) if (root / ".git").exists() else [], [], []
-    wanted = staged if not names else []
+    staged = _staged(root) if (root / ".git").exists() else []
+    wanted, read = [] if names else staged, []
     for name in names:
         path = Path(os.path.abspath(name))
         path = path.parent.resolve() / path.name
@@ -370,8 +358,8 @@ def _chosen(names: Sequence[str], root: Path) -> list[tuple[str, bytes]]:
         read += [] if found else [(inside, path.read_bytes())]
     if modules := [name for name, digest in wanted if not digest]:
         raise MarnError(f"{modules[0]} is a submodule, which is not examined; do not commit it")
-    chosen = list(zip((n for n, _ in wanted), _objects(root, [d for _, d in wanted]), strict=True))
-    return chosen + read
+    objects = _objects(root, [digest for _, digest in wanted])
+    return [*zip((name for name, _ in wanted), objects, strict=True), *read]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -194,15 +194,18 @@ def open_table(
             names = _frame(path, None).columns
             return Table(path, _columns(path, names, wanted, optional), "polars")
         encoding = encoding_of(path)
-        if suffix in (".jsonl", ".ndjson"):
-            return Table(path, _json_names(path, encoding, wanted, optional), "jsonl", encoding)
+        is_json = suffix in (".jsonl", ".ndjson")
         with tables.open_bytes(path) as file:
             lines = io.TextIOWrapper(file, encoding)
             first = lines.readline(tables.ROW_LIMIT)
-            if SEPARATOR_LINE.fullmatch(first):
+            while first.isspace() if is_json else SEPARATOR_LINE.fullmatch(first):
                 first = lines.readline(tables.ROW_LIMIT)
         if not first.strip():
             raise MarnError(f"{path} is empty, or begins with an empty line; give a table")
+        if is_json:
+            row = json.loads(first)
+            names = list(row) if isinstance(row, dict) else []
+            return Table(path, _columns(path, names, wanted, optional), "jsonl", encoding)
         headers = {mark: next(csv.reader([first], delimiter=mark), []) for mark in _SEPARATORS}
         separator = max(_SEPARATORS, key=lambda mark: len(headers[mark]))
         for mark, header in headers.items():
@@ -287,22 +290,6 @@ def _frame(path: Path, names: list[str] | None) -> pl.DataFrame:
     scan = pl.scan_parquet if path.suffix.lower() in (".parquet", ".pq") else pl.scan_ipc
     lazy = scan(path)
     return lazy.head(0).collect() if names is None else lazy.select(names).collect()
-
-
-def _json_names(
-    path: Path,
-    encoding: str,
-    wanted: Mapping[str, Sequence[str]],
-    optional: Mapping[str, Sequence[str]],
-) -> Mapping[str, str | None]:
-    """Find the columns in the first object of a JSONL file."""
-    with tables.open_bytes(path) as file:
-        for line in io.TextIOWrapper(file, encoding):
-            if line.strip():
-                first = json.loads(line)
-                names = list(first) if isinstance(first, dict) else []
-                return _columns(path, names, wanted, optional)
-    raise MarnError(f"{path} is empty; give a table")
 
 
 def _columns(

@@ -26,6 +26,7 @@ from data_prep import left_out
 from data_prep.config import PrepareConfig
 from data_prep.corpus_writer import CorpusWriter
 from data_prep.note_store import Admission, Note, NoteStore, Progress
+from data_prep.splits import Splitter
 from data_prep.tables import counted
 from data_prep.word_vectors import word2vec
 from marn.corpus import EVIDENCE, SPLITS, CodeEntry
@@ -34,10 +35,6 @@ from marn.errors import MarnError
 
 Pair = tuple[str, str]
 """A code with its kind: ("dx", "427.31")."""
-
-Splitter = Callable[[Mapping[str, str]], Mapping[str, str]]
-"""Given {admission: subject}, returns {admission: "train", "dev" or "test"}."""
-
 
 MOST_ROLES = np.iinfo(EVIDENCE["role"]).max + 1
 """Roles that the evidence of a corpus can tell apart."""

@@ -1,7 +1,4 @@
-"""Damaged, odd and hostile input: each kind is one line that says what to do, or a counted skip.
-
-`python tests/test_malformed.py` prints the list with what each kind says, as a Markdown table.
-"""
+"""Damaged, odd and hostile input: each kind is one line that says what to do, or a counted skip."""
 
 import contextlib
 import csv
@@ -413,28 +410,3 @@ def _rows_are_accounted_for(raw, table, corpus):
     else:
         lost = sum(count for why, count in dropped.items() if why.startswith("notes "))
         assert sum(len(corpus[name]) for name in corpus.splits) + lost <= rows
-
-
-def listing() -> str:
-    """Return the list of malformed inputs with what each prints, as a Markdown table."""
-    lines = ["| input | exit | what is printed |", "|---|---|---|"]
-    for name, kind in {**REFUSED, **COUNTED, **TAKEN, **TAKEN_AS_TEXT}.items():
-        spoil = kind if callable(kind) else kind[0]
-        with tempfile.TemporaryDirectory() as folder:
-            raw = Raw(Path(folder) / "raw")
-            spoil(raw)
-            said, errors = io.StringIO(), io.StringIO()
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
-                status = _run(raw, Path(folder) / "out")
-            if status:
-                printed = errors.getvalue().strip().splitlines()[-1].partition("mimic3: ")[2]
-            else:
-                counted = [line.strip() for line in said.getvalue().splitlines() if "left" in line]
-                printed = "; ".join(counted) or "the corpus, nothing left out"
-            printed = printed.replace(folder, "...").replace("|", "\\|")
-        lines.append(f"| {name} | {status} | {printed} |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(listing() + "\n")
