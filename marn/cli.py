@@ -105,7 +105,7 @@ def train(
     from marn.train.loop import fit
 
     config = TrainConfig.of(system(name), **given)
-    options = dict(map(_option, model or []))
+    options = dict(_pair("--model", text) for text in model or [])
     data = Corpus.load(corpus)
     if not _RECIPE & {*given}:
         config = TrainConfig.suited(system(name), len(data["train"]), **given)
@@ -117,11 +117,12 @@ def train(
         _print_test_scores(run, data, run_dir)
 
 
-def _option(text: str) -> tuple[str, Any]:
+def _pair(option: str, text: str) -> tuple[str, Any]:
     """Read KEY=VALUE."""
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise MarnError(f"--model must be KEY=VALUE, but got {text!r}; try hidden_size=64")
+        example = "hidden_size=64" if option == "--model" else "seeds=[0]"
+        raise MarnError(f"{option} must be KEY=VALUE, but got {text!r}; try {example}")
     return key, command_line.json_or_text(value)
 
 
@@ -164,6 +165,9 @@ class SweepConfig:
     """Use the workers of this Dask scheduler, as tcp://host:8786."""
     dry_run: bool = False
     """List the runs and their time, and run none."""
+    set: tuple[str, ...] = ()
+    """KEY=VALUE: a parameter of every run, such as corpus=../../data/mine, or the values of an axis
+    or of seeds, as seeds=[0,1], instead of what the file says. Repeat it for several."""
     table: Location | None = None
     """Write the table of results here, as CSV, JSON, Markdown, HTML and LaTeX."""
 
@@ -184,6 +188,9 @@ def sweep(
     options = vars(SweepConfig(**given))
     table, out = options.pop("table"), options.pop("out")
     folder = out or Path("runs") / experiment.stem
+    options["changes"] = dict(_pair("--set", text) for text in options.pop("set"))
+    if table is not None:
+        results.check_place(table)
     sweep(experiment, folder, **options)
     if table is not None and not options["dry_run"]:
         results.publish(results.collect(folder), table)

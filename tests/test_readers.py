@@ -297,3 +297,19 @@ def test_an_average_is_of_runs_of_one_corpus(corpus, tmp_path):
         fit(build("titles", data), data, run_dir=tmp_path / name, quiet=True)
     with pytest.raises(MarnError, match="two knows other words or codes than"):
         marn.average([tmp_path / "one", tmp_path / "two"])
+
+
+def test_the_strength_is_chosen_on_dev(corpus):
+    scores = {}
+    for strength in (0.01, 1.0, 100.0):
+        model = build("words", corpus, classifier="svm", strength=strength)
+        fit(model, corpus, quiet=True)
+        scores[strength] = evaluate(model, corpus, "dev")["icd"]["mean_average_precision"]
+    best = max(scores, key=scores.__getitem__)
+    chosen = build("words", corpus, classifier="svm", strengths=list(scores))
+    fit(chosen, corpus, quiet=True)
+    assert float(chosen.arrays["strength"]) == best
+    found = evaluate(chosen, corpus, "dev")["icd"]["mean_average_precision"]
+    assert found == scores[best]
+    with pytest.raises(MarnError, match="strengths must be above 0"):
+        build("words", corpus, strengths=[1, 0])

@@ -12,7 +12,7 @@ from toys import SYSTEM_SIZES, toy_corpus
 
 import marn
 from marn import MarnError
-from marn.experiments import results
+from marn.experiments import recording, results
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
             config = marn.TrainConfig.of(model, seed=seed, epochs=2, learning_rate=0.05)
             place = out / f"{name}_{seed}"
             run = marn.fit(model, corpus, config, run_dir=place / "run", quiet=True)
-            results.record(run, corpus)
+            recording.record(run, corpus)
             done = {"labels": {"model": name, "seed": seed}, "seconds": 2.5, "key": f"{name}{seed}"}
             (place / "done.json").write_text(json.dumps(done | {"about": {"code": "c"}}))
     return out
@@ -94,6 +94,43 @@ def test_each_code_has_sklearns_f1(folder):
     assert found["code"].tolist() == [code.code for code in corpus.codes["icd"]]
     assert found["frequency"].tolist() == corpus.frequency("icd").tolist()
     assert found["present"].tolist() == truth.sum(0).tolist()
+
+
+def test_a_reader_is_a_row_like_any_other_and_the_same_with_every_seed(folder, tmp_path):
+    corpus = marn.Corpus.load(folder / "toy")
+    model = marn.build("words", corpus, classifier="lr", strengths=[1, 100])
+    run = marn.fit(model, corpus, run_dir=tmp_path / "words_0" / "run", quiet=True)
+    found = recording.record(run, corpus)
+    weights = sum(model.arrays[f"{task}.weight"].size for task in corpus.tasks)
+    extra = sum(corpus.tasks.values()) + model.arrays["idf"].size + 1  # biases, idf, C
+    assert found["parameters"] == weights + extra
+    assert (found["steps"], found["training"]) == (0, {})
+    assert found["options"]["strength"] in (1, 100)
+    done = {"labels": {"model": "words", "seed": 0}, "seconds": 1.0, "key": "w"}
+    done |= {"about": {"code": "c"}}
+    (tmp_path / "words_0" / "done.json").write_text(json.dumps(done))
+    both = [folder, tmp_path]
+    table = results.collect(both)
+    assert len(table) == 5 * 2 * 3  # runs, tasks, rules
+    mine = table.query("model == 'words'")
+    assert mine["loss"].isna().all()
+    gap = results.compare(both, ["model"], {"model": "words"}, draws=50).set_index("model")
+    assert gap["seeds"].tolist() == [2, 2]
+    scores = table.query("task == 'icd' and rule == 'dev'").groupby("model")["micro_f1"].mean()
+    for name in ("caml", "bigru_la"):
+        expected = scores[name] - scores["words"]
+        assert gap["difference"][name] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_place_for_the_table_is_tried_first(tmp_path):
+    results.check_place(tmp_path / "made" / "t")
+    assert list((tmp_path / "made").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(MarnError, match="could not be written"):
+        results.check_place(tmp_path / "file" / "t")
+    (tmp_path / "t.csv").mkdir()
+    with pytest.raises(MarnError, match="is a folder"):
+        results.check_place(tmp_path / "t")
 
 
 def test_systems_are_compared_on_the_same_seeds(folder):

@@ -74,6 +74,32 @@ def test_combinations_by_hand():
     assert experiment.parameters["train"] == {"loss": "none", "epochs": 3}  # left as it was
 
 
+def test_what_is_set_has_priority_over_the_file(home):
+    path = write(home, parameters={"wait": 1.0}, grid={"bias": [1, 2]}, seeds=[0, 1])
+    changes = {"seeds": [5], "bias": 3, "options.rate": 0.1, "wait": 0.0}
+    runs = plan(path, home / "runs", changes)
+    assert [run.labels for run in runs] == [{"bias": 3, "seed": 5}]
+    expected = {"wait": 0.0, "bias": 3, "seed": 5, "options": {"rate": 0.1}}
+    assert runs[0].parameters == expected
+    with pytest.raises(MarnError, match="no parameter 'biass'"):
+        plan(path, home / "runs", {"biass": 1})
+
+
+def test_a_wrong_setting_or_place_is_said_by_the_command_before_any_run(home, capsys):
+    line = ["sweep", str(write(home)), "--out", str(home / "runs")]
+    (home / "file").touch()
+    for more, said in (
+        (["--set", "seeds"], "--set must be KEY=VALUE, but got 'seeds'; try seeds=[0]"),
+        (["--set", "seeds=x"], "marn sweep: seeds"),
+        (["--table", str(home / "file" / "t")], "could not be written"),
+    ):
+        assert main([*line, *more]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("marn sweep: ")
+        assert said in error
+    assert not (home / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [

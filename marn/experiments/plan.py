@@ -21,9 +21,9 @@ from marn.settings import Location, Seed, settings, unknown
 DONE = "done.json"
 """In the folder of a run: it is finished, and this is what it was."""
 _MATTERS = (
-    *("baselines", "corpus", "models", "nn", "reconstructions", "train", "transformers"),
-    *("evaluation", "losses", "metrics", "parallel", "registry"),
-    "experiments/results",
+    *("baselines", "corpus", "models", "nn", "readers", "reconstructions", "train"),
+    *("transformers", "evaluation", "losses", "metrics", "parallel", "registry"),
+    "experiments/recording",
 )
 """Modules of marn that decide what a run finds; those that draw, print or explain do not."""
 _FLOAT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # YAML reads 1e-3 as text
@@ -43,6 +43,8 @@ class Experiment:
     values, or any name with a dictionary from labels to the parameters that each label sets."""
     seeds: Sequence[Seed] = (0,)
     """Values of the parameter `seed`; every combination is run with each."""
+    overrides: Mapping[str, Any] = Field({})
+    """Parameters of every run that have priority over those of the grid."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,13 @@ class Planned:
         return (self.folder / DONE).exists()
 
 
-def read(path: Path) -> Experiment:
+def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
     """Read an experiment.
+
+    Args:
+        path: the YAML file.
+        changes: `seeds`, an axis of the grid with its values, or a parameter of every run, instead
+            of what the file says.
 
     Raises:
         MarnError: the file is missing, is no YAML, or says something that is not a setting; an axis
@@ -90,6 +97,14 @@ def read(path: Path) -> Experiment:
         raise MarnError(f"{path} is not YAML ({line:.120}); correct it") from None
     if not isinstance(said, dict) or not all(isinstance(key, str) for key in said):
         raise MarnError(f"{path} must hold settings such as `notebook: training.ipynb`")
+    for key, value in (changes or {}).items():
+        several = value if isinstance(value, list | dict) else [value]
+        if key == "seeds":
+            said["seeds"] = several
+        elif key in (said.get("grid") or {}):
+            said["grid"] = {**said["grid"], key: several}
+        else:
+            said["overrides"] = {**said.get("overrides", {}), key: value}
     experiment = Experiment(**_floats(said))
     if not experiment.seeds:
         raise MarnError("seeds must hold at least one, but got []; the default is [0]")
@@ -124,7 +139,8 @@ def combinations(experiment: Experiment) -> list[tuple[dict[str, Any], dict[str,
     for chosen in itertools.product(*axes):
         for seed in experiment.seeds:
             parameters: dict[str, Any] = {}
-            for changes in (experiment.parameters, *(one[2] for one in chosen), {"seed": seed}):
+            settings = [experiment.parameters, *(one[2] for one in chosen), {"seed": seed}]
+            for changes in (*settings, experiment.overrides):
                 for key, value in changes.items():
                     _set(parameters, key, value)
             labels = {axis: label for axis, label, _ in chosen} | {"seed": seed}
@@ -155,12 +171,13 @@ def _set(parameters: dict[str, Any], key: str, value: Any) -> None:
     parameters[first] = value
 
 
-def plan(path: Path, out: Path) -> list[Planned]:
+def plan(path: Path, out: Path, changes: Mapping[str, Any] | None = None) -> list[Planned]:
     """List the runs of an experiment, each checked before any is begun.
 
     Args:
         path: the experiment's YAML file.
         out: folder for the runs.
+        changes: see `read`.
 
     Raises:
         MarnError: something that the file says does not exist, or two runs are the same.
@@ -172,7 +189,7 @@ def plan(path: Path, out: Path) -> list[Planned]:
         raise MarnError(
             f"a sweep needs {error.name}; install it with: pip install 'marn[sweep]'"
         ) from None
-    experiment = read(path)
+    experiment = read(path, changes)
     notebook = path.parent / experiment.notebook
     if not notebook.is_file():
         raise MarnError(f"{path} names the notebook {notebook}, which is not there")

@@ -205,7 +205,8 @@ def laptop(system: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
 
     The size and the rate of each system are a row of `laptop.json`, and all share the rest: notes
     of up to 1,000 words, batches of 16, and `marn.train.config.of_steps`. A recipe counts in steps,
-    because a system that gets too few learns nothing.
+    because a system that gets too few learns nothing. That of a reader of text, which learns at
+    once, is empty.
 
     Args:
         system: one of `marn.available()`.
@@ -220,6 +221,8 @@ def laptop(system: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
         >>> recipe.training["epochs"], recipe.model["ram_start"]
         (13, 'identity')
     """
+    if system in available(text=True):
+        return Recipe({}, {}, "none; it learns at once, from whole notes")
     rows = {row["system"]: row for row in _rows("laptop")}
     if system not in rows:
         raise unknown("no laptop recipe is for a system named", system, rows)

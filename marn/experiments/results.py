@@ -1,15 +1,9 @@
-"""Results of runs: written by a training notebook, collected into one table, compared.
-
-A run directory gets `results.json` (scores and what they come from) and `predictions.npz` (what is
-needed to compare systems note by note). A sweep's folder is collected into a tidy table with a row
-for each run, task and threshold.
-"""
+"""Results of the runs of a sweep, see `marn.experiments.recording`: one table, and comparisons."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,108 +12,43 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from marn import metrics
-from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.evaluation import predict
+from marn.experiments.recording import PREDICTIONS, RESULTS
 from marn.resampling import difference, holm
-from marn.saving import provenance, replace, write_json
-from marn.train.loop import Run
-
-RESULTS, PREDICTIONS = "results.json", "predictions.npz"
-RULES = ("0.5", "dev", "dev_codes")
-"""Thresholds: fixed; one a task, tuned on dev; one a code, tuned on dev."""
+from marn.saving import replace
 
 Array = NDArray[np.floating]
 
+Folders = str | Path | Sequence[str | Path]
+"""The folder of a sweep, or those of several."""
 
-def record(run: Run, corpus: Corpus, folder: str | Path | None = None) -> dict[str, Any]:
-    """Score a trained model on the test notes, and write down what a table needs.
-
-    Args:
-        run: from `marn.fit`.
-        corpus: what it was trained on, with dev and test notes.
-        folder: to write to; by default the run directory, and nothing without one.
-
-    Returns:
-        What `results.json` holds. `scores` is {rule: {task: {figure: value}}}; undefined ones are
-        None.
-    """
-    model = run.model
-    dev, test = (predict(model, corpus, split) for split in ("dev", "test"))
-    arrays: dict[str, Any] = {"patient": np.unique(corpus["test"].subjects, return_inverse=True)[1]}
-    scores: dict[str, dict[str, dict[str, Any]]] = {rule: {} for rule in RULES}
-    for task in model.tasks:
-        known, truth = dev.probabilities(task), corpus["dev"].targets(task)
-        found, targets = test.probabilities(task), corpus["test"].targets(task)
-        tuned = metrics.best_threshold(known, truth)
-        thresholds: list[Any] = [0.5, tuned, metrics.best_thresholds(known, truth)]
-        for rule, threshold in zip(RULES, thresholds, strict=True):
-            figures = metrics.score(found, targets, threshold=threshold)
-            values = {key: _rounded(value) for key, value in figures.items()}
-            single = _rounded(threshold) if isinstance(threshold, float) else None
-            scores[rule][task] = {**values, "threshold": single}
-        arrays |= {f"{task}/probabilities": found.astype(np.float32), f"{task}/targets": targets}
-        arrays |= {f"{task}/tuned": tuned, f"{task}/frequency": corpus.frequency(task)}
-    history = run.history
-    result = {
-        "system": model.name,
-        "parameters": model.count_parameters(embeddings=False),
-        "options": {key: value for key, value in model.options.items() if _is_short(value)},
-        "training": asdict(run.config),
-        "corpus": {"name": corpus.name, "hash": corpus.hash, "notes": len(corpus["train"])},
-        "steps": len(history) * -(-len(corpus["train"]) // run.config.batch_size),
-        "epochs": len(history),
-        "best_epoch": run.best_epoch,
-        "train_seconds": round(float(history["seconds"].sum()), 1),
-        "scores": scores,
-        "provenance": provenance(),
-    }
-    folder = run.folder if folder is None else Path(folder)
-    if folder is not None:
-        place = folder / PREDICTIONS
-        replace(place, lambda aside: _save(aside, arrays))
-        write_json(folder / RESULTS, result)
-    return result
+_TRAINING = ("loss", "learning_rate", "batch_size")  # settings that are columns of the table
 
 
-def _save(path: Path, arrays: Mapping[str, Any]) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-
-
-def _rounded(value: float) -> float | None:
-    """Five digits after the point; nothing for what is undefined."""
-    return round(float(value), 5) if np.isfinite(value) else None
-
-
-def _is_short(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float)
-
-
-def collect(folder: str | Path) -> pd.DataFrame:
+def collect(folder: Folders) -> pd.DataFrame:
     """Collect the finished runs of a sweep into a tidy table.
 
     Args:
         folder: that `python -m marn sweep` wrote to.
 
     Returns:
-        One row per run, task and rule of `RULES`: the run's labels and seed, `task`, `rule`, every
-        score (fractions), `threshold`, then what it was and took: `system`, `parameters`, `notes`,
-        `steps`, `epochs`, `best_epoch`, `train_seconds`, `seconds`, settings of the training,
-        `corpus`, `corpus_hash`, `code`, `key`, versions and hardware.
+        One row per run, task and rule of `recording.RULES`: the run's labels and seed, `task`,
+        `rule`, every score (fractions), `threshold`, then what it was and took: `system`,
+        `parameters`, `notes`, `steps`, `epochs`, `best_epoch`, `train_seconds`, `seconds`, settings
+        of the training, `corpus`, `corpus_hash`, `code`, `key`, versions and hardware.
 
     Raises:
         MarnError: no run there is finished.
     """
     rows = []
-    for done, result in _finished(Path(folder)):
+    for done, result in _finished(folder):
         of_run = {
             **{key: result[key] for key in ("system", "parameters", "steps", "epochs")},
             **{key: result[key] for key in ("best_epoch", "train_seconds")},
             "seconds": done["seconds"],
             "notes": result["corpus"]["notes"],
-            **{key: result["training"][key] for key in ("loss", "learning_rate", "batch_size")},
+            **{key: result["training"].get(key) for key in _TRAINING},
+            **{key: result["options"][key] for key in ("strength",) if key in result["options"]},
             "corpus": result["corpus"]["name"],
             "corpus_hash": result["corpus"]["hash"],
             "code": done["about"]["code"],
@@ -135,21 +64,22 @@ def collect(folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def curves(folder: str | Path) -> pd.DataFrame:
+def curves(folder: Folders) -> pd.DataFrame:
     """Collect the history of every finished run: its labels, then a row per epoch."""
     parts = [
         pd.read_csv(place / "run" / "history.csv").assign(**done["labels"])
-        for place, done in _folders(Path(folder))
+        for place, done in _folders(folder)
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def _folders(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    found = sorted(folder.glob("*/done.json"))
+def _folders(folder: Folders) -> list[tuple[Path, dict[str, Any]]]:
+    folders = [folder] if isinstance(folder, str | Path) else folder
+    found = [file for one in folders for file in sorted(Path(one).glob("*/done.json"))]
     return [(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in found]
 
 
-def _finished(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _finished(folder: Folders) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Read what the sweep and what the run itself say of each finished run."""
     return [
         (done, json.loads((place / "run" / RESULTS).read_text(encoding="utf-8")))
@@ -177,7 +107,7 @@ def summary(table: pd.DataFrame, by: Sequence[str], figures: Sequence[str]) -> p
     return pd.concat(parts, axis=1).reset_index()
 
 
-def per_code(folder: str | Path, *, task: str = "icd", rule: str = "dev") -> pd.DataFrame:
+def per_code(folder: Folders, *, task: str = "icd", rule: str = "dev") -> pd.DataFrame:
     """Score each code of each finished run, to see what rare codes gain.
 
     Args:
@@ -190,7 +120,7 @@ def per_code(folder: str | Path, *, task: str = "icd", rule: str = "dev") -> pd.
         it), `present` (test notes that have it) and `f1`, 0 where nothing is right.
     """
     parts = []
-    for place, done in _folders(Path(folder)):
+    for place, done in _folders(folder):
         card = json.loads((place / "run" / "model.json").read_text(encoding="utf-8"))
         predicted, truth, arrays = _decisions(place / "run" / PREDICTIONS, task, rule)
         hits, total = (predicted & truth).sum(0), predicted.sum(0) + truth.sum(0)
@@ -210,7 +140,7 @@ def micro_f1(counts: Array) -> Array:
 
 
 def compare(
-    folder: str | Path,
+    folder: Folders,
     by: Sequence[str],
     baseline: Mapping[str, Any],
     *,
@@ -223,7 +153,7 @@ def compare(
 
     Patients (with all their notes) and seeds are drawn, and predictions exchanged, as
     `marn.resampling.difference` does; p is corrected for the number of comparisons by Holm's
-    method.
+    method. A system that draws nothing, such as a regression, is the same with every seed.
 
     Args:
         folder: of a sweep.
@@ -242,10 +172,16 @@ def compare(
         MarnError: the baseline is no run, shares no seed with another, or saw other notes.
     """
     runs: dict[tuple[Any, ...], dict[int, Array]] = {}
-    for place, done in _folders(Path(folder)):
+    fixed: set[tuple[Any, ...]] = set()
+    for place, done in _folders(folder):
         name = tuple(done["labels"].get(key) for key in by)
         counts = _counts(place / "run" / PREDICTIONS, task, rule)
         runs.setdefault(name, {})[done["labels"]["seed"]] = counts
+        result = json.loads((place / "run" / RESULTS).read_text(encoding="utf-8"))
+        fixed |= {name} if not result["training"] and result["system"] != "stack" else set()
+    drawn = {key for name, mine in runs.items() if name not in fixed for key in mine} or {0}
+    for name in fixed:
+        runs[name] = dict.fromkeys(drawn, next(iter(runs[name].values())))
     first = tuple(baseline.get(key) for key in by)
     if first not in runs:
         raise MarnError(f"no finished run has the labels {dict(baseline)}; there are {list(runs)}")
@@ -306,3 +242,16 @@ def publish(table: pd.DataFrame, path: str | Path, *, digits: int = 4) -> list[P
     for suffix, text in written.items():
         replace(Path(f"{path}.{suffix}"), partial(Path.write_text, data=text, encoding="utf-8"))
     return [Path(f"{path}.{suffix}") for suffix in written]
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where `publish` could not write, before hours are spent.
+
+    Raises:
+        MarnError: the folder cannot be made, or is not writable.
+    """
+    place = Path(f"{path}.csv")
+    if place.is_dir():
+        raise MarnError(f"{place} is a folder; choose another place for the table")
+    replace(trial := place.with_name(f".{place.name}.trial"), Path.touch)
+    trial.unlink()

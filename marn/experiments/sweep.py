@@ -106,6 +106,7 @@ def sweep(
     jobs: int = 1,
     address: str | None = None,
     dry_run: bool = False,
+    changes: Mapping[str, Any] | None = None,
     stream: TextIO | None = None,
 ) -> list[Planned]:
     """Run an experiment until every run is finished or has failed.
@@ -116,6 +117,7 @@ def sweep(
         jobs: runs at a time, each a process of this machine.
         address: of a Dask scheduler, whose workers are used instead.
         dry_run: whether to list the runs and the time they will take, and run none.
+        changes: what is set otherwise than in the file, see `marn.experiments.plan.read`.
         stream: where to say what happens; by default standard output.
 
     Returns:
@@ -126,7 +128,7 @@ def sweep(
             the address, or runs failed; the others were finished before.
     """
     path, out, stream = Path(path), Path(out).resolve(), stream or sys.stdout
-    runs, before = plan(path, out), finished(out)
+    runs, before = plan(path, out, changes), finished(out)
     to_do = [run for run in runs if not run.finished]
     seconds = [expected(run, before) for run in to_do]
     if dry_run:

@@ -74,6 +74,10 @@ class TextSystem:
         """Score N texts: {task: (N, C) float32}."""
         raise NotImplementedError
 
+    def count_parameters(self, *, embeddings: bool = True) -> int:
+        """Count the numbers that were learnt; `embeddings` is for networks."""
+        return sum(x.numel() for x in self.state_dict().values() if x.is_floating_point())
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return what was learnt, as torch does of a network; nothing before `fit`."""
         return {key: torch.from_numpy(np.ascontiguousarray(x)) for key, x in self.arrays.items()}

@@ -5,13 +5,15 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 
+from marn import metrics
 from marn.corpus import Corpus
 from marn.corpus.text import tokenize
+from marn.errors import MarnError
 from marn.readers.base import Logits, TextSystem, as_bytes, from_bytes, training_notes
 
 Classifier = Literal["ridge", "svm", "lr"]
@@ -30,6 +32,8 @@ class LinearReader(TextSystem):
             A code that no training note has, or every one, keeps its share.
         strength: C, the inverse strength of the penalty: 10 for ridge, 1 for the SVM and 10,000 for
             the logistic regression, by default.
+        strengths: values of C to choose among, by the mean average precision of the first task on
+            the dev notes; none keeps `strength`.
         least: training notes that a feature must occur in.
         most: features that are kept, the most frequent ones.
         **shared: see `TextSystem`.
@@ -46,6 +50,7 @@ class LinearReader(TextSystem):
         *,
         classifier: Classifier = "ridge",
         strength: float | None = None,
+        strengths: Sequence[float] = (),
         least: int = 2,
         most: int = 20_000,
         **shared: Any,
@@ -54,6 +59,9 @@ class LinearReader(TextSystem):
         self.classifier = classifier
         usual = {"ridge": 10.0, "svm": 1.0, "lr": 10_000.0}
         self.strength = usual[classifier] if strength is None else strength
+        self.strengths = list(strengths)
+        if not all(isinstance(c, int | float) and c > 0 for c in self.strengths):
+            raise MarnError(f"strengths must be above 0, but got {self.strengths}; try 1, 10, 100")
         self.least, self.most = least, most
 
     def _vectoriser(self, **fitted: Any) -> TfidfVectorizer:
@@ -70,31 +78,50 @@ class LinearReader(TextSystem):
             "words": as_bytes(sorted(words, key=words.__getitem__)),
             "idf": vectoriser.idf_,
         }
+        strength = self.strength
+        if self.strengths:
+            strength = self._chosen(corpus, vectoriser, x, places)
+        self.arrays["strength"] = np.array(strength, np.float64)
         for task in self.tasks:
-            y = train.targets(task)[places]
-            weight, bias = self._ridge(x, y) if self.classifier == "ridge" else self._each(x, y)
+            weight, bias = self._solved(x, train.targets(task)[places], strength)
             self.arrays[f"{task}.weight"] = weight.astype(np.float32)
             self.arrays[f"{task}.bias"] = bias.astype(np.float32)
         return self
 
-    def _ridge(self, x: sparse.csr_matrix, y: NDArray[np.bool_]) -> tuple[Any, Any]:
+    def _chosen(self, corpus: Corpus, vectoriser: Any, x: Any, places: Any) -> float:
+        """Choose C by the dev notes."""
+        task, dev = next(iter(self.tasks)), corpus["dev"]
+        y, truth = corpus["train"].targets(task)[places], dev.targets(task)
+        read = vectoriser.transform([dev.text(note) for note in range(len(dev))])
+        found = {}
+        for strength in self.strengths:
+            weight, bias = self._solved(x, y, strength)
+            scores = metrics.score(expit(read @ weight.T + bias), truth)
+            found[strength] = scores["mean_average_precision"]
+        return max(found, key=found.__getitem__)
+
+    def _solved(self, x: Any, y: NDArray[np.bool_], strength: float) -> tuple[Any, Any]:
+        solve = self._ridge if self.classifier == "ridge" else self._each
+        return solve(x, y, strength)
+
+    def _ridge(self, x: Any, y: NDArray[np.bool_], strength: float) -> tuple[Any, Any]:
         """Solve for all codes at once: (N, F), (N, C) -> margins' weights (C, F), biases (C,)."""
         share = y.mean(axis=0)
         solver = "cholesky" if x.shape[0] <= min(_AT_ONCE, x.shape[1]) else "sparse_cg"
-        model = Ridge(alpha=1 / self.strength, fit_intercept=False, solver=solver, tol=1e-6)
+        model = Ridge(alpha=1 / strength, fit_intercept=False, solver=solver, tol=1e-6)
         weight = np.atleast_2d(model.fit(x, y - share).coef_)
         return 2 * _STEEP * weight, 2 * _STEEP * (share - 0.5)
 
-    def _each(self, x: sparse.csr_matrix, y: NDArray[np.bool_]) -> tuple[Any, Any]:
+    def _each(self, x: Any, y: NDArray[np.bool_], strength: float) -> tuple[Any, Any]:
         """Fit one classifier a code: (N, F), (N, C) -> weights (C, F), biases (C,)."""
         weight = np.zeros((y.shape[1], x.shape[1]))
         bias = np.where(y.all(axis=0), _STEEP, -_STEEP)
         steep = 1.0 if self.classifier == "lr" else _STEEP
         for code in np.flatnonzero(y.any(axis=0) & ~y.all(axis=0)):
             if self.classifier == "lr":
-                model: Any = LogisticRegression(C=self.strength, solver="liblinear")
+                model: Any = LogisticRegression(C=strength, solver="liblinear")
             else:
-                model = LinearSVC(C=self.strength, random_state=self.seed)
+                model = LinearSVC(C=strength, random_state=self.seed)
             model.fit(x, y[:, code])
             weight[code], bias[code] = steep * model.coef_[0], steep * model.intercept_[0]
         return weight, bias
