@@ -26,6 +26,8 @@ from marn.errors import MarnError
 Array = NDArray[np.floating]
 Indices = NDArray[np.intp]
 Rule = Literal["sound", "caml"]
+BINS = ((0, 9), (10, 29), (30, 99), (100, 299), (300, None))
+"""Training notes of a code, from and to, of the groups of `by_frequency`."""
 _BLOCK = 128  # notes or codes at once: 3,372 x 128 float32 is 1.7 MB
 
 
@@ -151,6 +153,42 @@ def _ranking_scores(
         top = np.bincount(notes[ranks <= k], minlength=size)
         found[f"precision_at_{k}"] = float((top / min(k, width)).mean())
         found[f"recall_at_{k}"] = float(_ratio(top, count).mean())
+    return found
+
+
+def by_frequency(
+    probabilities: ArrayLike,
+    targets: ArrayLike,
+    frequency: ArrayLike,
+    threshold: float | ArrayLike = 0.5,
+) -> dict[str, dict[str, float]]:
+    """Score rare and frequent codes apart.
+
+    Args:
+        probabilities: (N, C) float.
+        targets: (N, C) bool or 0/1.
+        frequency: (C,) training notes that have each code: `corpus.frequency(task)`.
+        threshold: see `score`.
+
+    Returns:
+        {group of `BINS` that has codes: `codes`, their number, and `micro_f1`}.
+
+    Raises:
+        MarnError: the shapes differ, or values are out of range.
+
+    Example:
+        >>> by_frequency([[0.9, 0.9]], [[1, 0]], [500, 3])
+        {'0-9': {'codes': 1, 'micro_f1': 0.0}, '300+': {'codes': 1, 'micro_f1': 1.0}}
+    """
+    scores, truth = _checked(probabilities, targets)
+    counts, assigned, found = np.asarray(frequency), scores > np.asarray(threshold), {}
+    for low, high in BINS:
+        some = (counts >= low) & (counts <= (counts.max() if high is None else high))
+        if some.any():
+            guess, right = assigned[:, some], truth[:, some]
+            micro_f1 = float(_ratio(2 * (guess & right).sum(), guess.sum() + right.sum()))
+            name = f"{low}+" if high is None else f"{low}-{high}"
+            found[name] = {"codes": int(some.sum()), "micro_f1": micro_f1}
     return found
 
 

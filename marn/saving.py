@@ -160,8 +160,8 @@ def write_card(
     write_json(folder / CARD, card)
 
 
-def write_readme(folder: Path, scores: Mapping[str, Mapping[str, float]] | None = None) -> None:
-    """Write what a person should know of a model, from its card and its dev scores, if known."""
+def write_readme(folder: Path, scores: Mapping[str, Any] | None = None) -> None:
+    """Write what a person should know of a model, from its card and its `scores.json`, if known."""
     card = read_card(folder)
     about = card["corpus"]
     notes = ", ".join(f"{count:,} {name}" for name, count in about["notes"].items())
@@ -181,8 +181,15 @@ def write_readme(folder: Path, scores: Mapping[str, Mapping[str, float]] | None 
         threshold = card["thresholds"][task]
         shown = f"{threshold:.3f}" if isinstance(threshold, float) else "one per code"
         lines.append(f"Task {task}: {len(codes):,} codes, threshold {shown}.")
-        found = (scores or {}).get(task, {})
+        found = (scores or {}).get("dev", {}).get(task, {})
         lines += [f"Dev {name} at 0.5: {found[name]:.3f}." for name in _SHOWN if name in found]
+        if groups := (scores or {}).get("dev_by_frequency", {}).get(task):
+            lines += ["\n| training notes of a code | codes | dev micro_f1 at the threshold |"]
+            lines += ["| --- | ---: | ---: |"]
+            lines += [
+                f"| {k} | {of['codes']:,} | {of['micro_f1']:.3f} |" for k, of in groups.items()
+            ]
+            lines += [""]
     lines += [
         "\n## Limits\n",
         "It knows no code, word or habit of coding that its training notes lack, and the fewer",

@@ -32,16 +32,6 @@ def test_a_code_without_a_category_is_never_under_the_right_one():
     assert difficulty.under_the_right_category(scores, truth, categories, parent) == (0.0, 0.0)
 
 
-def test_buckets_by_hand():
-    truth = np.array([[1, 1], [0, 1]], dtype=bool)
-    scores = np.array([[0.9, 0.9], [0.9, 0.1]])
-    made = difficulty.by_bucket(scores, truth, np.array([5, 400]))
-    assert made == {
-        "0-9": {"codes": 1, "micro_f1": pytest.approx(2 / 3)},
-        "300+": {"codes": 1, "micro_f1": pytest.approx(2 / 3)},
-    }
-
-
 def test_summary_is_over_the_seeds():
     rows = [{"figures": {"a": {"b": 1.0}, "only_here": 2.0}}, {"figures": {"a": {"b": 3.0}}}]
     made = difficulty.summarised(rows)

@@ -229,3 +229,15 @@ def test_a_threshold_for_each_code():
 def test_bad_input(probabilities, targets, message):
     with pytest.raises(MarnError, match=message):
         metrics.score(probabilities, targets)
+
+
+def test_rare_and_frequent_codes_are_scored_apart():
+    truth = np.array([[1, 1, 0], [0, 1, 0]], dtype=bool)
+    scores = np.array([[0.9, 0.9, 0.2], [0.9, 0.1, 0.2]])
+    made = metrics.by_frequency(scores, truth, np.array([9, 400, 10]))
+    assert made == {
+        "0-9": {"codes": 1, "micro_f1": pytest.approx(2 / 3)},
+        "10-29": {"codes": 1, "micro_f1": 0},
+        "300+": {"codes": 1, "micro_f1": pytest.approx(2 / 3)},
+    }
+    assert metrics.by_frequency(scores, truth, [9, 400, 10], 0.95)["0-9"]["micro_f1"] == 0

@@ -132,8 +132,11 @@ def test_a_run_has_a_card_that_people_can_read(run, corpus):
     text = (run / "README.md").read_text()
     assert text.startswith("# bigru_la, trained on toy\n")
     assert "Notes: 200 train, 20 dev, 20 test" in text
-    scores = json.loads((run / "scores.json").read_text())["dev"]["icd"]
-    assert f"Dev micro_f1 at 0.5: {scores['micro_f1']:.3f}." in text
+    scores = json.loads((run / "scores.json").read_text())
+    assert f"Dev micro_f1 at 0.5: {scores['dev']['icd']['micro_f1']:.3f}." in text
+    groups = scores["dev_by_frequency"]["icd"]
+    assert groups == {"30-99": {"codes": 4, "micro_f1": groups["30-99"]["micro_f1"]}}
+    assert f"| 30-99 | 4 | {groups['30-99']['micro_f1']:.3f} |" in text
     for part in ("Intended use", "Data", "Scores", "Limits"):
         assert f"\n## {part}\n" in text
 

@@ -44,7 +44,6 @@ from marn.saving import provenance, write_json
 
 C: Final = 10.0
 LEAST: Final = 5
-BUCKETS: Final = ((0, 9), (10, 29), (30, 99), (100, 299), (300, None))
 FIGURES: Final = (
     "micro_f1",
     "macro_f1_caml",
@@ -96,28 +95,6 @@ def figures(scores: Floats, truth: Bools) -> dict[str, float]:
 def f1s(guess: Bools, truth: Bools) -> dict[str, float]:
     """Return the F1 scores of predictions that come without probabilities."""
     return {name: value for name, value in figures(guess * 1.0, truth).items() if "f1" in name}
-
-
-def by_bucket(scores: Floats, truth: Bools, frequency: NDArray[np.int64]) -> dict[str, Any]:
-    """Return micro-F1 and the number of codes by how often training has a code.
-
-    Args:
-        scores: (M, C).
-        truth: (M, C).
-        frequency: (C,) training notes of each code.
-    """
-    made = {}
-    for low, high in BUCKETS:
-        inside = (frequency >= low) & (frequency <= (high or frequency.max()))
-        if not inside.any():
-            continue
-        guess, right = scores[:, inside] > 0.5, truth[:, inside]
-        total = guess.sum() + right.sum()
-        made[f"{low}-{high}" if high else f"{low}+"] = {
-            "codes": int(inside.sum()),
-            "micro_f1": float(2 * (guess & right).sum() / total) if total else 0.0,
-        }
-    return made
 
 
 def under_the_right_category(
@@ -189,7 +166,7 @@ def study(corpus: Corpus, seed: int) -> dict[str, Any]:
         "icd": figures(scores, truth),
         "icd_top_50": figures(scores[:, top], truth[:, top]),
         "ccs": figures(ccs, categories),
-        "buckets": by_bucket(scores, truth, frequency),
+        "buckets": metrics.by_frequency(scores, truth, frequency),
         "false_positives_under_right_ccs": {"measured": right, "chance": chance},
         "shuffled_top_50": figures(control, truth[:, top]),
     }

@@ -333,9 +333,11 @@ def run(args: argparse.Namespace, report: Callable[[str], None]) -> dict[str, An
     torch.set_num_threads(1)
     hospital = Corpus.load(args.hospital)
     tests = [*notes_of(hospital, "test", range(min(args.notes, len(hospital["test"]))))]
-    short = short_corpus(hospital, args.runs / "short_notes")
-    corpora = {"hospital": (hospital, hospital, tests), "short": (short, hospital, tests)}
-    if args.codiesp is not None:
+    corpora = {"hospital": (hospital, hospital, tests)}
+    if "short" in args.data:
+        short = short_corpus(hospital, args.runs / "short_notes")
+        corpora["short"] = (short, hospital, tests)
+    if args.codiesp is not None and "codiesp" in args.data:
         codiesp = Corpus.load(args.codiesp)
         places = range(1, len(codiesp["dev"]), 2)[: args.notes]
         notes = [*notes_of(codiesp, "dev", places)]
@@ -362,7 +364,8 @@ def run(args: argparse.Namespace, report: Callable[[str], None]) -> dict[str, An
                     shown[system] = example(explained, source, notes)
     summary, differences = summarise(tables)
     line = ["python", "book/experiments/explanations.py", "--notes", str(args.notes)]
-    line += ["--codiesp", "data/codiesp_es5"] if args.codiesp else []
+    line += ["--codiesp", "data/codiesp_es5"] if "codiesp" in corpora else []
+    line += ["--data", *corpora]
     return {
         "command": shlex.join([*line, "--seeds", *map(str, args.seeds)]),
         "seeds": args.seeds,
@@ -388,6 +391,9 @@ def main(line: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--hospital", type=Path, default=Path("data/teaching"))
     parser.add_argument("--codiesp", type=Path, help="made by data_prep codiesp, with its marks")
+    parser.add_argument(
+        "--data", nargs="+", choices=[*SYSTEMS], default=[*SYSTEMS], help="the hospital always"
+    )
     parser.add_argument("--out", type=Path, default=Path("book/results/explanations.json"))
     parser.add_argument("--runs", type=Path, default=Path("runs/explanations"))
     parser.add_argument("--notes", type=int, default=60, help="notes explained, of each corpus")

@@ -151,7 +151,7 @@ class RunFolder:
         """Write the model with its thresholds, and the scores of the epoch that was kept."""
         self._do(
             lambda path: save_model(path, self._model, self._corpus, thresholds),
-            lambda path: write_readme(path, scores["dev"]),
+            lambda path: write_readme(path, scores),
             lambda path: write_json(path / SCORES, scores),
         )
 

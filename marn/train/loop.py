@@ -22,12 +22,12 @@ from marn.corpus import Corpus, as_corpus
 from marn.errors import MarnError
 from marn.evaluation import (
     HoldsCoder,
+    Predictions,
     as_coder,
     check_corpus,
     evaluate,
     fingerprint,
     predict,
-    tune_thresholds,
 )
 from marn.models import Coder
 from marn.progress import Progress, duration
@@ -150,7 +150,7 @@ def _fit_reader(
         folder.save({"history": history, "best": best})
         if folder.path is not None:
             scores = {"best_epoch": 1, "kept_epoch": 1, "dev": dev}
-            folder.finish(tune_thresholds(model, corpus), scores)
+            folder.finish(_tuned(predict(model, corpus, "dev"), corpus, scores), scores)
     if not quiet:
         task, figures = next(iter(dev.items()))
         sys.stdout.write(
@@ -263,17 +263,27 @@ def _finish(
         return
     with step.fabric.autocast():
         dev = predict(step.model, corpus, "dev", batch_size=2 * step.config.batch_size)
-    thresholds = {}
+    thresholds = _tuned(dev, corpus, scores)
     for task in step.model.tasks:
-        probabilities = dev.probabilities(task)
-        thresholds[task] = metrics.best_threshold(probabilities, dev.targets[task])
-        if (top := probabilities.max()) <= 0.5:
+        if (top := dev.probabilities(task).max()) <= 0.5:
             out.line(
                 f"warning: no dev note gets a code of task {task!r}, since the highest probability "
                 f"is {top:.3f} and 0.5 assigns one; train for more epochs or with a higher "
                 f"learning_rate, or assign above {thresholds[task]:.3f}, which is best on dev"
             )
     folder.finish(thresholds, scores)
+
+
+def _tuned(dev: Predictions, corpus: Corpus, scores: dict[str, Any]) -> dict[str, float]:
+    """Find the threshold of each task; add to the scores what it gives rare and frequent codes."""
+    thresholds, groups = {}, {}
+    for task, targets in dev.targets.items():
+        found = dev.probabilities(task)
+        thresholds[task] = metrics.best_threshold(found, targets)
+        frequency = corpus.frequency(task)
+        groups[task] = metrics.by_frequency(found, targets, frequency, thresholds[task])
+    scores["dev_by_frequency"] = groups
+    return thresholds
 
 
 def _train_epoch(
