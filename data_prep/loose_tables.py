@@ -8,12 +8,10 @@ says what to do, and never shows a cell.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
 import re
-import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from typing import Any, Final
 import polars as pl
 
 from data_prep import tables
+from marn.corpus import columns
 from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, TEXT_NAMES, bare
 from marn.errors import MarnError
 
@@ -62,39 +61,7 @@ _SPLIT_NAMES: Final = {
     **dict.fromkeys(("test", "testing", "tst", "te"), "test"),
 }
 _SEPARATORS: Final = ",;\t|"
-_WHOLE_FLOAT: Final = re.compile(r"(\d+)\.0+", re.ASCII)
-_NUMBER: Final = re.compile(r"0*(\d+)", re.ASCII)
 _HEADER: Final = re.compile(r"[A-Za-z_][\w.-]{0,30}", re.ASCII)
-_BINARY: Final = {
-    b"PK\x03\x04": "a zip archive or an Excel file; save the table as CSV (UTF-8)",
-    b"%PDF": "a PDF; give a table, or a folder of texts",
-    b"\xd0\xcf\x11\xe0": "an old Excel or Word file; save the table as CSV (UTF-8)",
-}
-
-
-def plain_id(written: str) -> str:
-    """Return an id in the one form that is kept: trimmed, composed, and 123 for 123.0.
-
-    >>> plain_id(" 123.0 "), plain_id("007"), plain_id("cafe\u0301") == "café"
-    ('123', '007', True)
-    """
-    id_ = unicodedata.normalize("NFC", written.strip())
-    match = _WHOLE_FLOAT.fullmatch(id_)
-    return match[1] if match else id_
-
-
-def alias(id_: str) -> str:
-    """Return what the ways of writing an id have in common.
-
-    Zeros before a number, case, compatible characters and an ending .txt may differ between two
-    tables.
-
-    >>> alias("007"), alias("Note_A.TXT")
-    ('7', 'note_a')
-    """
-    plain = unicodedata.normalize("NFKC", id_).casefold().removesuffix(".txt")
-    match = _NUMBER.fullmatch(plain)
-    return match[1] if match else plain
 
 
 def split_name(written: str) -> str | None:
@@ -217,43 +184,9 @@ def open_table(
 
 
 def encoding_of(path: Path) -> str:
-    """Return the encoding of a file: UTF-8 or UTF-16, else Windows-1252 where that is plain.
-
-    It is plain where no byte above 127 is part of UTF-8, and every one is a character of
-    Windows-1252 (which holds Latin-1's).
-
-    Raises:
-        MarnError: if it is none of these.
-    """
+    """Return the encoding of a file, perhaps zipped, as `marn.corpus.columns.encoding_of` does."""
     with tables.open_bytes(path) as file:
-        begin = file.read(4)
-        for mark, what in _BINARY.items():
-            if begin.startswith(mark):
-                raise MarnError(f"{path} is {what}")
-        if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return "utf-16"
-        for encoding, zeros in (("utf-16-le", begin[1::2]), ("utf-16-be", begin[::2])):
-            if zeros == b"\0\0":
-                return encoding
-        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        is_utf8 = is_other = False
-        piece = begin
-        while piece or decoder.getstate()[0]:
-            text = decoder.decode(piece, final=not piece)
-            piece = file.read(tables.PIECE)
-            if "\0" in text:
-                raise MarnError(f"{path} holds a NUL byte: it is damaged or no text; get it again")
-            if not text.isascii():
-                marks = set(text) - set(map(chr, range(128)))
-                is_other |= any("\udc80" <= mark <= "\udcff" for mark in marks)
-                is_utf8 |= any(not "\udc80" <= mark <= "\udcff" for mark in marks)
-                undefined = marks & {chr(0xDC00 + byte) for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D)}
-                if is_other and (is_utf8 or undefined):
-                    raise MarnError(
-                        f"{path} is neither UTF-8 nor Windows-1252; save it as UTF-8, for example "
-                        f"with: iconv -f ENCODING -t utf-8 {path.name}"
-                    )
-    return "cp1252" if is_other else "utf-8-sig"
+        return columns.encoding_of(file, path)
 
 
 def read_text(path: Path) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from data_prep import loose_tables, tables
 from data_prep.config import PrepareConfig
 from data_prep.fetch import fetch
 from marn.corpus import SPLITS
+from marn.corpus.columns import alias, plain_id
 from marn.errors import MarnError
 
 PROPORTIONS = {"train": 8066, "dev": 1573, "test": 1729}
@@ -178,7 +179,7 @@ def in_table(path: Path, dropped: Counter[str]) -> Splitter:
     places: dict[str, str] = {}
     table = loose_tables.open_table(path, {"id": loose_tables.IDS, "split": loose_tables.SPLIT})
     for place, (written, split) in table.rows():
-        id_ = loose_tables.plain_id(written)
+        id_ = plain_id(written)
         if not id_ or not split.strip():
             dropped["rows of the table of splits without an id or a split"] += 1
             continue
@@ -192,10 +193,16 @@ def in_table(path: Path, dropped: Counter[str]) -> Splitter:
 
 
 def _of_places(given: Path, places: Mapping[str, str], dropped: Counter[str]) -> Splitter:
-    """Return the splitter of lists of admissions."""
+    """Return the splitter of lists of admissions, whose ids may be in another spelling."""
 
     def split(admissions: Mapping[str, str]) -> Mapping[str, str]:
         placed = {admission: places[admission] for admission in admissions if admission in places}
+        if not placed:
+            spelled = Counter(map(alias, places)) + Counter(map(alias, admissions))
+            named = {alias(id_): name for id_, name in places.items()}
+            placed = {id_: named[alias(id_)] for id_ in admissions if alias(id_) in named}
+            # an id that two of either have in common is nobody's
+            placed = {id_: name for id_, name in placed.items() if spelled[alias(id_)] == 2}
         if not placed:
             raise MarnError(
                 f"none of the {tables.counted(len(places), 'admission')} listed in {given} is in "

@@ -21,7 +21,7 @@ from typing import Any, Final, TextIO
 import polars as pl
 
 from marn.corpus import Corpus
-from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, TEXT_NAMES, bare
+from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, TEXT_NAMES, bare, encoding_of
 from marn.corpus.reading import read_card
 from marn.errors import MarnError
 
@@ -128,8 +128,16 @@ def _folder(path: Path) -> Iterator[Note]:
 
 
 def _text(note: str, file: Path) -> Iterator[Note]:
-    with file.open(encoding="utf-8-sig") as opened:
+    with file.open(encoding=_encoding(file, open)) as opened:
         yield note, _whole(opened, str(file))
+
+
+def _encoding(path: Path, opener: Any) -> str:
+    """Find the encoding of a file; what can be read only once, such as a pipe, is UTF-8."""
+    if not path.is_file():
+        return "utf-8-sig"
+    with opener(path, "rb") as file:
+        return encoding_of(file, path)
 
 
 def _whole(file: TextIO, name: str) -> str:
@@ -152,7 +160,7 @@ def _lines_of(file: TextIO, name: str) -> Iterator[str]:
 
 def _file(path: Path, kind: str, text: str | None, ids: str | None) -> Iterator[Note]:
     opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+    with opener(path, "rt", encoding=_encoding(path, opener), newline="") as file:
         if kind in TEXTS:
             yield path.name.partition(".")[0], _whole(file, str(path))
         elif kind in (".csv", ".tsv"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from marn.corpus import Corpus
-from marn.corpus.columns import ID_NAMES, bare
+from marn.corpus.columns import ID_NAMES, alias, bare, encoding_of, plain_id
 from marn.errors import MarnError
 from marn.resampling import Estimate, Floats, Measure, difference, holm, interval
 
@@ -100,6 +101,8 @@ class _Matcher:
 
     def __init__(self, path: Path, ids: Mapping[str, int], codes: list[str]) -> None:
         self.path, self._ids = path, ids
+        spelled = Counter(map(alias, ids))
+        self._aliases = {alias(i): p for i, p in ids.items() if spelled[alias(i)] == 1}
         self._codes = {code: place for place, code in enumerate(codes)}
         plain = [code.replace(".", "") for code in codes]
         # a code without its dot, where that is one code only
@@ -110,7 +113,8 @@ class _Matcher:
 
     def note(self, written: str) -> int:
         """Return the place of a note, or -1."""
-        place = self._ids.get(written, self._ids.get(re.sub(r"\.0+$", "", written), -1))
+        whole = plain_id(re.sub(r"\.0+$", "", written))
+        place = self._ids.get(written, self._ids.get(whole, self._aliases.get(alias(whole), -1)))
         self._unknown["notes"] += [written] if place < 0 else []
         self.notes |= {place} - {-1}
         return place
@@ -142,20 +146,25 @@ def _read(path: Path) -> pl.DataFrame:
     kind = path.suffix.lower()
     if kind not in KINDS:
         raise MarnError(f"{path} cannot be read; give {', '.join(KINDS)}")
+    encoding = ""
+    if kind != ".parquet":
+        with path.open("rb") as file:
+            encoding = encoding_of(file, path)
     try:
-        if kind == ".psv":
-            return _rows_frame(path, _psv(path))
-        if kind == ".jsonl":
-            return _rows_frame(path, _jsonl(path))
+        if kind in (".psv", ".jsonl"):
+            rows = _psv if kind == ".psv" else _jsonl
+            return _rows_frame(path, rows(path, encoding))
         if kind in (".csv", ".tsv"):
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                first = file.readline()
+            with path.open(encoding=encoding, newline="") as lines:
+                first = lines.readline()
             mark = max(",;\t|", key=first.count)
             header = next(csv.reader([first], delimiter=mark), [])
             is_long = _column(header, CODE_NAMES) is not None
             place = _column(header, ID_NAMES) or (header or [""])[0]
             kinds = {c: pl.String if is_long or c == place else pl.Float32 for c in header}
-            frame = pl.read_csv(path, separator=mark, schema_overrides=kinds)
+            is_utf8 = encoding == "utf-8-sig"  # which is all that polars reads
+            source = path if is_utf8 else path.read_text(encoding=encoding).encode()
+            frame = pl.read_csv(source, separator=mark, schema_overrides=kinds)
         else:
             frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError, ValueError, KeyError, TypeError) as error:
@@ -182,17 +191,17 @@ def _rows_frame(path: Path, rows: Iterator[tuple[str, str, float, int]]) -> pl.D
     return pl.DataFrame(list(rows), schema=columns, orient="row")
 
 
-def _psv(path: Path) -> Iterator[tuple[str, str, float, int]]:
+def _psv(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:
     """Read CAML's file: `hadm_id|code|code`, a note without codes being `hadm_id|`."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding=encoding).splitlines():
         note, *codes = line.split("|")
         for code in codes if any(codes) else [""]:
             yield note, code, 1.0, 1
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, str, float, int]]:
+def _jsonl(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:
     """Read what `marn predict` writes."""
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding=encoding) as file:
         for line in file:
             row = json.loads(line)
             for code in row["codes"] or [{"code": "", "probability": 0, "assigned": False}]:

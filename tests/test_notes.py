@@ -51,6 +51,17 @@ def test_a_text_or_line_without_end_is_not_read_whole(tmp_path, monkeypatch, nam
         assert list(read_notes(path))
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-be", "utf-32"])
+def test_notes_in_the_encodings_of_other_programs(tmp_path, encoding):
+    rows = [("a", "café, fièvre"), ("b", "naïve")]
+    (tmp_path / "a.csv").write_bytes(table(rows=rows).encode(encoding))
+    assert list(read_notes(tmp_path / "a.csv")) == rows
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(table(rows=rows).encode(encoding)))
+    assert list(read_notes(tmp_path / "a.csv.gz")) == rows
+    (tmp_path / "c.txt").write_bytes("café".encode(encoding))
+    assert list(read_notes(tmp_path / "c.txt")) == [("c", "café")]
+
+
 def test_parquet_streams_rows_and_takes_numbers_as_ids(tmp_path):
     size = 1100  # more than are read at once
     frame = pl.DataFrame({"hadm_id": range(size), "note": [f"note {i}" for i in range(size)]})
@@ -88,8 +99,8 @@ def test_only_a_corpus_has_splits(tmp_path):
 
 def test_a_text_of_a_folder_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("fever")
-    (tmp_path / "b.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(MarnError, match=r"b\.txt is not UTF-8"):
+    (tmp_path / "b.txt").write_bytes(b"caf\x81")
+    with pytest.raises(MarnError, match=r"b\.txt is neither UTF-8"):
         list(read_notes(tmp_path))
 
 
@@ -137,7 +148,7 @@ SECRET = "Mr Smith has a fever"
         ("a.csv", f"note_id,text\n1,{SECRET},x\n", "row 1: 3 fields instead of 2; quote fields"),
         ("a.csv", f'note_id,text\n1,"{SECRET}\n', "unexpected end of data; the file is cut"),
         ("a.csv", "note_id,text\n", "holds no note"),
-        ("a.csv", f"note_id,text\n1,{SECRET} \udcff\n", "is not UTF-8 .perhaps Latin-1."),
+        ("a.csv", f"note_id,text\n1,{SECRET} é\udcff\n", "is neither UTF-8 nor Windows-1252"),
         ("a.jsonl", f'{{"text": "{SECRET}\n', "line 1 is not a JSON object"),
         ("a.jsonl", f'["{SECRET}"]\n', "line 1 is not a JSON object"),
         ("a.jsonl", f'{{"text": ["{SECRET}"]}}\n', "column text is not text"),

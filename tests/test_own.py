@@ -296,6 +296,17 @@ def test_what_is_lost_is_said_in_proportion(prepare, tmp_path, capsys):
     assert "of the notes were left out" not in capsys.readouterr().err
 
 
+def test_a_table_of_splits_with_ids_in_another_spelling(prepare, tmp_path):
+    (tmp_path / "notes.csv").write_text("note_id,text\n001,fever\n002,cough\n003,pain\n")
+    (tmp_path / "codes.csv").write_text("note_id,code\n1,428.0\n2,428.0\n3,428.0\n")
+    splits = "note_id,split\n1.0,train\n2.0,valid\n3.0,test\n"
+    (tmp_path / "splits.csv").write_text(splits)
+    corpus = prepare("--splits", str(tmp_path / "splits.csv"))
+    assert [corpus[name].ids.tolist() for name in corpus.splits] == [["001"], ["002"], ["003"]]
+    (tmp_path / "splits.csv").write_text(splits + "01,train\n")  # 1 and 01: nobody's
+    assert "falls into split train" in prepare("--splits", str(tmp_path / "splits.csv"))
+
+
 def test_rare_codes_can_be_left_out(prepare, tmp_path):
     codes = [(note, "428.0") for note in "abcd"] + [("a", "486"), ("b", "486"), ("c", "401.9")]
     _table(tmp_path, "codes.csv", ("id", "code"), codes)

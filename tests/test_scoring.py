@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from toys import toy_corpus
 
-from marn import MarnError, metrics
+from marn import MarnError, metrics, scoring
 from marn.cli import main
 from marn.scoring import (
     FilePredictions,
@@ -95,6 +95,23 @@ def test_files_of_assigned_codes_have_no_ranking(tmp_path, corpus):
         lines = "\n".join(report(found, resamples=20))
         assert "micro_f1" in lines
         assert not any(word in lines for word in ("average_precision", "at_5", "_auc"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_ids_in_another_spelling_and_other_encodings(tmp_path, corpus, scores, encoding):
+    text = long_table(corpus, scores)
+    plain = read_predictions(written(tmp_path, "plain.csv", text), corpus)
+    text = text.replace("probability", "probability,Prüfer").replace("test", "TEST")
+    lines = [line if "HADM" in line or not line else f"{line},é" for line in text.split("\n")]
+    (tmp_path / "other.csv").write_bytes("\n".join(lines).encode(encoding))
+    other = read_predictions(tmp_path / "other.csv", corpus)
+    assert other.remarks == []
+    assert (other.probabilities == plain.probabilities).all()
+
+
+def test_ids_that_differ_in_zeros_only_are_matched_unless_two_do(tmp_path):
+    matcher = scoring._Matcher(tmp_path, {"0012": 0, "7": 1, "007": 2}, ["401.0"])
+    assert [matcher.note(id_) for id_ in ("12", "12.0", " 012", "7", "07")] == [0, 0, 0, 1, -1]
 
 
 def test_a_wide_table_of_0_and_1_has_no_ranking(tmp_path, corpus):

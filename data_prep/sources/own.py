@@ -32,8 +32,9 @@ from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10, pieces
 from data_prep.code_systems.title_lists import read_titles
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
-from data_prep.loose_tables import Table, alias, open_table, plain_id
+from data_prep.loose_tables import Table, open_table
 from data_prep.prepare import Coding, Note, Origin, Progress, Records, prepare
+from marn.corpus.columns import alias, plain_id
 from marn.errors import MarnError
 from marn.settings import Location, settings
 

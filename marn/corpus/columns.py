@@ -1,7 +1,12 @@
-"""Names of the columns of tables of notes, for whoever reads one."""
+"""How tables of notes are written: names of columns, spellings of ids, encodings."""
 
+import codecs
 import re
 import unicodedata
+from pathlib import Path
+from typing import IO
+
+from marn.errors import MarnError
 
 TEXT_NAMES = (
     *("text", "note_text", "report_text", "document_text", "full_text", "note", "report"),
@@ -15,8 +20,86 @@ ID_NAMES = (
 """Names of a column of ids, the likeliest first, compared by `bare`."""
 SEPARATOR_LINE = re.compile(r'\s*"?sep=.?"?[,;]*\s*', re.IGNORECASE)
 """The first line that Excel may write above the header of a CSV."""
+_WHOLE_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
+_NUMBER = re.compile(r"0*(\d+)", re.ASCII)
+_PIECE = 1 << 21  # bytes read at once
+_BINARY = {
+    b"PK\x03\x04": "a zip archive or an Excel file; save the table as CSV (UTF-8)",
+    b"%PDF": "a PDF; give a table, or a folder of texts",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word file; save the table as CSV (UTF-8)",
+}
 
 
 def bare(name: str) -> str:
     """Return a column's name without case, blanks and punctuation: "Note ID" is "noteid"."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def plain_id(written: str) -> str:
+    """Return an id in the one form that is kept: trimmed, composed, and 123 for 123.0.
+
+    >>> plain_id(" 123.0 "), plain_id("007"), plain_id("cafe\u0301") == "café"
+    ('123', '007', True)
+    """
+    id_ = unicodedata.normalize("NFC", written.strip())
+    match = _WHOLE_FLOAT.fullmatch(id_)
+    return match[1] if match else id_
+
+
+def alias(id_: str) -> str:
+    """Return what the ways of writing an id have in common.
+
+    Zeros before a number, case, compatible characters and an ending .txt may differ between two
+    tables.
+
+    >>> alias("007"), alias("Note_A.TXT")
+    ('7', 'note_a')
+    """
+    plain = unicodedata.normalize("NFKC", id_).casefold().removesuffix(".txt")
+    match = _NUMBER.fullmatch(plain)
+    return match[1] if match else plain
+
+
+def encoding_of(file: IO[bytes], path: Path) -> str:
+    """Return the encoding of a file: UTF-8, UTF-16, UTF-32 or, where that is plain, Windows-1252.
+
+    It is plain where no byte above 127 is part of UTF-8, and every one is a character of
+    Windows-1252 (which holds Latin-1's).
+
+    Args:
+        file: opened at its beginning.
+        path: of the file, for messages.
+
+    Raises:
+        MarnError: if it is none of these.
+    """
+    begin = file.read(4)
+    for mark, what in _BINARY.items():
+        if begin.startswith(mark):
+            raise MarnError(f"{path} is {what}")
+    if begin in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        return "utf-32"
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    for encoding, zeros in (("utf-16-le", begin[1::2]), ("utf-16-be", begin[::2])):
+        if zeros == b"\0\0":
+            return encoding
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    is_utf8 = is_other = False
+    piece = begin
+    while piece or decoder.getstate()[0]:
+        text = decoder.decode(piece, final=not piece)
+        piece = file.read(_PIECE)
+        if "\0" in text:
+            raise MarnError(f"{path} holds a NUL byte: it is damaged or no text; get it again")
+        if not text.isascii():
+            marks = set(text) - set(map(chr, range(128)))
+            is_other |= any("\udc80" <= mark <= "\udcff" for mark in marks)
+            is_utf8 |= any(not "\udc80" <= mark <= "\udcff" for mark in marks)
+            undefined = marks & {chr(0xDC00 + byte) for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D)}
+            if is_other and (is_utf8 or undefined):
+                raise MarnError(
+                    f"{path} is neither UTF-8 nor Windows-1252; save it as UTF-8, for example "
+                    f"with: iconv -f ENCODING -t utf-8 {path.name}"
+                )
+    return "cp1252" if is_other else "utf-8-sig"
