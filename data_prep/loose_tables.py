@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,13 +37,14 @@ CODES: Final = (
 )
 DIAGNOSES: Final = (
     *("dx", "dx_code", "dx_codes", "diagnosis_code", "diagnosis_codes", "diagnosis", "diagnoses"),
-    *("icd9_diag", "icd10_diag"),
+    *("icd9_diag", "icd10_diag", "diag"),
 )
 PROCEDURES: Final = (
     *("pr", "px", "pr_code", "pr_codes", "procedure_code", "procedure_codes", "procedure"),
-    *("procedures", "icd9_proc", "icd10_proc"),
+    *("procedures", "icd9_proc", "icd10_proc", "proc"),
 )
 KINDS: Final = ("kind", "code_type", "code_kind")
+_NUMBERED: Final = ("code", "dx", "pr")  # of which a table may have several columns
 
 WRONG_SPLIT: Final = (
     "its split is none of train, dev (or val, valid, validation, development) and test; correct it"
@@ -85,6 +87,7 @@ class Table:
     path: Path
     columns: Mapping[str, str | None]  # of each wanted column its name in the file, None if missing
     form: str  # "csv", "jsonl" or "polars"
+    more: Mapping[str, Sequence[str]]  # the further ones of code_1, code_2, ...
     encoding: str = "utf-8"
     separator: str = ","
 
@@ -96,7 +99,20 @@ class Table:
         """
         readers = {"csv": self._csv, "jsonl": self._jsonl, "polars": self._polars}
         with _readable(self.path):
-            yield from readers[self.form]()
+            for place, fields in readers[self.form]():
+                further = iter(fields[len(self.columns) :])
+                yield (
+                    place,
+                    tuple(
+                        "; ".join([field, *islice(further, len(self.more[key]))])
+                        for key, field in zip(self.columns, fields, strict=False)
+                    ),
+                )
+
+    @property
+    def _names(self) -> list[str | None]:
+        """Columns to read: those wanted, then the further ones of each."""
+        return [*self.columns.values(), *chain.from_iterable(self.more.values())]
 
     def fault(self, place: int, what: str) -> MarnError:
         """Return the error that names a row, as `rows` numbers it."""
@@ -108,7 +124,7 @@ class Table:
         if SEPARATOR_LINE.fullmatch(self.separator.join(header)):
             header = next(rows)[1]
         width = len(header)
-        wanted = [None if name is None else header.index(name) for name in self.columns.values()]
+        wanted = [None if name is None else header.index(name) for name in self._names]
         for line, row in rows:
             if len(row) != width and any(row):
                 what = f"{len(row)} fields instead of {width}; put quotes around a field that holds"
@@ -128,13 +144,13 @@ class Table:
                     row = None
                 if not isinstance(row, dict):
                     raise self.fault(number, 'no JSON object; give one such as {"note_id": ...}')
-                yield number, tuple(_cell(row.get(str(name))) for name in self.columns.values())
+                yield number, tuple(_cell(row.get(str(name))) for name in self._names)
 
     def _polars(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        names = [str(name) for name in self.columns.values() if name is not None]
+        names = [str(name) for name in self._names if name is not None]
         frame = _frame(self.path, names)
         for number, row in enumerate(frame.iter_rows(named=True), start=1):
-            yield number, tuple(_cell(row.get(str(name))) for name in self.columns.values())
+            yield number, tuple(_cell(row.get(str(name))) for name in self._names)
 
 
 def open_table(
@@ -159,7 +175,8 @@ def open_table(
     with _readable(path):
         if suffix in (".parquet", ".pq", ".feather", ".arrow", ".ipc", ".json"):
             names = _frame(path, None).columns
-            return Table(path, _columns(path, names, wanted, optional), "polars")
+            found, more = _columns(path, names, wanted, optional)
+            return Table(path, found, "polars", more)
         encoding = encoding_of(path)
         is_json = suffix in (".jsonl", ".ndjson")
         with tables.open_bytes(path) as file:
@@ -172,15 +189,16 @@ def open_table(
         if is_json:
             row = json.loads(first)
             names = list(row) if isinstance(row, dict) else []
-            return Table(path, _columns(path, names, wanted, optional), "jsonl", encoding)
+            found, more = _columns(path, names, wanted, optional)
+            return Table(path, found, "jsonl", more, encoding)
         headers = {mark: next(csv.reader([first], delimiter=mark), []) for mark in _SEPARATORS}
         separator = max(_SEPARATORS, key=lambda mark: len(headers[mark]))
         for mark, header in headers.items():
             if all(_place(header, names) is not None for names in wanted.values()):
                 separator = mark
                 break
-        columns = _columns(path, headers[separator], wanted, optional)
-        return Table(path, columns, "csv", encoding, separator)
+        found, more = _columns(path, headers[separator], wanted, optional)
+        return Table(path, found, "csv", more, encoding, separator)
 
 
 def encoding_of(path: Path) -> str:
@@ -230,13 +248,19 @@ def _columns(
     header: Sequence[str],
     wanted: Mapping[str, Sequence[str]],
     optional: Mapping[str, Sequence[str]],
-) -> dict[str, str | None]:
-    """Return for each column its name in the header, None for an optional one that is missing."""
+) -> tuple[dict[str, str | None], dict[str, list[str]]]:
+    """Return the name of each column in the header, None for an optional one that is missing.
+
+    Of columns that are numbered, such as code_1 and code_2, it is the first; the others are the
+    second dictionary.
+    """
     found: dict[str, str | None] = {}
+    more: dict[str, list[str]] = {}
     for key, names in {**wanted, **optional}.items():
         # "note" and "document" may be a column of ids or of texts, but one column is not both
         taken = found.get("text") if key == "id" else None
-        place = _place(["" if name == taken else name for name in header], names)
+        free = ["" if name == taken else name for name in header]
+        place = _place(free, names, key in _NUMBERED)
         if place is None and key in wanted:
             # Without a header this is a row, and may hold a note: then nothing is shown.
             is_header = all(map(_HEADER.fullmatch, header))
@@ -248,13 +272,24 @@ def _columns(
         if place is not None and [*map(bare, header)].count(bare(header[place])) > 1:
             raise MarnError(f"{path} has more than one column {header[place]}; rename one of them")
         found[key] = None if place is None else header[place]
-    return found
+        more[key] = []
+        if key in _NUMBERED and place is not None:
+            stems = [_stem(name, names) for name in header]
+            alike = [n for n, s in zip(header, stems, strict=True) if s == stems[place]]
+            more[key] = [name for name in alike if name != header[place]]
+    return found, more
 
 
-def _place(header: Sequence[str], names: Sequence[str]) -> int | None:
+def _place(header: Sequence[str], names: Sequence[str], numbered: bool = False) -> int | None:
     """Return the index of the column with the first of these names that is there."""
-    known = [bare(name) for name in header]
+    known = [_stem(name, names) if numbered else bare(name) for name in header]
     return next((known.index(name) for name in map(bare, names) if name in known), None)
+
+
+def _stem(name: str, names: Sequence[str]) -> str:
+    """Return a column's bare name, without the number at its end unless that is part of it."""
+    written = bare(name)
+    return written if written in map(bare, names) else written.rstrip("0123456789")
 
 
 def _cell(value: Any) -> str:

@@ -210,6 +210,36 @@ def test_several_codes_in_a_cell(prepare, tmp_path, cell):
     assert _codes(prepare()) == ["427.31", "428.0"]
 
 
+def test_codes_in_columns_of_their_own(prepare, tmp_path):
+    """As code_1, code_2, … or as Code 1;Code 2, and as numbered diagnoses and procedures."""
+    plain = _codes(prepare())
+    for header in (
+        "note_id,code_1,code_2,code_3",
+        "ID,Code 1,Code 2,Code 3",
+        "id,ICD9 1,icd9 2,ICD9 3",
+    ):
+        rows = "a,4280,,\nb,428.0,,\nc,03.31,42731,\nd,,,428.0\n"
+        for mark in ",;":
+            (tmp_path / "codes.csv").write_text(f"{header}\n{rows}".replace(",", mark))
+            assert _codes(prepare()) == plain
+    (tmp_path / "codes.csv").write_text("id,diag1,diag2,proc1\na,4280,,\nb,4280,42731,\nc,,,0331\n")
+    assert [(e.kind, e.code) for e in prepare().codes["icd"]] == [
+        ("pr", "03.31"),
+        ("dx", "427.31"),
+        ("dx", "428.0"),
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_numbered_columns_of_typed_tables(prepare, tmp_path, suffix):
+    frame = pl.DataFrame(
+        {"id": list("abcd"), "code_1": ["4280"] * 4, "code_2": [None, "42731"] * 2}
+    )
+    path = tmp_path / f"wide.{suffix}"
+    frame.write_parquet(path) if suffix == "parquet" else frame.write_ndjson(path)
+    assert _codes(prepare("--assigned", str(path))) == ["427.31", "428.0"]
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet", "feather", "json"])
 def test_tables_of_typed_columns(prepare, tmp_path, suffix):
     rows = [
