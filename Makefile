@@ -17,7 +17,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment data book site lab chapters test lint unit nbval bench other-cpu browser lock clean
+.PHONY: help environment data model book site lab chapters test lint unit nbval bench other-cpu browser lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -42,6 +42,9 @@ environment:  ## make .venv from requirements.lock (PYTHON=python3.12 for anothe
 data: environment  ## make the teaching hospital and its corpus, in data/teaching
 	@$(BIN)/python book/_ext/make_book.py data
 
+model: data  ## train the small MARN that chapters take up, in runs/model (two minutes, once)
+	@$(BIN)/python book/_ext/make_book.py model
+
 book:  ## make everything: environment, data, every chapter executed here, pages in _build/html
 	@began=$$(date +%s); $(MAKE) --no-print-directory environment && \
 	$(BIN)/python book/_ext/make_book.py book --environment $$(( $$(date +%s) - began ))
@@ -49,7 +52,7 @@ book:  ## make everything: environment, data, every chapter executed here, pages
 site: environment  ## render the pages from the stored outputs, in seconds
 	@$(BIN)/python book/_ext/make_book.py site
 
-lab: data  ## open the chapters in JupyterLab
+lab: model  ## open the chapters in JupyterLab
 	@$(BIN)/jupyter trust book/*.ipynb >/dev/null  # else no drawing is shown before its cell has run
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book --ContentsManager.hide_globs=__pycache__ --ContentsManager.hide_globs='[0-9]*.md'
 
@@ -69,7 +72,7 @@ unit: data  ## run every test but nbval's, and the examples in docstrings
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 1800 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider
 NOTEBOOKS = $(if $(CHAPTER),$(foreach number,$(CHAPTER),$(wildcard book/$(number)*.ipynb)),$(wildcard book/[0-9]*.ipynb))
 nbval: export TQDM_DISABLE := 1  # as the stored outputs were made
-nbval: data  ## execute every chapter and compare it with its stored outputs (CHAPTER="03" for one)
+nbval: model  ## execute every chapter and compare it with its stored outputs (CHAPTER="03" for one)
 	@rm -rf runs/[0-9][0-9]_*  # else a chapter would take up an earlier run instead of training
 	$(BIN)/pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
 

@@ -11,12 +11,10 @@ import pytest
 from toys import SYSTEM_SIZES, toy_corpus
 
 import marn
-from marn.experiments import published
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "experiments"))
 
-import grid  # noqa: E402
 import presets as three  # noqa: E402
 import systems  # noqa: E402
 import trainings  # noqa: E402
@@ -36,26 +34,6 @@ def test_every_system_has_a_training():
     for plan in plans:
         model = marn.Coder.registry[plan.system]
         marn.TrainConfig(**{**model.training_defaults, **plan.training})
-
-
-def test_the_grid_is_the_papers():
-    plans = grid.plans(of(grid))
-    assert len(plans) == 18
-    printed = published.figures()
-    printed = set(zip(printed.system, printed.blocks, strict=True))
-    for plan in plans:
-        blocks = plan.notes["blocks"]
-        assert ("recalibrate" in plan.options) == ("ram" in blocks)
-        assert (len(plan.tasks) == 2) == ("mtl" in blocks)
-        assert (plan.training["loss"] == "focal") == ("fl" in blocks)
-        # what no table prints: the focal loss on CAML and MultiResCNN; on the BiGRU it is MARN
-        if blocks != "mtl+ram+fl":
-            assert (plan.system, blocks) in printed, plan
-    whole = next(plan for plan in plans if plan.name == "bigru_la mtl+ram+fl")
-    sizes = {"vocabulary_size": 9, "tasks": {"icd": 3, "ccs": 2}}
-    marns = marn.build("marn", **sizes, hidden_size=48).state_dict()
-    ours = marn.build("bigru_la", **sizes, **whole.options).state_dict()
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in marns.items()}
 
 
 def test_the_presets_differ_by_their_rows_alone():
@@ -133,7 +111,7 @@ def test_it_goes_on_where_it_was(setting):
     assert said[-1].endswith("2 of them new")
 
 
-@pytest.mark.parametrize("experiment", [grid, systems, three], ids=lambda it: it.__name__)
+@pytest.mark.parametrize("experiment", [systems, three], ids=lambda it: it.__name__)
 def test_the_command_in_a_result_is_understood(experiment):
     found = json.loads((ROOT / "book" / "results" / f"{experiment.__name__}.json").read_text())
     program, script, *line = shlex.split(found["command"])
@@ -157,7 +135,7 @@ def test_an_experiment_from_its_command_line(setting, tmp_path, capsys):
 
 def test_a_missing_corpus_is_one_line(tmp_path, capsys):
     line = ["--corpus", str(tmp_path / "none"), "--out", str(tmp_path / "out.json")]
-    assert grid.EXPERIMENT.main(line) == 2
+    assert systems.EXPERIMENT.main(line) == 2
     error = capsys.readouterr().err
     assert error.startswith("no corpus at")
     assert error.count("\n") == 1

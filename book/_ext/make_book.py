@@ -1,4 +1,4 @@
-"""Make the book: `python book/_ext/make_book.py data | chapters | book | site`.
+"""Make the book: `python book/_ext/make_book.py data | model | chapters | book | site`.
 
 The Makefile calls it.
 """
@@ -21,6 +21,8 @@ log = logging.getLogger("make_book")
 BUILD = ROOT / "_build"
 EXECUTED = BUILD / "book"
 INDEX = BUILD / "html" / "index.html"
+MODEL = Path("runs") / "model"
+"""The run that chapters take up: the MARN of the quickstart, chosen on all dev notes."""
 DATA_STAMP = CARD.parents[1] / "teaching.key"
 # The parts of marn that data_prep may import.
 DATA_PREP_IMPORTS = ("command_line", "corpus", "errors", "privacy", "progress", "settings")
@@ -54,6 +56,25 @@ def data() -> bool:
         return False
     _run(sys.executable, "-m", "data_prep", "teaching", "--out", CARD.parent.relative_to(ROOT))
     DATA_STAMP.write_text(key)
+    shutil.rmtree(ROOT / MODEL, ignore_errors=True)  # of another corpus
+    return True
+
+
+def model() -> bool:
+    """Train the model that chapters take up; return True if there was something to do."""
+    if (ROOT / MODEL / "scores.json").exists():
+        return False
+    options = {
+        "hidden_size": 32,
+        "max_length": 1000,
+        "ram_start": "identity",
+        "bias_start": "prior",
+    }
+    settings = {"epochs": 2, "learning-rate": 8e-3, "schedule": "linear", "warmup": 0.05}
+    line = [part for key, value in options.items() for part in ("--model", f"{key}={value}")]
+    line += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    folders = (CARD.parent.relative_to(ROOT), MODEL)
+    _run(sys.executable, "-m", "marn", "train", "marn", *folders, *line)
     return True
 
 
@@ -104,6 +125,7 @@ def book(environment: float) -> None:
         return render(EXECUTED)
 
     part("teaching hospital and corpus", data)
+    part("the model that chapters take up", model)
     part("chapters, including training", lambda: execute([]))
     part("rendering", rendered)
     log.info("")
@@ -121,6 +143,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("data", help="make data/teaching, if the code that makes it changed")
+    commands.add_parser("model", help="train the model that chapters take up, in runs/model")
     one = commands.add_parser(
         "chapters", help="execute changed chapters and update their notebooks"
     )
@@ -133,14 +156,15 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # chapters run in parallel
     os.environ.setdefault("TQDM_DISABLE", "1")  # stored outputs hold lines, not progress bars
     try:
-        if options.command == "data":
+        if options.command in ("data", "model", "chapters"):
             data()
-        elif options.command == "chapters":
-            data()
+        if options.command in ("model", "chapters"):
+            model()
+        if options.command == "chapters":
             twins(options.names)
         elif options.command == "book":
             book(options.environment)
-        else:
+        elif options.command == "site":
             render(BOOK)
             log.info("Open %s", INDEX.as_uri())
     except (PartError, FileNotFoundError) as error:

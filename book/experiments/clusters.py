@@ -1,0 +1,118 @@
+r"""Eq. 18 on trained models: significant CCS categories, over seeds and beside controls.
+
+    python book/experiments/clusters.py "runs/ablation=+RAM+MTL+FL" \
+        --icd "runs/ablation=+RAM+FL" --ccs runs/apart= --out book/results/clusters.json
+
+FOLDER=LABEL names the runs of a sweep that have a label on some axis, one for each seed; without a
+label, all of its runs. The vector of a code is its mean view over all test notes, as in chapter 6.
+The significant categories are counted for both values of tau that the papers print, those of a
+single code and those of several apart, and beside
+
+* untrained: the same network with the weights that it began with;
+* trained apart: the ICD vectors of a model that learnt the ICD task alone (`--icd`), and the CCS
+  vectors of one that learnt the CCS task alone (`--ccs`), from the same first weights;
+* shuffled: the ICD codes dealt to the categories at random, 200 times;
+* possible: categories that pass if their circle holds exactly their own codes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import marn
+from marn import analysis
+from marn.evaluation import mean_code_features
+from marn.saving import provenance, write_json
+
+TAUS = (0.1, 0.01)
+
+
+def runs(place: str) -> dict[int, Path]:
+    """Find the finished runs of FOLDER=LABEL: {seed: run directory}."""
+    folder, _, label = place.partition("=")
+    found = {}
+    for file in sorted(Path(folder).glob("*/done.json")):
+        labels = json.loads(file.read_text(encoding="utf-8"))["labels"]
+        if not label or label in map(str, labels.values()):
+            found[labels["seed"]] = file.parent / "run"
+    if not found:
+        raise SystemExit(f"no finished run in {folder} has the label {label!r}")
+    return found
+
+
+def counts(vectors: dict[str, Any], parent: Any) -> dict[str, dict[str, float]]:
+    """Count the significant categories: {tau: {"single", "several", "shuffled", "variance"}}."""
+    plane = analysis.joint_pca(vectors["icd"], vectors["ccs"])
+    rows = {}
+    for tau in TAUS:
+        found = analysis.significant_ccs(plane.icd, plane.ccs, parent, tau)
+        single = found["relevant"] == 1
+        null = analysis.permutation_null(plane.icd, plane.ccs, parent, tau)
+        rows[str(tau)] = {
+            "single": int(found["significant"][single].sum()),
+            "several": int(found["significant"][~single].sum()),
+            "shuffled": float(null.mean()),
+            "shuffled, 95 %": float(np.quantile(null, 0.95)),
+            "variance shown": round(float(plane.explained.sum()), 4),
+        }
+    return rows
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("runs", metavar="FOLDER=LABEL", help="with both tasks")
+    parser.add_argument("--icd", metavar="FOLDER=LABEL", help="with the ICD task alone")
+    parser.add_argument("--ccs", metavar="FOLDER=LABEL", help="with the CCS task alone")
+    parser.add_argument("--corpus", type=Path, default=Path("data/teaching"))
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    args = parser.parse_args()
+    corpus = marn.Corpus.load(args.corpus)
+    size = np.bincount(corpus.parent[corpus.parent >= 0], minlength=corpus.tasks["ccs"])
+    best = (size[size > 0] / corpus.tasks["icd"]) ** size[size > 0]
+    of_several = size[size > 0] > 1
+    possible = {
+        str(tau): {
+            "single": int(((best < tau) & ~of_several).sum()),
+            "several": int(((best < tau) & of_several).sum()),
+        }
+        for tau in TAUS
+    }
+    apart = [runs(place) for place in (args.icd, args.ccs) if place]
+    rows = []
+    for seed, place in runs(args.runs).items():
+        model = marn.load_model(place).model
+        fresh = marn.build(model.name, corpus, **model.options)
+        vectors = {
+            "trained": mean_code_features(model, corpus),
+            "untrained": mean_code_features(fresh, corpus),
+        }
+        if len(apart) == 2:
+            both = [mean_code_features(marn.load_model(of[seed]).model, corpus) for of in apart]
+            vectors["trained apart"] = both[0] | both[1]
+        for name, found in vectors.items():
+            for tau, row in counts(found, corpus.parent).items():
+                rows.append({"seed": seed, "vectors": name, "tau": float(tau), **row})
+        sys.stderr.write(f"seed {seed}\n")
+    first = json.loads((place / "results.json").read_text(encoding="utf-8"))
+    told = "".join(f' --{t} "{p}"' for t, p in (("icd", args.icd), ("ccs", args.ccs)) if p)
+    result = {
+        "command": f'python book/experiments/clusters.py "{args.runs}"{told}'
+        f" --out book/results/{args.out.name}",
+        "made_with": provenance(),
+        "model": {"system": first["system"], "trained_with": first["provenance"]["commit"]},
+        "possible": possible,
+        "codes": dict(corpus.tasks),
+        "rows": rows,
+    }
+    write_json(args.out, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What a sweep found, as the aggregate that the book keeps.
+
+    python book/experiments/evidence.py runs/ablation --by blocks --pairs "+FL - base" …
+        --out book/results/ablation.json
+
+The runs are averaged over their seeds, and each pair of rows is compared on the same seeds and test
+notes: the difference of the micro-F1s at the threshold tuned on dev (interval and test of
+`marn.experiments.results.compare`, p corrected by Holm's method for all the pairs together), and
+that of the macro-F1s, with Student's interval over the seeds. `wrong order` is the share of single
+seeds, one for each system, in which the row that is behind on average was ahead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from marn.experiments import results
+from marn.resampling import holm
+from marn.saving import provenance, write_json
+
+FIGURES = ["micro_f1", "macro_f1_present", "mean_average_precision", "precision_at_5"]
+BINS = [0, 10, 30, 100, 300, np.inf]
+"""Training notes with a code: 0-9, 10-29, 30-99, 100-299, 300 and more."""
+
+
+def by_frequency(folder: Path, by: list[str]) -> list[dict[str, Any]]:
+    """Average the F1 of ICD codes by their frequency: over codes, then over seeds."""
+    codes = results.per_code(folder)
+    codes = codes[codes["present"] > 0]
+    bins = pd.cut(codes["frequency"], BINS, right=False)
+    codes = codes.assign(notes=[f"{int(b.left)}+" for b in bins])
+    seeds = codes.groupby([*by, "seed", "notes"], sort=False)["f1"].agg(["mean", "size"])
+    groups = seeds.groupby([*by, "notes"], sort=False)
+    table = groups["mean"].agg(["mean", "std"]).assign(codes=groups["size"].first())
+    table = table.round(4).reset_index()
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def pair(folder: Path, table: pd.DataFrame, by: list[str], rows: tuple[str, str]) -> dict[str, Any]:
+    """Compare two rows of a table: micro-F1 over notes and seeds, macro-F1 over seeds."""
+    first, second = rows
+    names = dict(zip(by, second.split(" / "), strict=True))
+    found = results.compare(folder, by, names)
+    keys = found[by].astype(str).agg(" / ".join, axis=1)
+    micro = found[keys == first].iloc[0]
+    a, b = (
+        table[table["row name"] == name].set_index("seed")[["micro_f1", "macro_f1_present"]]
+        for name in rows
+    )
+    shared = a.index.intersection(b.index)
+    macro = (a - b).loc[shared, "macro_f1_present"]
+    half = stats.t.ppf(0.975, len(macro) - 1) * stats.sem(macro) if len(macro) > 1 else np.nan
+    apart = [x - y for x, y in itertools.product(a["micro_f1"], b["micro_f1"])]
+    return {
+        "row": first,
+        "minus": second,
+        "seeds": int(micro["seeds"]),
+        **{key: round(float(micro[key]), 4) for key in ("difference", "low", "high")},
+        "p": float(micro["p"]),
+        "macro": [
+            round(float(value), 4) if np.isfinite(value) else None
+            for value in (macro.mean(), macro.mean() - half, macro.mean() + half)
+        ],
+        "wrong order": round(float(np.mean(np.array(apart) * micro["difference"] < 0)), 3),
+    }
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="of a sweep")
+    parser.add_argument("--by", nargs="+", required=True, help="axes that name a row")
+    parser.add_argument("--pairs", nargs="*", default=[], help='such as "+FL - base"')
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    args = parser.parse_args()
+    table = results.collect(args.folder)
+    table["row name"] = table[args.by].astype(str).agg(" / ".join, axis=1)
+    tuned = table[(table["task"] == "icd") & (table["rule"] == "dev")]
+    means = results.summary(table, args.by, [*FIGURES, "seconds"]).round(4)
+    pairs = [
+        pair(args.folder, tuned, args.by, tuple(one.split(" - ", 1)))  # type: ignore[arg-type]
+        for one in args.pairs
+    ]
+    for found, p in zip(pairs, holm([one["p"] for one in pairs]) if pairs else [], strict=True):
+        found["p corrected"] = round(float(p), 4)
+    quoted = " ".join(f'"{one}"' for one in args.pairs)
+    one = table.iloc[0]
+    result = {
+        "command": f"python book/experiments/evidence.py {args.folder} --by {' '.join(args.by)}"
+        f" --pairs {quoted} --out book/results/{args.out.name}",
+        "runs": {
+            "sweep": f"python -m marn sweep book/experiments/{args.folder.name}.yaml",
+            "count": int(table["key"].nunique()),
+            "hours": round(table.drop_duplicates("key")["seconds"].sum() / 3600, 2),
+            "seeds": sorted(int(seed) for seed in table["seed"].unique()),
+            "corpus": one["corpus_hash"],
+            "commits": sorted(table["commit"].unique()),
+            **{key: one[key] for key in ("machine", "cpu_capability", "torch")},
+        },
+        "made_with": provenance(),
+        "means": means.astype(object).where(means.notna(), None).to_dict("records"),
+        "differences": pairs,
+        "by_frequency": by_frequency(args.folder, args.by),
+    }
+    write_json(args.out, result)
+
+
+if __name__ == "__main__":
+    main()
