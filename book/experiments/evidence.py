@@ -21,26 +21,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from marn.experiments import results
+from marn.experiments import results, tables
 from marn.resampling import holm
 from marn.saving import provenance, write_json
 
-FIGURES = ["micro_f1", "macro_f1_present", "mean_average_precision", "precision_at_5"]
-BINS = [0, 10, 30, 100, 300, np.inf]
-"""Training notes with a code: 0-9, 10-29, 30-99, 100-299, 300 and more."""
+FIGURES = ["micro_f1", "macro_f1_caml", "macro_f1_present", "micro_auc", "macro_auc"]
+FIGURES += ["mean_average_precision", "precision_at_5"]
 
 
-def by_frequency(folder: Path, by: list[str]) -> list[dict[str, Any]]:
-    """Average the F1 of ICD codes by their frequency: over codes, then over seeds."""
-    codes = results.per_code(folder)
-    codes = codes[codes["present"] > 0]
-    bins = pd.cut(codes["frequency"], BINS, right=False)
-    codes = codes.assign(notes=[f"{int(b.left)}+" for b in bins])
-    seeds = codes.groupby([*by, "seed", "notes"], sort=False)["f1"].agg(["mean", "size"])
-    groups = seeds.groupby([*by, "notes"], sort=False)
-    table = groups["mean"].agg(["mean", "std"]).assign(codes=groups["size"].first())
-    table = table.round(4).reset_index()
-    return table.astype(object).where(table.notna(), None).to_dict("records")
+def plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Write a table as JSON has it: rounded rows, None for what is missing."""
+    rounded = table.round(4).astype(object)
+    return rounded.where(table.notna(), None).to_dict("records")
 
 
 def pair(folder: Path, table: pd.DataFrame, by: list[str], rows: tuple[str, str]) -> dict[str, Any]:
@@ -83,7 +75,7 @@ def main() -> None:
     table = results.collect(args.folder)
     table["row name"] = table[args.by].astype(str).agg(" / ".join, axis=1)
     tuned = table[(table["task"] == "icd") & (table["rule"] == "dev")]
-    means = results.summary(table, args.by, [*FIGURES, "seconds"]).round(4)
+    means = results.summary(table, args.by, [*FIGURES, "seconds"])
     pairs = [
         pair(args.folder, tuned, args.by, tuple(one.split(" - ", 1)))  # type: ignore[arg-type]
         for one in args.pairs
@@ -105,9 +97,9 @@ def main() -> None:
             **{key: one[key] for key in ("machine", "cpu_capability", "torch")},
         },
         "made_with": provenance(),
-        "means": means.astype(object).where(means.notna(), None).to_dict("records"),
+        "means": plain(means),
         "differences": pairs,
-        "by_frequency": by_frequency(args.folder, args.by),
+        "by_frequency": plain(tables.by_frequency(results.per_code(args.folder), args.by)),
     }
     write_json(args.out, result)
 
