@@ -154,6 +154,8 @@ def compare(
     Patients (with all their notes) and seeds are drawn, and predictions exchanged, as
     `marn.resampling.difference` does; p is corrected for the number of comparisons by Holm's
     method. A system that draws nothing, such as a regression, is the same with every seed.
+    Predictions are exchanged within the seeds that were run, so p says nothing of other seeds; the
+    interval does.
 
     Args:
         folder: of a sweep.
