@@ -99,7 +99,7 @@ def _notes(corpus: Path) -> Iterator[list[str]]:
 
 
 def _word_hashes(texts: Sequence[str]) -> NDArray[np.uint64]:
-    """Hash each word of some texts, in order, in lower case; numbers are no words."""
+    """Hash each word of some texts, in order, in lower case, leaving numbers out."""
     words = pl.Series(texts, dtype=pl.String).str.to_lowercase().str.extract_all(r"[^\W_]+")
     words = words.explode().drop_nulls()
     return words.filter(~words.str.contains(r"^\d+$")).hash().to_numpy()

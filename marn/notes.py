@@ -62,7 +62,7 @@ def read_notes(
     if not path.exists():
         raise MarnError(f"{path} does not exist; give a file or a folder of notes")
     if split and not is_corpus(path):
-        raise MarnError(f"{path} is no corpus, and has no split {split!r}; leave out --split")
+        raise MarnError(f"{path} is not a corpus, so it has no split {split!r}; leave out --split")
     if path.is_dir():
         found = _corpus(path, split) if is_corpus(path) else _folder(path)
         return _checked(str(path), found)

@@ -388,8 +388,8 @@ def _ranking(given: FilePredictions) -> dict[str, Floats]:
 def _areas(scores: Floats, targets: NDArray[np.bool_]) -> dict[str, Floats]:
     """Return {figure: (N,)} whose means are the micro- and macro-averaged area under the ROC curve.
 
-    An area is no mean over notes, but with each note's influence on it, it is one to first order,
-    and so are its resamples.
+    An area is not a mean over notes. With each note's influence on it, it is one to first
+    order, and so are its resamples.
 
     References:
         DeLong et al. 1988, the variance of one area; Obuchowski 1997, where several decisions are

@@ -93,7 +93,7 @@ def test_columns_are_those_that_the_corpus_was_made_of(tmp_path):
 
 def test_only_a_corpus_has_splits(tmp_path):
     (tmp_path / "a.csv").write_text("text\nfever\n")
-    with pytest.raises(MarnError, match="is no corpus, and has no split 'test'; leave out"):
+    with pytest.raises(MarnError, match="is not a corpus, so it has no split 'test'; leave out"):
         list(read_notes(tmp_path / "a.csv", split="test"))
 
 

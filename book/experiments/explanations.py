@@ -233,7 +233,7 @@ class Explained:
 
 
 def example(explained: Explained, corpus: Corpus, notes: Sequence[Note]) -> dict[str, Any]:
-    """Return the first window of an open corpus whose heaviest word by attention is no cue."""
+    """Return the first window of an open corpus whose heaviest word by attention is not a cue."""
     for note in notes if corpus.is_open else []:
         for column in sorted(note.marked):
             cut = window(note, column)

@@ -187,7 +187,7 @@ class Coder(nn.Module):
         seen = length_mask(lengths, tokens.shape[1]) if masked or self.packs else None
         x = self.embedding(tokens)  # (B, T, E)
         if seen is not None:
-            x = x * seen[..., None]  # padding is no word
+            x = x * seen[..., None]  # leave padding out
         h = self.encode(x, seen)  # (B, T', D)
         mask = length_mask(self.positions(lengths), h.shape[1]) if masked else None
         if self.ram is not None:
