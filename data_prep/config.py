@@ -38,6 +38,7 @@ class PrepareConfig:
     @field_validator("codes")
     @classmethod
     def _is_a_number_or_full(cls, codes: str) -> str:
+        codes = codes.strip().casefold()
         if codes != "full" and not (codes.isdecimal() and int(codes) > 0):
             raise ValueError("a number of at least 1, or 'full'")
         return codes

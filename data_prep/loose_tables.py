@@ -157,6 +157,7 @@ def open_table(
     path: Path,
     wanted: Mapping[str, Sequence[str]],
     optional: Mapping[str, Sequence[str]] | None = None,
+    encoding: str | None = None,
 ) -> Table:
     """Find out the form of a table.
 
@@ -164,6 +165,7 @@ def open_table(
         path: of the file.
         wanted: for each column that must be there, the names that it may have.
         optional: the same for columns that may be missing.
+        encoding: of a table that is text; by default it is found.
 
     Raises:
         MarnError: if the file is missing or no table, or lacks a column.
@@ -171,13 +173,13 @@ def open_table(
     optional = optional or {}
     if path.is_dir():
         raise MarnError(f"{path} is a folder; give a table with the columns {_list(wanted)}")
-    suffix = path.suffix.lower()
+    suffix = _suffix(path)
     with _readable(path):
         if suffix in (".parquet", ".pq", ".feather", ".arrow", ".ipc", ".json"):
             names = _frame(path, None).columns
             found, more = _columns(path, names, wanted, optional)
             return Table(path, found, "polars", more)
-        encoding = encoding_of(path)
+        encoding = encoding_of(path, encoding)
         is_json = suffix in (".jsonl", ".ndjson")
         with tables.open_bytes(path) as file:
             lines = io.TextIOWrapper(file, encoding)
@@ -201,20 +203,20 @@ def open_table(
         return Table(path, found, "csv", more, encoding, separator)
 
 
-def encoding_of(path: Path) -> str:
+def encoding_of(path: Path, given: str | None = None) -> str:
     """Return the encoding of a file, perhaps zipped, as `marn.corpus.columns.encoding_of` does."""
     with tables.open_bytes(path) as file:
-        return columns.encoding_of(file, path)
+        return columns.encoding_of(file, path, given)
 
 
-def read_text(path: Path) -> tuple[str, str]:
+def read_text(path: Path, given: str | None = None) -> tuple[str, str]:
     """Return the text of a file, line ends included, and its encoding.
 
     Raises:
         MarnError: as `encoding_of` does.
     """
     with _readable(path):
-        encoding = encoding_of(path)
+        encoding = encoding_of(path, given)
         return path.read_bytes().decode(encoding), encoding
 
 
@@ -234,10 +236,16 @@ def _readable(path: Path) -> Iterator[None]:
         ) from None
 
 
+def _suffix(path: Path) -> str:
+    """Return the ending of a file's name, in lower case and without .gz."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
 def _frame(path: Path, names: list[str] | None) -> pl.DataFrame:
     """Read a file that polars knows, or, without names, only its columns."""
-    if path.suffix.lower() == ".json":
-        return pl.read_json(path)
+    if _suffix(path) == ".json":
+        with tables.open_bytes(path) as file:
+            return pl.read_json(file)
     scan = pl.scan_parquet if path.suffix.lower() in (".parquet", ".pq") else pl.scan_ipc
     lazy = scan(path)
     return lazy.head(0).collect() if names is None else lazy.select(names).collect()

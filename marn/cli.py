@@ -19,7 +19,7 @@ from pydantic import Field, NonNegativeInt
 import marn
 from marn import command_line
 from marn.errors import MarnError
-from marn.settings import Count, Location, Seed, settings
+from marn.settings import Count, Encoding, Location, Seed, settings
 from marn.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -220,6 +220,9 @@ class PredictConfig:
     """Column of the text, by default text or a name like it."""
     id_column: str | None = None
     """Column of the id, by default note_id or a name like it; else rows are numbered."""
+    encoding: Encoding | None = None
+    """Encoding of the notes, such as cp850; by default it is found among UTF-8, UTF-16, UTF-32 and
+    Windows-1252."""
     show_credentialed_text: bool = False
     """Write credentialed text although git would see the file."""
 

@@ -33,6 +33,7 @@ def predict_notes(
     split: str | None,
     text_column: str | None,
     id_column: str | None,
+    encoding: str | None,
     show_credentialed_text: bool,
 ) -> None:
     """Code notes and write them; see `marn.cli.PredictConfig`.
@@ -48,7 +49,9 @@ def predict_notes(
     saved = load_model(run)
     is_open = saved.is_open and reading.is_open(notes)
     privacy.check_may_write(out, is_open, show_credentialed_text)
-    texts = reading.read_notes(notes, text_column=text_column, id_column=id_column, split=split)
+    texts = reading.read_notes(
+        notes, text_column=text_column, id_column=id_column, split=split, encoding=encoding
+    )
     texts = itertools.chain([next(texts)], texts)  # what is wrong shows before anything is written
     coded = saved.code(texts, task=task, top=top, threshold=threshold, explain=explain)
     counted = _counted(coded)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TextIO
@@ -58,7 +59,9 @@ def add(
     def run(**values: Any) -> Any:
         texts = {name: values.pop(name) for name in names}
         given = {
-            name: check(name, fields[name].annotation, _read(text), as_text=True)
+            name: check(
+                name, fields[name].annotation, _read(text, fields[name].annotation), as_text=True
+            )
             for name, text in texts.items()
             if text not in (None, [])
         }
@@ -97,6 +100,7 @@ def run(
     name = " ".join([program, *(text for text in arguments[:1] if text in commands)])
     status, said = 2, ""
     try:
+        _refuse_empty(arguments)
         status = app(args=arguments, prog_name=program, standalone_mode=False) or 0
         if status == 130 and KeyboardInterrupt not in silent:
             said = f"interrupted; {kept}"
@@ -115,6 +119,14 @@ def run(
             sys.stderr.write(f"{name}: {said}\n")
     _unwritten(sys.stderr)
     return status
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse what "$NAME" is where NAME is not set: an empty path would be the present folder."""
+    for before, text in pairwise([sys.argv[0], *arguments]):
+        if not text or (text.startswith("--") and text.endswith("=")):
+            what = text[:-1] or (before if before.startswith("--") else f"what follows {before}")
+            raise MarnError(f"{what} is empty; give a value, or leave the option out")
 
 
 def _unwritten(stream: TextIO | None) -> OSError | None:
@@ -140,10 +152,14 @@ def json_or_text(text: str) -> Any:
         return text
 
 
-def _read(text: Any) -> Any:
-    """Read None and dictionaries; pydantic reads the rest."""
-    is_json = isinstance(text, str) and (text in ("None", "null") or text.startswith("{"))
-    return json_or_text(text) if is_json else text
+def _read(text: Any, annotation: Any) -> Any:
+    """Read choices, in any case, None and dictionaries; pydantic reads the rest."""
+    if not isinstance(text, str):
+        return text
+    choices = [kind for kind in kinds(annotation) if not isinstance(kind, type)]
+    is_json = text in ("None", "null") or text.startswith("{")
+    known = {str(choice).casefold(): choice for choice in choices}
+    return known.get(text.casefold(), json_or_text(text) if is_json else text)
 
 
 def _parameter(key: str, field: Any, defaults: bool) -> inspect.Parameter:

@@ -21,7 +21,7 @@ from typing import Any, Final, TextIO
 import polars as pl
 
 from marn.corpus import Corpus
-from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, TEXT_NAMES, bare, encoding_of
+from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, TEXT_NAMES, bare, encoding_of, shown
 from marn.corpus.reading import read_card
 from marn.errors import MarnError
 
@@ -41,6 +41,7 @@ def read_notes(
     text_column: str | None = None,
     id_column: str | None = None,
     split: str | None = None,
+    encoding: str | None = None,
 ) -> Iterator[Note]:
     """Yield the notes of a source, in its order.
 
@@ -51,20 +52,22 @@ def read_notes(
         text_column: the column with the text, by default one of `TEXT_NAMES`.
         id_column: the column with the id, by default one of `ID_NAMES`, else rows are numbered.
         split: of a corpus; by default all its splits.
+        encoding: of texts and tables that are text; by default it is found (of standard input,
+            UTF-8).
 
     Raises:
         MarnError: the source is missing, of another kind, damaged or empty. No message shows a
             cell of a table.
     """
     if str(source) == "-":
-        return _checked("standard input", _standard_input(text_column, id_column))
+        return _checked("standard input", _standard_input(text_column, id_column, encoding))
     path = Path(source)
     if not path.exists():
         raise MarnError(f"{path} does not exist; give a file or a folder of notes")
     if split and not is_corpus(path):
         raise MarnError(f"{path} is not a corpus, so it has no split {split!r}; leave out --split")
     if path.is_dir():
-        found = _corpus(path, split) if is_corpus(path) else _folder(path)
+        found = _corpus(path, split) if is_corpus(path) else _folder(path, encoding)
         return _checked(str(path), found)
     kind = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
     kind = kind.lower()
@@ -75,7 +78,7 @@ def read_notes(
         )
     if kind == ".parquet":
         return _checked(str(path), _parquet(path, text_column, id_column))
-    return _checked(str(path), _file(path, kind, text_column, id_column))
+    return _checked(str(path), _file(path, kind, text_column, id_column, encoding))
 
 
 def is_corpus(path: Path) -> bool:
@@ -99,7 +102,8 @@ def _checked(name: str, notes: Iterator[Note]) -> Iterator[Note]:
             yield note
     except UnicodeDecodeError:
         raise MarnError(
-            f"{name} is not UTF-8 (perhaps Latin-1); convert it with: iconv -f latin1 -t utf-8"
+            f"{name} is not in the encoding expected, UTF-8 by default; give --encoding, such as "
+            "cp1252"
         ) from None
     except (EOFError, gzip.BadGzipFile, OSError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -116,7 +120,7 @@ def _corpus(path: Path, split: str | None) -> Iterator[Note]:
             yield str(part.ids[note]), part.text(note)
 
 
-def _folder(path: Path) -> Iterator[Note]:
+def _folder(path: Path, encoding: str | None) -> Iterator[Note]:
     """Yield the texts of a folder and of the folders in it, by name."""
     for folder, inner, names in os.walk(path):
         inner.sort()
@@ -124,20 +128,20 @@ def _folder(path: Path) -> Iterator[Note]:
             if name.lower().endswith(".txt"):
                 file = Path(folder, name)
                 note = file.relative_to(path).with_suffix("").as_posix()
-                yield from _checked(str(file), _text(note, file))
+                yield from _checked(str(file), _text(note, file, encoding))
 
 
-def _text(note: str, file: Path) -> Iterator[Note]:
-    with file.open(encoding=_encoding(file, open)) as opened:
+def _text(note: str, file: Path, encoding: str | None) -> Iterator[Note]:
+    with file.open(encoding=_encoding(file, open, encoding)) as opened:
         yield note, _whole(opened, str(file))
 
 
-def _encoding(path: Path, opener: Any) -> str:
+def _encoding(path: Path, opener: Any, given: str | None) -> str:
     """Find the encoding of a file; what can be read only once, such as a pipe, is UTF-8."""
     if not path.is_file():
-        return "utf-8-sig"
+        return given or "utf-8-sig"
     with opener(path, "rb") as file:
-        return encoding_of(file, path)
+        return encoding_of(file, path, given)
 
 
 def _whole(file: TextIO, name: str) -> str:
@@ -158,9 +162,11 @@ def _lines_of(file: TextIO, name: str) -> Iterator[str]:
         yield line
 
 
-def _file(path: Path, kind: str, text: str | None, ids: str | None) -> Iterator[Note]:
+def _file(
+    path: Path, kind: str, text: str | None, ids: str | None, encoding: str | None
+) -> Iterator[Note]:
     opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    with opener(path, "rt", encoding=_encoding(path, opener), newline="") as file:
+    with opener(path, "rt", encoding=_encoding(path, opener, encoding), newline="") as file:
         if kind in TEXTS:
             yield path.name.partition(".")[0], _whole(file, str(path))
         elif kind in (".csv", ".tsv"):
@@ -169,9 +175,9 @@ def _file(path: Path, kind: str, text: str | None, ids: str | None) -> Iterator[
             yield from _lines(str(path), _lines_of(file, str(path)), text, ids)
 
 
-def _standard_input(text: str | None, ids: str | None) -> Iterator[Note]:
+def _standard_input(text: str | None, ids: str | None, encoding: str | None) -> Iterator[Note]:
     """Yield the notes of standard input: JSONL or a CSV if its first line says so, else one."""
-    file = io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline="")
+    file = io.TextIOWrapper(sys.stdin.buffer, encoding or "utf-8-sig", newline="")
     try:
         name = "standard input"
         lines = _lines_of(file, name)
@@ -252,7 +258,7 @@ def _table(name: str, lines: Iterator[str], text: str | None, ids: str | None) -
                     f"{name}, row {number}: {len(row)} fields instead of {len(columns)}; quote "
                     "fields that hold a delimiter or a line break"
                 )
-            yield (str(number) if at is None else row[at].strip()), row[place]
+            yield (str(number) if at is None else shown(row[at])), row[place]
     except csv.Error as error:
         raise MarnError(
             f"{name}, near line {rows.line_num + 1}: {error}; the file is cut, or a quote is never "

@@ -15,6 +15,7 @@ bad value is one line:
 import difflib
 import functools
 from collections.abc import Iterable, Mapping
+from os.path import expanduser
 from pathlib import Path
 from types import UnionType
 from typing import (
@@ -28,7 +29,7 @@ from typing import (
     get_origin,
 )
 
-from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from marn.errors import MarnError
@@ -39,8 +40,19 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """What both torch and numpy take."""
-Location = Annotated[Path, Strict(False)]
-"""A path, or text that names one."""
+
+
+def _known(encoding: str) -> str:
+    try:
+        "".encode(encoding)
+    except LookupError:
+        raise ValueError("an encoding that Python knows, such as cp850 or mac-roman") from None
+    return encoding
+
+
+Encoding = Annotated[str, AfterValidator(_known)]
+Location = Annotated[Path, Strict(False), AfterValidator(lambda path: Path(expanduser(path)))]
+"""A path, or text that names one; ~ is the home directory, as in --out=~/mine."""
 
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 _WORDS = {
@@ -112,9 +124,6 @@ def check(
         MarnError: the value is of another type or out of range.
     """
     adapter = TypeAdapter(annotation, config=_CONFIG)
-    if as_text and isinstance(value, str):  # pydantic takes no text for a literal number
-        literals = {str(kind): kind for kind in kinds(annotation) if not isinstance(kind, type)}
-        value = literals.get(value, value)
     try:
         return adapter.validate_python(_to_python(value), strict=False if as_text else None)
     except ValidationError as error:

@@ -31,6 +31,7 @@ def corpus(tmp_path_factory):
         ("--seed 99999999999999999999", "seed must be at most 9223372036854775807"),
         ("--seed", "option '--seed' requires an argument; marn train --help"),
         ("--learning-rate NaN", "learning_rate must be a finite number"),
+        ("--device=", "--device is empty; give a value, or leave the option out"),
         ("extra", "got unexpected extra argument"),
         ("--init-from nowhere", "nowhere holds no model (model.json is missing)"),
     ],
@@ -44,6 +45,14 @@ def test_what_is_wrong_is_one_line(corpus, tmp_path, capsys, given, says):
     assert shown.err.count("\n") == 1
     assert shown.out == ""
     assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_argument_is_not_the_present_folder(corpus, capsys):
+    """As "$RUN" is where RUN is not set."""
+    assert main(["train", "cnn", str(corpus), ""]) == 2
+    assert f"what follows {corpus} is empty" in capsys.readouterr().err
+    assert main(["predict", "--out", "", "run", "notes.csv"]) == 2
+    assert "--out is empty; give a value" in capsys.readouterr().err
 
 
 def test_a_corpus_is_no_run_directory_and_a_file_no_corpus(corpus, tmp_path, capsys):
@@ -93,7 +102,7 @@ def test_options_are_read_by_the_types_of_their_fields():
 
     command_line.add(app, attempt, marn.TrainConfig, defaults=False)
     line = (
-        "attempt --model a=1 --model b=2 --epochs 3 --clip-norm None --model c=3 --test --keep last"
+        "attempt --model a=1 --model b=2 --epochs 3 --clip-norm None --model c=3 --test --keep LAST"
     )
     assert command_line.run(app, "toy", line.split(), kept="nothing") == 0
     given = {"epochs": 3, "clip_norm": None, "keep": "last"}

@@ -62,6 +62,18 @@ def test_notes_in_the_encodings_of_other_programs(tmp_path, encoding):
     assert list(read_notes(tmp_path / "c.txt")) == [("c", "café")]
 
 
+@pytest.mark.parametrize("encoding", ["cp850", "mac-roman"])
+def test_encodings_that_must_be_named(tmp_path, encoding):
+    rows = [("a", "café, fièvre après")]
+    (tmp_path / "a.csv").write_bytes(table(rows=rows).encode(encoding))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.txt").write_bytes(rows[0][1].encode(encoding))
+    for place in ("a.csv", "folder"):
+        with pytest.raises(MarnError, match="neither UTF-8 nor Windows-1252"):
+            list(read_notes(tmp_path / place))
+        assert list(read_notes(tmp_path / place, encoding=encoding)) == rows
+
+
 def test_parquet_streams_rows_and_takes_numbers_as_ids(tmp_path):
     size = 1100  # more than are read at once
     frame = pl.DataFrame({"hadm_id": range(size), "note": [f"note {i}" for i in range(size)]})

@@ -1,6 +1,7 @@
 """Your own notes: every form in which they may come, and the message about a wrong one."""
 
 import csv
+import gzip
 import json
 import shutil
 
@@ -203,11 +204,47 @@ def test_a_table_in_any_dialect_is_one_corpus(prepare, tmp_path, separator, enco
 @pytest.mark.parametrize(
     "cell",
     ["4280;42731", "428.0, 427.31", "4280|42731", "428.0 427.31", "['428.0', '427.31']",
-     '["4280","42731"]', "{428.0; 427.31}", "428.0\n427.31", "428.0;;427.31;nan"],
+     '["4280","42731"]', "{428.0; 427.31}", "428.0\n427.31", "428.0;;427.31;nan",
+     "428,0; 427,31", "428,0,427,31", "ICD-9-CM 428.0; ICD9:427.31", "428.0/427.31", '="4280"',
+     "http://hl7.org/fhir/sid/icd-9-cm|428.0", "\u200b428.0", "４２８．０", "428.0*"],
 )  # fmt: skip
 def test_several_codes_in_a_cell(prepare, tmp_path, cell):
     _table(tmp_path, "codes.csv", ("note_id", "codes"), [(note, cell) for note in TEXTS])
-    assert _codes(prepare()) == ["427.31", "428.0"]
+    known = {"427.31", "428.0"}
+    assert known >= {*_codes(prepare())} >= {code for code in known if code[:3] in cell} | {"428.0"}
+
+
+def test_codes_of_another_system_are_as_written(prepare, tmp_path):
+    rows = [(note, cell) for note, cell in zip(TEXTS, ("106,98", "106", "98", "98"), strict=True)]
+    _table(tmp_path, "codes.csv", ("note_id", "codes"), rows)
+    assert _codes(prepare(system="Other")) == ["106", "98"]
+
+
+def test_codes_that_have_lost_their_zeros(prepare, tmp_path, capsys):
+    """As numbers 250.00 and 428.0 are 250 and 428, which have the form of a code."""
+    notes = [(f"n{i}", f"fever {i}", ["train", "dev", "test"][i % 3]) for i in range(30)]
+    _table(tmp_path, "notes.csv", ("note_id", "text", "split"), notes)
+    _table(tmp_path, "codes.csv", ("note_id", "code"), [(note[0], "428") for note in notes[:9]])
+    prepare()
+    assert "not in the lists" not in capsys.readouterr().err
+    codes = [(note[0], "428" if i % 2 else "401.9") for i, note in enumerate(notes)]
+    _table(tmp_path, "codes.csv", ("note_id", "code"), codes)
+    prepare()
+    assert (
+        "50% of the codes are not in the lists of ICD-9-CM (such as 428)" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("encoding", ["cp850", "cp437", "mac-roman"])
+def test_encodings_that_must_be_named(prepare, tmp_path, encoding):
+    header, rows = ("id", "text"), [(note, f"{TEXTS[note]} après fièvre") for note in TEXTS]
+    _table(tmp_path, "notes.csv", header, rows, encoding=encoding)
+    assert "is neither UTF-8 nor Windows-1252; save it as UTF-8, or give --encoding" in prepare()
+    assert "notes.csv is not in ascii; correct --encoding" in prepare("--encoding", "ascii")
+    assert "must be an encoding that Python knows" in prepare("--encoding", "base64")
+    shares = ("--splits", "1,0,0")
+    corpus = prepare("--encoding", encoding, *shares)
+    assert corpus["train"].text(3) == "café après fièvre"
 
 
 def test_codes_in_columns_of_their_own(prepare, tmp_path):
@@ -240,17 +277,17 @@ def test_numbered_columns_of_typed_tables(prepare, tmp_path, suffix):
     assert _codes(prepare("--assigned", str(path))) == ["427.31", "428.0"]
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "feather", "json"])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "feather", "json", "jsonl.gz", "json.gz"])
 def test_tables_of_typed_columns(prepare, tmp_path, suffix):
     rows = [
         {"id": number, "text": TEXTS[note], "codes": CELLS[note].split(";"), "set": PLACES[note]}
         for number, note in enumerate(TEXTS)
     ]
     path, frame = tmp_path / f"notes.{suffix}", pl.DataFrame(rows)
-    if suffix == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif suffix == "json":
-        path.write_text(json.dumps(rows))
+    if "json" in suffix:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        data = (text if "jsonl" in suffix else json.dumps(rows)).encode()
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     else:
         (frame.write_parquet if suffix == "parquet" else frame.write_ipc)(path)
     corpus = prepare("--assigned", str(path), notes=path.name)

@@ -6,6 +6,7 @@ Kinds are "dx" and "pr".
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from functools import cache, cached_property
 
@@ -14,25 +15,41 @@ from data_prep.code_systems.ccs import Ccs, Ccsr, titles
 from data_prep.config import CcsConfig
 from marn.corpus import CodeEntry
 from marn.corpus.codes import KINDS, dotted
+from marn.corpus.columns import shown
 from marn.errors import MarnError
 
 _SEPARATORS = re.compile(r"[;,|\t\r\n]+")
 _NOTHING = {"", "nan", "null", "none", "na", "n/a"}
 _LOST_ZEROS = re.compile(r"\d{4,5}\.0+", re.ASCII)  # no ICD code; 4280 written as 4280.0
 _LOST = re.compile(r"\.(\d0)?$", re.ASCII)
+_PREFIX = re.compile(
+    r"(?:https?:\S*/)?\bicd[-_ ]?(?:9|10)(?:[-_ ]?(?:cm|pcs))?(?![a-z0-9])[\s:|/_-]*", re.IGNORECASE
+)
+_BETWEEN = str.maketrans("/^&+", ";;;;")
+_DAGGERS = "*†!."  # ICD-10 of WHO and of Germany puts them behind a code
 _ANY_CODE = re.compile(r"[^\s\x00-\x1f\x7f]{1,40}")
 
 
-def pieces(cell: str) -> list[str]:
+def pieces(cell: str, decimal: re.Pattern[str] | None = None) -> list[str]:
     """Return the codes that a cell holds, between semicolons, commas, bars or blanks.
 
     Words without a digit do not count as codes: a part that contains one stays whole.
 
+    Args:
+        cell: of a table.
+        decimal: what precedes a comma that stands for the dot of an ICD code. With it, the name of
+            the system and the marks of daggers are no part of a code.
+
     >>> pieces("428.0; 427.31"), pieces("['V45.81', 'I10']"), pieces("heart failure|I10 E11.9")
     (['428.0', '427.31'], ['V45.81', 'I10'], ['heart failure', 'I10', 'E11.9'])
+    >>> pieces("ICD-9-CM: 428,0; 427,31", Icd9.decimal), pieces("G01*, A39,0", Icd10.decimal)
+    (['428.0', '427.31'], ['G01', 'A39.0'])
     """
+    if decimal:
+        plain = _PREFIX.sub("", unicodedata.normalize("NFKC", cell)).translate(_BETWEEN)
+        return [code.rstrip(_DAGGERS) for code in pieces(decimal.sub(r"\1.", plain))]
     found: list[str] = []
-    for part in _SEPARATORS.split(cell.strip(" []{}()")):
+    for part in _SEPARATORS.split(shown(cell).strip(" []{}()")):
         words = [word.strip("'\"") for word in part.split()]
         coded = all(any(mark.isdigit() for mark in word) for word in words)
         found += words if coded else [part.strip(" '\"")]
@@ -74,6 +91,8 @@ class CodeSystem:
     """What to do where most codes look like those of another system (`is_other`)."""
     dotted = staticmethod(dotted_any)
     """The form of a code with its dot, None for what does not look like a code."""
+    decimal: re.Pattern[str] | None = None
+    """As `pieces` takes it."""
 
     def __init__(self) -> None:
         self.uses: Counter[tuple[str, str]] = Counter()
@@ -124,6 +143,7 @@ class Icd9(CodeSystem):
     version = "9"
     other = "they look like ICD-10: give --system icd10"
     dotted = staticmethod(dotted_icd9)
+    decimal = re.compile(r"(?<![\w.])(\d{2,3}|V\d\d|E\d{3}),(?=\d{1,2}(?![\w.]))", re.IGNORECASE)
 
     def __init__(self, config: CcsConfig) -> None:
         super().__init__()
@@ -176,6 +196,7 @@ class Icd10(CodeSystem):
     key = icd10.KEY
     procedures = "section and body system of ICD-10-PCS"
     dotted = staticmethod(icd10.dotted)
+    decimal = re.compile(r"(?<![\w.])([A-Z]\d\w),(?=\d\w{0,3}(?![\w.]))", re.IGNORECASE)
 
     @cached_property
     def _of_uses(self) -> dict[tuple[str, str], CodeEntry]:

@@ -32,11 +32,12 @@ from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10, pieces
 from data_prep.code_systems.title_lists import read_titles
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
+from data_prep.left_out import LEAST, LOUD
 from data_prep.loose_tables import Table, open_table
 from data_prep.prepare import Coding, Note, Origin, Progress, Records, prepare
 from marn.corpus.columns import alias, plain_id
 from marn.errors import MarnError
-from marn.settings import Location, settings
+from marn.settings import Encoding, Location, settings
 
 
 @settings
@@ -55,6 +56,9 @@ class Config(CcsConfig):
     """The system that the codes belong to."""
     text: Literal["credentialed", "open"] = "credentialed"
     """Whether the texts may be shown and shared ("open")."""
+    encoding: Encoding | None = None
+    """Encoding of the notes and of the table of their codes, such as cp850; by default it is found
+    among UTF-8, UTF-16, UTF-32 and Windows-1252."""
     language: str = "en"
     """Language of the notes, for the card."""
     codes: str = "full"
@@ -77,7 +81,7 @@ def run(config: Config, progress: Progress) -> Path:
         system = Icd10()
     codes = _code_table(config)
     read_titles(config.titles, system, dropped)
-    notes = _Notes(config.notes, dropped, progress, needs_id=config.assigned is not None)
+    notes = _Notes(config, dropped, progress)
     split, recorded = splits.chosen(config.splits, config.codes, config.seed, dropped)
     recorded["system"] = config.system
     if config.splits is None:
@@ -136,21 +140,23 @@ def _code_table(config: Config) -> Table:
     optional["kind"] = loose_tables.KINDS
     if config.assigned is None:
         text = {"text": loose_tables.TEXTS}  # so that its column is not taken for the ids
-        return open_table(path, wanted, {**optional, **text, **id_})
-    return open_table(path, {**id_, **wanted}, optional)
+        return open_table(path, wanted, {**optional, **text, **id_}, config.encoding)
+    return open_table(path, {**id_, **wanted}, optional, config.encoding)
 
 
 @dataclass
 class _Notes:
     """The notes that were given: their ids and, where they are named, their splits."""
 
-    path: Path
+    config: Config
     dropped: Counter[str]
     progress: Progress
-    needs_id: bool
     places: dict[str, str] = field(default_factory=dict)  # split of each note that names one
     ids: set[str] = field(default_factory=set)
     _aliases: dict[str, str] = field(default_factory=dict)  # "" where two notes share one
+
+    def __post_init__(self) -> None:
+        self.path = self.config.notes
 
     def read(self) -> Iterator[Note]:
         """Yield the notes of the folder or the table."""
@@ -201,9 +207,10 @@ class _Notes:
         optional: dict[str, Sequence[str]] = {"subject": loose_tables.PATIENTS}
         optional["split"] = loose_tables.SPLIT
         columns: dict[str, Sequence[str]] = {"text": loose_tables.TEXTS} | (
-            {"id": loose_tables.IDS} if self.needs_id else {}
+            {"id": loose_tables.IDS} if self.config.assigned else {}
         )
-        table = open_table(self.path, columns, {"id": loose_tables.IDS} | optional)
+        optional["id"] = loose_tables.IDS
+        table = open_table(self.path, columns, optional, self.config.encoding)
         _say_encoding(self.path, table.encoding, self.progress)
         for place, row in table.rows():
             named = dict(zip(table.columns, row, strict=True))
@@ -248,7 +255,7 @@ class _Notes:
             names = map(loose_tables.split_name, file.relative_to(self.path).parts[:-1])
             if split := next(filter(None, names), None):
                 self.places[id_] = split
-            text, encoding = loose_tables.read_text(file)
+            text, encoding = loose_tables.read_text(file, self.config.encoding)
             encodings[encoding] += 1
             yield Note(id_, id_, text)
         if encodings["cp1252"]:
@@ -283,7 +290,7 @@ class _Codings:
             cells = [(kind, named["code"])]
             if self.table.columns["code"] in (self.table.columns["dx"], self.table.columns["pr"]):
                 cells = [("dx", named["dx"]), ("pr", named["pr"])]
-            codes = [(kind, code) for kind, cell in cells for code in pieces(cell)]
+            codes = [(kind, code) for kind, cell in cells for code in self._pieces(cell)]
             note = self.notes.find(written)
             if note is None:
                 self.dropped["rows whose note_id is not among the notes"] += max(1, len(codes))
@@ -295,6 +302,11 @@ class _Codings:
                 yield from self._codings(place, note, codes)
             self._count["rows"] += 1
         self._judge()
+
+    def _pieces(self, cell: str) -> list[str]:
+        if decimal := self.system.decimal:
+            self._count["commas"] += len(decimal.findall(cell))
+        return pieces(cell, self.system.decimal)
 
     def _codings(self, place: int, note: str, codes: list[tuple[str, str]]) -> Iterator[Coding]:
         for kind, written in codes:
@@ -330,6 +342,17 @@ class _Codings:
             )
         if count["aliased"]:
             self.progress(f"ids: {count['aliased']:,} rows name their note in another spelling")
+        if count["commas"]:
+            self.progress(f"codes: {count['commas']:,} have a comma as decimal point")
+        uses, system = self.system.uses, self.system
+        unlisted = Counter({use: n for use, n in uses.items() if not system.title(*use)})
+        if system.key and unlisted.total() >= max(LEAST, LOUD * uses.total()):
+            examples = ", ".join(code for (_, code), _ in unlisted.most_common(3))
+            self.progress(
+                f"warning: {unlisted.total() / uses.total():.0%} of the codes are not in the lists "
+                f"of {system.name} (such as {examples}); if a program took them for numbers, and "
+                "dropped zeros, export them as text"
+            )
         if count["either"]:
             self.progress(
                 f"kinds: {count['either']:,} codes may be diagnosis or procedure, and count as "

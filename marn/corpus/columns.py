@@ -21,7 +21,11 @@ ID_NAMES = (
 SEPARATOR_LINE = re.compile(r'\s*"?sep=.?"?[,;]*\s*', re.IGNORECASE)
 """The first line that Excel may write above the header of a CSV."""
 _WHOLE_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
+_KEPT_AS_TEXT = re.compile(r"""(?:="|'(?=\w))(.*?)"?""")  # ="007" and '007 in spreadsheets
+_UNSEEN = re.compile("[\ufeff\u200b-\u200d\u2060]")
 _NUMBER = re.compile(r"0*(\d+)", re.ASCII)
+# Between letters, Windows-1252 has signs here (‚ † ¢), DOS and old Macs the vowels with accents.
+_OTHER_PAGE = re.compile(rb"[a-z][\x82-\x84\x86-\x8c\x8e\x98\x9b\x9f\xa1-\xa5][a-z]")
 _PIECE = 1 << 21  # bytes read at once
 _BINARY = {
     b"PK\x03\x04": "a zip archive or an Excel file; save the table as CSV (UTF-8)",
@@ -35,13 +39,24 @@ def bare(name: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
+def shown(cell: str) -> str:
+    """Return what a spreadsheet shows of a cell: no mark that keeps text text, nothing unseen.
+
+    >>> shown('="007"'), shown("'007"), shown(" 428.0\u200b")
+    ('007', '007', '428.0')
+    """
+    seen = _UNSEEN.sub("", cell).strip()
+    match = _KEPT_AS_TEXT.fullmatch(seen)
+    return match[1] if match else seen
+
+
 def plain_id(written: str) -> str:
-    """Return an id in the one form that is kept: trimmed, composed, and 123 for 123.0.
+    """Return an id in the one form that is kept: as `shown`, composed, and 123 for 123.0.
 
     >>> plain_id(" 123.0 "), plain_id("007"), plain_id("cafe\u0301") == "café"
     ('123', '007', True)
     """
-    id_ = unicodedata.normalize("NFC", written.strip())
+    id_ = unicodedata.normalize("NFC", shown(written))
     match = _WHOLE_FLOAT.fullmatch(id_)
     return match[1] if match else id_
 
@@ -60,19 +75,29 @@ def alias(id_: str) -> str:
     return match[1] if match else plain
 
 
-def encoding_of(file: IO[bytes], path: Path) -> str:
+def encoding_of(file: IO[bytes], path: Path, given: str | None = None) -> str:
     """Return the encoding of a file: UTF-8, UTF-16, UTF-32 or, where that is plain, Windows-1252.
 
     It is plain where no byte above 127 is part of UTF-8, and every one is a character of
-    Windows-1252 (which holds Latin-1's).
+    Windows-1252 (which holds Latin-1's) that can be where it is.
 
     Args:
         file: opened at its beginning.
         path: of the file, for messages.
+        given: the encoding, if it is known; then the file is only read to see that it has it.
 
     Raises:
-        MarnError: if it is none of these.
+        MarnError: if it is none of these, or not the one that is given.
     """
+    if given:
+        checker = codecs.getincrementaldecoder(given)()
+        try:
+            while piece := file.read(_PIECE):
+                checker.decode(piece)
+            checker.decode(b"", final=True)
+        except UnicodeError:
+            raise MarnError(f"{path} is not in {given}; correct --encoding") from None
+        return given
     begin = file.read(4)
     for mark, what in _BINARY.items():
         if begin.startswith(mark):
@@ -85,10 +110,11 @@ def encoding_of(file: IO[bytes], path: Path) -> str:
         if zeros == b"\0\0":
             return encoding
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    is_utf8 = is_other = False
+    is_utf8 = is_other = is_odd = False
     piece = begin
     while piece or decoder.getstate()[0]:
         text = decoder.decode(piece, final=not piece)
+        is_odd = is_odd or _OTHER_PAGE.search(piece) is not None
         piece = file.read(_PIECE)
         if "\0" in text:
             raise MarnError(f"{path} holds a NUL byte: it is damaged or no text; get it again")
@@ -97,9 +123,9 @@ def encoding_of(file: IO[bytes], path: Path) -> str:
             is_other |= any("\udc80" <= mark <= "\udcff" for mark in marks)
             is_utf8 |= any(not "\udc80" <= mark <= "\udcff" for mark in marks)
             undefined = marks & {chr(0xDC00 + byte) for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D)}
-            if is_other and (is_utf8 or undefined):
+            if is_other and (is_utf8 or is_odd or undefined):
                 raise MarnError(
-                    f"{path} is neither UTF-8 nor Windows-1252; save it as UTF-8, for example "
-                    f"with: iconv -f ENCODING -t utf-8 {path.name}"
+                    f"{path} is neither UTF-8 nor Windows-1252; save it as UTF-8, or give "
+                    "--encoding (own and predict), such as cp850 of DOS or mac-roman"
                 )
     return "cp1252" if is_other else "utf-8-sig"
