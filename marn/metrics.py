@@ -16,6 +16,7 @@ divide by 0 are `nan`.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Literal, get_args
 
 import numpy as np
@@ -101,7 +102,7 @@ def score(
     scores, truth = _checked(probabilities, targets)
     if rule not in get_args(Rule):
         raise MarnError(f"rule must be one of {get_args(Rule)}, but got {rule!r}")
-    if not all(k >= 1 for k in ks):
+    if not all(isinstance(k, Integral) and k >= 1 for k in ks):
         raise MarnError(f"ks must be whole numbers of at least 1, but got {list(ks)}")
     notes, codes = _positives(truth)
     found = _threshold_scores(scores > np.asarray(threshold), notes, codes, rule)

@@ -98,7 +98,8 @@ def test_no_prediction_is_a_share_of_nothing():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"rule": "best"}, "rule must be"), ({"ks": (0,)}, "at least 1")]
+    ("change", "message"),
+    [({"rule": "best"}, "rule must be"), ({"ks": (0,)}, "at least 1"), ({"ks": (1.5,)}, "whole")],
 )
 def test_an_argument_out_of_range(change, message):
     with pytest.raises(MarnError, match=message):
