@@ -100,12 +100,13 @@ def train(
     rate, epochs or the like, training takes 1,000 steps at a rate that learns something in them.
     """
     from marn.corpus import Corpus
-    from marn.registry import build, system
+    from marn.registry import build, check_options, system
     from marn.train.launch import start
     from marn.train.loop import fit
 
     config = TrainConfig.of(system(name), **given)
     options = dict(_pair("--model", text) for text in model or [])
+    check_options(name, {key: options[key] for key in options if key != "seed"})
     data = Corpus.load(corpus)
     if not _RECIPE & {*given}:
         config = TrainConfig.suited(system(name), len(data["train"]), **given)

@@ -157,7 +157,8 @@ def _read(text: Any, annotation: Any) -> Any:
     if not isinstance(text, str):
         return text
     choices = [kind for kind in kinds(annotation) if not isinstance(kind, type)]
-    is_json = text in ("None", "null") or text.startswith("{")
+    text = "None" if text.casefold() in ("none", "null") else text
+    is_json = text == "None" or text.startswith("{")
     known = {str(choice).casefold(): choice for choice in choices}
     return known.get(text.casefold(), json_or_text(text) if is_json else text)
 

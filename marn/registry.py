@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -11,9 +12,11 @@ from typing import Annotated, Any, cast
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from marn import baselines, models, readers, reconstructions, transformers
 from marn.corpus import Corpus, as_corpus
+from marn.corpus.vectors import read_vectors
 from marn.errors import MarnError
 from marn.models.base import Coder
 from marn.readers.base import TextSystem
@@ -70,6 +73,8 @@ def build(
         tasks: number of codes of each task; instead of a corpus, or some of its tasks.
         seed: of the initial weights; the caller's random state is left as it was.
         **options: hyper-parameters of the system and of `Coder`; the defaults are the papers'.
+            `vectors` may be what `marn.corpus.vectors.read_vectors` takes, such as a GloVe file;
+            how many of the words have one is printed.
 
     Returns:
         The system, on the CPU, in training mode. `name` and `options` stay readable on it.
@@ -100,6 +105,8 @@ def build(
         arguments["vectors"] = torch.from_numpy(np.array(corpus.vectors, np.float32))
     if vocabulary_size is None or tasks is None:
         raise MarnError("build needs a corpus, or both vocabulary_size and tasks")
+    if not isinstance(arguments.get("vectors"), Tensor | NoneType):
+        arguments["vectors"] = _vectors(arguments["vectors"], corpus, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = cls(vocabulary_size=vocabulary_size, tasks=tasks, **arguments)
@@ -107,6 +114,18 @@ def build(
     asked = {key: value for key, value in arguments.items() if key != "vectors"}
     model.options = model.saved_options(asked | {"seed": seed})
     return model
+
+
+def _vectors(given: Any, corpus: Corpus | None, seed: int) -> Tensor:
+    """Return word vectors as a tensor; what is read from a file or by words needs a corpus."""
+    if isinstance(given, np.ndarray):
+        return torch.tensor(given, dtype=torch.float32)
+    if corpus is None:
+        raise MarnError("vectors that are read by their words need a corpus; give one to build")
+    table, known = read_vectors(given, corpus.vocabulary, seed)
+    words = len(corpus.vocabulary.words)
+    sys.stderr.write(f"vectors: {known:,} of {words:,} words ({known / words:.1%})\n")
+    return table
 
 
 def _start(model: Coder, corpus: Corpus | None) -> None:
