@@ -245,7 +245,7 @@ def _frame(path: Path, names: list[str] | None) -> pl.DataFrame:
     """Read a file that polars knows, or, without names, only its columns."""
     if _suffix(path) == ".json":
         with tables.open_bytes(path) as file:
-            return pl.read_json(file)
+            return pl.read_json(file.read())
     scan = pl.scan_parquet if path.suffix.lower() in (".parquet", ".pq") else pl.scan_ipc
     lazy = scan(path)
     return lazy.head(0).collect() if names is None else lazy.select(names).collect()
