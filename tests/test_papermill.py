@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 import chapters
 from chapters import BOOK
+from data_prep.__main__ import main as data_prep
 
 TEXTS = chapters.texts()
 RUNS: dict[str, dict[str, Any]] = {  # quick ones, other than what is stored
@@ -65,3 +69,73 @@ def test_a_chapter_finds_its_data_without_cwd(tmp_path: Path) -> None:
         tmp_path / "begin.ipynb", tmp_path / "run.ipynb", cwd=chapters.ROOT, progress_bar=False
     )
     assert "Corpus('teaching'" in str(run.cells[-1].outputs)
+
+
+# What a chapter with the parameter `corpus` is run with; the networks are as small as they can be.
+ELSEWHERE: dict[str, dict[str, Any]] = {
+    "00_intro": {},
+    "01_quickstart": {"hidden_size": 4, "max_length": 40, "epochs": 1},
+    "02_dataset": {},
+    "04_focal_loss": {"hidden_size": 4, "max_length": 40, "epochs": 2},
+    "05_training": {
+        "model_args": {"hidden_size": 4, "max_length": 40},
+        "train_args": {"epochs": 2},
+    },
+    "06_code_clusters": {"hidden_size": 4, "max_length": 40, "epochs": 1},
+    "09_audit": {},
+    "10_systems": {},
+    "11_speed": {},
+}
+NOT_THERE = {  # what two chapters say of a corpus that is not the one they are about
+    "07_real_text": "is not the corpus of",
+    "08_calibration": "has no raw tables beside it, so this page shows the teaching hospital",
+}
+
+
+@pytest.fixture(scope="module")
+def credentialed(tiny_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus as MIMIC-III gives it: no evidence, no raw tables beside it, text not to be shown."""
+    folder = tmp_path_factory.mktemp("mimic")
+    for table in ("NOTEEVENTS", "DIAGNOSES_ICD"):
+        rows = pd.read_csv(tiny_raw / f"{table}.csv", dtype=str, keep_default_na=False)
+        rows["HADM_ID"] = rows["HADM_ID"].replace(r"^9", "1", regex=True)  # MIMIC-III's range
+        rows.to_csv(folder / f"{table}.csv", index=False)
+    header = (tiny_raw / "PROCEDURES_ICD.csv").read_text().partition("\n")[0]
+    (folder / "PROCEDURES_ICD.csv").write_text(f"{header}\n")  # nobody was operated on
+    line = ["mimic3", "--raw", str(folder), "--out", str(folder / "corpus"), "--codes", "30"]
+    assert data_prep([*line, "--vectors", "none"]) == 0
+    return folder / "corpus"
+
+
+def run_here(name: str, parameters: dict[str, Any]) -> None:
+    """Run a chapter's cells with parameters in this process: a kernel takes seconds to start."""
+    book = load_notebook_node(str(BOOK / f"{name}.ipynb"))
+    names: dict[str, Any] = {"__name__": name, "display": repr}
+    for number, cell in enumerate(parameterize_notebook(book, parameters).cells):
+        if cell.cell_type == "code" and "skip-execution" not in cell.metadata.tags:
+            exec(compile(cell.source, f"{name}, cell {number}", "exec"), names)
+
+
+@pytest.mark.parametrize(("name", "parameters"), ELSEWHERE.items())
+def test_a_chapter_runs_on_another_corpus(
+    name: str,
+    parameters: dict[str, Any],
+    credentialed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(chapters.ROOT)
+    monkeypatch.setenv("JPY_PARENT_PID", "1")  # no text is shown in what a notebook started
+    known = papermill.inspect_notebook(BOOK / f"{name}.ipynb")
+    here = {"corpus": str(credentialed)} | (
+        {"run_dir": str(tmp_path)} if "run_dir" in known else {}
+    )
+    with pd.option_context("display.max_colwidth", None):
+        run_here(name, parameters | here)
+
+
+def test_every_chapter_with_a_corpus_can_have_another_one() -> None:
+    taking = {text.stem for text in TEXTS if "\ncorpus: str" in text.read_text()}
+    assert taking == ELSEWHERE.keys() | NOT_THERE.keys()
+    for name, said in NOT_THERE.items():
+        assert said in (BOOK / f"{name}.md").read_text()
