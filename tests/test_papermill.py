@@ -94,7 +94,7 @@ NOT_THERE = {  # what two chapters say of a corpus that is not the one they are 
 
 @pytest.fixture(scope="module")
 def credentialed(tiny_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus as MIMIC-III gives it: no evidence, no raw tables beside it, text not to be shown."""
+    """A corpus as of MIMIC-III: no evidence, no raw tables beside it, text not to be shown."""
     folder = tmp_path_factory.mktemp("mimic")
     for table in ("NOTEEVENTS", "DIAGNOSES_ICD"):
         rows = pd.read_csv(tiny_raw / f"{table}.csv", dtype=str, keep_default_na=False)
