@@ -7,7 +7,8 @@ The runs are averaged over their seeds, and each pair of rows is compared on the
 notes: the difference of the micro-F1s at the threshold tuned on dev (interval and test of
 `marn.experiments.results.compare`, p corrected by Holm's method for all the pairs together), and
 that of the macro-F1s, with Student's interval over the seeds. `wrong order` is the share of single
-seeds, one for each system, in which the row that is behind on average was ahead.
+seeds, one for each system, in which the row that is behind on average was ahead. `dev` is the best
+epoch's mean average precision of the ICD codes on the dev notes, by which settings are chosen.
 """
 
 from __future__ import annotations
@@ -73,9 +74,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
     table = results.collect(args.folder)
+    named = [*args.by, "seed"]
+    best = results.curves(args.folder).groupby(named)["dev/icd/mean_average_precision"].max()
+    table = table.join(best.rename("dev"), on=named)
     table["row name"] = table[args.by].astype(str).agg(" / ".join, axis=1)
     tuned = table[(table["task"] == "icd") & (table["rule"] == "dev")]
-    means = results.summary(table, args.by, [*FIGURES, "seconds"])
+    means = results.summary(table, args.by, [*FIGURES, "dev", "parameters", "train_seconds"])
     pairs = [
         pair(args.folder, tuned, args.by, tuple(one.split(" - ", 1)))  # type: ignore[arg-type]
         for one in args.pairs

@@ -216,16 +216,19 @@ def plan(path: Path, out: Path, changes: Mapping[str, Any] | None = None) -> lis
 
 
 def _check(parameters: Mapping[str, Any], corpus: marn.Corpus) -> Any:
-    """Check the system, its options and its training; return its recipe, if it has one."""
-    from marn.experiments.presets import laptop
+    """Check the system, its options and its training; return its recipe or preset, if any."""
+    from marn.experiments.presets import Preset, Recipe, laptop, preset
     from marn.registry import check_options, system
     from marn.train.config import TrainConfig
 
     name = parameters.get("model")
     if name is None:
         return None
-    kind, recipe = system(name), None
-    if parameters.get("recipe") == "laptop":
+    kind = system(name)
+    recipe: Recipe | Preset | None = None
+    if parameters.get("preset"):
+        recipe = preset(parameters["preset"])
+    elif parameters.get("recipe") == "laptop":
         notes = len(corpus.head(train=parameters.get("train_notes") or None)["train"])
         budget = {"steps": parameters["steps"]} if parameters.get("steps") else {}
         recipe = laptop(name, notes, **budget)
@@ -233,7 +236,7 @@ def _check(parameters: Mapping[str, Any], corpus: marn.Corpus) -> Any:
     training = {**(recipe.training if recipe else {}), **parameters.get("train_args", {})}
     TrainConfig.of(kind, **training)
     check_options(name, {key: value for key, value in options.items() if key != "seed"})
-    return [recipe.model, recipe.training] if recipe else None
+    return [dict(recipe.model), dict(recipe.training)] if recipe else None
 
 
 def code_version(notebook: Path) -> str:
