@@ -242,6 +242,46 @@ def best_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> Array:
     return np.array([best_threshold(scores[:, [c]], truth[:, [c]]) for c in codes])
 
 
+def reliability(
+    probabilities: ArrayLike, targets: ArrayLike, bins: int = 10
+) -> tuple[Array, Array, Array]:
+    """Compare what was said with what came true, by bins of probability of equal width.
+
+    Their expected calibration error is `np.nansum(share * abs(said - true))`, after Guo et al.
+    (2017), "On Calibration of Modern Neural Networks", Eq. 3, over all pairs of note and code.
+
+    Args:
+        probabilities: (N, C) float in [0, 1].
+        targets: (N, C) bool or 0/1.
+        bins: number of them, B.
+
+    Returns:
+        `said`, the mean probability in each bin, (B,); `true`, the share of its pairs that are
+        present, (B,); `share`, of all pairs, (B,). The first two are nan for an empty bin.
+
+    Raises:
+        MarnError: the shapes differ, or values are out of range.
+
+    Example:
+        >>> said, true, share = reliability([[0.25, 0.75, 1.0]], [[0, 0, 1]], bins=2)
+        >>> said.tolist(), true.tolist(), float(np.nansum(share * abs(said - true)))
+        ([0.25, 0.875], [0.0, 0.5], 0.3333333333333333)
+    """
+    scores, truth = _checked(probabilities, targets)
+    flat = scores.ravel().astype(np.float64)
+    if flat.min() < 0 or flat.max() > 1:
+        raise MarnError(
+            f"probabilities must be in [0, 1], but go from {flat.min()} to {flat.max()}"
+        )
+    place = np.minimum((flat * bins).astype(np.intp), bins - 1)
+    sizes = np.bincount(place, minlength=bins)
+    said, true = (
+        _ratio(np.bincount(place, weights, bins), sizes, np.nan)
+        for weights in (flat, truth.ravel().astype(np.float64))
+    )
+    return said, true, sizes / len(flat)
+
+
 def _checked(probabilities: ArrayLike, targets: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
     """Return scores as floats and targets as bools, both (N, C)."""
     scores, truth = np.asarray(probabilities), np.asarray(targets)

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from marn import metrics
@@ -242,3 +243,27 @@ def test_rare_and_frequent_codes_are_scored_apart():
         "300+": {"codes": 1, "micro_f1": pytest.approx(2 / 3)},
     }
     assert metrics.by_frequency(scores, truth, [9, 400, 10], 0.95)["0-9"]["micro_f1"] == 0
+
+
+def test_reliability_agrees_with_scikit_learn():
+    random = np.random.default_rng(3)
+    probabilities = random.random((40, 7)) ** 2
+    targets = random.random((40, 7)) < probabilities
+    said, true, share = metrics.reliability(probabilities, targets, bins=8)
+    theirs = calibration_curve(targets.ravel(), probabilities.ravel(), n_bins=8)
+    np.testing.assert_allclose((true, said), theirs)
+    assert share.sum() == pytest.approx(1)
+    assert share @ true == pytest.approx(targets.mean())  # the law of total probability
+
+
+def test_reliability_by_hand():
+    # Bins [0, 0.5): 0.2, 0.4, 0.2, one of them present; [0.5, 1]: 0.5, 0.9, 1.0, two present.
+    said, true, share = metrics.reliability(
+        [[0.2, 0.5, 1.0], [0.4, 0.9, 0.2]], [[1, 0, 1], [0, 1, 0]], 2
+    )
+    np.testing.assert_allclose(said, [0.8 / 3, 0.8])
+    np.testing.assert_allclose(true, [1 / 3, 2 / 3])
+    np.testing.assert_allclose(share, [0.5, 0.5])
+    assert np.isnan(metrics.reliability([[0.9]], [[1]], bins=2)[0][0])
+    with pytest.raises(MarnError, match=r"in \[0, 1\]"):
+        metrics.reliability([[1.5]], [[1]])

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from marn import metrics
 from marn.experiments import results, tables
 from marn.resampling import holm
 from marn.saving import provenance, write_json
@@ -36,11 +37,36 @@ def plain(table: pd.DataFrame) -> list[dict[str, Any]]:
     return rounded.where(table.notna(), None).to_dict("records")
 
 
+def curves(folder: Path, by: list[str]) -> list[dict[str, Any]]:
+    """Average the dev scores of the ICD codes after each epoch over the seeds."""
+    history = results.curves(folder)
+    scores = {"dev/icd/mean_average_precision": "map", "dev/icd/micro_f1": "micro_f1"}
+    found = [
+        tables.over_seeds(history, [*by, "epoch"], key).assign(score=name)
+        for key, name in scores.items()
+    ]
+    return plain(pd.concat(found))
+
+
+def calibration(folder: Path, by: list[str]) -> list[dict[str, Any]]:
+    """Average the calibration of the ICD codes' probabilities on the test notes over the seeds."""
+    rows = []
+    for labels, probabilities, targets in results.predictions(folder):
+        said, true, share = metrics.reliability(probabilities, targets)
+        error = float(np.nansum(share * abs(said - true)))
+        parts = zip(range(len(said)), said, true, share, strict=True)
+        names = ("bin", "said", "true", "share")
+        rows += [{**labels, "error": error, **dict(zip(names, p, strict=True))} for p in parts]
+    groups = pd.DataFrame(rows).groupby([*by, "bin"], sort=False)
+    found = groups[["said", "true", "share", "error"]].mean()
+    return plain(found.assign(**{"error sd": groups["error"].std()}).reset_index())
+
+
 def pair(folder: Path, table: pd.DataFrame, by: list[str], rows: tuple[str, str]) -> dict[str, Any]:
     """Compare two rows of a table: micro-F1 over notes and seeds, macro-F1 over seeds."""
     first, second = rows
-    names = dict(zip(by, second.split(" / "), strict=True))
-    found = results.compare(folder, by, names)
+    baseline: dict[str, Any] = table.loc[table["row name"] == second, by].iloc[0].to_dict()
+    found = results.compare(folder, by, baseline)
     keys = found[by].astype(str).agg(" / ".join, axis=1)
     micro = found[keys == first].iloc[0]
     a, b = (
@@ -103,6 +129,8 @@ def main() -> None:
         "made_with": provenance(),
         "means": plain(means),
         "differences": pairs,
+        "curves": curves(args.folder, args.by),
+        "calibration": calibration(args.folder, args.by),
         "by_frequency": plain(tables.by_frequency(results.per_code(args.folder), args.by)),
     }
     write_json(args.out, result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,20 @@ def per_code(folder: Folders, *, task: str = "icd", rule: str = "dev") -> pd.Dat
         }
         parts.append(pd.DataFrame(columns).assign(**done["labels"]))
     return pd.concat(parts, ignore_index=True)
+
+
+def predictions(
+    folder: Folders, *, task: str = "icd"
+) -> Iterator[tuple[dict[str, Any], Array, NDArray[np.bool_]]]:
+    """Yield each finished run's labels, probabilities (N, C) and targets (N, C) of the test notes.
+
+    Args:
+        folder: of a sweep.
+        task: whose codes these are.
+    """
+    for place, done in _folders(folder):
+        with np.load(place / "run" / PREDICTIONS) as file:
+            yield done["labels"], file[f"{task}/probabilities"], file[f"{task}/targets"]
 
 
 def micro_f1(counts: Array) -> Array:
