@@ -123,6 +123,8 @@ def test_what_only_checks_is_not_shown(text: Path) -> None:
         checks = re.search(r"^\s*assert ", cell.source, re.MULTILINE)
         if checks and only_checks(ast.parse(cell.source).body):
             assert "remove-cell" in tags(cell), f"tag it remove-cell:\n{cell.source}"
+        if "remove-cell" in tags(cell):  # and in JupyterLab three dots are there instead of it
+            assert cell.metadata["jupyter"]["source_hidden"] is True
 
 
 @each_chapter

@@ -272,7 +272,9 @@ def test_figures_are_numbered_within_their_chapter(project: Path) -> None:
     text = project / "book" / "01_one.md"
     text.write_text(FIGURES)
     cells = chapters.notebook(text).cells
-    assert "See [Figure 1.2](#fig-b) and [elsewhere](#title)." in cells[0].source
+    (second,) = (cell.id for cell in cells if cell.source == "b")  # where JupyterLab scrolls to
+    link = f"[Figure 1.2](01_one.ipynb#cell-id={second})"
+    assert f"See {link} and [elsewhere](#title)." in cells[0].source
     captions = [cell.source for cell in cells if "caption" in cell.metadata.get("tags", [])]
     assert captions == ["**Figure 1.1.** One & `two`.", "**Figure 1.2.** Three."]
     text.write_text(FIGURES.replace("#fig-b", "#fig-c"))

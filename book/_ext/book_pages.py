@@ -25,7 +25,7 @@ PLOTLY_MIME = "application/vnd.plotly.v1+json"
 STATIC = Path(__file__).parent / "static"
 DEFAULT_HEIGHT = 450  # pixels; plotly's own
 TAG = re.compile(r"<[^>]*>")
-FIGURE_LINK = re.compile(r"\[([^\]]+)\]\(#(fig-[\w-]+)\)")
+FIGURE_LINK = re.compile(r"\[([^\]]+)\]\([\w.]+#cell-id=([\w-]+)\)")
 
 
 def read_notebook(text: str) -> NotebookNode:
@@ -38,6 +38,8 @@ def read_notebook(text: str) -> NotebookNode:
         The notebook, with each figure as an HTML element that has the caption of the cell below it.
     """
     notebook = nbformat.reads(text, as_version=4)
+    figures = [cell for cell in notebook.cells if "figure" in cell.metadata]
+    labels = {cell.id: cell.metadata["figure"]["label"] for cell in figures}
     cells = []
     for cell, below in zip(notebook.cells, [*notebook.cells[1:], NotebookNode()], strict=True):
         if cell.cell_type == "markdown":
@@ -45,7 +47,9 @@ def read_notebook(text: str) -> NotebookNode:
                 continue
             cell.source = cell.metadata.get("page", cell.source)
             # the target is in raw HTML, which MyST does not know
-            cell.source = FIGURE_LINK.sub(r'<a href="#\2">\1</a>', cell.source)
+            cell.source = FIGURE_LINK.sub(
+                lambda m: f'<a href="#{labels[m[2]]}">{m[1]}</a>', cell.source
+            )
         figure = cell.metadata.get("figure", {})
         for output in cell.get("outputs", []):
             data = output.get("data", {})

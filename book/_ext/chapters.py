@@ -33,6 +33,7 @@ CARD = ROOT / "data" / "teaching" / "card.json"
 EQUATION = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.DOTALL | re.MULTILINE)
 CITATION = re.compile(r"\{cite(?P<form>:t|:p|)\}`(?P<key>[^`]+)`")
 BIBLIOGRAPHY = re.compile(r"^```\{bibliography\}.*?^```", re.DOTALL | re.MULTILINE)
+FIGURE = re.compile(r"\(#(fig-[\w-]+)\)")
 SOLUTION = re.compile(r"^(:{3,}\{solution-(?:start|end)\}.*?^:{3,})$", re.DOTALL | re.MULTILINE)
 
 
@@ -75,11 +76,19 @@ def notebook(text: Path) -> NotebookNode:
         if cell.cell_type == "markdown":
             # JupyterLab gives a number of its own to what is between dollars
             cell.source = EQUATION.sub(r"\\begin{equation*}\n\1\n\\end{equation*}", cell.source)
+        elif "remove-cell" in cell.metadata.get("tags", []):
+            cell.metadata["jupyter"] = {"source_hidden": True}  # JupyterLab shows three dots
     seen: dict[str, int] = {}
     for cell in book.cells:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+    figures = {c.metadata["figure"]["label"]: c.id for c in book.cells if "figure" in c.metadata}
+    for cell in book.cells:
+        if cell.cell_type == "markdown":  # JupyterLab scrolls to a cell by its id
+            cell.source = FIGURE.sub(
+                lambda m: f"({text.stem}.ipynb#cell-id={figures[m[1]]})", cell.source
+            )
     book.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
         language_info={"name": "python"},
