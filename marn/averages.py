@@ -2,32 +2,42 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from marn.errors import MarnError
 from marn.readers.average import Average
 from marn.saving import load_model
+from marn.settings import check
+
+_Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def average(runs: Sequence[str | Path]) -> Average:
+def average(runs: Sequence[str | Path], weights: Sequence[float] | None = None) -> Average:
     """Average the probabilities of trained models: one model, made of all of them.
 
     Args:
         runs: run directories of models of the same words and codes, at least two.
+        weights: of each run, above 0; only their ratio counts. By default all weigh the same.
+            Choose them on dev notes.
 
     Returns:
         A system that `predict`, `evaluate`, `tune_thresholds` and `marn.saving.save_model` take.
 
     Raises:
-        MarnError: there are fewer than two runs, one holds no model, or two of them do not know
-            the same words and codes.
+        MarnError: there are fewer than two runs, one holds no model, two of them do not know the
+            same words and codes, or the weights are not one number above 0 for each.
 
     Example:
-        >>> model = average(["runs/network", "runs/stack"])  # doctest: +SKIP
+        >>> model = average(["runs/network", "runs/stack"], [0.7, 0.3])  # doctest: +SKIP
         >>> marn.evaluate(model, corpus, threshold="dev")  # doctest: +SKIP
     """
     if len(runs) < 2:
         raise MarnError(f"an average needs at least two runs, but got {len(runs)}")
+    shares = check("weights", Sequence[_Weight], weights or [1.0] * len(runs))
+    if len(shares) != len(runs):
+        raise MarnError(f"weights must be one for each of {len(runs)} runs, but got {len(shares)}")
     saved = [load_model(run) for run in runs]
     first = saved[0]
     for run, other in zip(runs, saved, strict=True):
@@ -38,9 +48,10 @@ def average(runs: Sequence[str | Path]) -> Average:
     members: list[dict[str, Any]] = []
     for one in saved:
         size = one.card["embedding_size"]
-        options = one.card["options"] | ({} if size is None else {"embedding_size": size})
-        members.append({"name": one.card["name"], "options": options})
-    whole = Average(tasks=first.model.tasks, members=members)
-    whole.options = {"members": members, "seed": 0}
+        own = one.card["options"] | ({} if size is None else {"embedding_size": size})
+        members.append({"name": one.card["name"], "options": own})
+    options = {"members": members, "weights": [*shares]}
+    whole = Average(tasks=first.model.tasks, **options)
+    whole.options = options | {"seed": 0}
     whole.fingerprint = first.model.fingerprint
     return whole.hold([one.model for one in saved], first.vocabulary)

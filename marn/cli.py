@@ -75,6 +75,13 @@ def train(
             "Repeat it for several. seed=… is the seed of the initial weights; default: --seed.",
         ),
     ] = None,
+    recipe: Annotated[
+        Literal["paper", "laptop", "few_notes"],
+        typer.Option(
+            help="Options and settings to start from: of the system's paper; for one processor "
+            "core; or for some hundred notes (words and titles of codes, see chapter 7)."
+        ),
+    ] = "paper",
     init_from: Annotated[
         Path | None,
         typer.Option(
@@ -100,6 +107,7 @@ def train(
     rate, epochs or the like, training takes 1,000 steps at a rate that learns something in them.
     """
     from marn.corpus import Corpus
+    from marn.experiments.presets import RECIPES
     from marn.registry import build, check_options, system
     from marn.train.launch import start
     from marn.train.loop import fit
@@ -108,7 +116,11 @@ def train(
     options = dict(_pair("--model", text) for text in model or [])
     check_options(name, {key: options[key] for key in options if key != "seed"})
     data = Corpus.load(corpus)
-    if not _RECIPE & {*given}:
+    if recipe != "paper":
+        start_from = RECIPES[recipe](name, len(data["train"]))
+        options = {**start_from.model, **options}
+        config = TrainConfig.of(system(name), **{**start_from.training, **given})
+    elif not _RECIPE & {*given}:
         config = TrainConfig.suited(system(name), len(data["train"]), **given)
     network = build(name, data, **{"seed": config.seed, **options})
     if config.processes > 1:

@@ -10,11 +10,12 @@ from typing import Literal, Protocol, cast, get_args
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from marn import metrics, parallel
 from marn.corpus import CodeEntry, Corpus, Split, as_corpus
-from marn.corpus.batches import Batch, collate, reading_order
+from marn.corpus.batches import reading_order
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 from marn.models import Coder
@@ -85,14 +86,32 @@ def _split(corpus: Corpus, split: str) -> Split:
     return corpus[split]
 
 
-def _batches(model: Coder, notes: Split, batch_size: int) -> Iterator[Batch]:
-    """Read notes in batches on the model's device; each rank reads its share of the batches."""
+def batches(
+    model: Coder, notes: Sequence[NDArray[np.integer]], batch_size: int
+) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    """Read notes in batches on a network's device; each rank reads its share of the batches.
+
+    Args:
+        model: a network; it reads `max_length` words of a note.
+        notes: the words of each note, at least one.
+        batch_size: notes at a time. A model with `padding="released"` is not padding-invariant,
+            and reads one note at a time as the authors' evaluation does.
+
+    Yields:
+        The places of B notes in `notes`, (B,); their words (B, T) int64; and their lengths (B,).
+    """
     device = next(model.parameters()).device
-    # The released model is not padding-invariant, and its evaluation reads one note at a time.
-    size = 1 if model.padding == "released" else batch_size
-    order = reading_order(np.minimum(notes.lengths, model.max_length), size)
-    for batch in order[parallel.rank() :: parallel.world_size()]:
-        yield collate(notes, batch, model.tasks, model.max_length).to(device)
+    lengths = np.minimum([len(note) for note in notes], model.max_length)
+    order = reading_order(lengths, 1 if model.padding == "released" else batch_size)
+    for places in order[parallel.rank() :: parallel.world_size()]:
+        some = [torch.from_numpy(notes[i][: model.max_length].astype(np.int64)) for i in places]
+        tokens = pad_sequence(some, batch_first=True).to(device)
+        yield places, tokens, torch.from_numpy(lengths[places]).to(device)
+
+
+def words_of(notes: Split) -> list[NDArray[np.integer]]:
+    """Return the words of each note of a split, as numbers."""
+    return [notes.note_tokens(note) for note in range(len(notes))]
 
 
 def fingerprint(vocabulary: Vocabulary, codes: Mapping[str, Sequence[CodeEntry]]) -> dict[str, str]:
@@ -168,9 +187,9 @@ def predict(
     device = next(model.parameters()).device
     logits = {task: np.zeros((len(notes), c), np.float32) for task, c in model.tasks.items()}
     with evaluating(model):
-        for batch in _batches(model, notes, batch_size):
-            for task, values in model(batch.tokens, batch.lengths).items():
-                logits[task][batch.notes] = values.float().cpu().numpy()
+        for places, tokens, lengths in batches(model, words_of(notes), batch_size):
+            for task, values in model(tokens, lengths).items():
+                logits[task][places] = values.float().cpu().numpy()
     if parallel.world_size() > 1:  # each note was read on one rank, and is zero on the others
         for task, mine in logits.items():
             logits[task] = parallel.all_reduce(torch.from_numpy(mine).to(device)).cpu().numpy()
@@ -280,8 +299,8 @@ def mean_code_features(
     notes = _split(corpus, split)
     sums: dict[str, NDArray[np.float64]] = {}
     with evaluating(model):
-        for batch in _batches(model, notes, batch_size):
-            for task, views in model.code_features(batch.tokens, batch.lengths).items():
+        for _, tokens, lengths in batches(model, words_of(notes), batch_size):
+            for task, views in model.code_features(tokens, lengths).items():
                 total = views.double().sum(dim=0).cpu().numpy()
                 sums[task] = sums[task] + total if task in sums else total
     return {task: total / len(notes) for task, total in sums.items()}

@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 
 from marn.attribution import Method, word_weights
 from marn.corpus import CodeEntry
-from marn.corpus.batches import reading_order
 from marn.corpus.text import Vocabulary, token_spans
 from marn.errors import MarnError
-from marn.evaluation import evaluating, sigmoid
+from marn.evaluation import batches, evaluating, sigmoid
 from marn.explain import CodeExplanation, TopWord, largest, note_html
 from marn.models import Coder
 from marn.notes import Note
@@ -217,19 +216,15 @@ class _Reader:
         """Return (N, C) for the words of N notes; zero for a note without a known word."""
         found = np.zeros((len(notes), len(self.codes)))
         unknown, most = self.saved.vocabulary.unknown, self._most
-        some = [i for i, words in enumerate(notes) if (words[:most] != unknown).any()]
-        if self.reads_text:
-            if some:
-                found[some] = sigmoid(self._of_texts([texts[i] for i in some]))
-            return found
-        size = 1 if self.model.padding == "released" else _BATCH
-        with evaluating(self.model):
-            for places in reading_order([len(notes[i][:most]) for i in some], size):
-                batch = [torch.from_numpy(notes[some[place]][:most]) for place in places]
-                tokens = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True).to(self.device)
-                lengths = torch.tensor([len(words) for words in batch], device=self.device)
-                logits = self.model(tokens, lengths)[self.task].double().sigmoid().cpu().numpy()
-                found[[some[place] for place in places]] = logits
+        some = np.array([i for i, n in enumerate(notes) if (n[:most] != unknown).any()], np.int64)
+        if self.reads_text and len(some):
+            found[some] = sigmoid(self._of_texts([texts[i] for i in some]))
+        elif len(some):
+            with evaluating(self.model):
+                read = batches(self.model, [notes[i] for i in some], _BATCH)
+                for places, tokens, lengths in read:
+                    logits = self.model(tokens, lengths)[self.task]
+                    found[some[places]] = logits.double().sigmoid().cpu().numpy()
         return found
 
     @property

@@ -1,5 +1,6 @@
 """The command line of marn: what is wrong is one line before anything is made; help is quick."""
 
+import json
 import subprocess
 import sys
 
@@ -53,6 +54,18 @@ def test_an_empty_argument_is_not_the_present_folder(corpus, capsys):
     assert f"what follows {corpus} is empty" in capsys.readouterr().err
     assert main(["predict", "--out", "", "run", "notes.csv"]) == 2
     assert "--out is empty; give a value" in capsys.readouterr().err
+
+
+def test_a_recipe_is_a_start_that_options_change(corpus, tmp_path, capsys):
+    words = ["bigru_la", str(corpus), str(tmp_path / "run"), "--recipe", "few_notes"]
+    assert main(["train", *words, "--epochs", "1", "--model", "hidden_size=8"]) == 0
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert settings["model"]["options"]["code_start"] == "titles"
+    assert settings["model"]["options"]["hidden_size"] == 8
+    assert (settings["training"]["epochs"], settings["training"]["loss"]) == (1, "bce")
+    words[0] = "cnn"
+    assert main(["train", *words]) == 2
+    assert "cnn cannot take word_path" in capsys.readouterr().err
 
 
 def test_a_corpus_is_no_run_directory_and_a_file_no_corpus(corpus, tmp_path, capsys):

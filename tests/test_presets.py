@@ -206,3 +206,15 @@ def test_a_laptop_recipe_takes_as_many_steps_whatever_the_notes():
     assert presets.laptop("marn", 10).training["epochs"] == 768
     with pytest.raises(MarnError, match="did you mean 'marn'"):
         presets.laptop("mran", 10)
+
+
+def test_the_recipe_for_few_notes_is_that_of_chapter_7():
+    recipe = presets.few_notes("bigru_la", notes=487)
+    starts = {"word_path": True, "code_start": "titles", "bias_start": "prior"}
+    assert recipe.model == {"max_length": 1000, "hidden_size": 64, **starts}
+    wanted = {"epochs": 7, "batch_size": 8, "learning_rate": 8e-3, "loss": "bce"}
+    assert wanted.items() <= recipe.training.items()
+    assert [presets.few_notes("marn", n).training["epochs"] for n in (80, 3000)] == [42, 7]
+    assert presets.few_notes("stack", 80).model == {}
+    with pytest.raises(MarnError, match="did you mean 'marn'"):
+        presets.few_notes("mran", 10)

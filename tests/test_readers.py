@@ -285,6 +285,18 @@ def test_an_average_of_networks_and_readers(corpus, tmp_path):
     assert np.isfinite(again.model.logits([""])["icd"]).all()
     nested = marn.average([tmp_path / "whole", runs[1]])
     assert evaluate(nested, corpus)["icd"]["micro_auc"] > 0.5
+    unequal = marn.average(runs, [3, 1])
+    mean = sum(w * each.probabilities("icd") for w, each in zip((0.75, 0.25), apart, strict=True))
+    assert np.allclose(predict(unequal, corpus, "test").probabilities("icd"), mean, atol=1e-5)
+    marn.saving.save_model(tmp_path / "unequal", unequal, corpus)
+    assert evaluate(load_model(tmp_path / "unequal", corpus), corpus) == evaluate(unequal, corpus)
+    for wrong, said in (
+        ([1], "weights must be one for each of 2 runs, but got 1"),
+        ([1, 0], "above 0"),
+        ([1, float("nan")], "finite"),
+    ):
+        with pytest.raises(MarnError, match=said):
+            marn.average(runs, wrong)
 
 
 def test_an_average_is_of_runs_of_one_corpus(corpus, tmp_path):

@@ -229,3 +229,34 @@ def laptop(system: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
     row = rows[system]
     training = of_steps(steps, notes, 16, row["rate"])
     return Recipe({"max_length": 1000, **row["model"]}, training, row["source"])
+
+
+def few_notes(system: str, notes: int) -> Recipe:
+    """Return the recipe that trains a system on some hundred notes, such as your own.
+
+    It is that of `laptop`, and besides: a word path, queries and classifiers that begin at the
+    codes' titles, output biases that begin at the codes' shares; cross-entropy; batches of 8, and
+    7 epochs or 420 steps, whichever is more.
+
+    Args:
+        system: one with label attention over words, such as `"bigru_la"`; or one that reads text.
+        notes: training notes.
+
+    Raises:
+        MarnError: the system has no such recipe.
+
+    Example:
+        >>> few_notes("bigru_la", notes=487).training["epochs"]
+        7
+    """
+    small = laptop(system, notes)
+    if not small.model:
+        return small
+    starts = {"word_path": True, "code_start": "titles", "bias_start": "prior"}
+    training = of_steps(420, notes, 8, small.training["learning_rate"], least=7)
+    source = "half of CodiEsp's dev notes, for a BiGRU; see book/experiments/real_text.py"
+    return Recipe({**small.model, **starts}, training | {"loss": "bce"}, source)
+
+
+RECIPES = {"laptop": laptop, "few_notes": few_notes}
+"""What `marn train --recipe` knows besides the settings of the papers."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from marn.corpus import Corpus
 from marn.corpus.text import Vocabulary, tokenize
 from marn.errors import MarnError
+from marn.evaluation import batches
 from marn.models.base import Coder
 from marn.readers.base import Ensemble, Logits, TextSystem, as_bytes, from_bytes, of_member
 
@@ -18,13 +19,14 @@ _NOTES_AT_ONCE = 32
 
 
 class Average(Ensemble):
-    """Average the probabilities of trained models, each with the same weight.
+    """Average the probabilities of trained models.
 
     `marn.average` makes one of run directories. Its arrays hold the members', whose names begin
     with the member's number; networks read the words of their corpus's vocabulary.
 
     Args:
         members: `{"name": …, "options": …}` of each, `options` as in its card.
+        weights: of each member; only their ratio counts. None for equal ones.
         **shared: see `TextSystem`.
 
     References:
@@ -33,9 +35,16 @@ class Average(Ensemble):
 
     name = "average"
 
-    def __init__(self, *, members: Sequence[Mapping[str, Any]] = (), **shared: Any) -> None:
+    def __init__(
+        self,
+        *,
+        members: Sequence[Mapping[str, Any]] = (),
+        weights: Sequence[float] | None = None,
+        **shared: Any,
+    ) -> None:
         super().__init__(**shared)
         self.specs = [dict(member) for member in members]
+        self.weights = [*(weights or [1.0] * len(self.specs))]
         self.members: list[Coder | TextSystem] = []
         self.vocabulary = Vocabulary([])
 
@@ -56,26 +65,23 @@ class Average(Ensemble):
             self._read(member, texts) if isinstance(member, Coder) else member.logits(texts)
             for member in self.members
         ]
-        logits = {}
+        logits, weights = {}, torch.tensor(self.weights, dtype=torch.float64)
         for task in self.tasks:
             scores = torch.from_numpy(np.stack([each[task] for each in said])).double()
-            logits[task] = torch.logit(scores.sigmoid().mean(dim=0), eps=1e-9).float().numpy()
+            mean = torch.tensordot(weights / weights.sum(), scores.sigmoid(), 1)  # (N, C)
+            logits[task] = torch.logit(mean, eps=1e-9).float().numpy()
         return logits
 
     def _read(self, network: Coder, texts: Sequence[str]) -> Logits:
         """Score texts by a network; a text without words is one unknown word."""
         notes = [self.vocabulary.encode(tokenize(text))[: network.max_length] for text in texts]
         notes = [note if len(note) else np.array([self.vocabulary.unknown]) for note in notes]
-        size = 1 if network.padding == "released" else _NOTES_AT_ONCE
-        parts: dict[str, list[NDArray[np.float32]]] = {task: [] for task in self.tasks}
-        for start in range(0, len(notes), size):
-            some = [torch.from_numpy(note.astype(np.int64)) for note in notes[start : start + size]]
-            tokens = torch.nn.utils.rnn.pad_sequence(some, batch_first=True)
-            with torch.inference_mode():
-                found = network(tokens, torch.tensor([len(note) for note in some]))
-            for task, mine in parts.items():
-                mine.append(found[task].numpy())
-        return {task: np.concatenate(mine) for task, mine in parts.items()}
+        found = {task: np.zeros((len(notes), c), np.float32) for task, c in self.tasks.items()}
+        with torch.inference_mode():
+            for places, tokens, lengths in batches(network, notes, _NOTES_AT_ONCE):
+                for task, logits in network(tokens, lengths).items():
+                    found[task][places] = logits.numpy()
+        return found
 
     def take(self, state: Mapping[str, Tensor]) -> None:
         """Take what `state_dict` gave, and build the members for it."""
