@@ -132,7 +132,7 @@ def check_corpus(model: Coder, corpus: Corpus) -> None:
     if {task: corpus.tasks.get(task) for task in model.tasks} != model.tasks:
         raise MarnError(
             f"the model's tasks are {model.tasks}, but corpus {corpus.name!r} has {corpus.tasks}; "
-            "build the model for this corpus"
+            "build the model for this corpus, or match codes by name: marn predict, then marn score"
         )
     if model.fingerprint is not None:
         found = fingerprint(corpus.vocabulary, corpus.codes)
@@ -143,7 +143,8 @@ def check_corpus(model: Coder, corpus: Corpus) -> None:
             what = "words" if other[0] == "words" else f"codes of task {other[0]!r}"
             raise MarnError(
                 f"the model was trained with other {what} than corpus {corpus.name!r} has; use the "
-                "corpus that it was trained on, or train it on this one"
+                "corpus that it was trained on, train it on this one, or match codes by name: "
+                "marn predict, then marn score"
             )
 
 

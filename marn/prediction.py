@@ -10,6 +10,7 @@ import csv
 import html
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
@@ -42,6 +43,7 @@ Explained = Method | Literal["none"]
 _CHUNK = 256  # notes held at once
 _BATCH = 32
 _LEAST = 0.05  # share of the heaviest word's weight that a listed word has at least
+_MARKUP = re.compile(r"</[a-z]\w*\s*>|<(br|img|p|div)\b[^<>]*>|&(nbsp|amp|[lg]t);", re.IGNORECASE)
 _STRANGE = 0.5  # share of unknown words from which on a note is remarked upon
 
 
@@ -273,7 +275,7 @@ class _Reader:
         probabilities: NDArray[np.float64],
     ) -> CodedNote:
         read = len(numbers[: self._most])
-        remark = self._remark(numbers, read)
+        remark = self._remark(text, numbers, read)
         count = max(self.top, int((probabilities > self.above).sum()))
         # where codes have thresholds of their own, those assigned come first
         order = np.lexsort((-probabilities, probabilities <= self.above))
@@ -301,7 +303,7 @@ class _Reader:
             remark = remark or "no code is above the threshold"
         return CodedNote(note, text, spans[:read], codes, remark)
 
-    def _remark(self, numbers: NDArray[np.int64], read: int) -> str:
+    def _remark(self, text: str, numbers: NDArray[np.int64], read: int) -> str:
         """Say what the model could not read of a note."""
         if not len(numbers):
             return "the note is empty: it has no word, and numbers are not read"
@@ -309,7 +311,9 @@ class _Reader:
         if strange == 1:
             return "the model knows no word of the note; is it in the language of the training?"
         remarks = []
-        if strange >= _STRANGE:
+        if _MARKUP.search(text):
+            remarks.append("the text has HTML, whose tags are read as words; give plain text")
+        elif strange >= _STRANGE:
             remarks.append(
                 f"the model does not know {strange:.0%} of the words; is the note in the language "
                 "of the training?"

@@ -140,6 +140,9 @@ def write_card(
         "options": model.options,
         "embedding_size": getattr(model, "embedding_size", None),  # readers of text have none
         "weights_sha256": weights,
+        "fingerprint": fingerprint(
+            corpus.vocabulary, {task: corpus.codes[task] for task in model.tasks}
+        ),
         "corpus": {
             "name": corpus.name,
             "hash": corpus.hash,
@@ -248,7 +251,9 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
     """
     folder = Path(folder)
     if folder.is_file():
-        raise MarnError(f"{folder} is a file; pass its folder, {folder.parent}")
+        is_run = (folder.parent / CARD).exists()
+        where = f"its folder, {folder.parent}" if is_run else "the folder of a run"
+        raise MarnError(f"{folder} is a file; pass {where}")
     try:
         card = read_card(folder)
         written = f"written by marn {card['provenance']['marn']}, this is {version('marn')}"
@@ -265,7 +270,8 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
         if missing == CHECKPOINT:
             raise MarnError(f"{folder} has no finished epoch yet; repeat its training") from error
         raise MarnError(
-            f"{folder} holds no model ({missing} is missing); train one with marn.fit(…, run_dir=…)"
+            f"{folder} holds no model ({missing} is missing); pass the folder of a run, which "
+            "marn train … or marn.fit(…) writes"
         ) from error
     except MarnError as error:
         raise MarnError(f"{folder / CARD} ({written}): {error}") from error
@@ -344,4 +350,6 @@ def _rebuilt(card: dict[str, Any]) -> SavedModel:
     thresholds = {task: card["thresholds"][task] for task in tasks}
     several = {task: np.array(t) for task, t in thresholds.items() if isinstance(t, list)}
     model.fingerprint = fingerprint(vocabulary, codes)
+    if card.get("fingerprint", model.fingerprint) != model.fingerprint:  # 0.2.0 wrote none
+        raise ValueError(f"the words or codes in {CARD} are not those that were written")
     return SavedModel(model.eval(), vocabulary, codes, thresholds | several, card)

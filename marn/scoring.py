@@ -105,8 +105,9 @@ class _Matcher:
         self._aliases = {alias(i): p for i, p in ids.items() if spelled[alias(i)] == 1}
         self._codes = {code: place for place, code in enumerate(codes)}
         plain = [code.replace(".", "") for code in codes]
+        several = Counter(plain)
         # a code without its dot, where that is one code only
-        self._codes |= {c: i for i, c in enumerate(plain) if plain.count(c) == 1}
+        self._codes |= {c: i for i, c in enumerate(plain) if several[c] == 1}
         self.notes: set[int] = set()
         self._unknown: dict[str, list[str]] = {"notes": [], "codes": []}
         self.twice = 0
@@ -134,8 +135,11 @@ class _Matcher:
             if unknown:
                 # a column that has slipped may hold a text, which is not shown
                 shown = [text for text in unknown if re.fullmatch(r"[\w.:-]{1,20}", text)][:3]
-                examples = f" ({', '.join(shown)}, …)" if shown else ""
-                found.append(f"{len(unknown):,} {what} are not of the split{examples}; left out")
+                more = ["…"] if len(unknown) > len(shown) else []
+                examples = f" ({', '.join([*shown, *more])})" if shown else ""
+                where = "the split" if what == "notes" else "the corpus"
+                noun = what if len(unknown) != 1 else what.removesuffix("s")
+                found.append(f"not in {where}, and left out: {len(unknown):,} {noun}{examples}")
         if self.twice:
             found.append(f"{self.twice:,} rows repeat a note and code; the largest counts")
         return found
@@ -146,6 +150,8 @@ def _read(path: Path) -> pl.DataFrame:
     kind = path.suffix.lower()
     if kind not in KINDS:
         raise MarnError(f"{path} cannot be read; give {', '.join(KINDS)}")
+    if not path.stat().st_size:
+        raise MarnError(f"{path} is empty; give a table with rows below its header")
     encoding = ""
     if kind != ".parquet":
         with path.open("rb") as file:

@@ -70,6 +70,8 @@ def test_each_code_may_have_a_threshold(run):
         ("12 34 --", "the note is empty"),
         ("zebra quagga", "knows no word of the note"),
         ("fiebre y tos code1", "does not know 75% of the words"),
+        ("<p>code1</p>", "has HTML, whose tags are read as words"),
+        ("code1 <5 mg, R&D", "^$"),
         ("word1 " * 200_000, r"only the first 30 of 200,000 words were read"),  # over 1 MB
     ],
 )

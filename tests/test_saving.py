@@ -128,6 +128,10 @@ def test_another_corpus_is_refused_by_what_differs(corpus, folder, tmp_path):
     card = json.loads((folder / "model.json").read_text())
     card["codes"]["icd"][2]["code"] = "999.9"
     (folder / "model.json").write_text(json.dumps(card))
+    with pytest.raises(MarnError, match=r"the words or codes in model\.json are not those"):
+        load_model(folder)
+    del card["fingerprint"]  # as version 0.2.0 wrote it
+    (folder / "model.json").write_text(json.dumps(card))
     with pytest.raises(MarnError, match="other codes of task 'icd'"):
         load_model(folder, corpus)
 

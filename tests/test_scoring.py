@@ -136,8 +136,8 @@ def test_what_does_not_match_is_counted(tmp_path, corpus):
     remarks = read_predictions(written(tmp_path, "a.csv", text), corpus).remarks
     assert remarks[:4] == [
         "5 of 8 notes are missing; they count as without codes",
-        "1 notes are not of the split (nowhere, …); left out",
-        "2 codes are not of the split (999.9, …); left out",
+        "not in the split, and left out: 1 note (nowhere)",
+        "not in the corpus, and left out: 2 codes (999.9, …)",
         "1 rows repeat a note and code; the largest counts",
     ]
 
@@ -150,7 +150,7 @@ def test_what_does_not_match_is_counted(tmp_path, corpus):
         ("a.csv", "note_id,code,probability\ntest0,401.0,3.2\n", "outside .0, 1.; apply a sigmoid"),
         ("a.csv", "note_id,code,probability\ntest0,401.0,high\n", "not a number"),
         ("a.csv", "note_id,401.0\ntest0,high\n", "cannot be read"),
-        ("a.csv", "", "cannot be read"),
+        ("a.csv", "", "a.csv is empty; give a table"),
         ("a.jsonl", "{}\n", "cannot be read .KeyError."),
         ("a.doc", "x", "give .csv, .tsv, .parquet, .jsonl, .psv"),
         ("a.jsonl", "[]\n5\n", "cannot be read .TypeError."),
