@@ -10,15 +10,14 @@ from typing import Literal, Protocol, cast, get_args
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch import nn
 
 from marn import metrics, parallel
 from marn.corpus import CodeEntry, Corpus, Split, as_corpus
-from marn.corpus.batches import reading_order
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 from marn.models import Coder
+from marn.models.reading import batches
 from marn.readers.base import TextSystem
 from marn.settings import Count, check
 
@@ -86,31 +85,7 @@ def _split(corpus: Corpus, split: str) -> Split:
     return corpus[split]
 
 
-def batches(
-    model: Coder, notes: Sequence[NDArray[np.integer]], batch_size: int
-) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Read notes in batches on a network's device; each rank reads its share of the batches.
-
-    Args:
-        model: a network; it reads `max_length` words of a note.
-        notes: the words of each note, at least one.
-        batch_size: notes at a time. A model with `padding="released"` is not padding-invariant,
-            and reads one note at a time as the authors' evaluation does.
-
-    Yields:
-        The places of B notes in `notes`, (B,); their words (B, T) int64; and their lengths (B,).
-    """
-    device = next(model.parameters()).device
-    lengths = np.minimum([len(note) for note in notes], model.max_length)
-    order = reading_order(lengths, 1 if model.padding == "released" else batch_size)
-    for places in order[parallel.rank() :: parallel.world_size()]:
-        some = [torch.from_numpy(notes[i][: model.max_length].astype(np.int64)) for i in places]
-        tokens = pad_sequence(some, batch_first=True).to(device)
-        yield places, tokens, torch.from_numpy(lengths[places]).to(device)
-
-
-def words_of(notes: Split) -> list[NDArray[np.integer]]:
-    """Return the words of each note of a split, as numbers."""
+def _words(notes: Split) -> list[NDArray[np.integer]]:
     return [notes.note_tokens(note) for note in range(len(notes))]
 
 
@@ -188,7 +163,7 @@ def predict(
     device = next(model.parameters()).device
     logits = {task: np.zeros((len(notes), c), np.float32) for task, c in model.tasks.items()}
     with evaluating(model):
-        for places, tokens, lengths in batches(model, words_of(notes), batch_size):
+        for places, tokens, lengths in batches(model, _words(notes), batch_size):
             for task, values in model(tokens, lengths).items():
                 logits[task][places] = values.float().cpu().numpy()
     if parallel.world_size() > 1:  # each note was read on one rank, and is zero on the others
@@ -300,7 +275,7 @@ def mean_code_features(
     notes = _split(corpus, split)
     sums: dict[str, NDArray[np.float64]] = {}
     with evaluating(model):
-        for _, tokens, lengths in batches(model, words_of(notes), batch_size):
+        for _, tokens, lengths in batches(model, _words(notes), batch_size):
             for task, views in model.code_features(tokens, lengths).items():
                 total = views.double().sum(dim=0).cpu().numpy()
                 sums[task] = sums[task] + total if task in sums else total

@@ -25,9 +25,10 @@ from marn.attribution import Method, word_weights
 from marn.corpus import CodeEntry
 from marn.corpus.text import Vocabulary, token_spans
 from marn.errors import MarnError
-from marn.evaluation import batches, evaluating, sigmoid
+from marn.evaluation import evaluating, sigmoid
 from marn.explain import CodeExplanation, TopWord, largest, note_html
 from marn.models import Coder
+from marn.models.reading import batches
 from marn.notes import Note
 from marn.privacy import check_may_show
 from marn.readers.base import TextSystem

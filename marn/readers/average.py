@@ -11,8 +11,8 @@ from torch import Tensor
 from marn.corpus import Corpus
 from marn.corpus.text import Vocabulary, tokenize
 from marn.errors import MarnError
-from marn.evaluation import batches
 from marn.models.base import Coder
+from marn.models.reading import batches
 from marn.readers.base import Ensemble, Logits, TextSystem, as_bytes, from_bytes, of_member
 
 _NOTES_AT_ONCE = 32
