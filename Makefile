@@ -17,7 +17,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment data model book site lab chapters test lint unit nbval bench other-cpu browser lock clean
+.PHONY: help environment data model book site lab chapters test lint unit nbval bench reproduce other-cpu browser lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -78,6 +78,9 @@ nbval: model  ## execute every chapter and compare it with its stored outputs (C
 
 bench: environment  ## run benchmarks against a straightforward reference (NAME="scores gru" for some)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(NAME)
+
+reproduce: environment  ## make the papers' tables from MIMIC-III's: MIMIC=DIR, DRY=1 to see the cost (OPTIONS=--help for more)
+	@PYTHONPATH=tests $(BIN)/python book/experiments/reproduce.py $(if $(MIMIC),"$(MIMIC)") $(if $(DRY),--dry-run) $(OPTIONS)
 
 other-cpu:  ## run nbval imitating an older CPU, with two threads
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem \

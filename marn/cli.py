@@ -113,7 +113,7 @@ def train(
     from marn.train.loop import fit
 
     config = TrainConfig.of(system(name), **given)
-    options = dict(_pair("--model", text) for text in model or [])
+    options = dict(command_line.pair("--model", text) for text in model or [])
     check_options(name, {key: options[key] for key in options if key != "seed"})
     data = Corpus.load(corpus)
     if recipe != "paper":
@@ -128,15 +128,6 @@ def train(
     run = fit(network, data, config, run_dir=run_dir, init_from=init_from)
     if test:
         _print_test_scores(run, data, run_dir)
-
-
-def _pair(option: str, text: str) -> tuple[str, Any]:
-    """Read KEY=VALUE."""
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        example = "hidden_size=64" if option == "--model" else "seeds=[0]"
-        raise MarnError(f"{option} must be KEY=VALUE, but got {text!r}; try {example}")
-    return key, command_line.json_or_text(value)
 
 
 def _print_test_scores(run: Run, corpus: Corpus, run_dir: Path) -> None:
@@ -201,12 +192,12 @@ def sweep(
     options = vars(SweepConfig(**given))
     table, out = options.pop("table"), options.pop("out")
     folder = out or Path("runs") / experiment.stem
-    options["changes"] = dict(_pair("--set", text) for text in options.pop("set"))
+    options["changes"] = dict(command_line.pair("--set", text) for text in options.pop("set"))
     if table is not None:
         results.check_place(table)
-    sweep(experiment, folder, **options)
+    runs = sweep(experiment, folder, **options)
     if table is not None and not options["dry_run"]:
-        results.publish(results.collect(folder), table)
+        results.publish(results.collect(folder, {run.key for run in runs}), table)
 
 
 @settings

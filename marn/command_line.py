@@ -152,6 +152,23 @@ def json_or_text(text: str) -> Any:
         return text
 
 
+def pair(option: str, text: str) -> tuple[str, Any]:
+    """Read KEY=VALUE; the value is JSON, or text.
+
+    Raises:
+        MarnError: the text has not that form.
+
+    Example:
+        >>> pair("--set", "seeds=[0, 1]")
+        ('seeds', [0, 1])
+    """
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        example = "hidden_size=64" if option == "--model" else "seeds=[0]"
+        raise MarnError(f"{option} must be KEY=VALUE, but got {text!r}; try {example}")
+    return key, json_or_text(value)
+
+
 def _read(text: Any, annotation: Any) -> Any:
     """Read choices, in any case, None and dictionaries; pydantic reads the rest."""
     if not isinstance(text, str):

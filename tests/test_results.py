@@ -54,6 +54,7 @@ def test_the_table_is_tidy(folder, tmp_path):
     assert len(table) == 4 * 2 * 3  # runs, tasks, rules
     assert not table.duplicated(["model", "seed", "task", "rule"]).any()
     assert {"micro_f1", "macro_f1_caml", "macro_f1_all", "macro_f1_present"} <= set(table)
+    assert set(results.collect(folder, {"caml0", "caml1"})["model"]) == {"caml"}
     assert {"seconds", "parameters", "commit", "torch", "cpu_capability", "code"} <= set(table)
     file = results.publish(table, tmp_path / "made" / "table", digits=5)[0]
     assert polars.read_csv(file).shape == pd.read_csv(file).shape == table.shape

@@ -85,6 +85,26 @@ def test_what_is_set_has_priority_over_the_file(home):
         plan(path, home / "runs", {"biass": 1})
 
 
+def test_some_labels_of_an_axis_can_be_set(home):
+    rows = {"a": {"bias": 1}, "b": {"bias": 2, "wait": 0.5}, "c": {"bias": 3}}
+    path = write(home, grid={"row": rows})
+    runs = plan(path, home / "runs", {"row": ["b", "c"]})
+    assert [run.labels["row"] for run in runs] == ["b", "c"]
+    assert runs[0].parameters == {"bias": 2, "wait": 0.5, "seed": 0}
+    assert plan(path, home / "runs", {"row": "a"})[0].parameters == {"bias": 1, "seed": 0}
+    with pytest.raises(MarnError, match="no parameter 'row'"):
+        plan(path, home / "runs", {"row": ["d"]})
+
+
+def test_each_worker_gets_a_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    plugin, seen = sweep._own_gpu(["2", "5"]), []
+    for name in (0, 1, 2):
+        plugin.setup(type("Worker", (), {"name": name}))
+        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert seen == ["2", "5", "2"]
+
+
 def test_a_wrong_setting_or_place_is_said_by_the_command_before_any_run(home, capsys):
     line = ["sweep", str(write(home)), "--out", str(home / "runs")]
     (home / "file").touch()

@@ -79,8 +79,8 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
 
     Args:
         path: the YAML file.
-        changes: `seeds`, an axis of the grid with its values, or a parameter of every run, instead
-            of what the file says.
+        changes: `seeds`, an axis of the grid with its values (or some of its labels), or a
+            parameter of every run, instead of what the file says.
 
     Raises:
         MarnError: the file is missing, is no YAML, or says something that is not a setting; an axis
@@ -97,12 +97,15 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
         raise MarnError(f"{path} is not YAML ({line:.120}); correct it") from None
     if not isinstance(said, dict) or not all(isinstance(key, str) for key in said):
         raise MarnError(f"{path} must hold settings such as `notebook: training.ipynb`")
+    grid = said["grid"] if isinstance(said.get("grid"), dict) else {}
     for key, value in (changes or {}).items():
         several = value if isinstance(value, list | dict) else [value]
         if key == "seeds":
             said["seeds"] = several
-        elif key in (said.get("grid") or {}):
-            said["grid"] = {**said["grid"], key: several}
+        elif key in grid:
+            known = grid[key] if isinstance(grid[key], dict) else {}
+            is_label = [isinstance(one, str) and one in known for one in several]
+            grid[key] = {one: known[one] for one in several} if all(is_label) else several
         else:
             said["overrides"] = {**said.get("overrides", {}), key: value}
     experiment = Experiment(**_floats(said))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ Folders = str | Path | Sequence[str | Path]
 _TRAINING = ("loss", "learning_rate", "batch_size")  # settings that are columns of the table
 
 
-def collect(folder: Folders) -> pd.DataFrame:
+def collect(folder: Folders, runs: Container[str] | None = None) -> pd.DataFrame:
     """Collect the finished runs of a sweep into a tidy table.
 
     Args:
         folder: that `python -m marn sweep` wrote to.
+        runs: keys of the runs that are meant; by default all that are there, also those of an
+            earlier version of the code or of another corpus.
 
     Returns:
         One row per run, task and rule of `recording.RULES`: the run's labels and seed, `task`,
@@ -42,6 +44,8 @@ def collect(folder: Folders) -> pd.DataFrame:
     """
     rows = []
     for done, result in _finished(folder):
+        if runs is not None and done["key"] not in runs:
+            continue
         of_run = {
             **{key: result[key] for key in ("system", "parameters", "steps", "epochs")},
             **{key: result[key] for key in ("best_epoch", "train_seconds")},

@@ -26,7 +26,7 @@ from marn.experiments.plan import DONE, Planned, plan, read
 from marn.progress import Progress, duration
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, WorkerPlugin
 
 NOTEBOOK, RUN = "notebook.ipynb", "run"
 _MB = 1 << 20
@@ -176,6 +176,7 @@ def _check_room(out: Path, runs: int) -> None:
 def _client(jobs: int, address: str | None) -> Client:
     """Connect to a scheduler, or start workers on this machine."""
     import dask
+    import torch
     from distributed import Client, LocalCluster
 
     dask.config.set({"distributed.scheduler.allowed-failures": 0})
@@ -184,10 +185,16 @@ def _client(jobs: int, address: str | None) -> Client:
             n_workers=jobs,
             threads_per_worker=1,
             memory_limit=0,
-            dashboard_address=None,
+            dashboard_address=":0",
             silence_logs=logging.CRITICAL,
         )
-        return Client(cluster)
+        client = Client(cluster)
+        if gpus := torch.cuda.device_count():
+            shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+            client.register_plugin(
+                _own_gpu(shown.split(",") if shown else [*map(str, range(gpus))])
+            )
+        return client
     try:
         return Client(address, timeout=10)
     except (OSError, ValueError) as error:
@@ -196,6 +203,19 @@ def _client(jobs: int, address: str | None) -> Client:
             f"no Dask scheduler answers at {address} ({reason:.100}); start one with: "
             "dask scheduler"
         ) from None
+
+
+def _own_gpu(gpus: Sequence[str]) -> WorkerPlugin:
+    """Give each worker of this machine a GPU, one after the other; its kernels see no other."""
+    from distributed import WorkerPlugin
+
+    class OwnGpu(WorkerPlugin):
+        name = "own-gpu"
+
+        def setup(self, worker: Any) -> None:  # again when a worker that died is started anew
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker.name) % len(gpus)]
+
+    return OwnGpu()
 
 
 class _Queue:
