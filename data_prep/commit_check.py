@@ -34,7 +34,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.note_signs import UnreadableError, legible, mimic_id, placeholder
+from data_prep.note_signs import UnreadableError, legible, mimic_id, placeholder, respelled
 from data_prep.publishable import withheld
 from data_prep.word_windows import WINDOW, card_of, corpora_below, runs_of, shared_runs
 from marn.errors import MarnError
@@ -179,7 +179,8 @@ def _examine(name: str, data: bytes, checkout: _Checkout) -> tuple[list[str], ND
                 reasons += _of_result(_json(text), checkout)
         for part in (*parts, _Part(name, remedy="choose another name")):
             text = legible(part.text)
-            runs += [runs_of(text)] if checkout.corpora else []
+            if checkout.corpora:
+                runs += [runs_of(text), runs_of(respelled(text))]
             reasons += (f"{sign}; {part.remedy}" for sign in _signs(text, part, checkout))
     except UnreadableError as error:
         reasons.append(str(error))

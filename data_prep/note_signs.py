@@ -7,24 +7,32 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
-__all__ = ["ARCHIVES", "UnreadableError", "legible", "mimic_id", "placeholder"]
+__all__ = ["ARCHIVES", "UnreadableError", "legible", "mimic_id", "placeholder", "respelled"]
 
 ARCHIVES: Final = (
     b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"%PDF",
-    b"\xd0\xcf\x11\xe0", b"ARROW1", b"PAR1", b"\x93NUMPY",
+    b"\xd0\xcf\x11\xe0", b"ARROW1", b"PAR1", b"\x93NUMPY", b"\x78\x9c", b"\x78\x01", b"\x78\xda",
+    b"\x80\x03", b"\x80\x04\x95", b"\x80\x05\x95",
 )  # fmt: skip
 """How archives, documents and tables begin that hold text which cannot be read as such."""
 
 # Every pattern takes time linear in the text: what a repetition matches cannot begin a match.
 _ESCAPE: Final = re.compile(
-    r"\\u([0-9a-f]{4})|\\x([0-9a-f]{2})|%([0-9a-f]{2})|\\([nrtfv])|\\", re.I
+    r"\\U0000([0-9a-f]{4})|\\u([0-9a-f]{4})|\\x([0-9a-f]{2})|%([0-9a-f]{2})"
+    r"|\\([01][0-7]{2})|\\([nrtfv])|\\",
+    re.I,
 )
 _INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _INLINE: Final = re.compile(r"</?(?:a|b|code|em|i|mark|small|span|strong|sub|sup|u)\b[^<>]*>", re.I)
 _TAG: Final = re.compile(r"</?[a-z!][^<>]*>", re.I)
-_ENCODED: Final = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")
+_ENCODED: Final = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,6}")
+_CHARACTERS: Final = re.compile(r"(?:\b(?:chr\()?(?:0x)?[0-9a-f]{2,8}\b\W{1,6}){30,}", re.I)
+_HYPHENATED: Final = re.compile(r"-[ \t]{0,9}\r?\n[ \t]{0,9}")
+_COMPOUND: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_LOOKALIKES: Final = str.maketrans("аеорсухі", "aeopcyxi")  # Cyrillic
 
 _TAUGHT: Final = frozenset({"Hospital1 18", "2151-7-16", "1999"})  # in docstrings and tests
 # With what stands between their characters where a text was split into words or lines.
@@ -59,7 +67,7 @@ class UnreadableError(Exception):
 def legible(text: str) -> str:
     r"""Return a text as a person reads it: without escapes and entities, then without tags as well.
 
-    What base64 or hexadecimal digits hide is added at the end.
+    What numbers and base64 hide is added at the end.
 
     Raises:
         UnreadableError: they hide an archive or a document.
@@ -70,33 +78,60 @@ def legible(text: str) -> str:
     """
 
     def unescaped(found: re.Match[str]) -> str:
-        digits = found[1] or found[2] or found[3]
-        return chr(int(digits, 16)) if digits else "\n" if found[4] else ""
+        digits = found[1] or found[2] or found[3] or found[4]
+        if found[5]:
+            return chr(int(found[5], 8))
+        return chr(int(digits, 16)) if digits else "\n" if found[6] else ""
 
     plain = html.unescape(_ESCAPE.sub(unescaped, text))
     views = [_INVISIBLE.sub("", unicodedata.normalize("NFKC", plain))]
     if "<" in plain:
         views.append(_TAG.sub(" ", _INLINE.sub("", views[0])))
-    decoded = [_decoded(found[0]) for found in _ENCODED.finditer(views[0])]
-    return "\n".join([*views, "".join(decoded)])
+    hidden = [_spelled(found[0]) for found in _CHARACTERS.finditer(views[0])]
+    hidden += [_decoded(found[0]) for found in _ENCODED.finditer(views[0])]
+    return "\n".join([*views, "".join(hidden)])
 
 
-def _decoded(run: str) -> str:
-    """Decode the text in base64 or hexadecimal digits; return "" for anything else."""
-    try:
-        data = bytes.fromhex(run)
-    except ValueError:
+def respelled(text: str) -> str:
+    r"""Write words without accents and lookalikes, cut ones whole and joined ones apart.
+
+    >>> respelled("fe-\nver, chíllsAtNight")
+    'fever, chills At Night'
+    """
+    letters = unicodedata.normalize("NFKD", text)
+    bare = "".join(c for c in letters if not unicodedata.combining(c)).translate(_LOOKALIKES)
+    return _COMPOUND.sub(" ", _HYPHENATED.sub("", bare))
+
+
+def _spelled(numbers: str) -> str:
+    """Return the texts that numbers are as characters: decimal, hexadecimal or binary."""
+    found = re.findall(r"\b(?:0x)?([0-9a-f]{2,8})\b", numbers, re.I)
+    texts = []
+    for base in (2, 10, 16):
         try:
-            data = base64.b64decode(run, altchars=b"-_" if {"-", "_"} & {*run} else None)
+            codes = [int(number, base) for number in found]
         except ValueError:
-            return ""
+            continue
+        if max(codes) < 256:
+            texts.append("".join(map(chr, codes)))
+    return "\n".join(texts)
+
+
+def _decoded(run: str, depth: int = 3) -> str:
+    """Decode the text in hexadecimal digits, base32 or base64; return "" for anything else."""
+    data, alphabet = b"", b"-_" if {"-", "_"} & {*run} else b"+/"
+    for decode in (bytes.fromhex, base64.b32decode, lambda run: base64.b64decode(run, alphabet)):
+        with suppress(ValueError):
+            data = data or decode(run)
     if data.startswith(ARCHIVES):
         raise UnreadableError("holds an archive or a document; do not commit it")
     try:
-        text = data.decode()
+        text = data.decode("utf-16-le" if b"\0" in data[1:4:2] else "utf-8")
     except UnicodeDecodeError:
         return ""
-    return text if re.sub(r"\s", "", text).isprintable() else ""
+    if not re.sub(r"\s", "", text).isprintable():
+        return ""
+    return _decoded(text, depth - 1) if depth and _ENCODED.fullmatch(text) else text
 
 
 def placeholder(text: str) -> str | None:

@@ -1,8 +1,10 @@
 """Compare text with the notes of the credentialed corpora on this machine, by runs of words.
 
-A run is `WINDOW` words in a row, whatever is between them, in any case; numbers do not count. The
-text is small and the corpora are large, so the runs of the text are kept, and each corpus is read
-past them in pieces: memory does not grow with the corpus, and nothing of its notes is written.
+A run is `WINDOW` words in a row, whatever is between them, in any case; numbers do not count. Where
+something stands between the words of a note, as labels do in a list of pairs, every second, third
+or fourth word of a text is a row as well. The text is small and the corpora are large, so the runs
+of the text are kept, and each corpus is read past them in pieces: memory does not grow with the
+corpus, and nothing of its notes is written.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ WINDOW: Final = 8
 COMMON: Final = 100
 """A run that occurs as often is nobody's, such as a list of headings, and does not count."""
 _DISTINCT: Final = 4  # different words in a run
+_APART: Final = 4  # words of a text from one of a note to the next, at most
 _AT_ONCE: Final = 256  # notes of a corpus
 _FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)  # odd, of 64 bits
 
@@ -53,6 +56,11 @@ def corpora_below(folders: Iterable[Path]) -> dict[Path, dict[str, Any]]:
 def runs_of(text: str) -> NDArray[np.uint64]:
     """Hash the runs of a text, but for those that repeat a few words."""
     words = _word_hashes([text])
+    rows = [words[first::step] for step in range(1, _APART + 1) for first in range(step)]
+    return np.unique(np.concatenate([*map(_varied_runs, rows)]))
+
+
+def _varied_runs(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     runs = _run_hashes(words)
     if not len(runs):
         return runs
