@@ -342,7 +342,7 @@ def test_words_that_are_in_a_hundred_notes_are_nobodys(shared: Path, secret: str
     np.save(forms / "train" / "text.npy", text)
     assert commit_check.shared_runs([runs], forms) == [0]
     np.save(forms / "train" / "text.npy", text[: 99 * (len(secret) + 1)])
-    assert commit_check.shared_runs([runs], forms) == [len(runs)]
+    assert commit_check.shared_runs([runs], forms) == [len(secret.split()) - 7]
 
 
 # -- signs of MIMIC, whether a corpus is there or not ----------------------------------------------
