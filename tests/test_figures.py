@@ -317,6 +317,7 @@ def test_code_clusters_draws_every_code():
         np.array([figure.data[0].x, figure.data[0].y]).T, points(30), rtol=0.01
     )
     assert [len(trace.x) for trace in figure.data] == [30, 9]
+    assert min(trace.marker.opacity for trace in figure.data) >= 0.9  # less is lost on a dark page
     assert figure.layout.xaxis.title.text == "first component (31% of variance)"
     assert {trace.type for trace in figure.data} == {"scatter"}
     assert {trace.type for trace in clusters(4000, 4000).data} == {"scattergl"}

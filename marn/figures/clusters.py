@@ -41,7 +41,7 @@ def code_clusters(
     check_lengths(ccs_points=ccs, ccs_names=ccs_names)
     # SVG is slow beyond this; one kind for both, since WebGL is always drawn on top of SVG
     kind = go.Scattergl if max(len(icd), len(ccs)) > 3000 else go.Scatter
-    small = {"color": COLOURS[0], "size": 5, "opacity": 0.5}
+    small = {"color": COLOURS[0], "size": 5, "opacity": 0.9}
     large = {"color": COLOURS[1], "size": 8, "opacity": 0.9, "symbol": "diamond"}
     traces = [
         dots(icd, f"{len(icd):,} ICD codes", icd_names, kind, **small),
