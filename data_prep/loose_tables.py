@@ -227,9 +227,9 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise MarnError(f"{path} cannot be read: {error.strerror or 'it is damaged'}") from None
-    except (EOFError, zlib.error, UnicodeError, ValueError, pl.exceptions.PolarsError) as error:
-        if isinstance(error, MarnError):
-            raise
+    except MarnError:
+        raise
+    except (EOFError, zlib.error, RecursionError, ValueError, pl.exceptions.PolarsError) as error:
         raise MarnError(
             f"{path} cannot be read ({type(error).__name__}): it is damaged, or of another form "
             "than its name says; get it again"

@@ -11,6 +11,7 @@ field `out`, and `run(config, progress) -> Path`; `tests/test_sources.py` checks
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -271,8 +272,10 @@ def _members(
         for id_ in ids:
             subject = admissions[id_].subject
             if home.setdefault(subject, name) != name:
+                # where columns have slipped, it may be a text
+                who = subject if re.fullmatch(r"[\w.:-]{1,20}", subject) else "(a text)"
                 raise MarnError(
-                    f"patient {subject} is in the splits {home[subject]} and {name}; give lists "
+                    f"patient {who} is in the splits {home[subject]} and {name}; give lists "
                     "that keep the admissions of a patient together"
                 )
     return members

@@ -252,6 +252,17 @@ def test_files_of_another_form_are_one_line(toy, name, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("change", [lambda x: x[::-1], lambda x: x[None]])
+@pytest.mark.parametrize("name", ["text_offsets", "token_offsets", "icd.offsets"])
+def test_arrays_of_the_right_size_and_another_form_are_one_line(toy, name, change):
+    path = toy / "train" / f"{name}.npy"
+    np.save(path, change(np.load(path)))
+    with pytest.raises(
+        MarnError, match=r"offsets\.npy cannot be read \(damaged\); make the corpus"
+    ):
+        Corpus.load(toy)["train"].targets("icd")
+
+
 def test_roles_that_the_card_does_not_name_are_refused(toy):
     card = json.loads((toy / "card.json").read_text())
     (toy / "card.json").write_text(json.dumps(card | {"roles": ["evidence"]}))

@@ -146,6 +146,11 @@ def test_what_cannot_be_used_is_counted(prepare, tmp_path):
         ("codes.csv", "note_id,code\na,4280.0\n", "its code was read as a number"),
         ("codes.csv", "PK\x03\x04", "a zip archive or an Excel file; save the table as CSV"),
         ("notes.csv", NOTES.replace("p2,dev", "p1,dev"), "patient p1 is in the splits"),
+        (
+            "notes.csv",
+            NOTES.replace("p2,", "she had fever,").replace("p1,", "she had fever,"),
+            "patient (a text) is in the splits",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(prepare, tmp_path, file, content, said):
@@ -153,6 +158,11 @@ def test_what_is_wrong_is_named(prepare, tmp_path, file, content, said):
     error = prepare()
     assert said in error
     assert "fever" not in error
+
+
+def test_json_without_end_is_one_line(prepare, tmp_path):
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    assert "deep.jsonl cannot be read (RecursionError)" in prepare(notes="deep.jsonl")
 
 
 def _table(tmp_path, name, header, rows, separator=",", encoding="utf-8"):

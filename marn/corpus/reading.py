@@ -99,7 +99,10 @@ class Split:
         path = self._folder / f"{name}.npy"
         try:
             # a plain view of the mapped array: slices of np.memmap cost microseconds each
-            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            loaded = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            if loaded.ndim != 1 or (name.endswith("offsets") and (loaded[1:] < loaded[:-1]).any()):
+                raise ValueError
+            return loaded
         except (OSError, ValueError, EOFError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             raise MarnError(
