@@ -273,3 +273,11 @@ def test_score_prints_files_and_their_differences(tmp_path, corpus, scores, caps
     assert ["micro_auc", f"{wanted:.3f}"] in [line.split()[:2] for line in shown.splitlines()]
     assert main(["score", str(file)]) == 2
     assert "name the corpus last" in capsys.readouterr().err
+
+
+def test_an_interval_that_misses_its_figure_is_marked():
+    targets = np.eye(200, dtype=bool)  # each code has one note, which a third of the samples lack
+    given = FilePredictions("a", targets, targets, None, [])
+    lines = {line.split()[0]: line for line in scoring.report(given, 200)}
+    assert "too low: codes of few notes drop out" in lines["macro_f1_all"]
+    assert "too low" not in lines["micro_f1"]
