@@ -80,7 +80,8 @@ bench: environment  ## run benchmarks against a straightforward reference (NAME=
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(NAME)
 
 reproduce: environment  ## make the papers' tables from MIMIC-III's: MIMIC=DIR, DRY=1 to see the cost (OPTIONS=--help for more)
-	@PYTHONPATH=tests $(BIN)/python book/experiments/reproduce.py $(if $(MIMIC),"$(MIMIC)") $(if $(DRY),--dry-run) $(OPTIONS)
+	@$(if $(MIMIC)$(OPTIONS),,echo "make reproduce: no tables are named; give their folder: make reproduce MIMIC=DIR" >&2; exit 2;) \
+	PYTHONPATH=tests $(BIN)/python book/experiments/reproduce.py $(if $(MIMIC),"$(MIMIC)") $(if $(DRY),--dry-run) $(OPTIONS)
 
 other-cpu:  ## run nbval imitating an older CPU, with two threads
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem \

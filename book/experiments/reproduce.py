@@ -185,7 +185,7 @@ def line_of(mimic: Path, config: ReproduceConfig, which: str) -> list[str]:
     """Write how a corpus is prepared: as MARN's code does, but for what the user says.
 
     Raises:
-        MarnError: something is no option of `python -m data_prep mimic3`.
+        MarnError: an option is not one of `python -m data_prep mimic3`.
     """
     lists = config.splits.resolve() if config.splits.exists() else config.splits
     own = dict(command_line.pair("--prepare", text) for text in config.prepare)

@@ -38,7 +38,7 @@ def pieces(cell: str, decimal: re.Pattern[str] | None = None) -> list[str]:
     Args:
         cell: of a table.
         decimal: what precedes a comma that stands for the dot of an ICD code. With it, the name of
-            the system and the marks of daggers are no part of a code.
+            the system and the marks of daggers are not part of a code.
 
     >>> pieces("428.0; 427.31"), pieces("['V45.81', 'I10']"), pieces("heart failure|I10 E11.9")
     (['428.0', '427.31'], ['V45.81', 'I10'], ['heart failure', 'I10', 'E11.9'])

@@ -53,7 +53,7 @@ def read_vectors(source: Any, vocabulary: Vocabulary, seed: int = 0) -> tuple[Te
             if number and (word in numbers or number not in rows):
                 rows[number] = np.asarray(vector, np.float32)
     except (OSError, EOFError, ValueError, TypeError) as error:
-        # numpy would quote what is no number, perhaps of a note
+        # numpy would quote what is not a number, perhaps of a note
         reason = getattr(error, "strerror", None) or "a row is not a word and its numbers, or cut"
         raise MarnError(f"{what} cannot be read as word vectors ({reason})") from None
     widths = {vector.shape for vector in rows.values()}
