@@ -1,4 +1,4 @@
-"""Word vectors of other programs: each form gives the same table; what is no form is one line."""
+"""Word vectors of other programs: each form gives the same table; others are refused in a line."""
 
 import gzip
 
@@ -57,7 +57,7 @@ def test_a_word_in_lower_case_goes_before_one_in_capitals():
         ("a.txt", b"of 1 2\nand 3 4\n", "none of the words of the corpus"),
         ("a.txt", b"2 2\nfever 1 2\ncough 3\n", "not a word and its numbers"),
         ("a.txt", b"fever secret two\n", "not a word and its numbers"),
-        ("a.txt", b"fever nan 1\n", "that are no numbers"),
+        ("a.txt", b"fever nan 1\n", "that are not numbers"),
         ("a.txt", b"fever 1 2\n" + b"x" * (1 << 21), "not a word and its numbers"),
         ("a.bin", b"", "cannot be read as word vectors"),
         ("a.bin", b"3 2\nfever 12345678", "or cut"),

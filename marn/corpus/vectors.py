@@ -59,7 +59,7 @@ def read_vectors(source: Any, vocabulary: Vocabulary, seed: int = 0) -> tuple[Te
     widths = {vector.shape for vector in rows.values()}
     sound = all(vector.ndim == 1 and np.isfinite(vector).all() for vector in rows.values())
     if len(widths) != 1 or not sound:
-        why = "vectors of several sizes, or that are no numbers" if rows else "none of the words"
+        why = "vectors of several sizes, or that are not numbers" if rows else "none of the words"
         raise MarnError(f"{what} has {why} of the corpus; choose another file")
     generator = np.random.default_rng(seed)
     table = generator.uniform(-1, 1, (len(vocabulary), *widths.pop())).astype(np.float32)
