@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -45,12 +45,7 @@ def average(runs: Sequence[str | Path], weights: Sequence[float] | None = None) 
             raise MarnError(
                 f"{run} knows other words or codes than {runs[0]}; average runs of one corpus"
             )
-    members: list[dict[str, Any]] = []
-    for one in saved:
-        size = one.card["embedding_size"]
-        own = one.card["options"] | ({} if size is None else {"embedding_size": size})
-        members.append({"name": one.card["name"], "options": own})
-    options = {"members": members, "weights": [*shares]}
+    options = {"members": [one.model.name for one in saved], "weights": [*shares]}
     whole = Average(tasks=first.model.tasks, **options)
     whole.options = options | {"seed": 0}
     whole.fingerprint = first.model.fingerprint

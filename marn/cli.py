@@ -107,10 +107,10 @@ def train(
     rate, epochs or the like, training takes 1,000 steps at a rate that learns something in them.
     """
     from marn.corpus import Corpus
-    from marn.experiments.presets import RECIPES
     from marn.registry import build, check_options, system
     from marn.train.launch import start
     from marn.train.loop import fit
+    from marn.train.recipes import RECIPES
 
     config = TrainConfig.of(system(name), **given)
     options = dict(command_line.pair("--model", text) for text in model or [])

@@ -187,6 +187,11 @@ def test_a_test_split_is_taken_where_there_is_one(make: Make, raw: Path) -> None
     corpus = make()
     assert corpus.splits == ("train", "dev", "test")
     assert codes_of(corpus, "test") == {"c6": ["R05"]}
+    halves = make("--halve-dev", "--min-train", "0")  # without the official test cases
+    assert (codes_of(halves, "dev").keys(), codes_of(halves, "test").keys()) == ({"c4"}, {"c5"})
+    assert halves.card["settings"]["splits"] == "official, half of dev as test"
+    with pytest.raises(MarnError, match="--halve-dev halves the official dev cases"):
+        make("--halve-dev", "--splits", "0.8,0.1,0.1")
     assert corpus.card["settings"]["splits"] == "official"
 
 

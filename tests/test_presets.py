@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from toys import SYSTEM_SIZES, toy_corpus
 
 import marn
 from data_prep.sources import mimic3
-from marn import MarnError, registry
+from marn import MarnError
 from marn.experiments import presets
 from marn.models import Coder
 
@@ -186,35 +185,3 @@ def test_recipes_are_settings_and_stated_ones_go_with_the_models():
 def test_recipes_know_every_system_whatever_was_imported_before():
     code = "from marn.experiments import presets; assert len(presets.recipes()) > 15"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize("name", marn.available())
-def test_every_system_has_a_laptop_recipe_that_builds(name):
-    recipe = presets.laptop(name, notes=1000)
-    assert recipe.source
-    registry.check_options(name, recipe.model)
-    config = marn.TrainConfig.of(Coder.registry[name], **recipe.training)
-    steps_of_an_epoch = math.ceil(1000 / config.batch_size)
-    assert (config.epochs - 1) * steps_of_an_epoch < 768 <= config.epochs * steps_of_an_epoch
-    assert config.rate(1, 100) == config.learning_rate / 5  # it warms up
-    assert config.patience == config.epochs
-
-
-def test_a_laptop_recipe_takes_as_many_steps_whatever_the_notes():
-    assert presets.laptop("marn", 4092).training["epochs"] == 3
-    assert presets.laptop("marn", 4092, steps=1).training["epochs"] == 1
-    assert presets.laptop("marn", 10).training["epochs"] == 768
-    with pytest.raises(MarnError, match="did you mean 'marn'"):
-        presets.laptop("mran", 10)
-
-
-def test_the_recipe_for_few_notes_is_that_of_chapter_7():
-    recipe = presets.few_notes("bigru_la", notes=487)
-    starts = {"word_path": True, "code_start": "titles", "bias_start": "prior"}
-    assert recipe.model == {"max_length": 1000, "hidden_size": 64, **starts}
-    wanted = {"epochs": 7, "batch_size": 8, "learning_rate": 8e-3, "loss": "bce"}
-    assert wanted.items() <= recipe.training.items()
-    assert [presets.few_notes("marn", n).training["epochs"] for n in (80, 3000)] == [42, 7]
-    assert presets.few_notes("stack", 80).model == {}
-    with pytest.raises(MarnError, match="did you mean 'marn'"):
-        presets.few_notes("mran", 10)

@@ -2,6 +2,8 @@
 
 import json
 import math
+from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from marn.corpus.text import tokenize
 from marn.readers.base import TextSystem, log_odds
 from marn.readers.phrases import PhraseDictionary, TitleMatch, plain_words
 from marn.readers.stack import Stack
+from marn.train.recipes import few_notes
 
 NO_EVIDENCE = [name for name in available(text=True) if name not in ("average", "dictionary")]
 
@@ -302,13 +305,43 @@ def test_an_average_of_networks_and_readers(corpus, tmp_path):
 def test_an_average_is_of_runs_of_one_corpus(corpus, tmp_path):
     with pytest.raises(MarnError, match="needs at least two runs, but got 1"):
         marn.average([tmp_path])
-    with pytest.raises(MarnError, match=r"make it with marn\.average"):
-        fit(build("average", corpus), corpus, quiet=True)
     other = toy_corpus(tmp_path / "other", codes=5)
     for name, data in (("one", corpus), ("two", other)):
         fit(build("titles", data), data, run_dir=tmp_path / name, quiet=True)
     with pytest.raises(MarnError, match="two knows other words or codes than"):
         marn.average([tmp_path / "one", tmp_path / "two"])
+
+
+def test_an_average_trains_its_members(corpus, tmp_path, capsys):
+    network = {"name": "bigru_la", "options": {"hidden_size": 4, "max_length": 20}}
+    whole = build("average", corpus, members=["words", network], seed=1)
+    small = partial(few_notes, steps=2)
+    with mock.patch("marn.train.loop.few_notes", small):
+        fit(whole, corpus, run_dir=tmp_path / "run", quiet=True)
+    assert capsys.readouterr().out == ""
+    again = load_model(tmp_path / "run", corpus)
+    assert evaluate(again, corpus) == evaluate(whole, corpus)
+    words = build("words", corpus, seed=1)
+    fit(words, corpus, quiet=True)
+    recipe = few_notes("bigru_la", len(corpus["train"]), steps=2)
+    options = recipe.model | network["options"] | {"seed": 1}
+    alone = build("bigru_la", corpus, **options)
+    fit(alone, corpus, marn.TrainConfig.of(alone, **recipe.training, seed=1), quiet=True)
+    mean = sum(predict(one, corpus, "test").probabilities("icd") for one in (words, alone)) / 2
+    assert np.allclose(predict(whole, corpus, "test").probabilities("icd"), mean, atol=1e-5)
+    resumed = build("average", corpus, members=["words", network], seed=1)
+    fit(resumed, corpus, run_dir=tmp_path / "run", quiet=True)  # nothing is trained again
+    assert evaluate(resumed, corpus) == evaluate(whole, corpus)
+
+
+def test_an_average_is_no_member_of_a_stack_and_needs_two(corpus):
+    with pytest.raises(MarnError, match="it cannot be a member"):
+        fit(build("stack", corpus, members=["words", "average"]), corpus, quiet=True)
+    for members in (["words"], []):
+        with pytest.raises(MarnError, match=f"two members.* but got {len(members)} members"):
+            build("average", corpus, members=members)
+    with pytest.raises(MarnError, match="for a system named 'wrods'"):
+        fit(build("average", corpus, members=["words", "wrods"]), corpus, quiet=True)
 
 
 def test_the_strength_is_chosen_on_dev(corpus):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ import pandas as pd
 from scipy import stats
 
 from marn import metrics
-from marn.experiments import results, tables
+from marn.experiments import recording, results, tables
 from marn.resampling import holm
 from marn.saving import provenance, write_json
 
-FIGURES = ["micro_f1", "macro_f1_caml", "macro_f1_present", "micro_auc", "macro_auc"]
-FIGURES += ["mean_average_precision", "precision_at_5"]
+FIGURES = ["micro_f1", "micro_precision", "micro_recall", "macro_f1_caml", "macro_f1_all"]
+FIGURES += ["macro_f1_present", "micro_auc", "macro_auc", "mean_average_precision"]
+FIGURES += ["precision_at_5"]
 
 
 def plain(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -114,6 +116,7 @@ def main() -> None:
         found["p corrected"] = round(float(p), 4)
     quoted = " ".join(f'"{one}"' for one in args.pairs)
     one = table.iloc[0]
+    run = next(args.folder.glob(f"*/run/{recording.RESULTS}"))
     result = {
         "command": f"python book/experiments/evidence.py {args.folder} --by {' '.join(args.by)}"
         f" --pairs {quoted} --out book/results/{args.out.name}",
@@ -123,6 +126,7 @@ def main() -> None:
             "hours": round(table.drop_duplicates("key")["seconds"].sum() / 3600, 2),
             "seeds": sorted(int(seed) for seed in table["seed"].unique()),
             "corpus": one["corpus_hash"],
+            "corpus_card": json.loads(run.read_text(encoding="utf-8"))["corpus"].get("card"),
             "commits": sorted(table["commit"].unique()),
             **{key: one[key] for key in ("machine", "cpu_capability", "torch")},
         },

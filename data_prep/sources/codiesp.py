@@ -75,6 +75,9 @@ class Config(PrepareConfig):
     """Training cases that a code must have to be kept; 0 keeps all codes."""
     codes: str = "full"
     """How many of the most frequent codes to keep, or "full" for all."""
+    halve_dev: bool = False
+    """Deal the coded dev cases in turn, by name, into dev and test, and leave out the official
+    test cases: one half of dev chooses, the other is scored."""
 
 
 def run(config: Config, progress: Progress) -> Path:
@@ -89,8 +92,10 @@ def run(config: Config, progress: Progress) -> Path:
     if str(raw) == "fetch":
         raw, recorded["archive_sha256"] = fetch_cases(config.sha256)
     texts = _texts(raw, config.language)
+    if config.halve_dev:
+        texts = {case: split for case, split in texts.items() if split != "test"}
     missing = [split for split in SPLITS if split not in texts.values()]
-    if missing:
+    if missing and not config.halve_dev:
         progress(f"no {missing[0]} cases among the raw files: the corpus will have none")
     dropped: Counter[str] = Counter()
     codings = list(dict.fromkeys(_codings(raw, texts, dropped)))
@@ -113,10 +118,15 @@ def run(config: Config, progress: Progress) -> Path:
     kept = _without_rare(codings, training, config.min_train, dropped)
     categories, about = _categories(kept, training, progress)
     official = "official" + "".join(f", {name} not given" for name in missing)
+    if config.halve_dev:
+        official = "official, half of dev as test"
     recorded |= {"splits": official if config.splits is None else "other"} | about
 
     def placed(cases: Iterable[str]) -> dict[str, str]:
-        return {case: places[case] for case in cases if case in places}
+        found = {case: places[case] for case in cases if case in places}
+        if config.halve_dev:
+            found |= dict.fromkeys(sorted(c for c in found if found[c] == "dev")[1::2], "test")
+        return found
 
     with replacing(config.out) as folder:
         prepare(
@@ -143,6 +153,8 @@ def _check(config: Config) -> None:
     """Refuse settings that do not go together."""
     if config.additional is not None and config.language != "es":
         raise MarnError("--additional needs --language es; the abstracts are Spanish")
+    if config.halve_dev and config.splits is not None:
+        raise MarnError("--halve-dev halves the official dev cases; leave out --splits")
     check_out(config.out, config.raw)
     if config.sha256 and "fetch" not in (str(config.raw), str(config.additional)):
         raise MarnError("--sha256 checks downloaded files; give fetch for one, or leave it out")
@@ -159,7 +171,7 @@ def _origin(config: Config) -> Origin:
         text="open",
         command=f"python -m data_prep codiesp --raw RAW --out {config.out.name} "
         f"--language {config.language}{' --additional ADDITIONAL' * additional} "
-        f"--min-train {config.min_train} {config.options()}",
+        f"--min-train {config.min_train}{' --halve-dev' * config.halve_dev} {config.options()}",
         language=config.language,
         ccs_key="ccsr",
     )

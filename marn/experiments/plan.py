@@ -220,9 +220,10 @@ def plan(path: Path, out: Path, changes: Mapping[str, Any] | None = None) -> lis
 
 def _check(parameters: Mapping[str, Any], corpus: marn.Corpus) -> Any:
     """Check the system, its options and its training; return its recipe or preset, if any."""
-    from marn.experiments.presets import Preset, Recipe, laptop, preset
+    from marn.experiments.presets import Preset, preset
     from marn.registry import check_options, system
     from marn.train.config import TrainConfig
+    from marn.train.recipes import RECIPES, Recipe
 
     name = parameters.get("model")
     if name is None:
@@ -231,10 +232,10 @@ def _check(parameters: Mapping[str, Any], corpus: marn.Corpus) -> Any:
     recipe: Recipe | Preset | None = None
     if parameters.get("preset"):
         recipe = preset(parameters["preset"])
-    elif parameters.get("recipe") == "laptop":
+    elif parameters.get("recipe") in RECIPES:
         notes = len(corpus.head(train=parameters.get("train_notes") or None)["train"])
         budget = {"steps": parameters["steps"]} if parameters.get("steps") else {}
-        recipe = laptop(name, notes, **budget)
+        recipe = RECIPES[parameters["recipe"]](name, notes, **budget)
     options = {**(recipe.model if recipe else {}), **parameters.get("model_args", {})}
     training = {**(recipe.training if recipe else {}), **parameters.get("train_args", {})}
     TrainConfig.of(kind, **training)

@@ -20,8 +20,7 @@ import pandas as pd
 from marn.errors import MarnError
 from marn.models import Coder
 from marn.registry import available
-from marn.settings import unknown
-from marn.train.config import TrainConfig, of_steps
+from marn.train.config import TrainConfig
 
 CALLS = ("model.", "training.", "evaluation.")
 """Prefixes of the options that `marn.build`, `marn.TrainConfig` and `marn.evaluate` take.
@@ -32,8 +31,8 @@ NAMES = ("paper", "released", "sound")
 
 
 @cache
-def _rows(name: str = "presets") -> list[dict[str, Any]]:
-    return json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
+def _rows() -> list[dict[str, Any]]:
+    return json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -182,81 +181,3 @@ def recipes() -> pd.DataFrame:
     path = Path(__file__).with_name("recipes.csv")
     stated = pd.read_csv(path, index_col="system", dtype={"max_length": "Int64"})
     return pd.DataFrame(rows).join(stated, on="system")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a system is trained at the size of a laptop."""
-
-    model: Mapping[str, Any]
-    """Options of `marn.build`."""
-    training: Mapping[str, Any]
-    """Settings of `marn.TrainConfig`."""
-    source: str
-    """Where the rate comes from."""
-
-
-LAPTOP_STEPS = 768
-"""Steps of a laptop recipe: three epochs of the teaching corpus in batches of 16."""
-
-
-def laptop(system: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
-    """Return the recipe that trains a system on one processor core in some minutes.
-
-    The size and the rate of each system are a row of `laptop.json`, and all share the rest: notes
-    of up to 1,000 words, batches of 16, and `marn.train.config.of_steps`. A recipe counts in steps,
-    because a system that gets too few learns nothing. That of a reader of text, which learns at
-    once, is empty.
-
-    Args:
-        system: one of `marn.available()`.
-        notes: training notes, which decide how many epochs the steps are.
-        steps: steps of the optimiser, at least; rounded up to whole epochs.
-
-    Raises:
-        MarnError: the system has no such recipe.
-
-    Example:
-        >>> recipe = laptop("marn", notes=1000)
-        >>> recipe.training["epochs"], recipe.model["ram_start"]
-        (13, 'identity')
-    """
-    if system in available(text=True):
-        return Recipe({}, {}, "none; it learns at once, from whole notes")
-    rows = {row["system"]: row for row in _rows("laptop")}
-    if system not in rows:
-        raise unknown("no laptop recipe is for a system named", system, rows)
-    row = rows[system]
-    training = of_steps(steps, notes, 16, row["rate"])
-    return Recipe({"max_length": 1000, **row["model"]}, training, row["source"])
-
-
-def few_notes(system: str, notes: int) -> Recipe:
-    """Return the recipe that trains a system on some hundred notes, such as your own.
-
-    It is that of `laptop`, and besides: a word path, queries and classifiers that begin at the
-    codes' titles, output biases that begin at the codes' shares; cross-entropy; batches of 8, and
-    7 epochs or 420 steps, whichever is more.
-
-    Args:
-        system: one with label attention over words, such as `"bigru_la"`; or one that reads text.
-        notes: training notes.
-
-    Raises:
-        MarnError: the system has no such recipe.
-
-    Example:
-        >>> few_notes("bigru_la", notes=487).training["epochs"]
-        7
-    """
-    small = laptop(system, notes)
-    if not small.model:
-        return small
-    starts = {"word_path": True, "code_start": "titles", "bias_start": "prior"}
-    training = of_steps(420, notes, 8, small.training["learning_rate"], least=7)
-    source = "half of CodiEsp's dev notes, for a BiGRU; see book/experiments/real_text.py"
-    return Recipe({**small.model, **starts}, training | {"loss": "bce"}, source)
-
-
-RECIPES = {"laptop": laptop, "few_notes": few_notes}
-"""What `marn train --recipe` knows besides the settings of the papers."""

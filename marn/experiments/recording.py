@@ -56,7 +56,12 @@ def record(run: Run, corpus: Corpus, folder: str | Path | None = None) -> dict[s
         "parameters": model.count_parameters(embeddings=False),
         "options": _options(model),
         "training": {} if at_once else asdict(run.config),
-        "corpus": {"name": corpus.name, "hash": corpus.hash, "notes": len(corpus["train"])},
+        "corpus": {
+            "name": corpus.name,
+            "hash": corpus.hash,
+            "notes": len(corpus["train"]),
+            "card": _card(corpus),
+        },
         "steps": 0 if at_once else steps,
         "epochs": len(history),
         "best_epoch": run.best_epoch,
@@ -75,6 +80,17 @@ def record(run: Run, corpus: Corpus, folder: str | Path | None = None) -> dict[s
 def _save(path: Path, arrays: Mapping[str, Any]) -> None:
     with path.open("wb") as file:
         np.savez_compressed(file, **arrays)
+
+
+def _card(corpus: Corpus) -> dict[str, Any]:
+    """Return what a page says of a corpus: whence it is, what it has and what was left out."""
+    return {
+        "source": corpus.card["source"],
+        "command": corpus.card["created"]["command"],
+        "notes": {split: len(corpus[split]) for split in corpus.splits},
+        "codes": dict(corpus.tasks),
+        "dropped": corpus.card["dropped"],
+    }
 
 
 def _rounded(value: float) -> float | None:

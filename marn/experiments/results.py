@@ -198,7 +198,8 @@ def compare(
         counts = _counts(place / "run" / PREDICTIONS, task, rule)
         runs.setdefault(name, {})[done["labels"]["seed"]] = counts
         result = json.loads((place / "run" / RESULTS).read_text(encoding="utf-8"))
-        fixed |= {name} if not result["training"] and result["system"] != "stack" else set()
+        draws_anything = result["training"] or result["system"] in ("average", "stack")
+        fixed |= set() if draws_anything else {name}
     drawn = {key for name, mine in runs.items() if name not in fixed for key in mine} or {0}
     for name in fixed:
         runs[name] = dict.fromkeys(drawn, next(iter(runs[name].values())))

@@ -19,13 +19,14 @@ _NOTES_AT_ONCE = 32
 
 
 class Average(Ensemble):
-    """Average the probabilities of trained models.
+    """Average the probabilities of models.
 
-    `marn.average` makes one of run directories. Its arrays hold the members', whose names begin
-    with the member's number; networks read the words of their corpus's vocabulary.
+    `marn.fit` trains the members, each by `marn.train.recipes.few_notes`; `marn.average` takes
+    trained ones from run directories. Networks read the words of their corpus's vocabulary.
 
     Args:
-        members: `{"name": …, "options": …}` of each, `options` as in its card.
+        members: systems by name, or `{"name": …, "options": {…}}`. The default is the best average
+            of the chapter on real text.
         weights: of each member; only their ratio counts. None for equal ones.
         **shared: see `TextSystem`.
 
@@ -38,25 +39,33 @@ class Average(Ensemble):
     def __init__(
         self,
         *,
-        members: Sequence[Mapping[str, Any]] = (),
+        members: Sequence[str | Mapping[str, Any]] = ("stack", "bigru_la"),
         weights: Sequence[float] | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self.specs = [dict(member) for member in members]
+        self.specs = [
+            {"name": one, "options": {}} if isinstance(one, str) else dict(one) for one in members
+        ]
         self.weights = [*(weights or [1.0] * len(self.specs))]
+        if len(self.specs) < 2 or len(self.weights) != len(self.specs):
+            raise MarnError(
+                f"an average needs at least two members, and a weight for each, but got "
+                f"{len(self.specs)} members and {len(self.weights)} weights"
+            )
         self.members: list[Coder | TextSystem] = []
         self.vocabulary = Vocabulary([])
 
     def fit(self, corpus: Corpus, notes: NDArray[np.int64] | None = None) -> Self:
-        """Refuse: the members are trained before."""
-        raise MarnError("an average consists of trained models; make it with marn.average([…])")
+        """Refuse: an average has no training of its own."""
+        raise MarnError("the members of an average are trained by marn.fit; it cannot be a member")
 
     def hold(self, members: Sequence[Coder | TextSystem], vocabulary: Vocabulary) -> Self:
         """Take trained members, whose networks read these words."""
         self.members = [member.eval() for member in members]
         self.vocabulary = vocabulary
-        self.arrays = {"vocabulary": as_bytes(vocabulary.words)}
+        self.specs = [_spec(member) for member in members]
+        self.arrays = {"vocabulary": as_bytes(vocabulary.words), "members": as_bytes(self.specs)}
         return self
 
     def logits(self, texts: Sequence[str]) -> Logits:
@@ -86,6 +95,8 @@ class Average(Ensemble):
     def take(self, state: Mapping[str, Tensor]) -> None:
         """Take what `state_dict` gave, and build the members for it."""
         vocabulary = Vocabulary(from_bytes(state["vocabulary"].numpy()))
+        if "members" in state:  # not in those of version 0.2.0
+            self.specs = from_bytes(state["members"].numpy())
         members: list[Coder | TextSystem] = []
         for number, spec in enumerate(self.specs):
             mine = of_member(state, number)
@@ -103,3 +114,11 @@ class Average(Ensemble):
                 member.load_state_dict(mine)
             members.append(member)
         self.hold(members, vocabulary)
+
+
+def _spec(member: Coder | TextSystem) -> dict[str, Any]:
+    """Describe a trained member by its name and the options that build it."""
+    options = {key: value for key, value in member.options.items() if key != "seed"}
+    if isinstance(member, Coder):
+        options["embedding_size"] = member.embedding_size
+    return {"name": member.name, "options": options}

@@ -31,11 +31,14 @@ from marn.evaluation import (
 )
 from marn.models import Coder
 from marn.progress import Progress, duration
+from marn.readers.average import Average
 from marn.readers.base import TextSystem
+from marn.registry import build
 from marn.train.checkpoint import RunFolder
 from marn.train.config import TrainConfig
 from marn.train.launch import start
 from marn.train.memory import peak_memory
+from marn.train.recipes import few_notes
 from marn.train.start import copy_weights
 from marn.train.step import TrainingStep, epoch_batches
 
@@ -137,7 +140,10 @@ def _fit_reader(
     complete = state is not None and folder.finished
     began = time.monotonic()
     if state is None:
-        model.fit(corpus)  # may refuse the corpus, before anything is written
+        if isinstance(model, Average):
+            _train_members(model, corpus, quiet)
+        else:
+            model.fit(corpus)  # may refuse the corpus, before anything is written
         folder.begin()
     else:
         model.load_state_dict(state["best"]["model"])
@@ -159,6 +165,22 @@ def _fit_reader(
             f"{figures[config.monitor]:.3f}\n"
         )
     return Run(model, pd.DataFrame(history), 1, 1, config, folder.path)
+
+
+def _train_members(whole: Average, corpus: Corpus, quiet: bool) -> None:
+    """Train the members of an average on the corpus, by the recipe for few notes."""
+    plans, seed = [], whole.seed
+    for spec in whole.specs:
+        recipe = few_notes(spec["name"], len(corpus["train"]))
+        options = {**recipe.model, **spec["options"], "seed": seed, "tasks": whole.tasks}
+        member = build(spec["name"], corpus, **options)
+        plans.append((member, TrainConfig.of(member, **recipe.training, seed=seed)))
+    for number, (member, config) in enumerate(plans, start=1):
+        if not quiet:
+            sys.stdout.write(f"member {number} of {len(plans)}: {member.name}\n")
+        fit(member, corpus, config, quiet=quiet)
+    members = [one if isinstance(one, TextSystem) else one.to("cpu") for one, _ in plans]
+    whole.hold(members, corpus.vocabulary)
 
 
 def _settings(

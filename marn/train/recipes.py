@@ -1,0 +1,101 @@
+"""Recipes: how a system is trained where neither the notes nor the hours of its paper are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from marn.registry import available
+from marn.settings import unknown
+from marn.train.config import of_steps
+
+
+@cache
+def _rows() -> dict[str, dict[str, Any]]:
+    rows = json.loads(Path(__file__).with_name("laptop.json").read_text(encoding="utf-8"))
+    return {row["system"]: row for row in rows}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a system is built and trained."""
+
+    model: Mapping[str, Any]
+    """Options of `marn.build`."""
+    training: Mapping[str, Any]
+    """Settings of `marn.TrainConfig`."""
+    source: str
+    """Where the rate comes from."""
+
+
+LAPTOP_STEPS = 768
+"""Steps of a laptop recipe: three epochs of the teaching corpus in batches of 16."""
+
+
+def laptop(system: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
+    """Return the recipe that trains a system on one processor core in some minutes.
+
+    The size and the rate of each system are a row of `laptop.json`, and all share the rest: notes
+    of up to 1,000 words, output biases that begin at the codes' shares (with 378 steps 16 of 17
+    systems score higher so, see book/results/systems.json), batches of 16, and
+    `marn.train.config.of_steps`. A recipe counts in steps, because a system that gets too few
+    learns nothing. That of a reader of text, which learns at once, is empty.
+
+    Args:
+        system: one of `marn.available()`.
+        notes: training notes, which decide how many epochs the steps are.
+        steps: steps of the optimiser, at least; rounded up to whole epochs.
+
+    Raises:
+        MarnError: the system has no such recipe.
+
+    Example:
+        >>> recipe = laptop("marn", notes=1000)
+        >>> recipe.training["epochs"], recipe.model["ram_start"]
+        (13, 'identity')
+    """
+    if system in available(text=True):
+        return Recipe({}, {}, "none; it learns at once, from whole notes")
+    if system not in _rows():
+        raise unknown("no laptop recipe is for a system named", system, _rows())
+    row = _rows()[system]
+    training = of_steps(steps, notes, 16, row["rate"])
+    shared = {"max_length": 1000, "bias_start": "prior"}
+    return Recipe(shared | row["model"], training, row["source"])
+
+
+def few_notes(system: str, notes: int, *, steps: int = 420) -> Recipe:
+    """Return the recipe that trains a system on some hundred notes, such as your own.
+
+    It is that of `laptop`, and besides: a word path, queries and classifiers that begin at the
+    codes' titles; cross-entropy; batches of 8, and 7 epochs or 420 steps, whichever is more. These
+    four settings and the start of the biases were chosen together, out of eleven tries with one
+    seed, on half of CodiEsp's dev notes; the page on real text has what each is worth.
+
+    Args:
+        system: one with label attention over words, such as `"bigru_la"`; or one that reads text.
+        notes: training notes.
+        steps: steps of the optimiser, at least.
+
+    Raises:
+        MarnError: the system has no such recipe.
+
+    Example:
+        >>> few_notes("bigru_la", notes=487).training["epochs"]
+        7
+    """
+    small = laptop(system, notes)
+    if not small.model:
+        return small
+    starts = {"word_path": True, "code_start": "titles"}
+    training = of_steps(steps, notes, 8, small.training["learning_rate"], least=7)
+    source = "half of CodiEsp's dev notes, for a BiGRU; see book/experiments/codiesp_en.yaml"
+    return Recipe({**small.model, **starts}, training | {"loss": "bce"}, source)
+
+
+RECIPES = {"laptop": laptop, "few_notes": few_notes}
+"""What `marn train --recipe` knows besides the settings of the papers."""
