@@ -44,7 +44,7 @@ class Average(Ensemble):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self.specs = [
+        self.specs: list[dict[str, Any]] = [
             {"name": one, "options": {}} if isinstance(one, str) else dict(one) for one in members
         ]
         self.weights = [*(weights or [1.0] * len(self.specs))]
