@@ -37,10 +37,9 @@ def test_every_reading_is_in_the_table_or_said_to_be_no_setting():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_option_exists_and_takes_its_value(name):
+def test_every_option_exists_and_takes_its_value(name, tmp_path):
     chosen = marn.preset(name)
-    sizes = {"vocabulary_size": 9, "tasks": {"icd": 3, "ccs": 2}}
-    model = marn.build("marn", **sizes, **chosen.model)
+    model = marn.build("marn", toy_corpus(tmp_path / "toy"), **chosen.model)
     assert model.options == chosen.model | {"seed": 0}
     config = marn.TrainConfig.of(model, **chosen.training)
     assert {key: getattr(config, key) for key in chosen.training} == chosen.training
@@ -66,13 +65,17 @@ def test_a_preset_trains(name, tmp_path):
 SMALL = {f"model.{key}": value for key, value in SYSTEM_SIZES["marn"].items()}
 
 
-def test_the_defaults_are_sound_but_for_what_marns_recipe_says():
+def test_the_defaults_are_sound_but_for_the_starts_and_marns_recipe(tmp_path):
     sound = marn.preset()
     assert sound == marn.preset("sound")
-    model = marn.build("marn", vocabulary_size=9, tasks={"icd": 3})
-    assert marn.build("marn", vocabulary_size=9, tasks={"icd": 3}, **sound.model).padding == (
-        model.padding
-    )
+    corpus = toy_corpus(tmp_path / "toy")
+    model = marn.build("marn", corpus)
+    begun = marn.build("marn", corpus, **sound.model)
+    assert begun.padding == model.padding
+    # A start needs a corpus, or is no paper's, so that the library keeps torch's.
+    assert (begun.bias_start, model.bias_start) == ("prior", "released")
+    weights = [one.ram.up2.second.norm.weight.unique().item() for one in (begun, model)]
+    assert weights == pytest.approx([0.1, 1.0])
     recipe = marn.TrainConfig.of(model)
     other = {k: v for k, v in sound.training.items() if getattr(recipe, k) != v}
     # The default, that of the reading, by its name.
