@@ -12,11 +12,8 @@ import csv
 import io
 import json
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,54 +82,49 @@ class Table:
     """A table whose form has been found out; `rows` reads it."""
 
     path: Path
-    columns: Mapping[str, str | None]  # of each wanted column its name in the file, None if missing
+    columns: Mapping[str, Sequence[str]]  # of each wanted column its names in the file, or none
     form: str  # "csv", "jsonl" or "polars"
-    more: Mapping[str, Sequence[str]]  # the further ones of code_1, code_2, ...
     encoding: str = "utf-8"
     separator: str = ","
 
-    def rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+    def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Yield the line, or the number, of each row and its fields; "" for a missing column.
+
+        The fields of several columns, such as code_1 and code_2, have semicolons between them.
 
         Raises:
             MarnError: naming file and row, if it cannot be read.
         """
         readers = {"csv": self._csv, "jsonl": self._jsonl, "polars": self._polars}
-        with _readable(self.path):
-            for place, fields in readers[self.form]():
-                further = iter(fields[len(self.columns) :])
+        with tables.readable(self.path):
+            for place, record in readers[self.form]():
                 yield (
                     place,
-                    tuple(
-                        "; ".join([field, *islice(further, len(self.more[key]))])
-                        for key, field in zip(self.columns, fields, strict=False)
-                    ),
+                    {
+                        key: "; ".join(_cell(record.get(name)) for name in names)
+                        for key, names in self.columns.items()
+                    },
                 )
-
-    @property
-    def _names(self) -> list[str | None]:
-        """Columns to read: those wanted, then the further ones of each."""
-        return [*self.columns.values(), *chain.from_iterable(self.more.values())]
 
     def fault(self, place: int, what: str) -> MarnError:
         """Return the error that names a row, as `rows` numbers it."""
-        return MarnError(f"{self.path}, row at line {place}: {what}")
+        return tables.fault(self.path, place, what)
 
-    def _csv(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        rows = tables.csv_rows(self.path, encoding=self.encoding, separator=self.separator)
+    def _csv(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        rows = tables.csv_rows(self.path, self.encoding, self.separator)
         header = next(rows)[1]
         if SEPARATOR_LINE.fullmatch(self.separator.join(header)):
             header = next(rows)[1]
-        width = len(header)
-        wanted = [None if name is None else header.index(name) for name in self._names]
         for line, row in rows:
-            if len(row) != width and any(row):
-                what = f"{len(row)} fields instead of {width}; put quotes around a field that holds"
-                raise self.fault(line, f"{what} the separator {self.separator!r} or a line end")
+            if len(row) != len(header) and any(row):
+                what = f"{len(row)} fields instead of {len(header)}; put quotes around a field that"
+                raise self.fault(
+                    line, f"{what} holds the separator {self.separator!r} or a line end"
+                )
             if any(row):
-                yield line, tuple("" if index is None else row[index] for index in wanted)
+                yield line, dict(zip(header, row, strict=True))
 
-    def _jsonl(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+    def _jsonl(self) -> Iterator[tuple[int, dict[str, Any]]]:
         with tables.open_bytes(self.path) as file:
             lines = io.TextIOWrapper(file, self.encoding)
             for number, line in enumerate(iter(lambda: lines.readline(tables.ROW_LIMIT), ""), 1):
@@ -144,19 +136,17 @@ class Table:
                     row = None
                 if not isinstance(row, dict):
                     raise self.fault(number, 'no JSON object; give one such as {"note_id": ...}')
-                yield number, tuple(_cell(row.get(str(name))) for name in self._names)
+                yield number, row
 
-    def _polars(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        names = [str(name) for name in self._names if name is not None]
-        frame = _frame(self.path, names)
-        for number, row in enumerate(frame.iter_rows(named=True), start=1):
-            yield number, tuple(_cell(row.get(str(name))) for name in self._names)
+    def _polars(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        frame = _frame(self.path, [name for names in self.columns.values() for name in names])
+        yield from enumerate(frame.iter_rows(named=True), start=1)
 
 
 def open_table(
     path: Path,
     wanted: Mapping[str, Sequence[str]],
-    optional: Mapping[str, Sequence[str]] | None = None,
+    optional: Mapping[str, Sequence[str]],
     encoding: str | None = None,
 ) -> Table:
     """Find out the form of a table.
@@ -170,15 +160,14 @@ def open_table(
     Raises:
         MarnError: if the file is missing or no table, or lacks a column.
     """
-    optional = optional or {}
     if path.is_dir():
-        raise MarnError(f"{path} is a folder; give a table with the columns {_list(wanted)}")
+        columns = ", ".join(names[0] for names in wanted.values())
+        raise MarnError(f"{path} is a folder; give a table with the columns {columns}")
     suffix = _suffix(path)
-    with _readable(path):
+    with tables.readable(path):
         if suffix in (".parquet", ".pq", ".feather", ".arrow", ".ipc", ".json"):
             names = _frame(path, None).columns
-            found, more = _columns(path, names, wanted, optional)
-            return Table(path, found, "polars", more)
+            return Table(path, _columns(path, names, wanted, optional), "polars")
         encoding = encoding_of(path, encoding)
         is_json = suffix in (".jsonl", ".ndjson")
         with tables.open_bytes(path) as file:
@@ -191,16 +180,16 @@ def open_table(
         if is_json:
             row = json.loads(first)
             names = list(row) if isinstance(row, dict) else []
-            found, more = _columns(path, names, wanted, optional)
-            return Table(path, found, "jsonl", more, encoding)
+            return Table(path, _columns(path, names, wanted, optional), "jsonl", encoding)
         headers = {mark: next(csv.reader([first], delimiter=mark), []) for mark in _SEPARATORS}
-        separator = max(_SEPARATORS, key=lambda mark: len(headers[mark]))
-        for mark, header in headers.items():
-            if all(_place(header, names) is not None for names in wanted.values()):
-                separator = mark
-                break
-        found, more = _columns(path, headers[separator], wanted, optional)
-        return Table(path, found, "csv", more, encoding, separator)
+        fitting = [
+            mark
+            for mark, header in headers.items()
+            if all(_place(header, names) is not None for names in wanted.values())
+        ]
+        separator = (fitting or [max(_SEPARATORS, key=lambda mark: len(headers[mark]))])[0]
+        found = _columns(path, headers[separator], wanted, optional)
+        return Table(path, found, "csv", encoding, separator)
 
 
 def encoding_of(path: Path, given: str | None = None) -> str:
@@ -215,25 +204,9 @@ def read_text(path: Path, given: str | None = None) -> tuple[str, str]:
     Raises:
         MarnError: as `encoding_of` does.
     """
-    with _readable(path):
+    with tables.readable(path):
         encoding = encoding_of(path, given)
         return path.read_bytes().decode(encoding), encoding
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn what reading a file may raise into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise MarnError(f"{path} cannot be read: {error.strerror or 'it is damaged'}") from None
-    except MarnError:
-        raise
-    except (EOFError, zlib.error, RecursionError, ValueError, pl.exceptions.PolarsError) as error:
-        raise MarnError(
-            f"{path} cannot be read ({type(error).__name__}): it is damaged, or of another form "
-            "than its name says; get it again"
-        ) from None
 
 
 def _suffix(path: Path) -> str:
@@ -256,36 +229,33 @@ def _columns(
     header: Sequence[str],
     wanted: Mapping[str, Sequence[str]],
     optional: Mapping[str, Sequence[str]],
-) -> tuple[dict[str, str | None], dict[str, list[str]]]:
-    """Return the name of each column in the header, None for an optional one that is missing.
-
-    Of columns that are numbered, such as code_1 and code_2, it is the first; the others are the
-    second dictionary.
-    """
-    found: dict[str, str | None] = {}
-    more: dict[str, list[str]] = {}
+) -> dict[str, list[str]]:
+    """Return the names of each column in the header: none if it is missing, several if numbered."""
+    found: dict[str, list[str]] = {}
     for key, names in {**wanted, **optional}.items():
         # "note" and "document" may be a column of ids or of texts, but one column is not both
-        taken = found.get("text") if key == "id" else None
-        free = ["" if name == taken else name for name in header]
+        taken = found.get("text", []) if key == "id" else []
+        free = ["" if name in taken else name for name in header]
         place = _place(free, names, key in _NUMBERED)
-        if place is None and key in wanted:
-            # Without a header this is a row, and may hold a note: then nothing is shown.
-            is_header = all(map(_HEADER.fullmatch, header))
-            shown = ", ".join(header[:12]) if is_header else "not one of plain names"
-            raise MarnError(
-                f"{path} has no column {names[0]} (its first line is: {shown}); name one so, or "
-                f"{', '.join(names[1:5])}"
-            )
-        if place is not None and [*map(bare, header)].count(bare(header[place])) > 1:
-            raise MarnError(f"{path} has more than one column {header[place]}; rename one of them")
-        found[key] = None if place is None else header[place]
-        more[key] = []
-        if key in _NUMBERED and place is not None:
-            stems = [_stem(name, names) for name in header]
-            alike = [n for n, s in zip(header, stems, strict=True) if s == stems[place]]
-            more[key] = [name for name in alike if name != header[place]]
-    return found, more
+        if place is None:
+            if key in wanted:
+                # Without a header this is a row, and may hold a note: then nothing is shown.
+                is_header = all(map(_HEADER.fullmatch, header))
+                shown = ", ".join(header[:12]) if is_header else "not one of plain names"
+                raise MarnError(
+                    f"{path} has no column {names[0]} (its first line is: {shown}); name one so, "
+                    f"or {', '.join(names[1:5])}"
+                )
+            found[key] = []
+            continue
+        first = header[place]
+        if [*map(bare, header)].count(bare(first)) > 1:
+            raise MarnError(f"{path} has more than one column {first}; rename one of them")
+        found[key] = [first]
+        if key in _NUMBERED:
+            stem = _stem(first, names)
+            found[key] += [n for n in header if n != first and _stem(n, names) == stem]
+    return found
 
 
 def _place(header: Sequence[str], names: Sequence[str], numbered: bool = False) -> int | None:
@@ -305,7 +275,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, (list, tuple, pl.Series)):
         return "; ".join(_cell(item) for item in value)
     return "" if value is None else value if isinstance(value, str) else str(value)
-
-
-def _list(columns: Mapping[str, Sequence[str]]) -> str:
-    return ", ".join(names[0] for names in columns.values())

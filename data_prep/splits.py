@@ -149,9 +149,9 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
     """
     places: dict[str, str] = {}
     for name, path in _paths(folder, which).items():
-        for number, line in enumerate(tables.read_text(path).split("\n")):
+        for number, line in enumerate(tables.read_text(path).split("\n"), start=1):
             written = line.strip().strip('"')
-            if number == 0 and written.upper() == "HADM_ID":
+            if number == 1 and written.upper() == "HADM_ID":
                 continue  # a header, which CAML's lists lack
             admission = tables.identifier(path, number, written)
             if admission is None:
@@ -160,7 +160,7 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
                 dropped["ids that a list names twice"] += 1
             if places.setdefault(admission, name) != name:
                 raise MarnError(
-                    f"{path}, line {number + 1}: admission {admission} is also in the list of "
+                    f"{path}, line {number}: admission {admission} is also in the list of "
                     f"{places[admission]}; get fresh copies of the lists"
                 )
     return _of_places(folder, places, dropped)
@@ -177,13 +177,14 @@ def in_table(path: Path, dropped: Counter[str]) -> Splitter:
         MarnError: naming file and row, if it cannot be read, or an id is in two splits.
     """
     places: dict[str, str] = {}
-    table = loose_tables.open_table(path, {"id": loose_tables.IDS, "split": loose_tables.SPLIT})
-    for place, (written, split) in table.rows():
-        id_ = plain_id(written)
-        if not id_ or not split.strip():
+    wanted = {"id": loose_tables.IDS, "split": loose_tables.SPLIT}
+    table = loose_tables.open_table(path, wanted, {})
+    for place, row in table.rows():
+        id_ = plain_id(row["id"])
+        if not id_ or not row["split"].strip():
             dropped["rows of the table of splits without an id or a split"] += 1
             continue
-        name = loose_tables.split_name(split)
+        name = loose_tables.split_name(row["split"])
         if name is None:
             raise table.fault(place, loose_tables.WRONG_SPLIT)
         dropped["ids that a list names twice"] += id_ in places

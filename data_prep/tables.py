@@ -10,10 +10,12 @@ import codecs
 import csv
 import gzip
 import io
-import itertools
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, cast
 
@@ -24,9 +26,6 @@ from marn.errors import MarnError
 ROW_LIMIT = 1 << 24
 """Characters in one row at most. The longest note of MIMIC-III has under 2 ** 20; a quote that is
 never closed would otherwise draw the rest of a file of gigabytes into one field."""
-
-PIECE = 1 << 21
-"""Bytes of a table that are parsed at once."""
 
 ID_DIGITS = 18
 """Digits in an id at most: what a column of eight bytes can hold."""
@@ -85,10 +84,8 @@ def require(raw: Path, name: str) -> Path:
     return path
 
 
-def read(
-    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
-) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Read the rows of a table, a piece of the file at a time.
+def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Read the rows of a table.
 
     The dialect is that of the MIMIC files: commas, quotes around fields where needed, quotes
     within a quoted field doubled, line breaks within it kept. A byte order mark, CRLF and empty
@@ -97,132 +94,31 @@ def read(
     Args:
         path: a CSV file, gzipped if its name ends in `.gz`.
         columns: names of the columns to return, two or more, in any case.
-        optional: names of columns that may be missing; their fields are then empty.
 
     Yields:
-        The index of a row (the header has 0), from which `fault` finds its line, and its fields
-        in the order of `columns`, then `optional`.
+        The line on which a row begins, and its fields in the order of `columns`.
 
     Raises:
         MarnError: naming file and line, if the file is empty, lacks a column, is not UTF-8, holds
             a NUL, is cut, has a row of another width, a quote that is never closed or a row of
             more than `ROW_LIMIT` characters.
     """
-    try:
-        _, header = next(csv_rows(path), (1, []))
-        if not header:
-            raise MarnError(f"{path} is empty; get a fresh copy")
-        indices = _column_indices(path, header, columns, optional)
-        done = 0
-        for frame in _frames(path, len(header), [index for index in indices if index is not None]):
-            if frame is None:
-                yield from _rest(path, len(header), indices, max(done, 1))
-                return
-            fields = [
-                itertools.repeat("") if index is None else frame[str(index)].to_list()
-                for index in indices
-            ]
-            rows = enumerate(zip(*fields, strict=False), start=done)
-            yield from rows if done else itertools.islice(rows, 1, None)
-            done += len(frame)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise MarnError(
-            f"{path} cannot be unpacked ({error}): its download was cut or damaged; get it again"
-        ) from None
-    except OSError as error:
-        raise MarnError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def _frames(path: Path, width: int, indices: Sequence[int]) -> Iterator[pl.DataFrame | None]:
-    """Yield the rows of a table, header included; None where the csv module must take over.
-
-    Polars parses, but does not refuse a short row, a lone carriage return or a NUL, and never
-    names a line. So each piece is compared with the grammar first: with its quoted parts taken out
-    it is short, and every comma, quote and line end that is left means something.
-    """
-    grammar = _grammar(width)
-    schema = {str(index): pl.String for index in range(width)}
-    wanted = sorted(set(indices))
-    with open_bytes(path) as file:
-        rest = file.read(PIECE).removeprefix(codecs.BOM_UTF8)
-        while rest:
-            if len(rest) > ROW_LIMIT:
-                yield None
-                return
-            skeleton, end = _whole_rows(rest)
-            piece, rest = rest[:end], rest[end:]
-            if b"\0" in piece or not grammar.fullmatch(skeleton):
-                yield None
-                return
-            if piece:
-                try:
-                    yield pl.read_csv(
-                        piece,
-                        has_header=False,
-                        schema=schema,
-                        columns=wanted,
-                        empty_string_is_null=False,
-                    )
-                except pl.exceptions.PolarsError:  # bytes that are not UTF-8
-                    yield None
-                    return
-            more = file.read(PIECE)
-            if rest and not more:  # a last row without its line end, or cut
-                yield None
-                return
-            rest += more
-
-
-def _grammar(width: int) -> re.Pattern[bytes]:
-    """Return the pattern of rows with this many fields, where a quote stands for a quoted part.
-
-    Adjacent quoted parts are one field with a quote in it. Repetitions are possessive, so that
-    matching takes linear time.
-    """
-    field = rb'(?:"++|[^",\r\n]*+)'
-    return re.compile(rb"(?:%b(?:,%b){%d}\r?\n)*+" % (field, field, width - 1))
-
-
-def _whole_rows(data: bytes) -> tuple[bytes, int]:
-    """Return the rows before the last line end outside quotes, quoted parts taken out, and its end.
-
-    Without such a line end that is b"" and 0.
-    """
-    if b"\n" not in data:
-        return b"", 0
-    parts = data.split(b'"')  # those at even places are outside quotes
-    end = len(data)
-    for place in range(len(parts) - 1, -1, -1):
-        line_end = parts[place].rfind(b"\n") + 1 if place % 2 == 0 else 0
-        if line_end:
-            outside = [*parts[:place:2], parts[place][:line_end]]
-            return b'"'.join(outside), end - len(parts[place]) + line_end
-        end -= len(parts[place]) + 1
-    return b"", 0
-
-
-def _rest(
-    path: Path, width: int, indices: Sequence[int | None], done: int
-) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield the rows of a table after the first `done`, as the csv module reads them."""
-    for index, (line, row) in enumerate(csv_rows(path)):
-        if index < done or not row:
-            continue
-        if len(row) != width:
-            raise _fault_on(path, line, f"{len(row)} fields instead of {width}: {_DAMAGED}")
-        yield index, tuple("" if place is None else row[place] for place in indices)
+    rows = csv_rows(path)
+    header = next(rows, (1, []))[1]
+    if not header:
+        raise MarnError(f"{path} is empty; get a fresh copy")
+    fields_of = itemgetter(*_indices(path, header, columns))
+    for line, row in rows:
+        if len(row) == len(header):
+            yield line, fields_of(row)
+        elif row:
+            raise fault(path, line, f"{len(row)} fields instead of {len(header)}: {_DAMAGED}")
 
 
 def csv_rows(
-    path: Path, *, lenient: bool = False, encoding: str = "utf-8-sig", separator: str = ","
+    path: Path, encoding: str = "utf-8-sig", separator: str = ","
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield each row of a table with the line it begins on, by the strict csv module.
-
-    Args:
-        path: the table.
-        lenient: whether to pass over bytes that are not UTF-8 and NULs, to reach a row before them.
-        encoding: of the text.
-        separator: between fields.
 
     Raises:
         MarnError: naming the line, if the module refuses a row.
@@ -238,14 +134,12 @@ def csv_rows(
                 raise csv.Error(
                     f"a quote is never closed, or a row of more than {ROW_LIMIT:,} characters"
                 )
-            if "\0" in line and not lenient:
+            if "\0" in line:
                 raise UnicodeError("a NUL")
             yield line
 
-    with open_bytes(path) as file:
-        text = io.TextIOWrapper(
-            file, encoding, errors="replace" if lenient else "strict", newline=""
-        )
+    with readable(path), open_bytes(path) as file:
+        text = io.TextIOWrapper(file, encoding, newline="")
         reader = csv.reader(lines(), strict=True, delimiter=separator)
         line = 1
         try:
@@ -258,48 +152,58 @@ def csv_rows(
                 what = "a quote is opened and never closed"
             elif "new-line character" in what:
                 what = "a carriage return outside quotes"
-            raise _fault_on(path, line, f"{what}: {_DAMAGED}") from None
+            raise fault(path, line, f"{what}: {_DAMAGED}") from None
         except UnicodeError:
             raise _unreadable_bytes(path) from None
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what reading a file may raise into one line."""
+    try:
+        yield
+    except MarnError:
+        raise
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+        raise MarnError(
+            f"{path} cannot be unpacked ({error}): its download was cut or damaged; get it again"
+        ) from None
+    except OSError as error:
+        raise MarnError(f"{path} cannot be read: {error.strerror or 'it is damaged'}") from None
+    except (RecursionError, ValueError, pl.exceptions.PolarsError) as error:
+        raise MarnError(
+            f"{path} cannot be read ({type(error).__name__}): it is damaged, or of another form "
+            "than its name says; get it again"
+        ) from None
+
+
 def read_text(path: Path) -> str:
-    """Return the text of a file unchanged, line ends included.
+    """Return the text of a file in UTF-8 unchanged, line ends included.
 
     Raises:
         MarnError: naming the file, if it cannot be read, holds a NUL or is not UTF-8.
     """
-    try:
+    with readable(path):
         data = path.read_bytes()
         if b"\0" in data:
             raise MarnError(f"{path} holds a NUL byte: it is damaged or not text; get a fresh copy")
-        return data.removeprefix(codecs.BOM_UTF8).decode()
-    except UnicodeDecodeError:
-        raise _unreadable_bytes(path) from None
-    except OSError as error:
-        raise MarnError(f"{path} cannot be read: {error.strerror or error}") from None
+        try:
+            return data.removeprefix(codecs.BOM_UTF8).decode()
+        except UnicodeDecodeError:
+            raise _unreadable_bytes(path) from None
 
 
-def fault(path: Path, index: int, what: str) -> MarnError:
-    """Return the error that names a row of a table by the line it begins on.
-
-    The table is read again to count its lines, so that reading itself need not count them.
-
-    Args:
-        path: the table.
-        index: of the row, as `read` yields it.
-        what: is wrong, and the remedy.
-    """
-    line = next(itertools.islice(csv_rows(path, lenient=True), index, None))[0]
-    return _fault_on(path, line, what)
+def fault(path: Path, line: int, what: str) -> MarnError:
+    """Return the error that names a row by the line it begins on, what is wrong and the remedy."""
+    return MarnError(f"{path}, row at line {line}: {what}")
 
 
-def identifier(path: Path, index: int, value: str) -> str | None:
+def identifier(path: Path, line: int, value: str) -> str | None:
     """Parse an id (ROW_ID, SUBJECT_ID, HADM_ID).
 
     Args:
         path: the table, for the error.
-        index: of the row, for the error.
+        line: of the row, for the error.
         value: the field; "145834.0", as a data frame writes it, means 145834.
 
     Returns:
@@ -319,7 +223,7 @@ def identifier(path: Path, index: int, value: str) -> str | None:
     what = (
         f"{shown(value)} is not a valid id; expected a whole number of at most {ID_DIGITS} digits"
     )
-    raise fault(path, index, what)
+    raise fault(path, line, what)
 
 
 def counted(count: int, noun: str) -> str:
@@ -335,14 +239,11 @@ def shown(value: str) -> str:
     return repr(value) if _NUMBER_LIKE.fullmatch(value) else "a text"
 
 
-def _column_indices(
-    path: Path, header: Sequence[str], columns: Sequence[str], optional: Sequence[str]
-) -> list[int | None]:
-    """Return the index of each column in the header, None for an optional one that is missing."""
+def _indices(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
+    """Return the index of each column in the header."""
     names = [name.strip().upper() for name in header]
-    for column in (*columns, *optional):
-        count = names.count(column.upper())
-        if count > 1 or (count == 0 and column in columns):
+    for column in columns:
+        if (count := names.count(column.upper())) != 1:
             # Where the header is missing this is a row, and may hold a note: only names are shown.
             found = ", ".join(
                 name[:200] if re.fullmatch(r"[\w.;\t-]*", name) else "(a text)"
@@ -352,10 +253,7 @@ def _column_indices(
                 f"{path} has {'more than one' if count else 'no'} column {column} (the header is: "
                 f"{found[:300]}); give a table with these column names, separated by commas"
             )
-    return [
-        names.index(column.upper()) if column.upper() in names else None
-        for column in (*columns, *optional)
-    ]
+    return [names.index(column.upper()) for column in columns]
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -365,20 +263,16 @@ def open_bytes(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _fault_on(path: Path, line: int, what: str) -> MarnError:
-    return MarnError(f"{path}, row at line {line}: {what}")
-
-
 def _unreadable_bytes(path: Path) -> MarnError:
     """Return the error that names the first line of a table with a NUL or without UTF-8."""
     with open_bytes(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(ROW_LIMIT), b""), start=1):
             if b"\0" in line:
-                return _fault_on(path, number, f"a NUL byte: {_DAMAGED}")
+                return fault(path, number, f"a NUL byte: {_DAMAGED}")
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                return _fault_on(
+                return fault(
                     path,
                     number,
                     f"byte 0x{line[error.start]:02x} is not UTF-8 (perhaps Latin-1); convert the "

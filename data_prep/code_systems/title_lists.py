@@ -37,7 +37,6 @@ _LISTED: Final = re.compile(r"\s*([A-Za-z]?\d[\w.]{1,7})\s+(\S.*)")
 
 
 class _Row(NamedTuple):
-    place: int
     code: str
     title: str
     kind: str = ""
@@ -95,18 +94,17 @@ def _rows(path: Path) -> Iterator[_Row]:
         if form is not None:
             for number, line in enumerate(lines, start=1):
                 if match := form.match(line):
-                    yield _Row(number, match[1], match[2])
+                    yield _Row(match[1], match[2])
                 elif line.strip():
                     raise MarnError(f"{path}, line {number}: not a code and a title; correct it")
             return
     table = loose_tables.open_table(path, {"code": _CODES, "title": TITLES}, _COLUMNS)
-    of_column = _kind_in(str(table.columns["code"]))
+    of_column = _kind_in(table.columns["code"][0])
     for place, row in table.rows():
-        named = dict(zip(table.columns, row, strict=True))
-        kind = loose_tables.kind_name(named.pop("kind"))
+        kind = loose_tables.kind_name(row.pop("kind"))
         if kind is None:
             raise table.fault(place, loose_tables.WRONG_KIND)
-        yield _Row(place, kind=kind or of_column, **named)
+        yield _Row(kind=kind or of_column, **row)
 
 
 def _kind_in(name: str) -> str:

@@ -213,20 +213,19 @@ class _Notes:
         table = open_table(self.path, columns, optional, self.config.encoding)
         _say_encoding(self.path, table.encoding, self.progress)
         for place, row in table.rows():
-            named = dict(zip(table.columns, row, strict=True))
-            id_ = plain_id(named["id"]) if table.columns["id"] is not None else f"row{place}"
+            id_ = plain_id(row["id"]) if table.columns["id"] else f"row{place}"
             if not id_ or len(id_) > 200:
                 raise table.fault(place, "its note_id is empty or longer than 200 characters")
             if id_ in self.ids:
                 self.dropped["notes with a note_id seen before"] += 1
                 continue
             self._enter(id_)
-            if named["split"].strip():
-                split = loose_tables.split_name(named["split"])
+            if row["split"].strip():
+                split = loose_tables.split_name(row["split"])
                 if split is None:
                     raise table.fault(place, loose_tables.WRONG_SPLIT)
                 self.places[id_] = split
-            yield Note(id_, plain_id(named["subject"]) or id_, named["text"])
+            yield Note(id_, plain_id(row["subject"]) or id_, row["text"])
 
     def _read_folder(self) -> Iterator[Note]:
         files = [file for file in sorted(self.path.rglob("*")) if file.is_file()]
@@ -282,14 +281,13 @@ class _Codings:
                 no note.
         """
         for place, row in self.table.rows():
-            named = dict(zip(self.table.columns, row, strict=True))
-            written = named["id"] if self.table.columns["id"] is not None else f"row{place}"
-            kind = loose_tables.kind_name(named["kind"])
+            written = row["id"] if self.table.columns["id"] else f"row{place}"
+            kind = loose_tables.kind_name(row["kind"])
             if kind is None:
                 raise self.table.fault(place, loose_tables.WRONG_KIND)
-            cells = [(kind, named["code"])]
+            cells = [(kind, row["code"])]
             if self.table.columns["code"] in (self.table.columns["dx"], self.table.columns["pr"]):
-                cells = [("dx", named["dx"]), ("pr", named["pr"])]
+                cells = [("dx", row["dx"]), ("pr", row["pr"])]
             codes = [(kind, code) for kind, cell in cells for code in self._pieces(cell)]
             note = self.notes.find(written)
             if note is None:
