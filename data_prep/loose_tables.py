@@ -108,10 +108,10 @@ class Table:
 
     def fault(self, place: int, what: str) -> MarnError:
         """Return the error that names a row, as `rows` numbers it."""
-        return tables.fault(self.path, place, what)
+        return tables.fault_on(self.path, place, what)
 
     def _csv(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        rows = tables.csv_rows(self.path, self.encoding, self.separator)
+        rows = tables.csv_rows(self.path, encoding=self.encoding, separator=self.separator)
         header = next(rows)[1]
         if SEPARATOR_LINE.fullmatch(self.separator.join(header)):
             header = next(rows)[1]

@@ -149,9 +149,9 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
     """
     places: dict[str, str] = {}
     for name, path in _paths(folder, which).items():
-        for number, line in enumerate(tables.read_text(path).split("\n"), start=1):
+        for number, line in enumerate(tables.read_text(path).split("\n")):
             written = line.strip().strip('"')
-            if number == 1 and written.upper() == "HADM_ID":
+            if number == 0 and written.upper() == "HADM_ID":
                 continue  # a header, which CAML's lists lack
             admission = tables.identifier(path, number, written)
             if admission is None:
@@ -160,7 +160,7 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
                 dropped["ids that a list names twice"] += 1
             if places.setdefault(admission, name) != name:
                 raise MarnError(
-                    f"{path}, line {number}: admission {admission} is also in the list of "
+                    f"{path}, line {number + 1}: admission {admission} is also in the list of "
                     f"{places[admission]}; get fresh copies of the lists"
                 )
     return _of_places(folder, places, dropped)

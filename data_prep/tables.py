@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from operator import itemgetter
+from itertools import islice
 from pathlib import Path
 from typing import IO, cast
 
@@ -26,6 +26,9 @@ from marn.errors import MarnError
 ROW_LIMIT = 1 << 24
 """Characters in one row at most. The longest note of MIMIC-III has under 2 ** 20; a quote that is
 never closed would otherwise draw the rest of a file of gigabytes into one field."""
+
+PIECE = 1 << 21
+"""Bytes of a table that are parsed at once."""
 
 ID_DIGITS = 18
 """Digits in an id at most: what a column of eight bytes can hold."""
@@ -85,7 +88,7 @@ def require(raw: Path, name: str) -> Path:
 
 
 def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Read the rows of a table.
+    """Read the rows of a table, a piece of the file at a time.
 
     The dialect is that of the MIMIC files: commas, quotes around fields where needed, quotes
     within a quoted field doubled, line breaks within it kept. A byte order mark, CRLF and empty
@@ -96,29 +99,104 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
         columns: names of the columns to return, two or more, in any case.
 
     Yields:
-        The line on which a row begins, and its fields in the order of `columns`.
+        The index of a row (the header has 0), from which `fault` finds its line, and its fields
+        in the order of `columns`.
 
     Raises:
         MarnError: naming file and line, if the file is empty, lacks a column, is not UTF-8, holds
             a NUL, is cut, has a row of another width, a quote that is never closed or a row of
             more than `ROW_LIMIT` characters.
     """
-    rows = csv_rows(path)
-    header = next(rows, (1, []))[1]
+    header = next(csv_rows(path), (1, []))[1]
     if not header:
         raise MarnError(f"{path} is empty; get a fresh copy")
-    fields_of = itemgetter(*_indices(path, header, columns))
-    for line, row in rows:
-        if len(row) == len(header):
-            yield line, fields_of(row)
-        elif row:
-            raise fault(path, line, f"{len(row)} fields instead of {len(header)}: {_DAMAGED}")
+    indices = _indices(path, header, columns)
+    done = 0
+    with readable(path):
+        try:
+            for frame in _frames(path, len(header), sorted({*indices})):
+                rows = zip(*(frame[str(index)].to_list() for index in indices), strict=True)
+                numbered = enumerate(rows, start=done)
+                yield from numbered if done else islice(numbered, 1, None)
+                done += len(frame)
+        except pl.exceptions.PolarsError:  # the csv module reads on, or names the line
+            for number, (line, row) in enumerate(csv_rows(path)):
+                if number < max(done, 1) or not row:
+                    continue
+                if len(row) != len(header):
+                    what = f"{len(row)} fields instead of {len(header)}: {_DAMAGED}"
+                    raise fault_on(path, line, what) from None
+                yield number, tuple(row[index] for index in indices)
+
+
+def _frames(path: Path, width: int, wanted: Sequence[int]) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a table, header included, or raise where they are not plain.
+
+    Polars parses, but does not refuse a short row, a lone carriage return or a NUL, and never
+    names a line. So each piece is compared with the grammar first: with its quoted parts taken out
+    it is short, and every comma, quote and line end that is left means something.
+    """
+    grammar = _grammar(width)
+    schema = {str(index): pl.String for index in range(width)}
+    with open_bytes(path) as file:
+        rest = file.read(PIECE).removeprefix(codecs.BOM_UTF8)
+        while rest:
+            skeleton, end = _whole_rows(rest)
+            piece, rest = rest[:end], rest[end:]
+            if (
+                len(piece) + len(rest) > ROW_LIMIT
+                or b"\0" in piece
+                or not grammar.fullmatch(skeleton)
+            ):
+                raise pl.exceptions.ComputeError("not plain")
+            if piece:
+                yield pl.read_csv(
+                    piece,
+                    has_header=False,
+                    schema=schema,
+                    columns=wanted,
+                    empty_string_is_null=False,
+                )
+            more = file.read(PIECE)
+            if rest and not more:
+                raise pl.exceptions.ComputeError("a last row without its line end, or cut")
+            rest += more
+
+
+def _grammar(width: int) -> re.Pattern[bytes]:
+    """Return the pattern of rows with this many fields, where a quote stands for a quoted part.
+
+    Adjacent quoted parts are one field with a quote in it. Repetitions are possessive, so that
+    matching takes linear time.
+    """
+    field = rb'(?:"++|[^",\r\n]*+)'
+    return re.compile(rb"(?:%b(?:,%b){%d}\r?\n)*+" % (field, field, width - 1))
+
+
+def _whole_rows(data: bytes) -> tuple[bytes, int]:
+    """Return the rows before the last line end outside quotes, quoted parts taken out, and its end.
+
+    Without such a line end that is b"" and 0.
+    """
+    if b"\n" not in data:
+        return b"", 0
+    parts = data.split(b'"')  # those at even places are outside quotes
+    end = len(data)
+    for place in range(len(parts) - 1, -1, -1):
+        line_end = parts[place].rfind(b"\n") + 1 if place % 2 == 0 else 0
+        if line_end:
+            outside = [*parts[:place:2], parts[place][:line_end]]
+            return b'"'.join(outside), end - len(parts[place]) + line_end
+        end -= len(parts[place]) + 1
+    return b"", 0
 
 
 def csv_rows(
-    path: Path, encoding: str = "utf-8-sig", separator: str = ","
+    path: Path, *, lenient: bool = False, encoding: str = "utf-8-sig", separator: str = ","
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield each row of a table with the line it begins on, by the strict csv module.
+
+    With `lenient`, bytes that are not UTF-8 and NULs are passed over, to reach a row before them.
 
     Raises:
         MarnError: naming the line, if the module refuses a row.
@@ -134,12 +212,13 @@ def csv_rows(
                 raise csv.Error(
                     f"a quote is never closed, or a row of more than {ROW_LIMIT:,} characters"
                 )
-            if "\0" in line:
+            if "\0" in line and not lenient:
                 raise UnicodeError("a NUL")
             yield line
 
     with readable(path), open_bytes(path) as file:
-        text = io.TextIOWrapper(file, encoding, newline="")
+        errors = "replace" if lenient else "strict"
+        text = io.TextIOWrapper(file, encoding, errors, newline="")
         reader = csv.reader(lines(), strict=True, delimiter=separator)
         line = 1
         try:
@@ -152,7 +231,7 @@ def csv_rows(
                 what = "a quote is opened and never closed"
             elif "new-line character" in what:
                 what = "a carriage return outside quotes"
-            raise fault(path, line, f"{what}: {_DAMAGED}") from None
+            raise fault_on(path, line, f"{what}: {_DAMAGED}") from None
         except UnicodeError:
             raise _unreadable_bytes(path) from None
 
@@ -193,17 +272,26 @@ def read_text(path: Path) -> str:
             raise _unreadable_bytes(path) from None
 
 
-def fault(path: Path, line: int, what: str) -> MarnError:
-    """Return the error that names a row by the line it begins on, what is wrong and the remedy."""
-    return MarnError(f"{path}, row at line {line}: {what}")
+def fault(path: Path, index: int, what: str) -> MarnError:
+    """Return the error that names a row of a table by the line it begins on.
+
+    The table is read again to count its lines, so that reading itself need not count them.
+
+    Args:
+        path: the table.
+        index: of the row, as `read` yields it.
+        what: is wrong, and the remedy.
+    """
+    line = next(islice(csv_rows(path, lenient=True), index, None))[0]
+    return fault_on(path, line, what)
 
 
-def identifier(path: Path, line: int, value: str) -> str | None:
+def identifier(path: Path, index: int, value: str) -> str | None:
     """Parse an id (ROW_ID, SUBJECT_ID, HADM_ID).
 
     Args:
         path: the table, for the error.
-        line: of the row, for the error.
+        index: of the row, for the error.
         value: the field; "145834.0", as a data frame writes it, means 145834.
 
     Returns:
@@ -223,7 +311,7 @@ def identifier(path: Path, line: int, value: str) -> str | None:
     what = (
         f"{shown(value)} is not a valid id; expected a whole number of at most {ID_DIGITS} digits"
     )
-    raise fault(path, line, what)
+    raise fault(path, index, what)
 
 
 def counted(count: int, noun: str) -> str:
@@ -263,16 +351,21 @@ def open_bytes(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
+def fault_on(path: Path, line: int, what: str) -> MarnError:
+    """Return the error that names a row by its line."""
+    return MarnError(f"{path}, row at line {line}: {what}")
+
+
 def _unreadable_bytes(path: Path) -> MarnError:
     """Return the error that names the first line of a table with a NUL or without UTF-8."""
     with open_bytes(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(ROW_LIMIT), b""), start=1):
             if b"\0" in line:
-                return fault(path, number, f"a NUL byte: {_DAMAGED}")
+                return fault_on(path, number, f"a NUL byte: {_DAMAGED}")
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                return fault(
+                return fault_on(
                     path,
                     number,
                     f"byte 0x{line[error.start]:02x} is not UTF-8 (perhaps Latin-1); convert the "

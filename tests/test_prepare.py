@@ -276,7 +276,7 @@ def test_listed_splits(tmp_path):
         (["3", "x"], "a text is not a valid id"),
         (["3\u2028x"], "is not a valid id"),
         (["3\x0cx"], "is not a valid id"),
-        (['"3', "…x"], "line 2: a text is not a valid id"),
+        (['"3', "…x"], "a quote is opened and never closed"),
     ],
 )
 def test_listed_splits_that_are_damaged(tmp_path, dev, said):

@@ -4,10 +4,9 @@ import csv
 import gzip
 import io
 import re
-from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep import tables
@@ -33,9 +32,19 @@ def table(tmp_path):
     return write
 
 
-def test_columns_by_name_in_any_case_and_lines_counted(table):
+def test_columns_by_name_in_any_case_and_rows_counted(table):
     path = table('"row_id","Other","text"\n1,,"one\ntwo ""quoted"", three"\n\n2,x,\n')
-    assert _read(path) == [(2, ("1", 'one\ntwo "quoted", three')), (5, ("2", ""))]
+    assert _read(path) == [(1, ("1", 'one\ntwo "quoted", three')), (3, ("2", ""))]
+    for place, line in [(0, 1), (1, 2), (3, 5)]:
+        said = str(tables.fault(path, place, "wrong"))
+        assert said == f"{path}, row at line {line}: wrong"
+
+
+def test_a_fault_is_found_in_a_zipped_table_whatever_lies_behind_it(table):
+    data = b'\xef\xbb\xbf"ROW_ID",TEXT\n"1","a\nb"\nx,c\n2,\xff\n'
+    path = table(gzip.compress(data), "T.csv.gz")
+    with pytest.raises(MarnError, match=r"T\.csv\.gz, row at line 4: a text is not a valid id"):
+        tables.identifier(path, 2, "x")
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -60,15 +69,15 @@ def test_byte_order_mark_and_crlf(table):
 
 
 def _expected(text):
-    """Rows with their lines, and the line on which the csv module finds an error."""
+    """Rows with their indices, and the line on which the csv module finds an error."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     found, line = [], 1
     try:
-        for row in reader:
+        for index, row in enumerate(reader):
             if row and len(row) != 2:
                 return found, line
-            if row and line > 1:
-                found.append((line, tuple(row)))
+            if row and index:
+                found.append((index, tuple(row)))
             line = reader.line_num + 1
     except csv.Error:
         return found, line
@@ -107,10 +116,42 @@ ODD = [
 ]
 
 
+@pytest.mark.parametrize("piece", [16, 17, 19, 1000])
 @pytest.mark.parametrize("text", ODD)
-def test_the_odd_ones_are_read_as_the_csv_module_reads_them(table, text):
+def test_the_odd_ones_are_read_as_the_csv_module_reads_them(table, monkeypatch, text, piece):
+    monkeypatch.setattr(tables, "PIECE", piece)
     text = "ROW_ID,TEXT\n" + text
     assert _found(table(text)) == _expected(text)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    text=st.one_of(
+        st.text(alphabet='"",\n\rab é', max_size=40),
+        st.lists(st.sampled_from(['"', '""', ",", "\n", "\r\n", '","', '"\n"', "a", "bc"]),
+                 max_size=30).map("".join),
+        st.lists(st.sampled_from(["a,b\n", '"a\n","b"\n', 'a,"""b"\r\n', "a,b", "é,\n"]),
+                 max_size=8).map("".join),
+    ),
+    piece=st.integers(12, 40),
+)  # fmt: skip
+def test_equal_to_the_csv_module(tmp_path_factory, text, piece):
+    text = "ROW_ID,TEXT\n" + text
+    path = tmp_path_factory.mktemp("any") / "T.csv"
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "PIECE", piece)
+        assert _found(path) == _expected(text)
+
+
+def test_a_sound_table_is_left_to_polars(table, monkeypatch):
+    monkeypatch.setattr(tables, "PIECE", 40)
+    path = table('ROW_ID,TEXT\n1,"a\n""b"""\n' + "2,c\r\n" * 50)
+    rows = [("1", 'a\n"b"'), *[("2", "c")] * 50]
+
+    header = csv.reader(["ROW_ID,TEXT"])  # all that is read of it by the csv module
+    monkeypatch.setattr(tables.csv, "reader", lambda *_, **__: header)
+    assert [fields for _, fields in _read(path)] == rows
 
 
 def test_long_note(table):
@@ -205,9 +246,9 @@ def test_identifiers(tmp_path, written, read):
 
 
 @pytest.mark.parametrize("written", ["145834.5", "-1", "1e5", "A7", "1 2", "٣"])
-def test_identifiers_that_are_none(written):
-    with pytest.raises(MarnError, match=r"T\.csv, row at line 3: .* is not a valid id"):
-        tables.identifier(Path("T.csv"), 3, written)
+def test_identifiers_that_are_none(table, written):
+    with pytest.raises(MarnError, match=r"line 3: .* is not a valid id"):
+        tables.identifier(table("ROW_ID,TEXT\n1,a\n,b\n"), 2, written)
 
 
 def test_a_field_that_may_be_of_a_note_is_not_shown():

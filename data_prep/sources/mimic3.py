@@ -303,11 +303,8 @@ def read_titles(raw: Path, kind: str, dropped: Counter[str]) -> dict[Pair, str]:
 
 def _read_annotations(path: Path) -> Iterator[Annotation]:
     columns = ("ROW_ID", "KIND", "ICD9_CODE", "BEGIN", "END", "ROLE")
-    for place, (row, kind, code, begin, end, role) in tables.read(path, columns):
-        pair: Pair = (kind.strip(), code.strip())
-        numbers = [tables.identifier(path, place, value) for value in (row, begin, end)]
-        written = dotted_icd9(*pair) if pair[0] in CODE_TABLES else None
-        if None in numbers or written is None:
+    for place, (row, kind, written, begin, end, role) in tables.read(path, columns):
+        code = dotted_icd9(kind, written) if kind in CODE_TABLES else None
+        if code is None or not all(map(str.isdecimal, (row, begin, end))):
             raise tables.fault(path, place, "not a passage of a note; write the hospital again")
-        row_id, first, last = (number or "" for number in numbers)
-        yield Annotation(row_id, pair[0], written, int(first), int(last), role.strip())
+        yield Annotation(row, kind, code, int(begin), int(end), role)
