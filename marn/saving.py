@@ -264,7 +264,7 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
             privacy.announce(card["corpus"]["name"], card["corpus"]["hash"])
         with _Allowance(2 * sum(x.nbytes for x in weights.values()) + _SPARE):
             saved = _rebuilt(card)
-        saved.model.load_state_dict(weights)
+            saved.model.load_state_dict(weights)  # an average builds its members here
     except FileNotFoundError as error:
         missing = Path(str(error.filename)).name
         if missing == CHECKPOINT:

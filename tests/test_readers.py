@@ -18,7 +18,7 @@ import marn
 from marn import MarnError, available, build, evaluate, fit, load_model, predict
 from marn.corpus import CodeEntry, Evidence
 from marn.corpus.text import tokenize
-from marn.readers.base import TextSystem, log_odds
+from marn.readers.base import TextSystem, as_bytes, from_bytes, log_odds
 from marn.readers.phrases import PhraseDictionary, TitleMatch, plain_words
 from marn.readers.stack import Stack
 from marn.train.recipes import few_notes
@@ -332,6 +332,28 @@ def test_an_average_trains_its_members(corpus, tmp_path, capsys):
     resumed = build("average", corpus, members=["words", network], seed=1)
     fit(resumed, corpus, run_dir=tmp_path / "run", quiet=True)  # nothing is trained again
     assert evaluate(resumed, corpus) == evaluate(whole, corpus)
+
+
+def test_the_members_of_a_strangers_average_read_no_file_and_have_bounded_memory(corpus, tmp_path):
+    runs = [tmp_path / "words", tmp_path / "network"]
+    for run, model in zip(
+        runs, (build("words", corpus), build("bigru_la", corpus, hidden_size=4)), strict=True
+    ):
+        fit(model, corpus, marn.TrainConfig.of(model, epochs=1), run_dir=run, quiet=True)
+    marn.saving.save_model(tmp_path / "whole", marn.average(runs), corpus)
+    arrays = load_file(tmp_path / "whole" / "model.safetensors")
+    card = json.loads((tmp_path / "whole" / "model.json").read_text())
+    (tmp_path / "whole" / "model.json").write_text(json.dumps(card | {"weights_sha256": ""}))
+    specs = from_bytes(arrays["members"].numpy())
+    for change, said in (
+        ({"hidden_size": 1 << 16}, "more memory than its weights justify"),
+        ({"pretrained": "stranger/model"}, "'pretrained', which reads other files"),
+    ):
+        changed = [specs[0], {**specs[1], "options": specs[1]["options"] | change}]
+        bytes_ = torch.from_numpy(as_bytes(changed))
+        save_file(arrays | {"members": bytes_}, tmp_path / "whole" / "model.safetensors")
+        with pytest.raises(MarnError, match=said):
+            load_model(tmp_path / "whole")
 
 
 def test_an_average_is_no_member_of_a_stack_and_needs_two(corpus):

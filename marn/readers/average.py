@@ -101,6 +101,9 @@ class Average(Ensemble):
         for number, spec in enumerate(self.specs):
             mine = of_member(state, number)
             options = {k: v for k, v in spec["options"].items() if k != "seed"}
+            if refused := {"pretrained", "vectors"} & {*options}:  # as of a card, see marn.saving
+                what = f"a member has the option {min(refused)!r}, which reads other files"
+                raise ValueError(what)
             member: Coder | TextSystem
             if spec["name"] in self.registry:
                 member = self.registry[spec["name"]](tasks=self.tasks, **options)
