@@ -19,6 +19,7 @@
       margin: {l: 56, r: 16, t: 48, b: 48},
       coloraxis: {colorbar: {outlinewidth: 0}},
       hoverlabel: {align: "left"},
+      shapedefaults: {line: {color: text}},
       title: {x: 0.02},
       sliderdefaults: {bgcolor: control, bordercolor: line, tickcolor: line, activebgcolor: line},
       updatemenudefaults: {bgcolor: control, bordercolor: line},
@@ -65,6 +66,11 @@
   new MutationObserver(() => {
     for (const host of hosts) Plotly.relayout(host.canvas, {template: current()});
   }).observe(root, {attributes: true, attributeFilter: ["data-theme"]});
+
+  // The theme leaves the book's name outside of every landmark.
+  const sidebar = document.querySelector(".bd-sidebar-primary");
+  sidebar?.setAttribute("role", "complementary");
+  sidebar?.setAttribute("aria-label", "Book");
 
   // A box that scrolls sideways fades where it goes on, and can be reached by the keyboard.
   const mark = (box) => {
