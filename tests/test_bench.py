@@ -4,14 +4,25 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import benchmarks as bench
 import numpy as np
 import pytest
 from benchmarks import preparation, scores
+from benchmarks.__main__ import main
 
 from marn import MarnError
+
+pytestmark = pytest.mark.xdist_group("bench")  # one server of fresh processes for all
+
+
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch):
+    """Measure the peak with products of small matrices: of large ones it takes seconds."""
+    for module in (bench, bench.available()["anatomy"]):
+        monkeypatch.setattr(module, "peak_pace", partial(bench.peak_pace, 128))
 
 
 @pytest.mark.parametrize("name", sorted(bench.available()))
@@ -79,19 +90,20 @@ def test_scores_by_hand():
     assert found["micro_f1"] == pytest.approx(2 * 2 / (3 + 2))
 
 
-def test_command_line(tmp_path):
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "benchmarks", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parent,
-        )
+def test_an_unknown_benchmark_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "speed"])
+    assert main() == 2
+    assert "no benchmark is named 'speed'; there are anatomy, attention" in capsys.readouterr().err
 
-    wrong = run("speed")
-    assert wrong.returncode == 2
-    assert "no benchmark is named 'speed'; there are anatomy, attention" in wrong.stderr
-    made = run("gru", "--scale", "quick", "--json", str(tmp_path / "kept.json"))
+
+def test_command_line(tmp_path):
+    line = ["gru", "--scale", "quick", "--json", str(tmp_path / "kept.json")]
+    made = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *line],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
     assert made.returncode == 0, made.stderr
     kept = json.loads((tmp_path / "kept.json").read_text())
     assert kept["scale"] == "quick"
