@@ -1,6 +1,5 @@
 """Chapters as programs: papermill runs them with other parameters."""
 
-import ast
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,7 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
+from notebooks import run_here
 
 import chapters
 from chapters import BOOK
@@ -77,20 +75,6 @@ def credentialed(tiny_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder / "corpus"
 
 
-def run_here(name: str, parameters: dict[str, Any]) -> None:
-    """Run a chapter's cells with parameters in this process: a kernel takes seconds to start."""
-    book = load_notebook_node(str(BOOK / f"{name}.ipynb"))
-    names: dict[str, Any] = {"__name__": name, "display": repr}
-    cells = parameterize_notebook(book, parameters).cells
-    (injected,) = [cell for cell in cells if "injected-parameters" in cell.metadata.tags]
-    lines = injected.source.splitlines()[1:]  # below papermill's comment
-    assigned = dict(line.split(" = ", 1) for line in lines)
-    assert {key: ast.literal_eval(value) for key, value in assigned.items()} == parameters
-    for number, cell in enumerate(cells):
-        if cell.cell_type == "code" and "skip-execution" not in cell.metadata.tags:
-            exec(compile(cell.source, f"{name}, cell {number}", "exec"), names)
-
-
 @pytest.mark.parametrize(("name", "parameters"), ELSEWHERE.items())
 def test_a_chapter_runs_with_other_parameters(
     name: str,
@@ -107,7 +91,7 @@ def test_a_chapter_runs_with_other_parameters(
     for key, value in here.items():
         assert known[key]["default"] != str(value), f"{key} is what the chapter has anyway"
     with pd.option_context("display.max_colwidth", None):
-        run_here(name, here)
+        run_here(BOOK / f"{name}.ipynb", here)
 
 
 def test_every_chapter_with_a_corpus_can_have_another_one() -> None:

@@ -374,6 +374,8 @@ def test_padding_of_another_number_changes_places_with_row_0(corpus, tmp_path):
 def test_nothing_but_these_systems_needs_transformers(monkeypatch):
     code = (
         "import sys; sys.modules['transformers'] = None\n"
+        "from marn.experiments import presets\n"
+        "assert len(presets.recipes()) > 15\n"  # whatever was imported before
         "import marn\n"
         "assert {'plm_icd', 'mdbert', 'clinicalbert'} <= set(marn.available())\n"
         "marn.build('caml', vocabulary_size=40, tasks={'icd': 5})\n"
