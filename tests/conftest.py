@@ -1,6 +1,7 @@
 """What several test files need: small raw tables, and a small corpus made once a session."""
 
 import csv
+import gc
 import gzip
 import io
 import os
@@ -10,6 +11,20 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.hospital.tables import COLUMNS
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Let the garbage collector look at nothing that was imported and collected: it takes seconds.
+
+    One pass over it takes a third of a second, and benchmarks make many.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class RawTables:

@@ -97,7 +97,7 @@ def test_an_unknown_benchmark_is_refused(monkeypatch, capsys):
 
 
 def test_command_line(tmp_path):
-    line = ["gru", "--scale", "quick", "--json", str(tmp_path / "kept.json")]
+    line = ["collation", "--scale", "quick", "--json", str(tmp_path / "kept.json")]
     made = subprocess.run(
         [sys.executable, "-m", "benchmarks", *line],
         capture_output=True,
@@ -107,11 +107,11 @@ def test_command_line(tmp_path):
     assert made.returncode == 0, made.stderr
     kept = json.loads((tmp_path / "kept.json").read_text())
     assert kept["scale"] == "quick"
-    made_on = kept["benchmarks"]["gru"]["provenance"]
+    made_on = kept["benchmarks"]["collation"]["provenance"]
     assert made_on["threads"] == 1
     assert made_on["processor"]
     assert made_on["peak_pace"] > 0
-    assert "time at 800 words" in made.stdout
+    assert "16 notes" in made.stdout
 
 
 def test_a_file_keeps_what_other_benchmarks_wrote(tmp_path):
