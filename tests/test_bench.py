@@ -21,8 +21,9 @@ pytestmark = pytest.mark.xdist_group("bench")  # one server of fresh processes f
 @pytest.fixture(autouse=True)
 def small_products(monkeypatch):
     """Measure the peak with products of small matrices: of large ones it takes seconds."""
+    small = partial(bench.peak_pace, 128)
     for module in (bench, bench.available()["anatomy"]):
-        monkeypatch.setattr(module, "peak_pace", partial(bench.peak_pace, 128))
+        monkeypatch.setattr(module, "peak_pace", small)
 
 
 @pytest.mark.parametrize("name", sorted(bench.available()))

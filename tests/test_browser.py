@@ -33,7 +33,7 @@ DRAW_SECONDS = 60
 PAGE_SECONDS = 120  # on a machine with much else to do
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 # what hinders readers with a screen reader, a keyboard or weak sight
-BARRIERS = """async () => (await axe.run({preload: false})).violations
+BARRIERS = """async () => (await axe.run({preload: false, resultTypes: ["violations"]})).violations
     .filter(found => ["serious", "critical"].includes(found.impact))
     .map(found => `${found.id}: ${found.nodes[0].html.slice(0, 200)}`)"""
 # boxes that scroll sideways and do not show it
