@@ -1,7 +1,7 @@
 """The library's MARN equals `marn.plain`: weights handed over, logits, losses, gradients."""
 
 import math
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -145,17 +145,13 @@ def test_training_learns_and_keeps_the_word_vectors():
     assert torch.equal(model.embedding.weight, vectors)
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "marn.plain", *arguments], capture_output=True, text=True
-    )
-
-
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, monkeypatch, capsys):
     toy_corpus(tmp_path / "toy")
-    done = run(str(tmp_path / "toy"), "--epochs", "2", "--hidden-size", "4")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    line = [str(tmp_path / "toy"), "--epochs", "2", "--hidden-size", "4"]
+    monkeypatch.setattr(sys, "argv", ["plain", *line])
+    monkeypatch.delitem(sys.modules, "marn.plain")
+    runpy.run_module("marn.plain", run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["dev:", "test:"]
     assert all(0 <= float(line.split()[-1]) <= 1 for line in lines)
 
