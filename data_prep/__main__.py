@@ -15,9 +15,9 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
+from data_prep.corpus_writer import swept
 from data_prep.left_out import unit_of
 from data_prep.sources import __path__ as PATH
-from data_prep.stale_cleanup import swept
 from data_prep.tables import counted
 from marn import command_line
 from marn.corpus import Corpus

@@ -6,13 +6,13 @@ import io
 import json
 import re
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
+from data_prep import tables
 from data_prep.code_systems import icd10
 from data_prep.fetch import fetch
 from data_prep.prepare import Coding, Note
@@ -94,63 +94,45 @@ def _articles(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the articles of the JSON file, one in memory at a time; the file is one object."""
     decoder = json.JSONDecoder()
     text, is_last = "", False
-    try:
-        with _json_file(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig") as file:
-            text = file.read(_PIECE)
-            opening = re.match(r'\s*\{\s*"articles"\s*:\s*\[\s*', text)
-            if opening is None:
-                raise MarnError(f'{path} does not begin with {{"articles": [; give the JSON file')
-            place = opening.end()
-            while True:
-                place = _BLANKS.match(text, place).end()  # type: ignore[union-attr]
-                if text.startswith("]", place):
-                    return
-                try:
-                    article, end = decoder.raw_decode(text, place)
-                    comma = _COMMA.match(text, end)
-                except (ValueError, RecursionError):
-                    comma = None
-                if comma is None:  # cut within an article or behind it, or damaged
-                    if is_last or len(text) - place > _LONGEST:
-                        raise MarnError(f"{path} is cut or damaged: get a fresh copy")
-                    more = file.read(_PIECE)
-                    text, place, is_last = text[place:] + more, 0, not more
-                    continue
-                if not isinstance(article, dict):
-                    raise MarnError(
-                        f"{path} holds something else than articles; give the JSON file"
-                    )
-                yield article
-                place = comma.end()
-    except UnicodeDecodeError:
-        raise MarnError(f"{path} is not UTF-8: get a fresh copy") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise MarnError(f"{path} cannot be unpacked ({error}): get it again") from None
-    except OSError as error:
-        raise MarnError(f"{path} cannot be read: {error.strerror or error}") from None
+    with tables.readable(path), _json_file(path) as file:
+        text = file.read(_PIECE)
+        opening = re.match(r'\s*\{\s*"articles"\s*:\s*\[\s*', text)
+        if opening is None:
+            raise MarnError(f'{path} does not begin with {{"articles": [; give the JSON file')
+        place = opening.end()
+        while True:
+            place = _BLANKS.match(text, place).end()  # type: ignore[union-attr]
+            if text.startswith("]", place):
+                return
+            try:
+                article, end = decoder.raw_decode(text, place)
+                comma = _COMMA.match(text, end)
+            except (ValueError, RecursionError):
+                comma = None
+            if comma is None:  # cut within an article or behind it, or damaged
+                if is_last or len(text) - place > _LONGEST:
+                    raise MarnError(f"{path} is cut or damaged: get a fresh copy")
+                more = file.read(_PIECE)
+                text, place, is_last = text[place:] + more, 0, not more
+                continue
+            if not isinstance(article, dict):
+                raise MarnError(f"{path} holds something else than articles; give the JSON file")
+            yield article
+            place = comma.end()
 
 
 @contextmanager
-def _json_file(path: Path) -> Iterator[IO[bytes]]:
+def _json_file(path: Path) -> Iterator[IO[str]]:
     """Open the JSON file, or the one JSON file within a zip."""
-    if path.suffix.lower() != ".zip":
-        with path.open("rb") as file:
-            yield file
-        return
-    with open_zip(path) as archive:
-        names = [name for name in archive.namelist() if name.lower().endswith(".json")]
-        names = [name for name in names if not name.startswith("__MACOSX")]
-        if len(names) != 1:
-            raise MarnError(f"{path} holds {len(names)} JSON files instead of one; unpack it")
-        with archive.open(names[0]) as file:
-            yield file
-
-
-@contextmanager
-def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip, or say in one line that it cannot be unpacked."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except zipfile.BadZipFile as error:
-        raise MarnError(f"{path} cannot be unpacked ({error}): get it again") from None
+    with ExitStack() as stack:
+        binary: IO[bytes]
+        if path.suffix.lower() == ".zip":
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            names = [name for name in archive.namelist() if name.lower().endswith(".json")]
+            names = [name for name in names if not name.startswith("__MACOSX")]
+            if len(names) != 1:
+                raise MarnError(f"{path} holds {len(names)} JSON files instead of one; unpack it")
+            binary = stack.enter_context(archive.open(names[0]))
+        else:
+            binary = stack.enter_context(path.open("rb"))
+        yield stack.enter_context(io.TextIOWrapper(binary, encoding="utf-8-sig"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -95,6 +97,47 @@ def _refuse_foreign(path: Path) -> None:
         if not (path / CARD).is_file():
             raise MarnError(f"{path} is not a corpus; choose another folder or remove it")
         read_card(path)
+
+
+@contextmanager
+def swept(out: Path, progress: Callable[[str], None]) -> Iterator[None]:
+    """Remove what killed preparations of a corpus left, unless one may be at work beside it.
+
+    Errors and Ctrl-C remove the folder that `replacing` writes in; a process that is killed cannot.
+
+    Within this context the process holds a shared lock on the parent folder of `out`, which ends
+    with the process. Only a process that gets the lock exclusively removes anything.
+    """
+    out = out.resolve()
+    try:
+        folder = os.open(out.parent, os.O_RDONLY)
+    except OSError:  # not there yet, and so nothing in it
+        yield
+        return
+    try:
+        with suppress(OSError):  # another process is at work, or the file system has no locks
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _sweep(out, progress)
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _sweep(out: Path, progress: Callable[[str], None]) -> None:
+    left = re.compile(rf"{re.escape(out.name)}\.[a-z0-9_]{{8}}\.(partial|former)")
+    for path in sorted(out.parent.iterdir()):
+        match = left.fullmatch(path.name)
+        if match is None:
+            continue
+        if match[1] == "former" and not out.exists():
+            path.rename(out)  # killed between two renamings: the corpus as it was
+            progress(f"{out}: put back after an interruption")
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            done = "cannot be removed; remove it yourself" if path.exists() else "removed"
+            progress(f"{path}, left by an interruption: {done}")
 
 
 def _write_array(path: Path, dtype: type, size: int, arrays: Iterable[np.ndarray]) -> None:

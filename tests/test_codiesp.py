@@ -230,8 +230,16 @@ def test_a_folder_that_is_not_codiesp_is_refused(make: Make, tmp_path: Path) -> 
         ("dev/devX.tsv", b"c4\tDIAGNOSTICO\tr05\ttos\n", r"devX\.tsv, line 1: 4 columns"),
         ("dev/devX.tsv", b"c4\tDIAGNOSTICO\tr05\ttos\t0-3\n", r"cannot read the offsets '0-3'"),
         ("dev/devX.tsv", b"c4\tDIAGNOSTICO\tr05\ttos\t0 3 5\n", r"offsets '0 3 5'"),
-        ("train/trainD.tsv", b"c1\tr05\xff\n", r"trainD\.tsv is not UTF-8"),
-        ("train/text_files/c1.txt", b"fiebre\xff", r"c1\.txt is not UTF-8"),
+        (
+            "train/trainD.tsv",
+            b"c1\tr05\xff\n",
+            r"trainD\.tsv, row at line 1: byte 0xff",
+        ),
+        (
+            "train/text_files/c1.txt",
+            b"fiebre\xff",
+            r"c1\.txt, row at line 1: byte 0xff",
+        ),
         ("dev/text_files/c1.txt", b"fiebre", "case c1 is both in train and in dev"),
     ],
 )
@@ -362,7 +370,7 @@ def test_the_additional_abstracts_are_training_notes(
         (b'{"articles": [{"title": "x"}]}', "without pmid"),
         (b'{"articles": [{"pmid": "1", "Mesh": {"a": 1}}]}', "not a list"),
         (b'{"articles": [{"pmid": "1", "Mesh": ["a"]}]}', "not a list"),
-        (b'{"articles": [{"pmid": "\xff"}]}', "not UTF-8"),
+        (b'{"articles": [{"pmid": "\xff"}]}', r"cannot be read \(UnicodeDecodeError\)"),
     ],
 )
 def test_damaged_abstracts_are_named(

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -29,7 +30,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import NonNegativeInt, Strict
 
-from data_prep import coded_abstracts, splits
+from data_prep import coded_abstracts, splits, tables
 from data_prep.code_systems import icd10
 from data_prep.code_systems.ccs import Ccsr
 from data_prep.config import PrepareConfig, check_out
@@ -215,7 +216,8 @@ def fetch_cases(sums: Sequence[str] = ()) -> tuple[Path, str]:
     if not unpacked.is_dir():
         with (
             tempfile.TemporaryDirectory(dir=path.parent) as aside,
-            coded_abstracts.open_zip(path) as archive,
+            tables.readable(path),
+            zipfile.ZipFile(path) as archive,
         ):
             archive.extractall(Path(aside, "codiesp"))
             Path(aside, "codiesp").rename(unpacked)
@@ -250,7 +252,7 @@ def _texts(raw: Path, language: str) -> dict[str, str]:
 
 def _notes(raw: Path, language: str, texts: Mapping[str, str]) -> Iterator[Note]:
     for case, split in texts.items():
-        text = _read(raw / split / TEXTS[language] / f"{case}.txt")
+        text = tables.read_text(raw / split / TEXTS[language] / f"{case}.txt")
         yield Note(admission=case, subject=case, text=text, key=case)
 
 
@@ -281,7 +283,7 @@ def _passages(raw: Path, texts: Mapping[str, str], dropped: Counter[str]) -> Ite
                 dropped["passages of a case without a text"] += 1
                 continue
             if case not in written:
-                written[case] = _read(raw / split / TEXTS["es"] / f"{case}.txt")
+                written[case] = tables.read_text(raw / split / TEXTS["es"] / f"{case}.txt")
             pieces = _pieces(offsets, path)
             found = " ".join(written[case][begin:end] for begin, end in pieces)
             # Seven of the 13,658 passages of train and dev differ in a mark at their ends.
@@ -304,7 +306,7 @@ def _pieces(offsets: str, path: Path) -> list[tuple[int, int]]:
 
 def _rows(path: Path, width: int) -> Iterator[list[str]]:
     """The rows of a file of tab-separated columns without a header; blank lines are none."""
-    for number, line in enumerate(_read(path).split("\n"), start=1):
+    for number, line in enumerate(tables.read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         cells = line.rstrip("\r").split("\t")
@@ -314,11 +316,3 @@ def _rows(path: Path, width: int) -> Iterator[list[str]]:
                 "archive again"
             )
         yield cells
-
-
-def _read(path: Path) -> str:
-    """Read a file to the character: line ends stay, since offsets count them."""
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        raise MarnError(f"{path} is not UTF-8; unpack the archive again") from None

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.stale_cleanup import swept
+from data_prep.corpus_writer import swept
 from marn.corpus import Corpus
 
 # Functions on the way from tables to corpus, in the order in which they are called.
