@@ -34,7 +34,7 @@ PAGE_SECONDS = 120  # on a machine with much else to do
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 # what hinders readers with a screen reader, a keyboard or weak sight
 BARRIERS = """async () => (await axe.run({preload: false, resultTypes: ["violations"]})).violations
-    .filter(found => ["serious", "critical"].includes(found.impact))
+    .filter(found => found.impact !== "minor")
     .map(found => `${found.id}: ${found.nodes[0].html.slice(0, 200)}`)"""
 # Entries of the API page whose kinds of elements others have: there are 40,000 elements.
 THIN = """() => {
@@ -50,10 +50,13 @@ CUT = """() => [...document.querySelectorAll(".bd-article *")].filter(box =>
     box.scrollWidth > box.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(box).overflowX)
     && box.clientWidth > 100 && !box.closest(".more-right, .more-left"))
     .map(box => `cut at the right: ${box.outerHTML.slice(0, 200)}`)"""
-# equations that begin to the left of their box, where nobody can scroll
+# equations that begin to the left of their box, or end to the right of their paragraph: lost
 LOST = """() => [...document.querySelectorAll(".math > mjx-container")].filter(set =>
     set.getBoundingClientRect().left < set.parentElement.getBoundingClientRect().left - 1)
-    .map(set => `its beginning is lost: ${set.parentElement.outerHTML.slice(0, 200)}`)"""
+    .map(set => `its beginning is lost: ${set.parentElement.outerHTML.slice(0, 200)}`)
+    .concat([...document.querySelectorAll("p > span.math")].filter(set =>
+    set.getBoundingClientRect().right > set.parentElement.getBoundingClientRect().right + 1)
+    .map(set => `its end is lost: ${set.textContent}`))"""
 MATHS = "[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))"
 
 
@@ -255,6 +258,11 @@ def test_buttons_of_figures_can_be_read(site: Path, visit: Callable[..., Any]) -
             "<mjx-container style='flex: 0 0 300px'>a",
             LOST,
             "beginning is lost",
+        ),
+        (
+            "<p style='width: 20px'><span class=math style='padding: 9px'>abc",
+            LOST,
+            "end is lost",
         ),
     ],
 )

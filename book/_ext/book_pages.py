@@ -104,13 +104,14 @@ def plot_html(plot: dict[str, Any], figure: dict[str, str]) -> str:
 
 
 def readable(body: str) -> str:
-    """Mend what a screen reader stumbles over in HTML that Sphinx and pandas write.
+    """Mend what a reader, or a screen reader, stumbles over in HTML that Sphinx and pandas write.
 
     Example:
         >>> readable('<th class="head"></th>')
         '<td class="head"></td>'
     """
     body = re.sub(r"<th([^>]*)>\s*(<p></p>)?\s*</th>", r"<td\1></td>", body)
+    body = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", body)  # a mean and its deviation, on one line
     return re.sub(r"(?<=<th>)\w+(?=</th>)", lambda name: name[0].replace("_", "_<wbr>"), body)
 
 

@@ -71,7 +71,7 @@ def report(findings: Sequence[Finding]) -> str:
         lines.append(f"{counted:>30}  {found.name}")
         below = [", ".join(found.examples)] if found.examples else []
         below.append(found.meaning + (f" {found.remedy}" if found.count else ""))
-        lines += [f"{'':32}{line}" for text in below for line in textwrap.wrap(text, 86)]
+        lines += [f"{'':32}{line}" for text in below for line in textwrap.wrap(text, 70)]
     return "\n".join(lines)
 
 
