@@ -111,7 +111,7 @@ def readable(body: str) -> str:
         '<td class="head"></td>'
     """
     body = re.sub(r"<th([^>]*)>\s*(<p></p>)?\s*</th>", r"<td\1></td>", body)
-    body = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", body)  # a mean and its deviation, on one line
+    body = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", body)  # on one line
     return re.sub(r"(?<=<th>)\w+(?=</th>)", lambda name: name[0].replace("_", "_<wbr>"), body)
 
 
@@ -162,7 +162,7 @@ def _prepare_docstring(app: Any, what: str, name: str, *parts: Any) -> None:
             lines[i] += ":"
     # Napoleon would take an attribute's first words for its type if a colon follows them
     if what in {"attribute", "data", "property"}:
-        lines.insert(0, "")
+        lines.insert(0, "\\ ")  # an empty line it would skip
 
 
 def _skip_field(app: Any, what: str, name: str, member: Any, *rest: Any) -> bool | None:
