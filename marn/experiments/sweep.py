@@ -181,6 +181,8 @@ def _client(jobs: int, address: str | None) -> Client:
 
     dask.config.set({"distributed.scheduler.allowed-failures": 0})
     if address is None:
+        # A worker of this machine that dies closes its connection; one that is slow has not died.
+        dask.config.set({"distributed.scheduler.worker-ttl": None})
         cluster = LocalCluster(
             n_workers=jobs,
             threads_per_worker=1,
