@@ -8,7 +8,6 @@
   const theme = (text, line, grid, control) => {
     const axis = {
       automargin: true, gridcolor: grid, linecolor: line, zerolinecolor: grid, ticks: "outside", tickcolor: line,
-      title: {standoff: 10},
     };
     return {data: {heatmap: [{colorscale: "Viridis"}]}, layout: {
       font: {color: text, family: "system-ui, sans-serif"},
@@ -42,7 +41,7 @@
     Plotly.newPlot(host.canvas, {
       data: figure.data,
       frames: figure.frames,
-      layout: {legend: {orientation: "h", y: -0.25, yanchor: "top"}, ...figure.layout, template: current()},
+      layout: {...figure.layout, template: current()},
       config: {...figure.config, ...config},
     }).then(() => { host.dataset.state = "drawn"; });
   };
