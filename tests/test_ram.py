@@ -1,3 +1,5 @@
+import statistics
+
 import pytest
 import torch
 from torch import nn
@@ -192,34 +194,48 @@ def test_bad_arguments():
         RecalibratedAggregation(3)
 
 
-def relative(ours, exact):
-    return float((ours.double() - exact).abs().max() / exact.abs().max())
+def errors(x, above, mask, weight, layer):
+    """Return {what: largest error in fp32 by the largest value}, against fp64.
+
+    The released layout is `BatchNorm1d` over (B, C, T), here of the real tokens as one note.
+    """
+
+    def run(dtype, ours):
+        norm = (TokenNorm if ours else nn.BatchNorm1d)(x.shape[2]).to(dtype)
+        norm.weight.data.copy_(weight)
+        given = x.to(dtype, copy=True).requires_grad_()
+        out = norm(given, mask)[mask] if ours else norm(given[mask].T.contiguous()[None])[0].T
+        out.backward(above[mask].to(dtype))
+        return {
+            "output": out.detach(),
+            "input": given.grad,
+            "weight": norm.weight.grad,
+            "bias": norm.bias.grad,
+        }
+
+    exact, found = run(torch.float64, False), run(torch.float32, layer is TokenNorm)
+    return {k: float((found[k].double() - v).abs().max() / v.abs().max()) for k, v in exact.items()}
 
 
-@pytest.mark.parametrize(
-    ("notes", "width", "channels"), [(16, 4000, 24), (64, 1000, 7), (3, 50, 600), (1, 2, 5)]
-)
-def test_single_precision_loses_no_digits_at_any_size(notes, width, channels):
-    # torch's layout (B, C, T) is exact to 3e-7; its (N, C) layout is off by 6e-6 at 64,000 rows.
+def test_single_precision_is_as_exact_as_the_released_layout_at_any_size():
+    # The largest of many rounding errors scatters by a factor of 2 in either layout, so the ratio
+    # of one draw may reach 4, and the median of all draws 1.25. Sums in fp32 had a median of 2.5.
     torch.manual_seed(0)
-    x = torch.randn(notes, width, channels, dtype=torch.float64) * 2 + 3 * torch.randn(channels)
-    above = torch.randn_like(x) + 0.3
-
-    def run(layer, x, swap):
-        given = (x.transpose(1, 2) if swap else x).detach().clone().requires_grad_()
-        out = layer(given)
-        out.backward(above.to(x.dtype).transpose(1, 2) if swap else above.to(x.dtype))
-        grads = [given.grad, layer.weight.grad, layer.bias.grad]
-        if swap:
-            out, grads[0] = out.transpose(1, 2), grads[0].transpose(1, 2)
-        return [out.detach(), *grads]
-
-    exact = run(nn.BatchNorm1d(channels).double(), x, True)
-    ours = run(TokenNorm(channels), x.float(), False)
-    released = run(nn.BatchNorm1d(channels), x.float(), True)
-    assert relative(ours[0], exact[0]) < 1e-6
-    for mine, theirs, true in zip(ours[1:], released[1:], exact[1:], strict=True):
-        assert relative(mine, true) < max(2 * relative(theirs, true), 1e-6)
+    ratios = {}
+    sizes = [(16, 4000, 24), (1, 2, 5), (3, 50, 600), (1, 1025, 9)]
+    sizes += [tuple(int(torch.randint(1, n, ())) + 1 for n in (32, 500, 30)) for _ in range(12)]
+    for notes, width, channels in sizes:
+        x = torch.randn(notes, width, channels) * 2 + 3 * torch.randn(channels)
+        above, weight = torch.randn_like(x) + 0.3, torch.rand(channels) + 0.5
+        mask = length_mask(torch.randint((width + 1) // 2, width + 1, (notes,)), width)
+        mask[0] = True
+        ours, released = (errors(x, above, mask, weight, k) for k in (TokenNorm, nn.BatchNorm1d))
+        assert ours["output"] < 1e-6
+        for what, error in ours.items():
+            ratios.setdefault(what, []).append(error / max(released[what], 3e-8))
+    for what, found in ratios.items():
+        assert max(found) < 4, what
+        assert statistics.median(found) < 1.25, what
 
 
 def test_gradient_of_the_norm_is_that_of_its_function():

@@ -25,8 +25,8 @@ class TokenNorm(nn.BatchNorm1d):
     `BatchNorm1d` over all B x T positions, as in the released code. With several ranks
     (`marn.parallel`) the statistics are those of the whole batch, not of one rank's share.
 
-    In training the moments are computed here, by torch's pairwise sums: its own kernel for
-    (N, C) arrays adds row after row, and over 64,000 tokens in fp32 loses a digit and a half.
+    In training the moments are computed here, with sums in fp64 as in torch's kernel for
+    (B, C, T): its kernel for (N, C) adds in fp32, and over 64,000 tokens loses a digit and a half.
     """
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -58,19 +58,31 @@ class TokenNorm(nn.BatchNorm1d):
         assert self.running_var is not None
         assert self.momentum is not None
         counts = not parallel.is_shadow()  # whether this rank's rows belong to the batch
-        sums = torch.cat([(rows * real).sum(0), real.sum(0, dtype=rows.dtype)])  # (C + 1,)
+        sums = torch.cat([_column_sums(rows, real), _column_sums(real, real)])  # (C + 1,)
         sums = parallel.all_reduce(sums * counts)
         total = sums[-1]
         if total <= 1:
             scale = (self.running_var + self.eps).rsqrt()
             return (rows - self.running_mean).mul_(real), scale, total
-        mean = sums[:-1] / total
+        mean = (sums[:-1] / total).to(rows.dtype)
         centred = (rows - mean).mul_(real)
-        var = parallel.all_reduce(centred.square().sum(0) * counts) / total
+        var = parallel.all_reduce(_column_sums(centred, centred) * counts) / total
         self.num_batches_tracked += 1  # type: ignore[operator, assignment]
         self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var * (total / (total - 1)), self.momentum)
-        return centred, (var + self.eps).rsqrt(), total
+        self.running_var.lerp_((var * (total / (total - 1))).to(rows.dtype), self.momentum)
+        return centred, (var + self.eps).rsqrt().to(rows.dtype), total
+
+
+def _column_sums(a: Tensor, b: Tensor) -> Tensor:
+    """Sum a * b over the rows: (N, C), (N, C or 1) -> (C,), in fp64 (fp32 on an MPS device).
+
+    Sixteen rows at a time are summed in the precision of the rows: as exact, and twice as fast.
+    """
+    products = a * b
+    whole = len(products) // 16 * 16
+    blocks = products[:whole].view(whole // 16, 16, products.shape[1]).sum(1)
+    dtype = torch.float32 if a.device.type == "mps" else torch.float64
+    return blocks.sum(0, dtype=dtype) + products[whole:].sum(0, dtype=dtype)
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -98,11 +110,14 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         centred, weight, scale, total, real = ctx.saved_tensors
         gradient = gradient * real
-        d_bias, d_weight = gradient.sum(0), (gradient * centred).sum(0) * scale
+        d_bias = _column_sums(gradient, real)
+        d_weight = _column_sums(gradient, centred) * scale
         if total > 1:  # else the moments are constants
             sums = parallel.all_reduce(torch.stack([d_bias, d_weight])) / total * ctx.counts
-            gradient = gradient.addcmul_(centred, sums[1] * scale, value=-1).sub_(sums[0])
-        return gradient.mul_(weight * scale).mul_(real), d_weight, d_bias, None, None, None, None
+            shift, slope = sums[0].to(scale.dtype), (sums[1] * scale).to(scale.dtype)
+            gradient = gradient.addcmul_(centred, slope, value=-1).sub_(shift)
+        d_rows = gradient.mul_(weight * scale).mul_(real)
+        return d_rows, d_weight.to(weight.dtype), d_bias.to(weight.dtype), None, None, None, None
 
 
 class ConvNorm(nn.Module):
