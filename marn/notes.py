@@ -232,6 +232,8 @@ def _columns(
             f"{name} has no column {text or 'text'} (its columns are: {shown}); name the column of "
             "the text with --text-column"
         )
+    if [*map(bare, columns)].count(bare(found)) > 1:
+        raise MarnError(f"{name} has more than one column {found}; rename one of them")
     # "note" and "document" may be either
     key = _find([c for c in columns if ids or c != found], ids, ID_NAMES)
     if ids and key is None:

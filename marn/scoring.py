@@ -170,9 +170,15 @@ def _read(path: Path) -> pl.DataFrame:
             kinds = {c: pl.String if is_long or c == place else pl.Float32 for c in header}
             is_utf8 = encoding == "utf-8-sig"  # which is all that polars reads
             source = path if is_utf8 else path.read_text(encoding=encoding).encode()
-            frame = pl.read_csv(source, separator=mark, schema_overrides=kinds)
+            try:
+                frame = pl.read_csv(source, separator=mark, schema_overrides=kinds)
+            except pl.exceptions.ComputeError:
+                _check_numbers(path, source, mark, place)
+                raise
         else:
             frame = pl.read_parquet(path)
+    except MarnError:
+        raise
     except (pl.exceptions.PolarsError, OSError, ValueError, KeyError, TypeError) as error:
         reason = type(error).__name__  # whose text may hold a cell
         raise MarnError(f"{path} cannot be read ({reason}); check the table") from None
@@ -185,6 +191,19 @@ def _read(path: Path) -> pl.DataFrame:
         if probability := _column(columns, PROBABILITY_NAMES):
             names[probability] = "probability"
     return frame.rename(names)
+
+
+def _check_numbers(path: Path, source: Path | bytes, mark: str, ids: str) -> None:
+    """Name the first column of a wide table that does not hold numbers."""
+    frame = pl.read_csv(source, separator=mark, infer_schema=False, n_rows=1000)
+    for name in frame.columns:
+        numbers = frame[name].cast(pl.Float32, strict=False)
+        if name != ids and numbers.null_count() > frame[name].null_count():
+            shown = name if re.fullmatch(r"[\w.-]{1,40}", name) else "(a text)"
+            raise MarnError(
+                f"{path} has a column {shown} without probabilities; give note_id, code and "
+                "probability, or note_id and a column of probabilities for each code"
+            )
 
 
 def _column(columns: list[str], names: tuple[str, ...]) -> str | None:

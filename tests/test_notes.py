@@ -157,6 +157,7 @@ SECRET = "Mr Smith has a fever"
     ("name", "data", "says"),
     [
         ("a.csv", f"id,{SECRET}\n1,x\n", "has no column text .its columns are: id, "),
+        ("a.csv", f"text,id,Text\n{SECRET},1,x\n", "has more than one column Text; rename one"),
         ("a.csv", f"note_id,text\n1,{SECRET},x\n", "row 1: 3 fields instead of 2; quote fields"),
         ("a.csv", f'note_id,text\n1,"{SECRET}\n', "unexpected end of data; the file is cut"),
         ("a.csv", "note_id,text\n", "holds no note"),

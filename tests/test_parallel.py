@@ -447,7 +447,8 @@ def test_the_same_command_for_one_device_and_for_two(corpus, folder, capfd):
         timeout=100,
         check=True,
     )
-    assert shown.stderr == ""
+    few_cores = re.compile(r".* processes share .*\n")  # on a machine with one
+    assert few_cores.sub("", shown.stderr) == ""
     lines = [text for text in shown.stdout.splitlines() if not text.startswith("warning")]
     assert [text.startswith("epoch") for text in lines[:3]] == [True, True, False]
     tuned = marn.load_model(folder / "command").thresholds["icd"]
