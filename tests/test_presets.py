@@ -70,7 +70,7 @@ def test_the_defaults_are_sound_but_for_the_starts_and_marns_recipe(tmp_path):
     model = marn.build("marn", corpus)
     begun = marn.build("marn", corpus, **sound.model)
     assert begun.padding == model.padding
-    # A start needs a corpus, or is no paper's, so that the library keeps torch's.
+    # One start needs a corpus and the other is in no paper, so the library's defaults have neither.
     assert (begun.bias_start, model.bias_start) == ("prior", "released")
     weights = [one.ram.up2.second.norm.weight.unique().item() for one in (begun, model)]
     assert weights == pytest.approx([0.1, 1.0])
