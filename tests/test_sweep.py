@@ -318,7 +318,7 @@ def test_every_experiment_of_the_book_can_be_run(path, home):
     said["notebook"] = str(path.parent / said["notebook"])
     said["parameters"] = said.get("parameters", {}) | {"corpus": str(home / "toy")}
     runs = plan(write(home, **said), home / "runs")
-    assert len({run.folder for run in runs}) == len(runs) > 1
+    assert len({run.folder for run in runs}) == len(runs) > 0
     labels = {tuple(run.labels.values()) for run in runs}
     assert len(labels) == len(runs)
 
