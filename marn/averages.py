@@ -2,32 +2,38 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from marn.errors import MarnError
-from marn.readers.average import Average
+from marn.readers.average import Average, Pool
 from marn.saving import load_model
 from marn.settings import check
 
 _Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def average(runs: Sequence[str | Path], weights: Sequence[float] | None = None) -> Average:
-    """Average the probabilities of trained models: one model, made of all of them.
+def average(
+    runs: Sequence[str | Path],
+    weights: Sequence[float] | None = None,
+    pool: Pool = "probabilities",
+) -> Average:
+    """Average the probabilities of trained models, or their logits: one model, made of all of them.
 
     Args:
         runs: run directories of models of the same words and codes, at least two.
         weights: of each run, above 0; only their ratio counts. By default all weigh the same.
             Choose them on dev notes.
+        pool: `"probabilities"` or `"logits"`, see `marn.readers.average.Average`.
 
     Returns:
         A system that `predict`, `evaluate`, `tune_thresholds` and `marn.saving.save_model` take.
 
     Raises:
         MarnError: there are fewer than two runs, one holds no model, two of them do not know the
-            same words and codes, or the weights are not one number above 0 for each.
+            same words and codes, the weights are not one number above 0 for each, or `pool` is
+            neither of the two.
 
     Example:
         >>> model = average(["runs/network", "runs/stack"], [0.7, 0.3])  # doctest: +SKIP
@@ -38,6 +44,7 @@ def average(runs: Sequence[str | Path], weights: Sequence[float] | None = None) 
     shares = check("weights", Sequence[_Weight], weights or [1.0] * len(runs))
     if len(shares) != len(runs):
         raise MarnError(f"weights must be one for each of {len(runs)} runs, but got {len(shares)}")
+    check("pool", Pool, pool)
     saved = [load_model(run) for run in runs]
     first = saved[0]
     for run, other in zip(runs, saved, strict=True):
@@ -45,7 +52,11 @@ def average(runs: Sequence[str | Path], weights: Sequence[float] | None = None) 
             raise MarnError(
                 f"{run} knows other words or codes than {runs[0]}; average runs of one corpus"
             )
-    options = {"members": [one.model.name for one in saved], "weights": [*shares]}
+    options: dict[str, Any] = {
+        "members": [one.model.name for one in saved],
+        "weights": [*shares],
+        "pool": pool,
+    }
     whole = Average(tasks=first.model.tasks, **options)
     whole.options = options | {"seed": 0}
     whole.fingerprint = first.model.fingerprint

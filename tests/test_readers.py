@@ -18,6 +18,7 @@ import marn
 from marn import MarnError, available, build, evaluate, fit, load_model, predict
 from marn.corpus import CodeEntry, Evidence
 from marn.corpus.text import tokenize
+from marn.readers.average import Average
 from marn.readers.base import TextSystem, as_bytes, from_bytes, log_odds
 from marn.readers.phrases import PhraseDictionary, TitleMatch, plain_words
 from marn.readers.stack import Stack
@@ -293,6 +294,14 @@ def test_an_average_of_networks_and_readers(corpus, tmp_path):
     assert np.allclose(predict(unequal, corpus, "test").probabilities("icd"), mean, atol=1e-5)
     marn.saving.save_model(tmp_path / "unequal", unequal, corpus)
     assert evaluate(load_model(tmp_path / "unequal", corpus), corpus) == evaluate(unequal, corpus)
+    pooled = marn.average(runs, [3, 1], pool="logits")
+    odds = [np.log(p / (1 - p)) for p in (each.probabilities("icd") for each in apart)]
+    geometric = 1 / (1 + np.exp(-0.75 * odds[0] - 0.25 * odds[1]))
+    assert np.allclose(predict(pooled, corpus, "test").probabilities("icd"), geometric, atol=1e-5)
+    marn.saving.save_model(tmp_path / "pooled", pooled, corpus)
+    assert evaluate(load_model(tmp_path / "pooled", corpus), corpus) == evaluate(pooled, corpus)
+    with pytest.raises(MarnError, match="pool must be 'probabilities' or 'logits', but got 'odds'"):
+        marn.average(runs, pool="odds")
     for wrong, said in (
         ([1], "weights must be one for each of 2 runs, but got 1"),
         ([1, 0], "above 0"),
@@ -300,6 +309,14 @@ def test_an_average_of_networks_and_readers(corpus, tmp_path):
     ):
         with pytest.raises(MarnError, match=said):
             marn.average(runs, wrong)
+
+
+def test_an_average_of_logits_by_hand():
+    whole = Average(tasks={"icd": 1}, weights=[1, 1], pool="logits")
+    sure, unsure = ({"icd": np.log(np.array([[p / (1 - p)]], np.float32))} for p in (0.9, 0.5))
+    whole.members = [mock.Mock(logits=lambda texts, said=x: said) for x in (sure, unsure)]
+    odds = np.exp(whole.logits(["a note"])["icd"])  # sqrt(9 * 1); a mean of probabilities has 7/3
+    assert odds == pytest.approx(3, rel=1e-6)
 
 
 def test_an_average_is_of_runs_of_one_corpus(corpus, tmp_path):

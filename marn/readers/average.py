@@ -1,7 +1,7 @@
 """Averages of trained models, networks among them, as one system that reads text."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from marn.models.base import Coder
 from marn.models.reading import batches
 from marn.readers.base import Ensemble, Logits, TextSystem, as_bytes, from_bytes, of_member
 
+Pool = Literal["probabilities", "logits"]
 _NOTES_AT_ONCE = 32
 
 
 class Average(Ensemble):
-    """Average the probabilities of models.
+    """Average the probabilities of models, or their logits.
 
     `marn.fit` trains the members, each by `marn.train.recipes.few_notes`; `marn.average` takes
     trained ones from run directories. Networks read the words of their corpus's vocabulary.
@@ -28,10 +29,13 @@ class Average(Ensemble):
         members: systems by name, or `{"name": …, "options": {…}}`. The default is the best average
             of the chapter on real text.
         weights: of each member; only their ratio counts. None for equal ones.
+        pool: what is averaged. With `"logits"` a member that is sure outweighs those that are not,
+            which is better for rare codes (`book/results/rare.json`).
         **shared: see `TextSystem`.
 
     References:
-        An ensemble by the sum rule (Kittler et al. 1998).
+        An ensemble by the sum rule (Kittler et al. 1998); logits: the logarithmic opinion pool
+        (Genest and Zidek 1986).
     """
 
     name = "average"
@@ -41,9 +45,11 @@ class Average(Ensemble):
         *,
         members: Sequence[str | Mapping[str, Any]] = ("stack", "bigru_la"),
         weights: Sequence[float] | None = None,
+        pool: Pool = "probabilities",
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        self.pool = pool
         self.specs: list[dict[str, Any]] = [
             {"name": one, "options": {}} if isinstance(one, str) else dict(one) for one in members
         ]
@@ -77,8 +83,10 @@ class Average(Ensemble):
         logits, weights = {}, torch.tensor(self.weights, dtype=torch.float64)
         for task in self.tasks:
             scores = torch.from_numpy(np.stack([each[task] for each in said])).double()
-            mean = torch.tensordot(weights / weights.sum(), scores.sigmoid(), 1)  # (N, C)
-            logits[task] = torch.logit(mean, eps=1e-9).float().numpy()
+            parts = scores.sigmoid() if self.pool == "probabilities" else scores
+            mean = torch.tensordot(weights / weights.sum(), parts, 1)  # (N, C)
+            mean = torch.logit(mean, eps=1e-9) if self.pool == "probabilities" else mean
+            logits[task] = mean.float().numpy()
         return logits
 
     def _read(self, network: Coder, texts: Sequence[str]) -> Logits:
