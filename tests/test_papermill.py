@@ -12,6 +12,7 @@ from notebooks import run_here
 import chapters
 from chapters import BOOK
 from data_prep.__main__ import main as data_prep
+from marn.errors import MarnError
 
 TEXTS = chapters.texts()
 
@@ -91,6 +92,37 @@ def test_a_chapter_runs_with_other_parameters(
     for key, value in here.items():
         assert known[key]["default"] != str(value), f"{key} is what the chapter has anyway"
     with pd.option_context("display.max_colwidth", None):
+        run_here(BOOK / f"{name}.ipynb", here)
+
+
+@pytest.fixture(scope="module")
+def uncategorised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of codes of one's own: without titles, categories and procedures."""
+    folder = tmp_path_factory.mktemp("own")
+    rows = ["note_id,split,text,codes"]
+    for i in range(40):
+        split = ("train", "train", "dev", "test")[i % 4]
+        rows.append(
+            f"n{i},{split},chief complaint shortness of breath ailment {'xyz'[i % 3]},L{i % 3};L9"
+        )
+    (folder / "notes.csv").write_text("\n".join(rows))
+    line = ["own", "--notes", str(folder / "notes.csv"), "--system", "other", "--text", "open"]
+    assert data_prep([*line, "--out", str(folder / "corpus"), "--vectors", "none"]) == 0
+    return folder / "corpus"
+
+
+@pytest.mark.parametrize("name", ["01_quickstart", "06_code_clusters", "09_audit"])
+def test_a_chapter_meets_codes_without_categories(
+    name: str, uncategorised: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(chapters.ROOT)
+    here = ELSEWHERE[name] | {"corpus": str(uncategorised)}
+    if name != "09_audit":
+        here["run_dir"] = str(tmp_path)
+    if name != "06_code_clusters":
+        run_here(BOOK / f"{name}.ipynb", here)
+        return
+    with pytest.raises(MarnError, match="needs the categories of codes, and 'corpus' has none"):
         run_here(BOOK / f"{name}.ipynb", here)
 
 
