@@ -26,8 +26,7 @@ csv.field_size_limit(10**9)
 
 
 def test_the_note_counts_characters() -> None:
-    author = Author(0, 0)
-    author.slips_per_letter = 1e-9
+    author = Author(0, 0, slips=0)
     note = NoteBuilder(PortableRandom(0), {"He": "she"}, author)
     note.about(("pr", "96.04"), "evidence")
     note.sentence(parse("{He} was [intubated] <at|at> 7."))
@@ -41,6 +40,19 @@ def test_slots_and_deidentified_words() -> None:
     note = NoteBuilder(PortableRandom(1), {"year": "1999"}, Author(0, 0))
     note.write(parse("[**{year}**] [**Hospital1 18**] {3-3}.{4.0-4.0} {a,a}"))
     assert note.text() == "[**1999**] [**Hospital1 18**] 3.4.0 a"
+
+
+def test_slips_are_as_many_as_asked_for() -> None:
+    def misspelt(slips: float) -> int:
+        note = NoteBuilder(PortableRandom(3), {}, Author(0, 0, slips))
+        for _ in range(400):
+            note.put("abdominal ")
+        return 400 - note.text().split().count("abdominal")
+
+    assert misspelt(0) == 0
+    # a slip each 1 / (30 x .0004 x exp(.8 z)) letters, z of the author; at most one in a phrase
+    usual, many = misspelt(1), misspelt(30)
+    assert usual < 15 < many < misspelt(300)
 
 
 @settings(max_examples=60)

@@ -1,5 +1,6 @@
 """The authors of notes: their style, their share of the phrases, their slips of the pen."""
 
+import math
 import re
 from functools import cache
 
@@ -25,7 +26,7 @@ def _habits() -> tuple[tuple[str, tuple[str, ...], bool], ...]:
 class Author:
     """An author: a style, a selection of the phrases, and slips of the pen."""
 
-    def __init__(self, seed: int, number: int) -> None:
+    def __init__(self, seed: int, number: int, slips: float = 1.0) -> None:
         rng = PortableRandom(seed, "author", number)
         self.number = number
         self.dictates = rng.chance(0.4)
@@ -35,7 +36,8 @@ class Author:
         self.problem_list = not self.dictates and rng.chance(0.7)
         self.mark = rng.pick(("# ", "#", "## ", "* ", "-", "")) if self.problem_list else ""
         self.bullet = rng.pick(("numbers", "dashes", "lines", "commas"))
-        self.slips_per_letter = rng.lognormal(0.0004, 0.8)
+        slips_per_letter = slips * rng.lognormal(0.0004, 0.8)
+        self.letters_per_slip = 1 / slips_per_letter if slips else math.inf
         self.glues = rng.chance(0.3)
         self.width = rng.integer(68, 78)
         habits = PortableRandom(seed, "habits", number)
@@ -93,7 +95,7 @@ class Author:
 
     def next_slip(self, rng: PortableRandom) -> float:
         """Draw the number of letters until the next misspelling."""
-        return rng.lognormal(1 / self.slips_per_letter, 0.7)
+        return rng.lognormal(self.letters_per_slip, 0.7)
 
     def slip(self, text: str, rng: PortableRandom) -> str:
         """Misspell one word of a text: two letters swapped, one lost, doubled or mistyped."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import lru_cache
 from itertools import count
@@ -75,6 +75,7 @@ def write(
     *,
     workers: int = 1,
     zipped: bool = False,
+    slips: float = 1.0,
 ) -> dict[str, int]:
     """Write the raw tables of a teaching hospital.
 
@@ -85,6 +86,7 @@ def write(
         progress: called with (summaries so far, summaries in all) after every patient.
         workers: processes that write notes; the bytes do not depend on it.
         zipped: write `.csv.gz` instead of `.csv`.
+        slips: times as many misspellings as the authors make otherwise.
 
     Returns:
         The numbers of patients, admissions, summaries (admissions with a discharge summary),
@@ -98,17 +100,18 @@ def write(
         raise MarnError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
     if workers < 1:
         raise MarnError(f"workers must be at least 1, but got {workers}; give 1 or more")
-    out = Path(out)
+    out, size = Path(out), replace(PRESETS[preset], slips=slips)
     if out.exists() and any(out.iterdir()):
         raise MarnError(f"{out} is not empty; name a new or an empty folder")
     out.mkdir(parents=True, exist_ok=True)
     try:
         with opened(out, list(COLUMNS), zipped) as files:
-            report, listed = _write_tables(files, PRESETS[preset], seed, workers, progress)
-        if PRESETS[preset].lists:
-            _write_lists(out, PRESETS[preset], listed, seed)
+            report, listed = _write_tables(files, size, seed, workers, progress)
+        if size.lists:
+            _write_lists(out, size, listed, seed)
+        more = f", slips {slips:g}" if slips != 1 else ""
         counts = "\n".join(f"{name}: {value}" for name, value in report.items())
-        text = README.format(preset=preset, seed=seed, counts=counts)
+        text = README.format(preset=f"{preset}{more}", seed=seed, counts=counts)
         (out / "README.txt").write_text(text, "utf-8")
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)

@@ -53,7 +53,7 @@ class NoteWriter:
     def __init__(self, seed: int, catalogue: CodeCatalogue, preset: Preset) -> None:
         self.seed = seed
         self.material = Material(catalogue, preset)
-        self.authors = [Author(seed, number) for number in range(AUTHORS)]
+        self.authors = [Author(seed, number, preset.slips) for number in range(AUTHORS)]
 
     def notes(self, person: Patient, stay: Admission) -> Iterator[Note]:
         """Yield the notes of one admission: the summary, addenda, and some of other categories."""

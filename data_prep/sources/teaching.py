@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from data_prep import hospital
 from data_prep.config import CcsConfig
@@ -26,6 +28,8 @@ class Config(CcsConfig):
     """Size of the hospital."""
     gzip: bool = False
     """Compress the raw tables with gzip."""
+    slips: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """Times as many misspellings as usual."""
     workers: Count = 1
     """Processes that write notes; the corpus is the same with any number."""
 
@@ -40,8 +44,14 @@ def run(config: Config, progress: Progress) -> Path:
     with replacing(config.out) as partial:
         raw = partial / "raw"
         bar = _notes_written(progress)
-        hospital.write(raw, preset, config.seed, bar, workers=config.workers, zipped=config.gzip)
-        command = f"python -m data_prep teaching --preset {preset} --out data/{name}"
+        options: dict[str, Any] = {
+            "workers": config.workers,
+            "zipped": config.gzip,
+            "slips": config.slips,
+        }
+        hospital.write(raw, preset, config.seed, bar, **options)
+        more = f" --slips {config.slips:g}" if config.slips != 1 else ""
+        command = f"python -m data_prep teaching --preset {preset}{more} --out data/{name}"
         has_lists = config.codes == hospital.PRESETS[preset].lists
         lists = config.splits or (raw if has_lists else None)
         mimic3.build(raw, partial, config, name, command, lists, progress=progress)
