@@ -21,6 +21,7 @@ from data_prep.caml_labels import CamlLabels, CodeRow
 from data_prep.code_systems.systems import Icd9, dotted_icd9
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
+from data_prep.mdace import Mdace
 from data_prep.prepare import Annotation, Coding, Note, Origin, Pair, Progress, Records, prepare
 from marn.errors import MarnError
 from marn.settings import Location, settings
@@ -52,12 +53,15 @@ class Config(CcsConfig):
     labels: Literal["icd", "caml"] = "icd"
     """How codes are named: "icd", as they are; "caml", as in CAML's published predictions: its
     scripts read the codes of procedures as numbers, and so lose zeros."""
+    mdace: Location | None = None
+    """Folder of MDACE's annotations (Cheng et al. 2023, github.com/3mcloud/MDACE), or one within
+    it, such as data/Inpatient: the passages that coders marked become evidence."""
 
 
 def run(config: Config, progress: Progress) -> Path:
     """Prepare the tables in `config.raw`."""
     raw, lists, name = tables.folder(config.raw), config.splits, config.out.resolve().name
-    check_out(config.out, raw)
+    check_out(config.out, raw, config.mdace)
     if config.sha256 and str(lists) != "fetch":
         raise MarnError("--sha256 checks downloaded lists; add --splits fetch, or leave it out")
     is_folder = lists is not None and (str(lists) == "fetch" or lists.is_dir())
@@ -71,7 +75,8 @@ def run(config: Config, progress: Progress) -> Path:
             lists = splits.fetch_lists(which, config.sha256)
     command = f"python -m data_prep mimic3 --raw RAW --out data/{name}"
     with replacing(config.out) as partial:
-        build(raw, partial, config, name, command, lists, config.labels, progress=progress)
+        given = (config.labels, config.mdace)
+        build(raw, partial, config, name, command, lists, *given, progress=progress)
     return config.out
 
 
@@ -83,6 +88,7 @@ def build(
     command: str,
     lists: Path | None,
     labels: str = "icd",
+    mdace: Path | None = None,
     *,
     progress: Progress,
 ) -> None:
@@ -97,6 +103,7 @@ def build(
         command: the command line for the card, to which the choices are added.
         lists: what `splits.chosen` takes; None splits by patient.
         labels: "icd", or "caml" (`data_prep.caml_labels`).
+        mdace: folder of MDACE's annotations, instead of the hospital's own evidence.
         progress: takes lines about how far the work is.
 
     Raises:
@@ -113,7 +120,13 @@ def build(
     split, settings = splits.chosen(lists, config.codes, config.seed, dropped)
     settings["ccs_procedures"] = system.procedures
     codings: Iterator[Coding] = read_codings(raw, dropped, is_known)
+    notes: Iterator[Note] = read_notes(raw, dropped, synthetic=synthetic, noted=noted)
     passages = _read_annotations(tables.require(raw, "EVIDENCE")) if synthetic else None
+    if mdace is not None:
+        annotated = Mdace(mdace)
+        notes, passages = annotated.watch(notes), annotated.passages(dropped, progress)
+        settings["mdace"] = annotated.about
+        command += " --mdace MDACE"
     names: Icd9 | CamlLabels = system
     if labels == "caml":
         names = CamlLabels(system.title, system.category, system.is_lost, noted)
@@ -124,7 +137,7 @@ def build(
     prepare(
         folder,
         Records(
-            notes=read_notes(raw, dropped, synthetic=synthetic, noted=noted),
+            notes=notes,
             codings=codings,
             annotations=passages,
             title=names.title,
