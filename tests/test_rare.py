@@ -14,7 +14,7 @@ from marn.registry import build
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "experiments"))
 
-import rare  # noqa: E402
+import rare
 
 
 @pytest.mark.parametrize("pool", ["probabilities", "logits"])
@@ -33,7 +33,8 @@ def test_an_average_is_that_of_the_library(pool, tmp_path):
 
 def test_rows_of_the_systems(tmp_path, monkeypatch):
     corpus = toy_corpus(tmp_path / "toy")
-    monkeypatch.setattr(corpus.__class__, "frequency", lambda self, task: np.array([3, 50]))
+    counts = np.array([3, 3, 50, 50])
+    monkeypatch.setattr(marn.Corpus, "frequency", lambda self, task: counts[: self.tasks[task]])
     monkeypatch.setattr(marn.Corpus, "load", lambda path: corpus)
     titles = marn.build("titles", corpus)  # no passage of the toy corpus is marked
     monkeypatch.setattr(marn, "build", lambda name, corpus: titles)
@@ -45,7 +46,7 @@ def test_rows_of_the_systems(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", line)
     rare.main()
     found = json.loads((tmp_path / "rare.json").read_text())
-    assert found["rare codes"] == 1
+    assert found["rare codes"] == 2
     names = [(row["system"], row["seed"]) for row in found["rows"] if row["split"] == "test"]
     averages = [(f"average of {pool}", s) for pool in ("probabilities", "logits") for s in (0, 1)]
     assert names == [("dictionary", 0), ("network", 0), ("network", 1), *averages]
