@@ -2,16 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from marn.errors import MarnError
-from marn.readers.average import Average, Pool
+from marn.readers.average import Average, Pool, Weight
 from marn.saving import load_model
 from marn.settings import check
-
-_Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def average(
@@ -41,7 +37,7 @@ def average(
     """
     if len(runs) < 2:
         raise MarnError(f"an average needs at least two runs, but got {len(runs)}")
-    shares = check("weights", Sequence[_Weight], weights or [1.0] * len(runs))
+    shares = check("weights", Sequence[Weight], weights or [1.0] * len(runs))
     if len(shares) != len(runs):
         raise MarnError(f"weights must be one for each of {len(runs)} runs, but got {len(shares)}")
     check("pool", Pool, pool)

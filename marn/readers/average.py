@@ -1,11 +1,12 @@
 """Averages of trained models, networks among them, as one system that reads text."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from marn.corpus import Corpus
@@ -14,8 +15,10 @@ from marn.errors import MarnError
 from marn.models.base import Coder
 from marn.models.reading import batches
 from marn.readers.base import Ensemble, Logits, TextSystem, as_bytes, from_bytes, of_member
+from marn.settings import check, unknown
 
 Pool = Literal["probabilities", "logits"]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NOTES_AT_ONCE = 32
 
 
@@ -50,10 +53,15 @@ class Average(Ensemble):
     ) -> None:
         super().__init__(**shared)
         self.pool = pool
-        self.specs: list[dict[str, Any]] = [
-            {"name": one, "options": {}} if isinstance(one, str) else dict(one) for one in members
-        ]
-        self.weights = [*(weights or [1.0] * len(self.specs))]
+        given = [members] if isinstance(members, str) else members
+        named = [{"name": one} if isinstance(one, str) else dict(one) for one in given]
+        self.specs: list[dict[str, Any]] = [{"options": {}} | one for one in named]
+        known = {*Coder.registry, *self.registry}
+        for spec in self.specs:
+            if spec.get("name") not in known:
+                raise unknown("members cannot hold", str(spec.get("name")), known)
+        equal = [1.0] * len(self.specs)
+        self.weights = [*check("weights", Sequence[Weight], weights or equal)]
         if len(self.specs) < 2 or len(self.weights) != len(self.specs):
             raise MarnError(
                 f"an average needs at least two members, and a weight for each, but got "
