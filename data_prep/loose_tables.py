@@ -31,6 +31,7 @@ SPLIT: Final = ("split", "splits", "set", "subset", "fold", "partition")
 CODES: Final = (
     *("code", "codes", "icd_code", "icd_codes", "icd", "icd9_code", "icd9_codes", "icd9"),
     *("icd10_code", "icd10_codes", "icd10", "icd10cm", "icd9cm", "label", "labels", "target"),
+    *("codigo", "código"),
 )
 DIAGNOSES: Final = (
     *("dx", "dx_code", "dx_codes", "diagnosis_code", "diagnosis_codes", "diagnosis", "diagnoses"),

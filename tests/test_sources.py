@@ -18,6 +18,7 @@ OPTIONS = {
     "mimic3": ["--raw", "RAW"],
     "mimic4": ["--raw", "RAW"],
     "codiesp": ["--raw", "RAW"],
+    "cantemist": ["--raw", "RAW"],
     "own": ["--notes", "RAW", "--assigned", "RAW", "--system", "icd9"],
 }
 READERS = [name for name in SOURCES if name != "teaching"]

@@ -21,7 +21,7 @@ from marn.errors import MarnError
 
 TITLES: Final = (
     *("long_title", "title", "long_description", "description", "desc", "long_desc", "name"),
-    *("short_title", "short_description"),
+    *("short_title", "short_description", "descriptor_completo", "descripcion", "descripción"),
 )
 
 _CODES: Final = (*loose_tables.CODES, *loose_tables.DIAGNOSES, *loose_tables.PROCEDURES)
