@@ -84,7 +84,7 @@ class Table:
 
     path: Path
     columns: Mapping[str, Sequence[str]]  # of each wanted column its names in the file, or none
-    form: str  # "csv", "jsonl" or "polars"
+    form: str  # "csv", "jsonl", "json" or "polars"
     encoding: str = "utf-8"
     separator: str = ","
 
@@ -96,7 +96,8 @@ class Table:
         Raises:
             MarnError: naming file and row, if it cannot be read.
         """
-        readers = {"csv": self._csv, "jsonl": self._jsonl, "polars": self._polars}
+        readers = {"csv": self._csv, "jsonl": self._jsonl, "json": self._json}
+        readers["polars"] = self._polars
         with tables.readable(self.path):
             for place, record in readers[self.form]():
                 yield (
@@ -139,6 +140,9 @@ class Table:
                     raise self.fault(number, 'no JSON object; give one such as {"note_id": ...}')
                 yield number, row
 
+    def _json(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield from enumerate(_objects(self.path, self.encoding), start=1)
+
     def _polars(self) -> Iterator[tuple[int, dict[str, Any]]]:
         frame = _frame(self.path, [name for names in self.columns.values() for name in names])
         yield from enumerate(frame.iter_rows(named=True), start=1)
@@ -166,10 +170,13 @@ def open_table(
         raise MarnError(f"{path} is a folder; give a table with the columns {columns}")
     suffix = _suffix(path)
     with tables.readable(path):
-        if suffix in (".parquet", ".pq", ".feather", ".arrow", ".ipc", ".json"):
+        if suffix in (".parquet", ".pq", ".feather", ".arrow", ".ipc"):
             names = _frame(path, None).columns
             return Table(path, _columns(path, names, wanted, optional), "polars")
         encoding = encoding_of(path, encoding)
+        if suffix == ".json":
+            names = list(dict.fromkeys(name for row in _objects(path, encoding) for name in row))
+            return Table(path, _columns(path, names, wanted, optional), "json", encoding)
         is_json = suffix in (".jsonl", ".ndjson")
         with tables.open_bytes(path) as file:
             lines = io.TextIOWrapper(file, encoding)
@@ -215,11 +222,20 @@ def _suffix(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
+def _objects(path: Path, encoding: str) -> list[dict[str, Any]]:
+    """Read a list of JSON objects."""
+    with tables.open_bytes(path) as file:
+        try:
+            rows = json.loads(file.read().decode(encoding))
+        except (ValueError, RecursionError):
+            rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise MarnError(f'{path} is not a list of JSON objects; give [{{"note_id": …}}, …]')
+    return rows
+
+
 def _frame(path: Path, names: list[str] | None) -> pl.DataFrame:
     """Read a file that polars knows, or, without names, only its columns."""
-    if _suffix(path) == ".json":
-        with tables.open_bytes(path) as file:
-            return pl.read_json(file.read())
     scan = pl.scan_parquet if path.suffix.lower() in (".parquet", ".pq") else pl.scan_ipc
     lazy = scan(path)
     return lazy.head(0).collect() if names is None else lazy.select(names).collect()

@@ -1,7 +1,7 @@
 """Read notes to be coded, one after the other: a text, a folder, a table, standard input, a corpus.
 
-Only as much is held in memory as one note needs (of Parquet, some rows). An id is the name of a
-text file, a column of a table, or the number of the row.
+Only as much is held in memory as one note needs (of Parquet and Feather, some rows; of JSON, all).
+An id is the name of a text file, a column of a table, or the number of the row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ Note = tuple[str, str]
 """Id and text."""
 
 TEXTS = (".txt", ".text", ".md", "")
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_FEATHER: Final = (".feather", ".arrow", ".ipc")
+_FRAMES: Final = (".parquet", ".pq", *_FEATHER)
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", *_FRAMES)
 _FIELD = 1 << 26  # characters of a cell: a quote that is never closed would swallow the file
 _ROWS = 512  # of Parquet at once
 _LONGEST: Final = 1 << 24  # characters of a text or a line: /dev/zero has no end
@@ -47,8 +49,8 @@ def read_notes(
 
     Args:
         source: a text file; a folder of texts NAME.txt at any depth; a CSV with a header (or
-            semicolons or tabs), JSONL or Parquet; `"-"` for standard input, which may hold a CSV,
-            JSONL or one text; or the folder of a corpus.
+            semicolons or tabs), JSONL, JSON, Parquet or Feather; `"-"` for standard input, which
+            may hold a CSV, JSONL or one text; or the folder of a corpus.
         text_column: the column with the text, by default one of `TEXT_NAMES`.
         id_column: the column with the id, by default one of `ID_NAMES`, else rows are numbered.
         split: of a corpus; by default all its splits.
@@ -73,11 +75,11 @@ def read_notes(
     kind = kind.lower()
     if kind not in (*TEXTS, *TABLES):
         raise MarnError(
-            f"{path} cannot be read as notes; give a text file, CSV, JSONL or Parquet, or a folder "
-            "of texts"
+            f"{path} cannot be read as notes; give a text file, CSV, JSONL, JSON, Parquet or "
+            "Feather, or a folder of texts"
         )
-    if kind == ".parquet":
-        return _checked(str(path), _parquet(path, text_column, id_column))
+    if kind in _FRAMES:
+        return _checked(str(path), _frame(path, kind in _FEATHER, text_column, id_column))
     return _checked(str(path), _file(path, kind, text_column, id_column, encoding))
 
 
@@ -171,6 +173,8 @@ def _file(
             yield path.name.partition(".")[0], _whole(file, str(path))
         elif kind in (".csv", ".tsv"):
             yield from _table(str(path), _lines_of(file, str(path)), text, ids)
+        elif kind == ".json":
+            yield from _json(str(path), _whole(file, str(path)), text, ids)
         else:
             yield from _lines(str(path), _lines_of(file, str(path)), text, ids)
 
@@ -281,6 +285,17 @@ def _lines(name: str, lines: Iterator[str], text: str | None, ids: str | None) -
         yield _of_row(f"{name}, line {number}", number, row, text, ids)
 
 
+def _json(name: str, written: str, text: str | None, ids: str | None) -> Iterator[Note]:
+    try:
+        rows = json.loads(written)
+    except (ValueError, RecursionError):
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise MarnError(f'{name} is not a list of JSON objects; give [{{"text": …}}, …], or JSONL')
+    for number, row in enumerate(rows, start=1):
+        yield _of_row(f"{name}, row {number}", number, row, text, ids)
+
+
 def _of_row(
     name: str, number: int, row: Mapping[str, Any], text: str | None, ids: str | None
 ) -> Note:
@@ -292,9 +307,9 @@ def _of_row(
     return (str(number) if key is None else str(row[key])), written or ""
 
 
-def _parquet(path: Path, text: str | None, ids: str | None) -> Iterator[Note]:
+def _frame(path: Path, feather: bool, text: str | None, ids: str | None) -> Iterator[Note]:
     try:
-        table = pl.scan_parquet(path)
+        table = pl.scan_ipc(path) if feather else pl.scan_parquet(path)
         columns = table.collect_schema().names()
         body, key = _columns(str(path), columns, text, ids)
         size = table.select(pl.len()).collect().item()

@@ -79,6 +79,10 @@ def test_parquet_streams_rows_and_takes_numbers_as_ids(tmp_path):
     frame = pl.DataFrame({"hadm_id": range(size), "note": [f"note {i}" for i in range(size)]})
     frame.write_parquet(tmp_path / "a.parquet")
     assert list(read_notes(tmp_path / "a.parquet")) == [(str(i), f"note {i}") for i in range(size)]
+    frame.write_ipc(tmp_path / "a.feather")
+    frame.write_json(tmp_path / "a.json")
+    for name in ("a.feather", "a.json"):
+        assert list(read_notes(tmp_path / name)) == list(read_notes(tmp_path / "a.parquet"))
     frame.with_columns(note=None).write_parquet(tmp_path / "none.parquet")
     assert next(read_notes(tmp_path / "none.parquet")) == ("0", "")
 
@@ -166,8 +170,14 @@ SECRET = "Mr Smith has a fever"
         ("a.jsonl", f'["{SECRET}"]\n', "line 1 is not a JSON object"),
         ("a.jsonl", f'{{"text": ["{SECRET}"]}}\n', "column text is not text"),
         ("a.parquet", SECRET, "cannot be read"),
+        ("a.feather", SECRET, "cannot be read"),
+        ("a.json", SECRET, "is not a list of JSON objects"),
         ("a.csv.gz", SECRET, "cannot be read .Not a gzipped file"),
-        ("a.docx", SECRET, "cannot be read as notes; give a text file, CSV, JSONL or Parquet"),
+        (
+            "a.docx",
+            SECRET,
+            "cannot be read as notes; give a text file, CSV, JSONL, JSON, Parquet or",
+        ),
         ("empty/skip.pdf", SECRET, None),
     ],
 )

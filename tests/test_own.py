@@ -160,6 +160,21 @@ def test_what_is_wrong_is_named(prepare, tmp_path, file, content, said):
     assert "fever" not in error
 
 
+def test_json_of_any_types(prepare, tmp_path):
+    places = ("train", "dev", "test", "train")
+    rows = [{"id": i, "text": TEXTS[note], "set": places[i]} for i, note in enumerate(TEXTS)]
+    codes = [{"id": i, "code": "428.0"} for i in range(130)]
+    codes.append({"id": "3", "code": ["427.31", "428.0"], "more": None})
+    (tmp_path / "notes.json").write_text(json.dumps(rows))
+    (tmp_path / "mixed.json").write_text(json.dumps(codes))
+    mixed = ("--assigned", str(tmp_path / "mixed.json"))
+    assert _codes(prepare(*mixed, notes="notes.json")) == ["427.31", "428.0"]
+    (tmp_path / "mixed.json").write_text(json.dumps([*codes, "Mr Meyer"]))
+    said = prepare(*mixed, notes="notes.json")
+    assert "mixed.json is not a list of JSON objects" in said
+    assert "Meyer" not in said
+
+
 def test_json_without_end_is_one_line(prepare, tmp_path):
     (tmp_path / "deep.jsonl").write_text("[" * 100_000)
     assert "deep.jsonl cannot be read (RecursionError)" in prepare(notes="deep.jsonl")
