@@ -13,6 +13,7 @@ import marn
 from marn import MarnError, TrainConfig
 from marn.cli import main
 from marn.prediction import COLUMNS, write_coded
+from marn.privacy import SWITCH
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,18 @@ def test_probabilities_are_those_of_the_corpus(run, corpus):
         assert row.assigned == (expected > saved.thresholds["icd"])
     many = saved.predict(texts * 20, top=4, explain="none")  # more than are held at once
     assert many["probability"].tolist() == table["probability"].tolist() * 20
+
+
+def test_words_of_a_credentialed_model_are_not_shown_in_a_notebook(run, monkeypatch):
+    saved = marn.load(run)
+    saved.card["corpus"]["open"] = False
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    monkeypatch.delenv(SWITCH, raising=False)
+    with pytest.raises(MarnError, match="a notebook saves what it shows"):
+        saved.predict("word1 code3")
+    assert saved.predict("word1 code3", explain="none")["words"].eq("").all()
+    monkeypatch.setenv(SWITCH, "1")
+    assert saved.predict("word1 code3")["words"].ne("").any()
 
 
 def test_each_code_may_have_a_threshold(run):
