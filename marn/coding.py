@@ -53,7 +53,9 @@ def predict_notes(
         notes, text_column=text_column, id_column=id_column, split=split, encoding=encoding
     )
     texts = itertools.chain([next(texts)], texts)  # what is wrong shows before anything is written
-    coded = saved.code(texts, task=task, top=top, threshold=threshold, explain=explain)
+    coded = saved.code(
+        texts, task=task, top=top, threshold=threshold, explain=explain, to_file=True
+    )
     counted = _counted(coded)
     if out is None:
         write_coded(counted, sys.stdout, kind)

@@ -137,8 +137,6 @@ class SavedModel:
         Raises:
             MarnError: a note is not text, or an argument is out of range.
         """
-        if explain != "none":
-            check_may_show(self.is_open, show_credentialed_text=True)
         if isinstance(texts, str):
             texts = [texts]
         if not isinstance(texts, Iterable):
@@ -156,6 +154,7 @@ class SavedModel:
         top: int = 0,
         threshold: float | None = None,
         explain: Explained | None = None,
+        to_file: bool = False,
     ) -> Iterator[CodedNote]:
         """Code notes as `predict` does, one after the other in the same memory.
 
@@ -165,7 +164,10 @@ class SavedModel:
             top: see `predict`.
             threshold: see `predict`.
             explain: see `predict`.
+            to_file: whether they go to a file, for which `marn.privacy.check_may_write` was asked.
         """
+        if explain != "none" and not to_file:
+            check_may_show(self.is_open, show_credentialed_text=True)
         task = task or next(iter(self.model.tasks))
         if task not in self.model.tasks:
             raise MarnError(f"the model has no task {task!r}; it has {', '.join(self.model.tasks)}")

@@ -14,8 +14,11 @@ The card of a corpus says whether its text is open or credentialed. From there:
 
 import logging
 import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +39,8 @@ SWITCH: Final = "MARN_SHOW_CREDENTIALED"
 
 A notebook saves what it shows, and a kernel cannot know where: papermill, nbconvert, JupyterLab and
 the rest do not tell it. So the person who starts one of these decides, for that session."""
+
+_KERNEL: Final = re.compile(r"ipykernel|(^|/)kernel-[^/]*\.json$")  # in its command line
 
 
 def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
@@ -66,7 +71,7 @@ def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
 
 
 def check_may_write(path: Path | None, open_text: bool, show_credentialed_text: bool) -> None:
-    """Refuse to write credentialed text where git would see it.
+    """Refuse to write credentialed text where git would see it, or where a notebook saves it.
 
     Args:
         path: file to write, which need not exist; None for standard output, which may be a file.
@@ -74,8 +79,11 @@ def check_may_write(path: Path | None, open_text: bool, show_credentialed_text: 
         show_credentialed_text: whether the caller asked for it anyway.
 
     Raises:
-        MarnError: the file would be in a git work tree that does not ignore it.
+        MarnError: the file would be in a git work tree that does not ignore it, or a notebook reads
+            the output.
     """
+    if path is None:
+        check_may_show(open_text, show_credentialed_text=True)
     if open_text or show_credentialed_text:
         return
     if path is None:
@@ -113,7 +121,19 @@ def announce(name: str, digest: str) -> None:
 def _in_notebook() -> bool:
     """Tell whether this process is the kernel of a notebook, or was started by one."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel") or "JPY_PARENT_PID" in os.environ
+    return hasattr(shell, "kernel") or "JPY_PARENT_PID" in os.environ or _below_kernel()
+
+
+@cache
+def _below_kernel() -> bool:
+    """Tell whether a kernel is above this process, whatever environment it was given."""
+    with suppress(ImportError):  # where there is a kernel of Python, there is psutil
+        import psutil
+
+        with suppress(psutil.Error):
+            above = [text for one in psutil.Process().parents() for text in one.cmdline()]
+            return any(_KERNEL.search(text) for text in above)
+    return False
 
 
 def _could_be_committed(path: Path) -> bool:

@@ -52,9 +52,12 @@ SHOWS = [
     "print(data['train'].text(0))",
     "display([data['train'].text(i) for i in range(3)])",
     "print(data.vocabulary.decode(data['train'].note_tokens(0)))",
+    "print([code.top for note in marn.load('model').code([note], top=9) for code in note.codes])",
     "command = 'import marn; print(marn.Corpus.load(corpus)[\"train\"].text(0))'\n"
     "command = command.replace('corpus', repr(corpus))\n"
-    "print(subprocess.run([sys.executable, '-c', command], capture_output=True, text=True))",
+    "print(run([sys.executable, '-c', command]))",
+    "print(run([sys.executable, '-c', command], env=own))",
+    "print(run([sys.executable, '-m', 'marn', 'predict', 'model', 'note.txt', '--top', '9']))",
 ]
 
 
@@ -62,7 +65,17 @@ def test_no_program_that_runs_a_notebook_saves_a_credentialed_note(checkout: Pat
     book = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": ""}}
     )
-    load = 'import marn, subprocess, sys\ncorpus = "data/secret"\ndata = marn.Corpus.load(corpus)'
+    corpus = Corpus.load(checkout / "data" / "secret")
+    save_model(checkout / "model", marn.build("caml", corpus, filters=4), corpus)
+    (checkout / "note.txt").write_text("code0 word1")
+    load = (
+        "import functools, marn, os, subprocess, sys\n"
+        "run = functools.partial(subprocess.run, capture_output=True, text=True)\n"
+        f"keys = {{'PYTHONPATH', '{privacy.SWITCH}'}} & {{*os.environ}}\n"
+        "own = {key: os.environ[key] for key in keys}\n"
+        'corpus, note = "data/secret", ("1", open("note.txt").read())\n'
+        "data = marn.Corpus.load(corpus)"
+    )
     tried = [
         f"try:\n{indent(show, '    ')}\nexcept marn.MarnError as error:\n    print(error)"
         for show in SHOWS
