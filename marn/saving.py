@@ -3,6 +3,7 @@
 Nothing in these files is executed when they are read. Every file is complete or absent.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -140,9 +141,6 @@ def write_card(
         "options": model.options,
         "embedding_size": getattr(model, "embedding_size", None),  # readers of text have none
         "weights_sha256": weights,
-        "fingerprint": fingerprint(
-            corpus.vocabulary, {task: corpus.codes[task] for task in model.tasks}
-        ),
         "corpus": {
             "name": corpus.name,
             "hash": corpus.hash,
@@ -160,7 +158,18 @@ def write_card(
         "categories": [above and [above.code, above.title] for above in corpus.categories],
         "vocabulary": list(corpus.vocabulary.words),
     }
-    write_json(folder / CARD, card)
+    write_json(folder / CARD, card | {"card_sha256": _digest(card)})
+
+
+def _digest(card: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a card, but for what it says of that."""
+    kept = json.loads(json.dumps({k: v for k, v in card.items() if k != "card_sha256"}))
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _is_whole(card: Mapping[str, Any]) -> bool:
+    """Tell whether a card is as it was written; version 0.2.0 wrote no sum."""
+    return "card_sha256" not in card or card["card_sha256"] == _digest(card)
 
 
 def write_readme(folder: Path, scores: Mapping[str, Any] | None = None) -> None:
@@ -205,7 +214,8 @@ def write_readme(folder: Path, scores: Mapping[str, Any] | None = None) -> None:
 def is_intact(folder: Path) -> bool:
     """Tell whether a folder holds a model as `save_model` wrote it."""
     try:
-        return sha256(folder / WEIGHTS) == read_card(folder)["weights_sha256"]
+        card = read_card(folder)
+        return sha256(folder / WEIGHTS) == card["weights_sha256"] and _is_whole(card)
     except (OSError, KeyError, MarnError, TypeError, ValueError, RecursionError):
         return False
 
@@ -254,6 +264,9 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
         is_run = (folder.parent / CARD).exists()
         where = f"its folder, {folder.parent}" if is_run else "the folder of a run"
         raise MarnError(f"{folder} is a file; pass {where}")
+    for path in (folder / CARD, folder / WEIGHTS, folder / CHECKPOINT):
+        if path.exists() and not path.is_file():  # a device or a pipe may have no end
+            raise MarnError(f"{path} is not a file; copy the model anew, or train it again")
     try:
         card = read_card(folder)
         written = f"written by marn {card['provenance']['marn']}, this is {version('marn')}"
@@ -262,7 +275,7 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
         weights = _read_weights(folder, card)
         if not card["corpus"]["open"]:
             privacy.announce(card["corpus"]["name"], card["corpus"]["hash"])
-        with _Allowance(2 * sum(x.nbytes for x in weights.values()) + _SPARE):
+        with _Allowance(weights):
             saved = _rebuilt(card)
             saved.model.load_state_dict(weights)  # an average builds its members here
     except FileNotFoundError as error:
@@ -312,19 +325,21 @@ def _read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, torch.Tens
 
 
 class _Allowance(TorchDispatchMode):
-    """Refuse to create tensors that take more bytes together than allowed, before they are made."""
+    """Refuse to create more tensors, or larger ones, than weights justify, before they are made."""
 
-    def __init__(self, allowed: int) -> None:
+    def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
-        self.left = allowed
+        self.bytes = 2 * sum(x.nbytes for x in weights.values()) + _SPARE
+        self.tensors = 4 * len(weights) + 64  # those of our systems make at most twice as many
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func.overloadpacket.__name__.startswith("new_")
         if made or not any(isinstance(x, torch.Tensor) for x in args):
+            self.tensors -= 1
             for size in args:
                 if isinstance(size, list | tuple) and all(isinstance(n, int) for n in size):
-                    self.left -= 4 * math.prod(size)
-            if self.left < 0:
+                    self.bytes -= 4 * math.prod(size)
+            if min(self.bytes, self.tensors) < 0:
                 raise ValueError("its options ask for more memory than its weights justify")
         return func(*args, **kwargs or {})
 
@@ -347,9 +362,13 @@ def _rebuilt(card: dict[str, Any]) -> SavedModel:
     start = {key: options.pop(key) for key in starts if key in options}
     model = build(card["name"], vocabulary_size=len(vocabulary), tasks=tasks, **options)
     model.options |= start
-    thresholds = {task: card["thresholds"][task] for task in tasks}
-    several = {task: np.array(t) for task, t in thresholds.items() if isinstance(t, list)}
+    thresholds: dict[str, Any] = {task: card["thresholds"][task] for task in tasks}
+    for task, threshold in thresholds.items():
+        if isinstance(threshold, list):
+            thresholds[task] = np.array(threshold, np.float64)
+        if np.shape(thresholds[task]) not in ((), (tasks[task],)) or not np.min(threshold) >= 0:
+            raise ValueError(f"the thresholds of task {task!r} are not a number or one per code")
     model.fingerprint = fingerprint(vocabulary, codes)
-    if card.get("fingerprint", model.fingerprint) != model.fingerprint:  # 0.2.0 wrote none
-        raise ValueError(f"the words or codes in {CARD} are not those that were written")
-    return SavedModel(model.eval(), vocabulary, codes, thresholds | several, card)
+    if not _is_whole(card):
+        raise ValueError(f"{CARD} is not the file that was written")
+    return SavedModel(model.eval(), vocabulary, codes, thresholds, card)

@@ -106,14 +106,16 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused(corpus, run):
     assert refused > 20
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "scores.json"])
-def test_a_damaged_model_is_refused_and_repaired_by_the_same_call(corpus, run, name):
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "scores.json", "history.csv"])
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_damaged_model_is_refused_and_repaired_by_the_same_call(corpus, run, name, missing):
     before, path = {file.name: file.read_bytes() for file in run.iterdir()}, run / name
     path.write_bytes(before[name][:-9] + b"\x00" + before[name][-8:])
-    if name != "scores.json":
+    if name.startswith("model"):
         with pytest.raises(MarnError, match=r"damaged .*repeat its marn train .* restores it"):
             load_model(run)
-    path.unlink()
+    if missing:
+        path.unlink()
     train(corpus, run)
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
 

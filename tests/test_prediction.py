@@ -7,7 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from toys import toy_corpus
+from toys import rewrite, toy_corpus
 
 import marn
 from marn import MarnError, TrainConfig
@@ -225,7 +225,7 @@ def test_credentialed_text_is_not_written_where_git_would_see_it(run, notes, tmp
     secret.mkdir()
     (secret / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
     card["corpus"]["open"] = False
-    (secret / "model.json").write_text(json.dumps(card))
+    rewrite(secret, card)
     work = tmp_path / "work"
     subprocess.run(["git", "init", "-q", str(work)], check=True)
     (work / ".gitignore").write_text("runs/\n")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
-from toys import toy_corpus
+from toys import rewrite, toy_corpus
 
 import marn
 from marn import MarnError, available, build, evaluate, fit, load_model, predict
@@ -245,7 +245,7 @@ def test_tampered_arrays_are_refused(corpus, tmp_path):
     arrays = load_file(run / "model.safetensors")
     card = json.loads((run / "model.json").read_text())
     card["weights_sha256"] = ""
-    (run / "model.json").write_text(json.dumps(card))
+    rewrite(run, card)
     for key in ("icd.weights", "0.words", "1.icd.weight", "2.icd.ends"):
         save_file({k: x for k, x in arrays.items() if k != key}, run / "model.safetensors")
         with pytest.raises(MarnError, match="is damaged"):
@@ -365,7 +365,7 @@ def test_the_members_of_a_strangers_average_read_no_file_and_have_bounded_memory
     marn.saving.save_model(tmp_path / "whole", marn.average(runs), corpus)
     arrays = load_file(tmp_path / "whole" / "model.safetensors")
     card = json.loads((tmp_path / "whole" / "model.json").read_text())
-    (tmp_path / "whole" / "model.json").write_text(json.dumps(card | {"weights_sha256": ""}))
+    rewrite(tmp_path / "whole", card | {"weights_sha256": ""})
     specs = from_bytes(arrays["members"].numpy())
     for change, said in (
         ({"hidden_size": 1 << 16}, "more memory than its weights justify"),

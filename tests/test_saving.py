@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 import torch
-from toys import SYSTEM_SIZES, toy_corpus
+from toys import SYSTEM_SIZES, rewrite, toy_corpus
 
 from marn import MarnError, build, evaluate, load_model
 from marn.evaluation import tune_thresholds
@@ -51,7 +51,7 @@ def test_thresholds_and_the_mark_of_a_credentialed_corpus(corpus, folder, tmp_pa
     assert not caplog.records
     card = json.loads((folder / "model.json").read_text())
     card["corpus"]["open"] = False
-    (folder / "model.json").write_text(json.dumps(card))
+    rewrite(folder, card)
     load_model(folder)
     assert corpus.hash[:12] in caplog.text
 
@@ -96,6 +96,10 @@ def test_missing_damaged_and_foreign(folder, tmp_path):
         ({"codes": {}}, "at least one code"),
         ({"vocabulary": ["b", "a"]}, "sorted"),
         ({"provenance": None}, "damaged"),
+        ({"thresholds": {"icd": [0.5] * 3, "ccs": 0.5}}, "damaged .*thresholds of task 'icd'"),
+        ({"thresholds": {"icd": "x", "ccs": 0.5}}, "damaged"),
+        ({"thresholds": {"icd": float("nan"), "ccs": 0.5}}, "damaged .*thresholds of task 'icd'"),
+        ({"thresholds": {"icd": 0.51, "ccs": 0.5}}, "damaged .*is not the file that was written"),
     ],
 )
 def test_a_card_that_was_changed_is_one_line(folder, change, message):
@@ -110,6 +114,14 @@ def test_a_card_that_was_changed_is_one_line(folder, change, message):
 def test_a_card_that_is_none(folder, card):
     (folder / "model.json").write_text(card)
     with pytest.raises(MarnError, match="damaged"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_card_or_weights_without_end_are_not_read(folder, name):
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(MarnError, match=rf"{name} is not a file; copy the model anew"):
         load_model(folder)
 
 
@@ -128,10 +140,9 @@ def test_another_corpus_is_refused_by_what_differs(corpus, folder, tmp_path):
     card = json.loads((folder / "model.json").read_text())
     card["codes"]["icd"][2]["code"] = "999.9"
     (folder / "model.json").write_text(json.dumps(card))
-    with pytest.raises(MarnError, match=r"the words or codes in model\.json are not those"):
+    with pytest.raises(MarnError, match=r"model\.json is not the file that was written"):
         load_model(folder)
-    del card["fingerprint"]  # as version 0.2.0 wrote it
-    (folder / "model.json").write_text(json.dumps(card))
+    rewrite(folder, card)
     with pytest.raises(MarnError, match="other codes of task 'icd'"):
         load_model(folder, corpus)
 
@@ -157,8 +168,8 @@ def test_weights_are_checked_against_the_card(folder):
     with pytest.raises(MarnError, match=r"is not the file that was written\); train it again"):
         load_model(folder)
     card = json.loads((folder / "model.json").read_text())
-    del card["weights_sha256"]  # as version 0.2.0 wrote it
-    (folder / "model.json").write_text(json.dumps(card))
+    del card["weights_sha256"]
+    rewrite(folder, card)
     load_model(folder)
 
 

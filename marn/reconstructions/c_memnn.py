@@ -1,7 +1,7 @@
 """C-MemNN after Prakash et al. 2017: a memory of texts that a note asks several times."""
 
 from collections.abc import Mapping
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -14,12 +14,9 @@ from marn.nn.heads import PooledHead
 from marn.reconstructions import ASSUMED
 
 
-def condensed_size(size: int, hops: int) -> int:
-    """Give the width of the condensed state: each hop halves it, rounded down, and adds D."""
-    width = size
-    for _ in range(hops):
-        width = size + width // 2
-    return width
+def condensed_sizes(size: int, hops: int) -> list[int]:
+    """Give the K + 1 widths of the condensed state: a hop halves it, rounded down, and adds D."""
+    return [*accumulate(range(hops), lambda width, _: size + width // 2, initial=size)]
 
 
 class CondensedMemory(PooledHead):
@@ -43,11 +40,11 @@ class CondensedMemory(PooledHead):
     """
 
     def __init__(self, size: int, tasks: Mapping[str, int], *, memory: Tensor, hops: int) -> None:
-        super().__init__(condensed_size(size, hops), tasks)
+        *widths, last = condensed_sizes(size, hops)
+        super().__init__(last, tasks)
         self.register_buffer("memory", memory)
         self.keys = nn.Linear(memory.shape[1], size, bias=False)
         self.values = nn.Linear(memory.shape[1], size, bias=False)
-        widths = [condensed_size(size, hop) for hop in range(hops)]
         self.condense = nn.ModuleList(nn.Linear(width, width // 2, bias=False) for width in widths)
 
     def recall(self, asked: Tensor) -> tuple[Tensor, Tensor]:

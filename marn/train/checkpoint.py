@@ -87,7 +87,7 @@ class RunFolder:
         """Whether the run has ended and its model is there, as it was written."""
         path = self.path
         return path is not None and parallel.on_main_process(
-            lambda: (path / SCORES).exists() and is_intact(path)
+            lambda: _is_json(path / SCORES) and is_intact(path)
         )
 
     def load(self) -> dict[str, Any] | None:
@@ -113,6 +113,8 @@ class RunFolder:
                     "them with one command, and a run_dir on a disk that all nodes see"
                 )
         self._do(lambda path: self._claim(path, state), lambda path: _cut_log(path / STEPS, epochs))
+        if state is not None:
+            self._do(partial(_write_history, state["history"]))
         return state
 
     def begin(self) -> None:
@@ -127,10 +129,9 @@ class RunFolder:
 
         The checkpoint comes last: an epoch without one is repeated as a whole.
         """
-        table = pd.DataFrame(state["history"])
         whole = {"format": FORMAT, "settings": self.settings, **state}
         self._do(
-            lambda path: replace_file(path / HISTORY, lambda file: table.to_csv(file, index=False)),
+            partial(_write_history, state["history"]),
             lambda path: replace_file(path / CHECKPOINT, lambda file: torch.save(whole, file)),
         )
 
@@ -256,6 +257,18 @@ def _lock(file: TextIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_bytes()), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _write_history(history: list[dict[str, float]], folder: Path) -> None:
+    table = pd.DataFrame(history)
+    replace_file(folder / HISTORY, lambda file: table.to_csv(file, index=False))
 
 
 def _cut_log(path: Path, epochs: int) -> None:

@@ -32,6 +32,9 @@ name a second model, which the library would fetch."""
 CODE = ("auto_map", "implementation", "kernel", "quantization")
 """Parts of the keys of a configuration that could make the library fetch and run code."""
 
+_COUNTS = ("num_", "layers", "group")  # parts of the keys of layers, heads, labels and the like
+_MOST = 1 << 12  # of each: the library makes lists of them before any tensor
+
 
 def cut_words(words: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """Cut every row of a vocabulary into word pieces.
@@ -169,6 +172,9 @@ def random_transformer(configuration: Mapping[str, Any], *, pieces: bool) -> Any
     refused = [key for key, value in settings.items() if not _is_plain(key, value)]
     if refused:
         raise MarnError(f"configuration must not have {refused}, which can name code; leave it out")
+    for key, value in settings.items():
+        if any(part in key for part in _COUNTS) and isinstance(value, int) and value > _MOST:
+            raise MarnError(f"{key} must be at most {_MOST}, but got {value}; choose fewer")
     try:
         config = library.AutoConfig.for_model(**settings)
         for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
