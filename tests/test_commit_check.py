@@ -149,7 +149,7 @@ def test_a_run_or_a_corpus_is_refused_file_by_file(checkout: Path) -> None:
     assert any("is not on the list of what may be published" in line for line in reasons)
 
 
-# -- 107 ways to hide a note of a corpus that is on the machine ------------------------------------
+# -- 108 ways to hide a note of a corpus that is on the machine ------------------------------------
 
 
 def _png(*chunks: tuple[bytes, bytes], after: bytes = b"") -> bytes:
@@ -213,6 +213,7 @@ TEXTS: dict[str, tuple[str, Callable[[str], str | bytes]]] = {
     "bold words": ("a.md", lambda t: _every(t, "**", "**")),
     "emphasis": ("a.md", lambda t: _every(t, "_", "_")),
     "table": ("a.md", lambda t: "| " + " | ".join(t.split()) + " |"),
+    "three words between": ("a.md", lambda t: _every(t, "", " one two six")),
     "numbers between": ("a.md", lambda t: _every(t, "", " 0.37")),
     "html comment": ("a.md", lambda t: f"<!-- {t} -->"),
     "marked words": ("a.md", lambda t: _every(t, '<mark title="0.1">', "</mark>")),
