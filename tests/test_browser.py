@@ -57,6 +57,23 @@ LOST = """() => [...document.querySelectorAll(".math > mjx-container")].filter(s
     .concat([...document.querySelectorAll("p > span.math")].filter(set =>
     set.getBoundingClientRect().right > set.parentElement.getBoundingClientRect().right + 1)
     .map(set => `its end is lost: ${set.textContent}`))"""
+# words of a figure that end outside of it, and legends that lie on curves or points
+FIGURES = """() => [...document.querySelectorAll(".marn-fig")].flatMap(figure => {
+    const canvas = figure.querySelector(".main-svg").getBoundingClientRect();
+    const words = [...figure.querySelectorAll("text")].filter(text => {
+        const box = text.getBoundingClientRect();
+        return box.left < canvas.left - 1 || box.right > canvas.right + 1;
+    });
+    const legend = figure.querySelector(".legend .bg")?.getBoundingClientRect();
+    const within = at => legend && at.x > legend.left && at.x < legend.right
+        && at.y > legend.top && at.y < legend.bottom;
+    const curves = [...figure.querySelectorAll(".cartesianlayer path:is(.js-line, .point)")];
+    const covered = curves.some(curve => [...Array(50).keys()].some(i => within(
+        curve.getPointAtLength(curve.getTotalLength() * i / 49)
+            .matrixTransform(curve.getScreenCTM()))));
+    const found = words.map(text => `words are cut: ${text.textContent}`);
+    return covered ? [...found, "a legend covers a curve"] : found;
+})"""
 MATHS = "[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))"
 
 
@@ -152,7 +169,7 @@ def visit(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
         context.close()
 
 
-@pytest.mark.parametrize("name", [*pages(), "genindex", "search"])
+@pytest.mark.parametrize("name", [*pages(), "genindex", "prf-prf", "py-modindex", "search"])
 @pytest.mark.parametrize(
     ("theme", "viewport"),
     [("light", DESKTOP), ("dark", PHONE)],
@@ -162,7 +179,7 @@ def test_page_is_whole(
     site: Path, visit: Callable[..., Any], name: str, theme: str, viewport: dict[str, int]
 ) -> None:
     page, wrong = visit(site / f"{name}.html", theme, viewport)
-    wrong += page.evaluate(CUT) + page.evaluate(LOST)
+    wrong += page.evaluate(CUT) + page.evaluate(LOST) + page.evaluate(FIGURES)
     page.evaluate(THIN)
     page.add_script_tag(path=AXE)
     assert not wrong + page.evaluate(BARRIERS)

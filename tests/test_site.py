@@ -9,11 +9,19 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from sphinx.ext.napoleon import GoogleDocstring
 
 import chapters
 import make_book
 import marn
-from book_pages import PLOTLY_MIME, figure_html, plot_html, read_notebook, readable
+from book_pages import (
+    PLOTLY_MIME,
+    _prepare_docstring,
+    figure_html,
+    plot_html,
+    read_notebook,
+    readable,
+)
 from chapters import BOOK
 
 CHAPTER = """---
@@ -365,6 +373,35 @@ def test_solutions_are_folded_in_jupyterlab_and_in_pages(project: Path) -> None:
 def test_what_a_screen_reader_stumbles_over_is_mended() -> None:
     table = '<tr><th></th><th class="x"><p></p></th><th>F1</th></tr>'
     assert readable(table) == '<tr><td></td><td class="x"></td><th>F1</th></tr>'
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ("<th></th><th>F1</th></tr>", "<th>system</th><th></th></tr>"),
+        ("<th></th><th></th><th>F1</th></tr>", "<th>a</th><th>b</th><th></th></tr>"),
+    ],
+)
+def test_names_of_an_index_stand_beside_the_titles_of_columns(row: str, names: str) -> None:
+    joined = names.replace("<th></th></tr>", "<th>F1</th></tr>")
+    assert readable(f"<tr>{row}\n<tr>{names}") == f"<tr>{joined}"
+    other = "<tr><td></td><th>F1</th></tr><tr><th>a</th><th>b</th><td></td></tr>"
+    assert readable(other) == other
+
+
+def test_what_belongs_together_stays_on_one_line() -> None:
+    assert readable("0.1 ± 0.2, -0.1 to +0.2, 1 to one") == (
+        "0.1\u00a0±\u00a00.2, -0.1\u00a0to\u00a0+0.2, 1 to one"
+    )
+    assert readable(r"\(k = 1\)</span>, so") == "\\(k = 1\\)</span>\u2060, so"
+
+
+def test_a_colon_in_a_result_makes_no_type() -> None:
+    lines = ["Score.", "", "Returns:", "    {task: a number}, or none.", ""]
+    _prepare_docstring(None, "function", "score", lines)
+    shown = str(GoogleDocstring(lines, what="function"))
+    assert ":returns: {task: a number}, or none." in shown
+    assert ":rtype:" not in shown
 
 
 def test_reference_has_every_module_of_the_library() -> None:

@@ -25,6 +25,11 @@ PLOTLY_MIME = "application/vnd.plotly.v1+json"
 STATIC = Path(__file__).parent / "static"
 DEFAULT_HEIGHT = 450  # pixels; plotly's own
 TAG = re.compile(r"<[^>]*>")
+# the row of the column titles that pandas writes, and below it the row of the index's names
+TITLES = re.compile(
+    r"((?:<td></td>\s*)+)((?:<th[^>]*>[^<]*</th>\s*)+)</tr>\s*"
+    r"<tr>\s*((?:<th>[^<]+</th>\s*)+)(?:<td></td>\s*)+</tr>"
+)
 FIGURE_LINK = re.compile(r"\[([^\]]+)\]\([\w.]+#cell-id=([\w-]+)\)")
 
 
@@ -111,7 +116,12 @@ def readable(body: str) -> str:
         '<td class="head"></td>'
     """
     body = re.sub(r"<th([^>]*)>\s*(<p></p>)?\s*</th>", r"<td\1></td>", body)
-    body = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", body)  # on one line
+    body = TITLES.sub(
+        lambda m: f"{m[3]}{m[2]}</tr>" if m[1].count("<td>") == m[3].count("<th>") else m[0], body
+    )
+    # on one line: intervals, and an equation with the comma behind it
+    body = re.sub(r"(?<=\d) (±|to) (?=[-+]?\d)", "\u00a0\\1\u00a0", body)
+    body = re.sub(r"(?<=\\\)</span>)(?=[,.;:)])", "\u2060", body)
     return re.sub(r"(?<=<th>)\w+(?=</th>)", lambda name: name[0].replace("_", "_<wbr>"), body)
 
 
@@ -142,7 +152,7 @@ class PublicNames(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Write an `autosummary` of them, by the modules that define them."""
         package = importlib.import_module(self.arguments[0])
-        members = [getattr(package, name) for name in package.__all__]
+        members = dict.fromkeys(getattr(package, name) for name in package.__all__)
         lines = [".. autosummary::", "   :nosignatures:", ""]
         lines += [
             f"   ~{member.__module__}.{member.__qualname__}"
@@ -160,7 +170,10 @@ def _prepare_docstring(app: Any, what: str, name: str, *parts: Any) -> None:
         code = block.startswith(" " * (indent + 4)) and not block.lstrip().startswith(">>>")
         if line.endswith(":") and not line.endswith("::") and not gap and code:
             lines[i] += ":"
-    # Napoleon would take an attribute's first words for its type if a colon follows them
+        if line.strip() in {"Returns:", "Yields:"}:
+            lines[i + 1] = gap[: len(gap) - len(gap.lstrip())] + ": " + gap.lstrip()
+    # Napoleon would take the first words of a result or an attribute for its type if a colon
+    # follows them; before a result it skips an empty type
     if what in {"attribute", "data", "property"}:
         lines.insert(0, "\\ ")  # an empty line it would skip
 

@@ -159,5 +159,5 @@ def note_lengths(lengths: Mapping[str, ArrayLike]) -> go.Figure:
         },
         yaxis={"title": "share of notes", "tickformat": ".0%"},
     )
-    text = {"text": "512", "font": {"color": COLOURS[3]}}
-    return figure.add_vline(x=512, line={"dash": "dash", "color": COLOURS[3]}, annotation=text)
+    figure.add_vline(x=512, line={"dash": "dash"}, annotation={"text": "512", "yanchor": "bottom"})
+    return figure.update_layout(margin={"t": 66})  # room for the annotation above the bars

@@ -8,8 +8,10 @@
   const theme = (text, line, grid, control) => {
     const axis = {
       automargin: true, gridcolor: grid, linecolor: line, zerolinecolor: grid, ticks: "outside", tickcolor: line,
+      separatethousands: true, title: {standoff: 8},
     };
-    return {data: {heatmap: [{colorscale: "Viridis"}]}, layout: {
+    const error = {error_x: {color: text}, error_y: {color: text}};
+    return {data: {heatmap: [{colorscale: "Viridis"}], bar: [error]}, layout: {
       font: {color: text, family: "system-ui, sans-serif"},
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -34,8 +36,13 @@
   // The last two keep the figure, which may hold the words of a note, from plotly's cloud.
   const config = {responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: ""};
 
+  // On a phone a legend beside the curves leaves them no room, and one among them covers them.
+  const below = {orientation: "h", x: 0, xanchor: "left", yref: "container", y: 0.01, yanchor: "bottom"};
+  const isPhone = matchMedia("(max-width: 600px)").matches;
+
   const paint = (host) => {
     const figure = JSON.parse(host.querySelector("script").textContent);
+    if (isPhone) figure.layout.legend = {...figure.layout.legend, ...below};
     host.canvas = document.createElement("div");
     host.append(host.canvas);
     Plotly.newPlot(host.canvas, {
@@ -72,15 +79,16 @@
   sidebar?.setAttribute("role", "complementary");
   sidebar?.setAttribute("aria-label", "Book");
 
-  // A box that scrolls sideways fades where it goes on, and can be reached by the keyboard.
+  // A box that scrolls fades where it goes on, and can be reached by the keyboard.
   const mark = (box) => {
     const end = box.scrollWidth - box.clientWidth - 1;
+    box.classList.toggle("more-below", box.scrollTop < box.scrollHeight - box.clientHeight - 1);
     box.classList.toggle("more-left", end > 0 && box.scrollLeft > 1);
     box.classList.toggle("more-right", box.scrollLeft < end);
     if (end > 0) box.tabIndex = 0;
   };
   const watch = new ResizeObserver((entries) => entries.forEach((entry) => mark(entry.target)));
-  const boxes = ".bd-content :is(pre, .cell_output > .output, .pst-scrollable-table-container, div.math, .marn-fig)";
+  const boxes = ".bd-content :is(pre, .cell_output > .output, .pst-scrollable-table-container, div.math, .marn-fig, .marn-note > div)";
   for (const box of document.querySelectorAll(boxes)) {
     watch.observe(box);
     box.addEventListener("scroll", () => mark(box), {passive: true});
