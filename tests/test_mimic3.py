@@ -419,11 +419,19 @@ def test_demo_codes_are_all_accounted_for(shared_data):
     assert len({coding.admission for coding in found}) == 129
 
 
-def test_titles_of_the_demo_kind(raw_tables):
-    raw_tables.write("D_ICD_PROCEDURES", [(1, "0331", "tap", " Spinal tap "), (2, "x", "", "")])
-    dropped = Counter()
-    assert mimic3.read_titles(raw_tables.folder, "pr", dropped) == {("pr", "03.31"): "Spinal tap"}
-    assert mimic3.read_titles(raw_tables.folder, "dx", dropped) == {}
-    raw_tables.write("D_ICD_DIAGNOSES", [(n, "4280", "", f"Title {n}") for n in (1, 2, 3)])
-    assert mimic3.read_titles(raw_tables.folder, "dx", dropped) == {("dx", "428.0"): "Title 3"}
-    assert dropped["titles of a code that has one already"] == 2
+def test_titles_come_from_the_tables(raw_tables, prepare, capsys):
+    fill(raw_tables)
+    raw_tables.write("D_ICD_PROCEDURES", [(1, "0331", "tap", " My tap "), (2, "x", "y", "z")])
+    raw_tables.write("D_ICD_DIAGNOSES", [(n, "4280", "short", f"Title {n}") for n in (1, 2, 3)])
+    corpus = prepare()
+    titles = [(entry.code, entry.title) for entry in corpus.codes["icd"]]
+    assert titles == [("03.31", "My tap"), ("428.0", "Title 3")]
+    assert corpus.card["dropped"]["titles of a code that has one already"] == 2
+    assert corpus.card["dropped"]["titles of codes that have no form of the system"] == 1
+    (raw_tables.folder / "D_ICD_DIAGNOSES.csv").unlink()
+    assert prepare().codes["icd"][1].title == "Congestive heart failure, unspecified"
+    raw_tables.write("D_ICD_DIAGNOSES", [])
+    assert prepare() is None
+    assert "D_ICD_DIAGNOSES.csv has no title of a code of ICD-9-CM (0 rows)" in (
+        capsys.readouterr().err
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -45,7 +45,7 @@ class _Row(NamedTuple):
     category_title: str = ""
 
 
-def read_titles(paths: Sequence[Path], system: CodeSystem, dropped: Counter[str]) -> None:
+def read_titles(paths: Iterable[Path], system: CodeSystem, dropped: Counter[str]) -> None:
     """Give a system the title of every code of the lists, and the category of those with one.
 
     Of two titles of one code the last counts.
@@ -63,11 +63,11 @@ def read_titles(paths: Sequence[Path], system: CodeSystem, dropped: Counter[str]
         of_file = _kind_in(path.name)
         for row in _rows(path):
             rows += 1
+            if row.version.strip() not in ("", system.version):
+                continue  # d_icd_diagnoses has both
             kinds = [row.kind or of_file] if row.kind or of_file else system.kinds(row.code)
             code = system.dotted(kinds[0], row.code) if kinds else None
-            if row.version.strip() not in ("", system.version):
-                dropped["titles of codes of another version of ICD"] += 1
-            elif code is None:
+            if code is None:
                 dropped["titles of codes that have no form of the system"] += 1
             elif not row.title.strip():
                 dropped["titles that are empty"] += 1
@@ -83,7 +83,7 @@ def read_titles(paths: Sequence[Path], system: CodeSystem, dropped: Counter[str]
         if not found:
             raise MarnError(
                 f"{path} has no title of a code of {system.name} ({rows:,} rows); give a list of "
-                "codes and titles of that system"
+                "codes and titles of that system, or leave it out"
             )
 
 

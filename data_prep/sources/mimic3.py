@@ -19,15 +19,16 @@ from pydantic import Strict
 from data_prep import splits, tables
 from data_prep.caml_labels import CamlLabels, CodeRow
 from data_prep.code_systems.systems import Icd9, dotted_icd9
+from data_prep.code_systems.title_lists import read_titles
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
 from data_prep.mdace import Mdace
-from data_prep.prepare import Annotation, Coding, Note, Origin, Pair, Progress, Records, prepare
+from data_prep.prepare import Annotation, Coding, Note, Origin, Progress, Records, prepare
 from marn.errors import MarnError
 from marn.settings import Location, settings
 
 CODE_TABLES = {"dx": "DIAGNOSES_ICD", "pr": "PROCEDURES_ICD"}
-TITLE_TABLES = {"dx": "D_ICD_DIAGNOSES", "pr": "D_ICD_PROCEDURES"}
+TITLE_TABLES = ("D_ICD_DIAGNOSES", "D_ICD_PROCEDURES")
 
 _DISCHARGE = "discharge summary"
 _MARKER = "SYNTHETIC"
@@ -114,8 +115,7 @@ def build(
     dropped: Counter[str] = Counter()
     noted: dict[str, str] = {}
     synthetic, system = is_synthetic(raw), Icd9(config)
-    for kind in CODE_TABLES:
-        system.titles |= read_titles(raw, kind, dropped)
+    read_titles(filter(None, (tables.find(raw, name) for name in TITLE_TABLES)), system, dropped)
     is_known = _knows(system, complete={"dx": True, "pr": config.ccs_procedures is not None})
     split, settings = splits.chosen(lists, config.codes, config.seed, dropped)
     settings["ccs_procedures"] = system.procedures
@@ -298,20 +298,6 @@ def _code_rows(
                 dropped[f"{name} rows with an unknown code"] += 1
                 found = None
             yield CodeRow(hadm_id, kind, written, found)
-
-
-def read_titles(raw: Path, kind: str, dropped: Counter[str]) -> dict[Pair, str]:
-    """Return the long title of every code in a table of titles; empty if it is not there.
-
-    Of several titles of a code the last counts, and the others are counted in `dropped`.
-    """
-    path = tables.find(raw, TITLE_TABLES[kind])
-    found: dict[Pair, str] = {}
-    for _, (code, title) in tables.read(path, ("ICD9_CODE", "LONG_TITLE")) if path else ():
-        if written := dotted_icd9(kind, code.strip()):
-            dropped["titles of a code that has one already"] += (kind, written) in found
-            found[kind, written] = title.strip()
-    return found
 
 
 def _read_annotations(path: Path) -> Iterator[Annotation]:

@@ -20,14 +20,15 @@ from typing import Final, Literal
 
 from data_prep import splits, tables
 from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10
+from data_prep.code_systems.title_lists import read_titles
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
-from data_prep.prepare import Coding, Note, Origin, Pair, Progress, Records, prepare
+from data_prep.prepare import Coding, Note, Origin, Progress, Records, prepare
 from marn.errors import MarnError
 from marn.settings import Location, settings
 
 CODE_TABLES: Final = {"dx": "diagnoses_icd", "pr": "procedures_icd"}
-TITLE_TABLES: Final = {"dx": "d_icd_diagnoses", "pr": "d_icd_procedures"}
+TITLE_TABLES: Final = ("d_icd_diagnoses", "d_icd_procedures")
 NOTES_TABLE: Final = "discharge"
 
 
@@ -65,8 +66,7 @@ def run(config: Config, progress: Progress) -> Path:
         system = Icd9(config)
         options += f" --ccs-key {config.ccs_key}"
         options += "" if config.ccs_procedures is None else " --ccs-procedures PRREF"
-    for kind in CODE_TABLES:
-        system.titles |= read_titles(hosp, kind, system, dropped)
+    read_titles(filter(None, (tables.find(hosp, name) for name in TITLE_TABLES)), system, dropped)
     split, settings = splits.chosen(config.splits, config.codes, config.seed, dropped)
     name = config.out.resolve().name
     with replacing(config.out) as folder:
@@ -155,24 +155,6 @@ def read_codings(hosp: Path, system: CodeSystem, dropped: Counter[str]) -> Itera
             else:
                 system.uses[kind, whole] += 1
                 yield Coding(hadm_id, kind, whole)
-
-
-def read_titles(
-    hosp: Path, kind: str, system: CodeSystem, dropped: Counter[str]
-) -> dict[Pair, str]:
-    """Return the title of every code in a table of titles; empty if it is not there.
-
-    Of several titles of a code the last counts, and the others are counted in `dropped`.
-    """
-    path = tables.find(hosp, TITLE_TABLES[kind])
-    found: dict[Pair, str] = {}
-    columns = ("icd_code", "icd_version", "long_title")
-    for _, (code, edition, title) in tables.read(path, columns) if path else ():
-        whole = system.dotted(kind, code) if edition.strip() == system.version else None
-        if whole is not None:
-            dropped["titles of a code that has one already"] += (kind, whole) in found
-            found[kind, whole] = title.strip()
-    return found
 
 
 def _folder(raw: Path | None, given: Path | None, module: str) -> Path:
