@@ -157,7 +157,7 @@ def _write_array(path: Path, dtype: type, size: int, arrays: Iterable[np.ndarray
 class CorpusWriter:
     """Writes the files of a corpus into a folder, the card last.
 
-    Use inside `replacing`: `texts` and `split`, then `vectors` if there are some, then `finish`.
+    Use inside `replacing`: `split` for each, then `vectors` if there are some, then `finish`.
     Codes are given here because each split is checked against them.
     """
 
@@ -173,48 +173,40 @@ class CorpusWriter:
     _vectors: dict[str, Any] | None = field(default=None, init=False)
     _rows: int | None = field(default=None, init=False)
 
-    def texts(self, name: str, sizes: np.ndarray, texts: Iterable[bytes]) -> None:
-        """Write the texts of a split.
-
-        Args:
-            name: "train", "dev" or "test".
-            sizes: (N,) bytes of each text.
-            texts: in UTF-8, asked for one by one.
-        """
-        assert name in SPLITS
-        folder = self.folder / name
-        folder.mkdir(exist_ok=True)
-        np.save(folder / "text_offsets.npy", _offsets(sizes))
-        arrays = (np.frombuffer(text, dtype=np.uint8) for text in texts)
-        _write_array(folder / "text.npy", np.uint8, int(np.sum(sizes)), arrays)
-
     def split(
         self,
         name: str,
         *,
         ids: Sequence[str],
         subjects: Sequence[str],
+        sizes: np.ndarray,
+        texts: Iterable[bytes],
         lengths: np.ndarray,
         tokens: Iterable[np.ndarray],
         columns: Mapping[str, Sequence[Sequence[int]]],
         evidence: np.ndarray | None = None,
     ) -> None:
-        """Write one split but for its texts; its notes are asked for one by one.
+        """Write one split; its notes are asked for one by one.
 
         Args:
             name: "train", "dev" or "test".
             ids: the N admissions.
             subjects: the N patients.
+            sizes: (N,) bytes of each text.
+            texts: of the notes, in UTF-8.
             lengths: (N,) words of each note.
             tokens: for each note its words, (T,) int32.
             columns: for each task the columns of every note's codes.
             evidence: rows of dtype `EVIDENCE`, or None where the source marks none.
         """
         assert name in SPLITS
-        assert len(ids) == len(subjects) == len(lengths)
+        assert len(ids) == len(subjects) == len(sizes) == len(lengths)
         assert set(columns) == set(self.codes)
         folder = self.folder / name
-        folder.mkdir(exist_ok=True)
+        folder.mkdir()
+        np.save(folder / "text_offsets.npy", _offsets(sizes))
+        arrays = (np.frombuffer(text, dtype=np.uint8) for text in texts)
+        _write_array(folder / "text.npy", np.uint8, int(np.sum(sizes)), arrays)
         np.save(folder / "ids.npy", np.array(ids, dtype=str))
         np.save(folder / "subjects.npy", np.array(subjects, dtype=str))
         np.save(folder / "token_offsets.npy", _offsets(lengths))

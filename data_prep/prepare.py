@@ -384,12 +384,12 @@ def _write_split(
     evidence: np.ndarray | None,
 ) -> None:
     admissions = [store.admissions[id_] for id_ in ids]
-    sizes = np.array([admission.bytes for admission in admissions], dtype=np.int64)
-    writer.texts(name, sizes, map(store.text, admissions))
     writer.split(
         name,
         ids=ids,
         subjects=[admission.subject for admission in admissions],
+        sizes=np.array([admission.bytes for admission in admissions], dtype=np.int64),
+        texts=map(store.text, admissions),
         lengths=np.array([admission.tokens for admission in admissions], dtype=np.int64),
         tokens=map(store.tokens, admissions),
         columns=columns,

@@ -61,11 +61,12 @@ def corpus_of(
         for split, notes in splits.items():
             encoded = [vocabulary.encode(text.split()) for _, _, text, _ in notes]
             texts = [text.encode() for _, _, text, _ in notes]
-            writer.texts(split, np.array([len(text) for text in texts]), texts)
             writer.split(
                 split,
                 ids=[id_ for _, id_, _, _ in notes],
                 subjects=[subject for subject, _, _, _ in notes],
+                sizes=np.array([len(text) for text in texts]),
+                texts=texts,
                 lengths=np.array([len(tokens) for tokens in encoded]),
                 tokens=encoded,
                 columns={

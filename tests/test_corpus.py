@@ -47,11 +47,12 @@ def write(path, notes=None, *, text="open", vectors=True):
                 evidence[0] = (1, 1, 0, 5, 1)
                 evidence[1] = (0, 2, 6, 11, 0)
             texts = [row[3].encode() for row in rows]
-            writer.texts(name, np.array([len(text) for text in texts]), texts)
             writer.split(
                 name,
                 ids=[row[0] for row in rows],
                 subjects=[row[1] for row in rows],
+                sizes=np.array([len(text) for text in texts]),
+                texts=texts,
                 lengths=np.array([len(row[2]) for row in rows]),
                 tokens=(np.array(row[2], np.int32) for row in rows),
                 columns={
@@ -355,11 +356,12 @@ def test_sums_of_files_are_those_of_what_was_written(tmp_path):
             "train",
             ids=list("abcde"),
             subjects=list("abcde"),
+            sizes=lengths // 2,
+            texts=texts,
             lengths=lengths,
             tokens=notes,
             columns={"icd": [[0]] * 5, "ccs": [[]] * 5},
         )
-        writer.texts("train", lengths // 2, texts)
         card = writer.finish(
             vocabulary=Vocabulary(WORDS),
             name="long",

@@ -149,12 +149,12 @@ def toy_corpus(path, notes=(24, 8, 8), codes=4, seed=0, tasks=("icd", "ccs")):
                 "ccs": [sorted({int(k) // 2 for k in mine}) for mine in present],
                 "odd": [sorted({int(k) % 2 for k in mine}) for mine in present],
             }
-            sizes = np.array([len(text) for text in texts])
-            writer.texts(split, sizes, [text.encode() for text in texts])
             writer.split(
                 split,
                 ids=[f"{split}{i}" for i in range(count)],
                 subjects=[f"p-{split}{i}" for i in range(count)],
+                sizes=np.array([len(text) for text in texts]),
+                texts=[text.encode() for text in texts],
                 lengths=np.array([len(x) for x in encoded]),
                 tokens=encoded,
                 columns={task: columns[task] for task in tasks},

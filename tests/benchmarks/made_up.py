@@ -60,11 +60,12 @@ def made_up(
             entries,
             [-1] * tasks["icd"] if len(tasks) > 1 else [],
         )
-        writer.texts("train", np.zeros(len(lengths), np.int64), [])
         writer.split(
             "train",
             ids=[str(i) for i in range(len(lengths))],
             subjects=[str(i) for i in range(len(lengths))],
+            sizes=np.zeros(len(lengths), np.int64),
+            texts=[],
             lengths=lengths,
             tokens=[rng.integers(1, words + 1, n, dtype=np.int32) for n in lengths],
             columns={
