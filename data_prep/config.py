@@ -15,6 +15,8 @@ from marn.settings import Count, Location, settings
 class PrepareConfig:
     """The settings that every source has; each adds its own in a subclass."""
 
+    out: Location
+    """Folder of the corpus to write."""
     codes: str = "50"
     """How many of the most frequent codes to keep, or "full" for all."""
     min_code_count: Count = 1
@@ -42,6 +44,11 @@ class PrepareConfig:
         if codes != "full" and not (codes.isdecimal() and int(codes) > 0):
             raise ValueError("a number of at least 1, or 'full'")
         return codes
+
+    @property
+    def name(self) -> str:
+        """Name of the corpus: that of its folder."""
+        return self.out.resolve().name
 
     def options(self) -> str:
         """Write the settings that make the corpus what it is as options of a command line."""

@@ -5,8 +5,8 @@ it has them, marked passages; everything after that happens here once. Notes pas
 one: what stays in memory is an index of them, the codes and the table of words.
 
 A source is a module of `data_prep.sources`, and its name is the command's. It has a docstring whose
-first line says what it is, settings `Config`, a subclass of `data_prep.config.PrepareConfig` with a
-field `out`, and `run(config, progress) -> Path`; `tests/test_sources.py` checks every source.
+first line says what it is, settings `Config`, a subclass of `data_prep.config.PrepareConfig`,
+and `run(config, progress) -> Path`; `tests/test_sources.py` checks every source.
 """
 
 from __future__ import annotations
@@ -75,8 +75,6 @@ class Annotation(NamedTuple):
 class Origin:
     """What the card says about the source."""
 
-    name: str
-    """Name of the corpus: that of its folder."""
     source: str
     """Where notes and codes come from, in a sentence."""
     text: str
@@ -167,6 +165,7 @@ def prepare(
     writer.finish(
         vocabulary,
         **asdict(origin),
+        name=choices.name,
         seed=choices.seed,
         settings=_recorded(choices, learnt) | dict(settings or {}),
         given=given,

@@ -17,7 +17,7 @@ from marn.errors import MarnError
 
 HOME = {"1": "train", "2": "train", "3": "dev", "4": "test", "5": "train"}
 PLAIN = {"codes": "full", "min_count": 1, "vectors": "none"}
-ORIGIN = Origin("toy", "by hand", "open", "python -m data_prep toy", ccs_key="kind:number")
+ORIGIN = Origin("by hand", "open", "python -m data_prep toy", ccs_key="kind:number")
 CATEGORIES = {"428.0": ("dx:108", "Failure"), "401.9": ("dx:98", "Pressure")}
 NOTES = [
     Note("1", "70", "Addendum: fever gone.", ("2151-02-01", 9), "9"),
@@ -51,7 +51,7 @@ def _category(kind, code):
 
 
 def make(path, notes=NOTES, codings=CODINGS, passages=None, category=_category, **options):
-    choices = PrepareConfig(**{**PLAIN, **options})
+    choices = PrepareConfig(out=path, **{**PLAIN, **options})
     dropped = Counter()
     with replacing(path) as folder:
         prepare(

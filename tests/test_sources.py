@@ -61,7 +61,6 @@ def test_help(name, capsys):
 def test_what_all_sources_share(name):
     module = SOURCES[name]
     assert issubclass(module.Config, PrepareConfig)
-    assert "out" in module.Config.__pydantic_fields__
     assert list(inspect.signature(module.run).parameters) == ["config", "progress"]
 
 

@@ -50,8 +50,6 @@ class Config(PrepareConfig):
     """Folder that holds CANTEMIST's train-set, dev-set1, dev-set2 and test-set."""
     titles: Annotated[tuple[Location, ...], Strict(False)] = ()
     """Table of the codes' titles; repeat the option for several."""
-    out: Location
-    """Folder of the corpus to write."""
     codes: str = "full"
     """How many of the most frequent codes to keep, or "full" for all."""
 
@@ -75,7 +73,6 @@ def run(config: Config, progress: Progress) -> Path:
     split, recorded = splits.chosen(config.splits, config.codes, config.seed, dropped)
     if config.splits is None:
         split, recorded = official, {"split": "official"}
-    name = config.out.resolve().name
     with replacing(config.out) as folder:
         prepare(
             folder,
@@ -89,12 +86,11 @@ def run(config: Config, progress: Progress) -> Path:
                 whole=split if config.vocabulary == "full" else None,
             ),
             origin=Origin(
-                name=name,
                 source="CANTEMIST, Spanish cases with ICD-O-3 morphology codes",
                 text="open",
                 command="python -m data_prep cantemist --raw RAW "
                 + "--titles TITLES " * len(config.titles)
-                + f"--out data/{name} {config.options()}",
+                + f"--out data/{config.name} {config.options()}",
                 language="es",
             ),
             choices=config,

@@ -68,8 +68,6 @@ class Config(PrepareConfig):
     sha256: Annotated[tuple[str, ...], Strict(False)] = ()
     """A SHA-256 sum that a downloaded file may have; repeat the option for several. Without it any
     file is taken, and its sum is recorded in the card."""
-    out: Location
-    """Folder of the corpus to write."""
     language: Literal["en", "es"] = "en"
     """"en": machine translation, without evidence; "es": the original, with evidence."""
     min_train: NonNegativeInt = 1
@@ -166,7 +164,6 @@ def _origin(config: Config) -> Origin:
     cases = "the Spanish cases" if config.language == "es" else "machine-translated cases"
     additional = config.additional is not None
     return Origin(
-        name=config.out.resolve().name,
         source=f"CodiEsp v4, diagnoses (ICD-10-CM); {cases}"
         + ", with the additional abstracts" * additional,
         text="open",

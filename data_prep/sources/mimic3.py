@@ -41,8 +41,6 @@ class Config(CcsConfig):
 
     raw: Location
     """Folder of the tables (.csv or .csv.gz)."""
-    out: Location
-    """Folder of the corpus to write."""
     splits: Location | None = None
     """Folder of CAML's {train,dev,test}_{50,full}_hadm_ids.csv, or "fetch" to download them once; a
     table of ids and splits (CSV, Parquet or Feather, such as mimiciii_clean_splits.feather of Edin
@@ -61,7 +59,7 @@ class Config(CcsConfig):
 
 def run(config: Config, progress: Progress) -> Path:
     """Prepare the tables in `config.raw`."""
-    raw, lists, name = tables.folder(config.raw), config.splits, config.out.resolve().name
+    raw, lists = tables.folder(config.raw), config.splits
     check_out(config.out, raw, config.mdace)
     if config.sha256 and str(lists) != "fetch":
         raise MarnError("--sha256 checks downloaded lists; add --splits fetch, or leave it out")
@@ -74,10 +72,10 @@ def run(config: Config, progress: Progress) -> Path:
     if str(lists) == "fetch":
         for which in {config.codes, "full" if config.vocabulary == "full" else config.codes}:
             lists = splits.fetch_lists(which, config.sha256)
-    command = f"python -m data_prep mimic3 --raw RAW --out data/{name}"
+    command = f"python -m data_prep mimic3 --raw RAW --out data/{config.name}"
     with replacing(config.out) as partial:
         given = (config.labels, config.mdace)
-        build(raw, partial, config, name, command, lists, *given, progress=progress)
+        build(raw, partial, config, command, lists, *given, progress=progress)
     return config.out
 
 
@@ -85,7 +83,6 @@ def build(
     raw: Path,
     folder: Path,
     config: CcsConfig,
-    name: str,
     command: str,
     lists: Path | None,
     labels: str = "icd",
@@ -100,7 +97,6 @@ def build(
             D_ICD_PROCEDURES. Only what the teaching hospital wrote is open text (`is_synthetic`).
         folder: a fresh folder, as `data_prep.corpus_writer.replacing` yields it.
         config: what the user chose.
-        name: of the corpus.
         command: the command line for the card, to which the choices are added.
         lists: what `splits.chosen` takes; None splits by patient.
         labels: "icd", or "caml" (`data_prep.caml_labels`).
@@ -145,7 +141,7 @@ def build(
             split=split,
             whole=splits.whole(lists, config),
         ),
-        origin=_origin(name, command, config, synthetic=synthetic),
+        origin=_origin(command, config, synthetic=synthetic),
         choices=config,
         dropped=dropped,
         settings=settings,
@@ -153,12 +149,11 @@ def build(
     )
 
 
-def _origin(name: str, command: str, config: CcsConfig, *, synthetic: bool) -> Origin:
+def _origin(command: str, config: CcsConfig, *, synthetic: bool) -> Origin:
     hospital = "The teaching hospital: synthetic notes and codes, no real patient"
     mimic = "MIMIC-III v1.4, discharge summaries with ICD-9-CM codes (PhysioNet)"
     command += "" if config.ccs_procedures is None else " --ccs-procedures PRREF"
     return Origin(
-        name=name,
         source=hospital if synthetic else mimic,
         text="open" if synthetic else "credentialed",
         command=f"{command} --ccs-key {config.ccs_key} {config.options()}",

@@ -42,8 +42,6 @@ class Config(CcsConfig):
     """Folder of MIMIC-IV's module hosp, if it is not in RAW."""
     note: Location | None = None
     """Folder of MIMIC-IV-Note's tables, if they are not in RAW."""
-    out: Location
-    """Folder of the corpus to write."""
     version: Literal[10, 9] = 10
     """Version of ICD: the admissions coded in it are kept."""
 
@@ -68,7 +66,6 @@ def run(config: Config, progress: Progress) -> Path:
         options += "" if config.ccs_procedures is None else " --ccs-procedures PRREF"
     read_titles(filter(None, (tables.find(hosp, name) for name in TITLE_TABLES)), system, dropped)
     split, settings = splits.chosen(config.splits, config.codes, config.seed, dropped)
-    name = config.out.resolve().name
     with replacing(config.out) as folder:
         prepare(
             folder,
@@ -81,12 +78,11 @@ def run(config: Config, progress: Progress) -> Path:
                 whole=splits.whole(config.splits, config),
             ),
             origin=Origin(
-                name=name,
                 source="MIMIC-IV with MIMIC-IV-Note, discharge summaries with "
                 f"{system.name} codes (PhysioNet)",
                 text="credentialed",
-                command=f"python -m data_prep mimic4 --hosp HOSP --note NOTE --out data/{name} "
-                f"{options} {config.options()}",
+                command="python -m data_prep mimic4 --hosp HOSP --note NOTE "
+                f"--out data/{config.name} {options} {config.options()}",
                 ccs_key=system.key,
             ),
             choices=config,

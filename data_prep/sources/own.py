@@ -50,8 +50,6 @@ class Config(CcsConfig):
     """Table of the codes of each note. By default they are in the table of notes."""
     titles: Annotated[tuple[Location, ...], Strict(False)] = ()
     """Table of the codes' titles; repeat the option for several."""
-    out: Location
-    """Folder of the corpus to write."""
     system: Literal["icd9", "icd10", "other"]
     """The system that the codes belong to."""
     text: Literal["credentialed", "open"] = "credentialed"
@@ -72,7 +70,6 @@ def run(config: Config, progress: Progress) -> Path:
         MarnError: naming file and row, if a file is missing or cannot be read, or nothing is left.
     """
     _check_paths(config)
-    out = config.out.resolve()
     dropped: Counter[str] = Counter()
     system = CodeSystem()
     if config.system == "icd9":
@@ -99,14 +96,13 @@ def run(config: Config, progress: Progress) -> Path:
                 whole=split if config.vocabulary == "full" else None,
             ),
             origin=Origin(
-                name=out.name,
                 source=f"Your own notes with {system.name} codes",
                 text=config.text,
                 command="python -m data_prep own --notes NOTES "
                 + ("--assigned ASSIGNED " if config.assigned else "")
                 + "--titles TITLES " * len(config.titles)
                 + f"--system {config.system} --text {config.text} --language {config.language} "
-                f"--out data/{out.name} {config.options()}",
+                f"--out data/{config.name} {config.options()}",
                 language=config.language,
                 ccs_key=system.key or None,
             ),

@@ -40,7 +40,7 @@ def run(config: Config, progress: Progress) -> Path:
     Unless splits are given, a preset with lists of admissions is split by them if `config.codes` is
     theirs, else by patient.
     """
-    name, preset = config.out.resolve().name, config.preset
+    preset = config.preset
     with replacing(config.out) as partial:
         raw = partial / "raw"
         bar = _notes_written(progress)
@@ -51,10 +51,10 @@ def run(config: Config, progress: Progress) -> Path:
         }
         hospital.write(raw, preset, config.seed, bar, **options)
         more = f" --slips {config.slips:g}" if config.slips != 1 else ""
-        command = f"python -m data_prep teaching --preset {preset}{more} --out data/{name}"
+        command = f"python -m data_prep teaching --preset {preset}{more} --out data/{config.name}"
         has_lists = config.codes == hospital.PRESETS[preset].lists
         lists = config.splits or (raw if has_lists else None)
-        mimic3.build(raw, partial, config, name, command, lists, progress=progress)
+        mimic3.build(raw, partial, config, command, lists, progress=progress)
     return config.out
 
 
