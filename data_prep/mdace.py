@@ -16,11 +16,10 @@ speak for a code that the admission does not have in MIMIC-III.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import BaseModel, ValidationError
 
@@ -74,12 +73,14 @@ class Mdace:
             raise MarnError(
                 f"{folder} holds no annotations (NAME.json); give with --mdace the folder of MDACE"
             )
-        self._charts = [_read(path) for path in paths]
-        self._wanted = {str(note.note_id) for chart in self._charts for note in chart.notes}
+        self._given = [
+            (str(chart.hadm_id), note, passage)
+            for chart in map(_read, paths)
+            for note in chart.notes
+            for passage in note.annotations
+        ]
+        self._wanted = {str(note.note_id) for _, note, _ in self._given}
         self._found: dict[str, Note] = {}
-        digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-        self.about: dict[str, Any] = {"charts": len(paths), "sha256": digest, "citation": CITATION}
-        """What the card of a corpus says about the passages."""
 
     def watch(self, notes: Iterable[Note]) -> Iterator[Note]:
         """Hand notes on, and remember those that are annotated."""
@@ -95,22 +96,22 @@ class Mdace:
             dropped: gets the number of passages left out, by reason.
             progress: takes a line about how many were found.
         """
-        given = 0
         seen: set[Annotation] = set()
-        for chart in self._charts:
-            for note in chart.notes:
-                given += len(note.annotations)
-                for passage in note.annotations:
-                    one = self._in_note(chart, note, passage)
-                    if isinstance(one, Annotation) and one not in seen:
-                        seen.add(one)
-                        yield one
-                    else:
-                        dropped[one if isinstance(one, str) else "passages given twice"] += 1
-        warning = "" if seen else "warning: "
-        progress(f"{warning}MDACE: {len(seen):,} of {given:,} passages lie in these summaries")
+        for given in self._given:
+            one = self._in_note(*given)
+            if isinstance(one, str):
+                dropped[one] += 1
+            elif one in seen:
+                dropped["passages given twice"] += 1
+            else:
+                seen.add(one)
+                yield one
+        progress(
+            "warning: " * (not seen)
+            + f"MDACE: {len(seen):,} of {len(self._given):,} passages lie in these summaries"
+        )
 
-    def _in_note(self, chart: _Chart, note: _Note, passage: _Passage) -> Annotation | str:
+    def _in_note(self, admission: str, note: _Note, passage: _Passage) -> Annotation | str:
         """Return a passage as an annotation of its note, or why it is none."""
         kind = _KINDS.get(passage.code_system, "")
         code = dotted_icd9(kind, passage.code) if kind else None
@@ -123,7 +124,7 @@ class Mdace:
             is_summary = note.category.strip().casefold() == _SUMMARY
             which = "that the tables lack" if is_summary else "of other categories"
             return f"passages of notes {which}"
-        if found.admission != str(chart.hadm_id):
+        if found.admission != admission:
             return "passages of notes that are another admission's"
         marked, text = passage.covered_text, found.text[passage.begin : passage.end]
         if marked is not None and split_words(marked) != split_words(text):

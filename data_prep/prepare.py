@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.lib.recfunctions import unstructured_to_structured
 
 from data_prep import left_out
 from data_prep.config import PrepareConfig
@@ -147,16 +148,17 @@ def prepare(
         codes, parent = _code_entries(assigned, members, records, dropped)
         grouped = f", in {len(codes['ccs'])} categories" if "ccs" in codes else ""
         progress(f"codes: {len(codes['icd'])} of {codes_met}{grouped}")
-        marked = _Marked(store.admissions, members, codes["icd"])
-        marked.read(records.annotations, dropped)
-        writer = CorpusWriter(folder, codes, parent, sorted(marked.roles))
+        roles, evidence = _evidence(
+            records.annotations, store.admissions, members, codes["icd"], dropped
+        )
+        writer = CorpusWriter(folder, codes, parent, roles)
         learnt = members if records.whole is None else _placed(store.admissions, records.whole)
         training = (store.admissions[id_] for id_ in learnt["train"])
         vocabulary = store.build_vocabulary(training, choices.min_count)
         progress(f"vocabulary: {len(vocabulary.words):,} of {len(store.words):,} words")
         for name, ids in members.items():
             columns = _columns(assigned, ids, codes, parent)
-            _write_split(writer, name, ids, store, columns, marked.rows(name))
+            _write_split(writer, name, ids, store, columns, evidence[name])
             progress(f"{name}: {len(ids):,} notes written")
         if choices.vectors != "none":
             _learn_vectors(writer, store, vocabulary, learnt, choices, progress)
@@ -396,60 +398,54 @@ def _write_split(
     )
 
 
-class _Marked:
-    """Annotations of single notes, turned into evidence of the corpus's notes."""
+def _evidence(
+    annotations: Iterable[Annotation] | None,
+    admissions: Mapping[str, Admission],
+    members: Mapping[str, Sequence[str]],
+    icd: Sequence[CodeEntry],
+    dropped: Counter[str],
+) -> tuple[list[str], dict[str, np.ndarray | None]]:
+    """Turn annotations of single notes into evidence of the corpus's notes and codes.
 
-    def __init__(
-        self,
-        admissions: Mapping[str, Admission],
-        members: Mapping[str, Sequence[str]],
-        icd: Sequence[CodeEntry],
-    ) -> None:
-        self._column = {(entry.kind, entry.code): column for column, entry in enumerate(icd)}
-        self.roles: list[str] = []
-        # key of a note -> split, index in it, characters before the note, characters of it
-        self._homes: dict[str, tuple[str, int, int, int]] = {}
-        for name, ids in members.items():
-            for index, id_ in enumerate(ids):
-                shift = 0
-                for piece in admissions[id_].pieces:
-                    self._homes[piece.key] = name, index, shift, piece.chars
-                    shift += piece.chars + 1
-        self._rows = {name: array("i") for name in members}
-
-    def read(self, annotations: Iterable[Annotation] | None, dropped: Counter[str]) -> None:
-        """Take in the annotations of codes and notes that are in the corpus."""
-        numbers: dict[str, int] = {}
-        self._are_given = annotations is not None
-        for one in annotations or ():
-            home = self._homes.get(one.key)
-            column = self._column.get((one.kind, one.code))
-            if home is None:
-                dropped["passages of notes left out"] += 1
-            elif column is None:
-                dropped["passages of codes left out"] += 1
-            elif not 0 <= one.begin < one.end <= home[3]:
-                dropped["passages outside their note"] += 1
-            else:
-                name, index, shift, _ = home
-                role = numbers.setdefault(one.role, len(numbers))
-                self._rows[name].extend((index, column, shift + one.begin, shift + one.end, role))
-        if len(numbers) > MOST_ROLES:
-            raise MarnError(
-                f"the passages have {len(numbers):,} roles, and a corpus at most {MOST_ROLES}; "
-                "check the column of roles"
-            )
-        # Sorted, so that the numbers do not depend on which role came first.
-        self.roles = sorted(numbers)
-        self._final = np.array([self.roles.index(role) for role in numbers], dtype=np.uint8)
-
-    def rows(self, split: str) -> np.ndarray | None:
-        """Return the annotations of a split as rows of dtype `EVIDENCE`; None if none are given."""
-        if not self._are_given:
-            return None
-        table = np.frombuffer(self._rows[split], dtype=np.intc).reshape(-1, 5)
-        rows = np.empty(len(table), dtype=EVIDENCE)
-        for place, name in enumerate(("note", "code", "begin", "end")):
-            rows[name] = table[:, place]
-        rows["role"] = self._final[table[:, 4]]
-        return rows
+    Returns:
+        The roles, sorted, so that their numbers do not depend on which role came first; and for
+        each split its rows of dtype `EVIDENCE`, or None if no annotations are given.
+    """
+    if annotations is None:
+        return [], dict.fromkeys(members)
+    columns = {(entry.kind, entry.code): column for column, entry in enumerate(icd)}
+    # key of a note -> split, index in it, characters before the note, characters of it
+    homes: dict[str, tuple[str, int, int, int]] = {}
+    for name, ids in members.items():
+        for index, id_ in enumerate(ids):
+            shift = 0
+            for piece in admissions[id_].pieces:
+                homes[piece.key] = name, index, shift, piece.chars
+                shift += piece.chars + 1
+    rows = {name: array("i") for name in members}
+    numbers: dict[str, int] = {}
+    for one in annotations:
+        home, column = homes.get(one.key), columns.get((one.kind, one.code))
+        if home is None:
+            dropped["passages of notes left out"] += 1
+        elif column is None:
+            dropped["passages of codes left out"] += 1
+        elif not 0 <= one.begin < one.end <= home[3]:
+            dropped["passages outside their note"] += 1
+        else:
+            name, index, shift, _ = home
+            role = numbers.setdefault(one.role, len(numbers))
+            rows[name].extend((index, column, shift + one.begin, shift + one.end, role))
+    if len(numbers) > MOST_ROLES:
+        raise MarnError(
+            f"the passages have {len(numbers):,} roles, and a corpus at most {MOST_ROLES}; "
+            "check the column of roles"
+        )
+    roles = sorted(numbers)
+    final = np.array([roles.index(role) for role in numbers], dtype=np.intc)
+    evidence: dict[str, np.ndarray | None] = {}
+    for name, flat in rows.items():
+        table = np.array(flat, dtype=np.intc).reshape(-1, 5)
+        table[:, 4] = final[table[:, 4]]
+        evidence[name] = unstructured_to_structured(table, EVIDENCE)
+    return roles, evidence

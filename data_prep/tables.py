@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import IO, cast
@@ -312,6 +313,12 @@ def identifier(path: Path, index: int, value: str) -> str | None:
         f"{shown(value)} is not a valid id; expected a whole number of at most {ID_DIGITS} digits"
     )
     raise fault(path, index, what)
+
+
+@cache
+def shipped(name: str) -> list[dict[str, str]]:
+    """Return the rows of a table that comes with `data_prep`, such as "audit/findings.csv"."""
+    return list(csv.DictReader((Path(__file__).parent / name).read_text("utf-8").splitlines()))
 
 
 def counted(count: int, noun: str) -> str:

@@ -112,8 +112,7 @@ def test_by_hand(prepare, tmp_path, capsys):
         "passages whose code has no form of ICD-9-CM": 1,
     }
     assert sum(dropped.values()) + 3 == 17
-    assert corpus.card["settings"]["mdace"]["charts"] == 2
-    assert corpus.card["settings"]["mdace"]["citation"] == CITATION
+    assert corpus.card["settings"]["mdace"] == CITATION
     assert "--mdace MDACE" in corpus.card["created"]["command"]
     assert not corpus.is_open
     said = "".join(capsys.readouterr())

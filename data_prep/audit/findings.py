@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 from data_prep.code_systems.systems import dotted_icd9, known
 from data_prep.prepare import Pair
+from data_prep.tables import shipped
 from marn.corpus.codes import KINDS, undotted
 from marn.privacy import MINIMUM_CELL
 
@@ -48,19 +47,14 @@ def finding(
         examples: codes.
         **parts: values of the placeholders in name, meaning and remedy.
     """
-    unit, meaning, remedy = _texts()[name]
-    filled = [text.format(**parts) for text in (name, meaning, remedy)]
-    return Finding(filled[0], count, of, unit, tuple(examples), *filled[1:])
+    row = _texts()[name]
+    name, meaning, remedy = (row[key].format(**parts) for key in ("name", "meaning", "remedy"))
+    return Finding(name, count, of, row["unit"], tuple(examples), meaning, remedy)
 
 
 @cache
-def _texts() -> dict[str, tuple[str, str, str]]:
-    return {r["name"]: (r["unit"], r["meaning"], r["remedy"]) for r in _rows("findings.csv")}
-
-
-def _rows(name: str) -> list[dict[str, str]]:
-    with Path(__file__).with_name(name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def _texts() -> dict[str, dict[str, str]]:
+    return {row["name"]: row for row in shipped("audit/findings.csv")}
 
 
 def report(findings: Sequence[Finding]) -> str:
@@ -171,7 +165,7 @@ def caml_top50() -> list[Pair]:
         Mullenbach et al., Explainable Prediction of Medical Codes from Clinical Text, 2018, and
         the list that their public preparation makes.
     """
-    return [(row["kind"], row["code"]) for row in _rows("caml_top50.csv")]
+    return [(row["kind"], row["code"]) for row in shipped("audit/caml_top50.csv")]
 
 
 def codes_hash(codes: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ from typing import Final, Literal
 from zipfile import BadZipFile, ZipFile
 
 from data_prep.fetch import fetch
+from data_prep.tables import shipped
 from marn.corpus.codes import dotted, undotted
 from marn.errors import MarnError
 
@@ -194,7 +195,7 @@ class Ccsr:
         Raises:
             MarnError: if CCSR has no such system.
         """
-        systems = {row["code"]: row["title"] for row in read_table("ccsr_systems.csv")}
+        systems = {row["code"]: row["title"] for row in shipped("code_systems/ccsr_systems.csv")}
         if category[:3] not in systems:
             raise MarnError(f"unknown CCSR category {category!r}; one looks like 'CIR007'")
         return systems[category[:3]]
@@ -301,14 +302,7 @@ def read_hcup(kind: str, path: Path) -> tuple[dict[str, int], dict[int, str]]:
 
 
 @cache
-def read_table(name: str) -> list[dict[str, str]]:
-    """Return the rows of a table of this package."""
-    with Path(__file__).with_name(name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@cache
 def _stated_procedures() -> tuple[Mapping[str, int], Mapping[int, str]]:
-    rows = read_table("stated_procedures.csv")
+    rows = shipped("code_systems/stated_procedures.csv")
     numbers = {dotted("pr", row["code"]): int(row["ccs"]) for row in rows}
     return numbers, {int(row["ccs"]): row["ccs_title"] for row in rows}

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
-from data_prep.code_systems.ccs import Ccsr, read_data_file, read_table
+from data_prep.code_systems.ccs import Ccsr, read_data_file
+from data_prep.tables import shipped
 from marn.corpus import CodeEntry
 
 KEY: Final = "ccsr+pcs"
@@ -88,7 +89,7 @@ def ccsr_entries(uses: Mapping[str, int]) -> dict[str, CodeEntry]:
 @cache
 def procedure_systems() -> Mapping[str, str]:
     """Return the title of each pair of section and body system of ICD-10-PCS."""
-    return {row["code"]: row["title"] for row in read_table("pcs_systems.csv")}
+    return {row["code"]: row["title"] for row in shipped("code_systems/pcs_systems.csv")}
 
 
 @cache

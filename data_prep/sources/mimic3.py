@@ -22,7 +22,7 @@ from data_prep.code_systems.systems import Icd9, dotted_icd9
 from data_prep.code_systems.title_lists import read_titles
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
-from data_prep.mdace import Mdace
+from data_prep.mdace import CITATION, Mdace
 from data_prep.prepare import Annotation, Coding, Note, Origin, Progress, Records, prepare
 from marn.errors import MarnError
 from marn.settings import Location, settings
@@ -121,7 +121,7 @@ def build(
     if mdace is not None:
         annotated = Mdace(mdace)
         notes, passages = annotated.watch(notes), annotated.passages(dropped, progress)
-        settings["mdace"] = annotated.about
+        settings["mdace"] = CITATION
         command += " --mdace MDACE"
     names: Icd9 | CamlLabels = system
     if labels == "caml":
