@@ -57,7 +57,7 @@ REVIEWED: Final[frozenset[str]] = frozenset()
 
 _LARGEST: Final = 20_000_000  # bytes of a file that is read
 _HOSPITAL: Final = "data_prep/hospital/"  # the teaching hospital's language has placeholders
-_OPEN_NAMES: Final = ("teaching", "tiny", "codiesp")  # how open corpora of the project begin
+_OPEN_NAMES: Final = ("teaching", "tiny", "codiesp", "cantemist")  # open corpora begin so
 _PICTURES: Final = {  # how they begin and end
     "image/png": (b"\x89PNG", b"IEND\xaeB`\x82"),
     "image/jpeg": (b"\xff\xd8", b"\xff\xd9"),

@@ -51,39 +51,25 @@ def title(kind: str, code: str) -> str:
 def categories(uses: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], CodeEntry]:
     """Return the category of each code that has one.
 
+    No package has CCSR's own titles, so such a category is named after its body system and its
+    most used member.
+
     Args:
-        uses: how often each (kind, code) is used; decides which title a category gets.
+        uses: how often each (kind, code) is used.
     """
-    diagnoses = {code: count for (kind, code), count in uses.items() if kind == "dx"}
-    found: dict[tuple[str, str], CodeEntry] = {
-        ("dx", code): entry for code, entry in ccsr_entries(diagnoses).items()
-    }
+    ccsr = Ccsr.load()
+    found: dict[tuple[str, str], CodeEntry] = {}
+    members: dict[str, list[str]] = {}
     for kind, code in uses:
         if kind == "pr" and code[:2] in procedure_systems():
             found[kind, code] = CodeEntry(f"PCS:{code[:2]}", kind, procedure_systems()[code[:2]])
-    return found
-
-
-def ccsr_entries(uses: Mapping[str, int]) -> dict[str, CodeEntry]:
-    """Return the CCSR category of each diagnosis that has one.
-
-    No package has CCSR's own titles, so a category is named after its body system and its most
-    used member.
-
-    Args:
-        uses: how often each diagnosis is used.
-    """
-    ccsr = Ccsr.load()
-    members: dict[str, list[str]] = {}
-    for code in uses:
-        if (category := ccsr.category(code)) is not None:
+        elif kind == "dx" and (category := ccsr.category(code)) is not None:
             members.setdefault(category, []).append(code)
-    entries: dict[str, CodeEntry] = {}
-    for category, under in members.items():
-        example = min(under, key=lambda code: (-uses[code], code))
+    for category, codes in members.items():
+        example = min(codes, key=lambda code: (-uses["dx", code], code))
         name = f"{ccsr.system(category)}: {ccsr.title(example)}"
-        entries |= dict.fromkeys(under, CodeEntry(category, "dx", name))
-    return entries
+        found |= {("dx", code): CodeEntry(category, "dx", name) for code in codes}
+    return found
 
 
 @cache

@@ -33,11 +33,12 @@ from pydantic import NonNegativeInt, Strict
 from data_prep import coded_abstracts, splits, tables
 from data_prep.code_systems import icd10
 from data_prep.code_systems.ccs import Ccsr
+from data_prep.code_systems.systems import Icd10
 from data_prep.config import PrepareConfig, check_out
 from data_prep.corpus_writer import replacing
 from data_prep.fetch import fetch
 from data_prep.prepare import Annotation, Coding, Note, Origin, Progress, Records, prepare
-from marn.corpus import SPLITS, CodeEntry
+from marn.corpus import SPLITS
 from marn.errors import MarnError
 from marn.settings import Location, settings
 
@@ -115,11 +116,13 @@ def run(config: Config, progress: Progress) -> Path:
         progress(f"additional abstracts: {len(places) - len(texts):,} with a code")
     training = Counter(coding.code for coding in codings if places[coding.admission] == "train")
     kept = _without_rare(codings, training, config.min_train, dropped)
-    categories, about = _categories(kept, training, progress)
+    system = Icd10()
+    system.uses.update({("dx", code): training[code] for code in sorted({c.code for c in kept})})
     official = "official" + "".join(f", {name} not given" for name in missing)
     if config.halve_dev:
         official = "official, half of dev as test"
-    recorded |= {"splits": official if config.splits is None else "other"} | about
+    recorded |= {"splits": official if config.splits is None else "other"}
+    recorded |= _categories(system, progress)
 
     def placed(cases: Iterable[str]) -> dict[str, str]:
         found = {case: places[case] for case in cases if case in places}
@@ -134,8 +137,8 @@ def run(config: Config, progress: Progress) -> Path:
                 notes=notes,
                 codings=kept,
                 annotations=_passages(raw, texts, dropped) if config.language == "es" else None,
-                title=lambda kind, code: Ccsr.load().title(code),
-                category=lambda kind, code: categories.get(code),
+                title=system.title,
+                category=system.category,
                 split=placed,
                 whole=placed if config.vocabulary == "full" else None,
             ),
@@ -186,16 +189,13 @@ def _without_rare(
     return kept
 
 
-def _categories(
-    codings: Sequence[Coding], training: Counter[str], progress: Progress
-) -> tuple[dict[str, CodeEntry], dict[str, Any]]:
-    """Return the CCSR categories of the codes that have one, and what the card says of the rest."""
-    codes = sorted({coding.code for coding in codings})
-    categories = icd10.ccsr_entries({code: training[code] for code in codes})
-    rolled_up = [code for code in codes if code in categories and not Ccsr.load().has(code)]
+def _categories(system: Icd10, progress: Progress) -> dict[str, list[str]]:
+    """Return what the card says of the categories of the codes in use."""
+    codes = [code for _, code in system.uses]
+    without = [code for code in codes if system.category("dx", code) is None]
+    rolled_up = [code for code in codes if code not in without and not Ccsr.load().has(code)]
     progress(f"CCSR: {len(rolled_up)} of {len(codes)} codes rolled up")
-    without = [code for code in codes if code not in categories]
-    return categories, {"rolled_up": rolled_up, "without_category": without}
+    return {"rolled_up": rolled_up, "without_category": without}
 
 
 def fetch_cases(sums: Sequence[str] = ()) -> tuple[Path, str]:
