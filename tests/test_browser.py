@@ -232,6 +232,13 @@ def test_code_on_paper_breaks_its_lines(figures_page: Any) -> None:
     assert not figures_page.evaluate(cut)
 
 
+def test_nothing_on_paper_is_wider_than_a4(figures_page: Any) -> None:
+    figures_page.set_viewport_size({"width": 680, "height": 900})  # 21 cm without the margins
+    figures_page.emulate_media(media="print")
+    wide = "[...document.querySelectorAll('.marn-fig')].filter(f => f.scrollWidth > f.clientWidth)"
+    assert not figures_page.evaluate(f"{wide}.length")
+
+
 def test_figures_offer_nothing_to_the_cloud(site: Path, visit: Callable[..., Any]) -> None:
     with_figure = (path for path in sorted(site.glob("*.html")) if "marn-fig" in path.read_text())
     page, _ = visit(next(with_figure), "light", DESKTOP)
