@@ -248,6 +248,8 @@ def test_focal_optimum_has_one_frame_for_each_gamma_and_starts_at_two():
     assert paper == pytest.approx(0.5, abs=0.01)  # the marked point 1 - alpha
     assert figure.layout.annotations[0].x == pytest.approx(-1)
     assert not figures.focal_optimum(0.9, (2,), ("released",)).layout.sliders
+    marks = [figures.focal_optimum(alpha).layout.annotations[0] for alpha in (0.999, 0.5)]
+    assert [mark.xanchor for mark in marks] == ["left", "right"]  # beside the line, in the axis
 
 
 def test_training_curves_put_loss_above_and_scores_below():

@@ -79,7 +79,8 @@ def focal_optimum(
     if "paper" in readings:
         figure.add_vline(x=1 - alpha, line={"dash": "dot", "color": COLOURS[0]})
         x = round(float(np.log10(1 - alpha)), 4)  # annotations on a log axis take logarithms
-        label = {"text": f"1 − α = {1 - alpha:.3g}", "xanchor": "auto", "yanchor": "top"}
+        side = "left" if x < -2 else "right"  # within the axis
+        label = {"text": f"1 − α = {1 - alpha:.3g}", "xanchor": side, "yanchor": "top"}
         figure.add_annotation(label, x=x, y=0.98, showarrow=False)
     if len(gammas) > 1:
         # frames hold only what changes: the heights of the curves
