@@ -203,7 +203,8 @@ def figures_page(site: Path, browser: Any) -> Iterator[Any]:
     path = max(site.glob("*.html"), key=lambda page: page.read_text().count("marn-fig"))
     context = browser.new_context(viewport=DESKTOP, color_scheme="dark", offline=True)
     page = context.new_page()
-    page.goto(path.as_uri(), wait_until="load")  # and not a moment longer: it may be printed now
+    # and not a moment longer: it may be printed now
+    page.goto(path.as_uri(), wait_until="load", timeout=1000 * PAGE_SECONDS)
     yield page
     context.close()
 
