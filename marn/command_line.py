@@ -96,6 +96,9 @@ def run(
         The exit status: 0, 2 for an error, 130 for Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the shell closed it
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as we run
     commands = {command.name for command in app.registered_commands}
     name = " ".join([program, *(text for text in arguments[:1] if text in commands)])
     status, said = 2, ""
@@ -115,7 +118,7 @@ def run(
     if lost := _unwritten(sys.stdout):
         status, said = 2, said or f"{lost.strerror}; {kept}"
     if said:
-        with suppress(OSError, AttributeError):  # closed or full too: the status is left
+        with suppress(OSError):  # full too: the status is left
             sys.stderr.write(f"{name}: {said}\n")
     _unwritten(sys.stderr)
     return status
@@ -129,13 +132,11 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
             raise MarnError(f"{what} is empty; give a value, or leave the option out")
 
 
-def _unwritten(stream: TextIO | None) -> OSError | None:
+def _unwritten(stream: TextIO) -> OSError | None:
     """Write what is buffered; where it has nowhere to go, keep Python from trying again.
 
     It would end with a status of its own, 120.
     """
-    if stream is None:  # the shell closed it
-        return None
     try:
         stream.flush()
     except OSError as error:

@@ -47,10 +47,12 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under another name and rename it, so that it is complete or unchanged.
 
     Its folder is created if missing. The umask decides who may read it, whatever library writes it.
+    A symbolic link stays, and the file that it points to is replaced.
 
     Raises:
         MarnError: the disk is full, or the folder cannot be written.
     """
+    path = Path(os.path.realpath(path))
     aside = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -224,6 +224,15 @@ def test_a_folder_that_cannot_be_made_is_one_line(corpus, tmp_path):
         save_model(tmp_path / "file" / "model", build("cnn", corpus), corpus)
 
 
+def test_replace_writes_through_a_link(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to("there/file")
+    for text in ("missing", "there"):
+        replace(link, lambda path, text=text: path.write_text(text))
+        assert link.is_symlink()
+        assert (tmp_path / "there" / "file").read_text() == text
+
+
 def test_replace_is_all_or_nothing(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")

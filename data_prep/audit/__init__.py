@@ -95,7 +95,8 @@ def run(config: Config, progress: Progress) -> str:
 
 
 def _write(path: Path, value: Any) -> None:
-    """Write JSON aside and rename it."""
+    """Write JSON aside and rename it; a symbolic link stays."""
+    path = Path(os.path.realpath(path))
     aside = path.with_name(f".{path.name}.partial")
     try:
         aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
