@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from data_prep.audit import caml_top50
 from data_prep.code_systems.ccs import titles
-from data_prep.hospital import PRESETS, data_files, patients
+from data_prep.hospital import PRESETS, patients
 from data_prep.hospital.code_catalogue import code_catalogue
 from data_prep.hospital.codes import head_and_tail
 from data_prep.hospital.patients import Patient, patient
 from data_prep.hospital.portable_random import PortableRandom, running_sums
 from data_prep.hospital.rare import rare_codes, rare_lottery
+from data_prep.tables import shipped
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "experiments"))
 
@@ -250,5 +251,5 @@ def test_a_base_moves_towards_the_published_share() -> None:
 
 def test_the_head_needs_no_refit() -> None:
     shares = refit_hospital.simulated_shares(1500, seed=77)
-    _, worst = refit_hospital.corrected(data_files.rows("head.csv"), shares)
+    _, worst = refit_hospital.corrected(shipped("hospital/head.csv"), shares)
     assert worst < 0.04

@@ -17,8 +17,9 @@ from math import log
 from data_prep.hospital import PRESETS
 from data_prep.hospital.code_catalogue import code_catalogue
 from data_prep.hospital.codes import Key, head_and_tail
-from data_prep.hospital.data_files import FOLDER, rows
+from data_prep.hospital.data_files import FOLDER
 from data_prep.hospital.patients import patient
+from data_prep.tables import shipped
 
 HEAD = FOLDER / "head.csv"
 
@@ -75,9 +76,10 @@ def refit(rounds: int = 8, patients: int = 5000, seed: int = 77) -> float:
         The largest difference between a simulated and the published share, in the last round.
     """
     for _ in range(rounds):
+        shipped.cache_clear()
         head_and_tail.cache_clear()
         code_catalogue.cache_clear()
-        head, worst = corrected(rows("head.csv"), simulated_shares(patients, seed))
+        head, worst = corrected(shipped("hospital/head.csv"), simulated_shares(patients, seed))
         with HEAD.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(head[0]), lineterminator="\n")
             writer.writeheader()

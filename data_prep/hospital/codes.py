@@ -5,8 +5,8 @@ from functools import cache
 from typing import Any
 
 from data_prep.code_systems.ccs import Ccs
-from data_prep.hospital.data_files import rows
 from data_prep.hospital.portable_random import PortableRandom
+from data_prep.tables import shipped
 
 Key = tuple[str, str]
 """Kind ("dx" or "pr") and dotted code."""
@@ -72,7 +72,7 @@ def category(kind: str, code: str) -> str:
 @cache
 def head_and_tail() -> tuple[tuple[Code, ...], tuple[Code, ...]]:
     """Return all codes of `head.csv` and `tail.csv`, in the order of the files."""
-    head = rows("head.csv")
+    head, tail = shipped("hospital/head.csv"), shipped("hospital/tail.csv")
     by_share = sorted(head, key=lambda row: -float(row["rate"]))
     rank = {(row["kind"], row["code"]): place for place, row in enumerate(by_share)}
     return (
@@ -86,7 +86,7 @@ def head_and_tail() -> tuple[tuple[Code, ...], tuple[Code, ...]]:
             )
             for row in head
         ),
-        tuple(_tail_code(row, HEAD + place) for place, row in enumerate(rows("tail.csv"))),
+        tuple(_tail_code(row, HEAD + place) for place, row in enumerate(tail)),
     )
 
 

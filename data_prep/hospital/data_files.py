@@ -1,6 +1,5 @@
-"""Read the files beside the code: settings, tables, and texts in blocks."""
+"""Read the files beside the code: settings, and texts in blocks."""
 
-import csv
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -14,11 +13,6 @@ FOLDER = Path(__file__).parent
 def settings(name: str = "hospital.toml") -> dict[str, Any]:
     """Return the content of a TOML file."""
     return tomllib.loads((FOLDER / name).read_text("utf-8"))
-
-
-def rows(name: str) -> list[dict[str, str]]:
-    """Return the rows of a CSV file."""
-    return list(csv.DictReader((FOLDER / name).read_text("utf-8").splitlines()))
 
 
 def blocks(name: str) -> Iterator[tuple[str, list[str]]]:

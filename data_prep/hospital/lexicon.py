@@ -10,10 +10,11 @@ from functools import cache
 
 from data_prep.code_systems.ccs import titles
 from data_prep.hospital.codes import HEAD, Code
-from data_prep.hospital.data_files import blocks, rows
+from data_prep.hospital.data_files import blocks
 from data_prep.hospital.grammar import Parts, parse
 from data_prep.hospital.portable_random import PortableRandom
 from data_prep.hospital.rare import RAREST, clean
+from data_prep.tables import shipped
 
 
 @dataclass
@@ -59,7 +60,7 @@ def drugs() -> dict[str, Drug]:
             tuple(row["times"].split()),
             row["class"] or row["generic"],
         )
-        for row in rows("drugs.csv")
+        for row in shipped("hospital/drugs.csv")
     }
 
 
@@ -86,7 +87,7 @@ def labs() -> dict[str, Lab]:
             float(row["high"] or 0),
             int(row["digits"]) if row["digits"] else None,
         )
-        for row in rows("labs.csv")
+        for row in shipped("hospital/labs.csv")
     }
 
 
