@@ -213,7 +213,7 @@ class NoteStore:
 
         Args:
             notes: iterated once.
-            dropped: gets the number of notes without a word, and of exact repeats of a note.
+            dropped: gets the number of notes without a word, and of repeats of a note.
             progress: takes lines about how far the work is.
 
         Raises:
@@ -256,10 +256,12 @@ class NoteStore:
         admission.pieces.append(piece)
 
     def _drop_repeats(self, admission: Admission) -> int:
-        """Keep the first of notes with the same text; return how many others there were."""
+        """Keep the first of notes that differ in white space only; return how many others were."""
         size = len(admission.pieces)
-        if len({piece.bytes for piece in admission.pieces}) < size:  # else no two are the same
-            texts = {self._bytes(piece): piece for piece in reversed(admission.pieces)}
+        if len({piece.tokens for piece in admission.pieces}) < size:  # else no two are the same
+            texts = {
+                b" ".join(self._bytes(piece).split()): piece for piece in reversed(admission.pieces)
+            }
             admission.pieces = sorted(texts.values(), key=admission.pieces.index)
         return size - len(admission.pieces)
 

@@ -156,3 +156,11 @@ def test_every_format_is_written(tmp_path):
     assert "| a_b" in texts[".md"]
     assert "<td>0.123</td>" in texts[".html"]
     assert r"a\_b & 0.123 \\" in texts[".tex"]
+
+
+def test_no_name_ends_a_cell_or_begins_markup(tmp_path):
+    table = pd.DataFrame({"a|b": ["x|y", "<script>"], "f1": [0.5, 1.0]})
+    files = results.publish(table, tmp_path / "t")
+    texts = {file.suffix: file.read_text() for file in files}
+    assert [line.replace(r"\|", "").count("|") for line in texts[".md"].splitlines()] == [3] * 4
+    assert "<script" not in texts[".md"] + texts[".html"]

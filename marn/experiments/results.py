@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
@@ -256,13 +257,19 @@ def publish(table: pd.DataFrame, path: str | Path, *, digits: int = 4) -> list[P
     written = {
         "csv": rounded.to_csv(index=False),
         "json": rounded.to_json(orient="records", indent=1, double_precision=digits) + "\n",
-        "md": rounded.to_markdown(index=False) + "\n",
+        "md": rounded.map(_in_markdown).rename(columns=_in_markdown).to_markdown(index=False)
+        + "\n",
         "html": rounded.to_html(index=False, border=0, na_rep=""),
         "tex": rounded.to_latex(index=False, na_rep="", escape=True, float_format=f"%.{digits}f"),
     }
     for suffix, text in written.items():
         replace(Path(f"{path}.{suffix}"), partial(Path.write_text, data=text, encoding="utf-8"))
     return [Path(f"{path}.{suffix}") for suffix in written]
+
+
+def _in_markdown(value: Any) -> Any:
+    """Escape what would end a cell of a table in Markdown, or begin HTML."""
+    return html.escape(value, quote=False).replace("|", "\\|") if isinstance(value, str) else value
 
 
 def check_place(path: Path) -> None:
