@@ -238,8 +238,8 @@ def predict(
         str,
         typer.Argument(
             metavar="NOTES",
-            help="A text file, a folder of texts (.txt, at any depth), a CSV, JSONL or Parquet "
-            "table with a column text, a corpus, or - for standard input.",
+            help="A text file, a folder of texts (.txt, at any depth), a table with a column text "
+            "(CSV, JSONL, JSON, Parquet or Feather), a corpus, or - for standard input.",
         ),
     ],
 ) -> None:

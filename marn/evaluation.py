@@ -79,7 +79,8 @@ def as_coder(model: Coder | TextSystem | HoldsCoder) -> Coder:
 
 def _split(corpus: Corpus, split: str) -> Split:
     if split not in corpus.splits:
-        raise MarnError(f"split must be one of {list(corpus.splits)}, but got {split!r}")
+        has = ", ".join(corpus.splits)
+        raise MarnError(f"corpus {corpus.name!r} has no split {split!r}; choose one of: {has}")
     if len(corpus[split]) == 0:
         raise MarnError(f"split {split!r} of corpus {corpus.name!r} has no notes; choose another")
     return corpus[split]

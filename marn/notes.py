@@ -50,7 +50,7 @@ def read_notes(
     Args:
         source: a text file; a folder of texts NAME.txt at any depth; a CSV with a header (or
             semicolons or tabs), JSONL, JSON, Parquet or Feather; `"-"` for standard input, which
-            may hold a CSV, JSONL or one text; or the folder of a corpus.
+            may hold a CSV, JSONL, JSON or one text; or the folder of a corpus.
         text_column: the column with the text, by default one of `TEXT_NAMES`.
         id_column: the column with the id, by default one of `ID_NAMES`, else rows are numbered.
         split: of a corpus; by default all its splits.
@@ -180,7 +180,7 @@ def _file(
 
 
 def _standard_input(text: str | None, ids: str | None, encoding: str | None) -> Iterator[Note]:
-    """Yield the notes of standard input: JSONL or a CSV if its first line says so, else one."""
+    """Yield the notes of standard input: JSON or a CSV if its first line says so, else one."""
     file = io.TextIOWrapper(sys.stdin.buffer, encoding or "utf-8-sig", newline="")
     try:
         name = "standard input"
@@ -189,6 +189,8 @@ def _standard_input(text: str | None, ids: str | None, encoding: str | None) -> 
         all_lines = itertools.chain([first], lines)
         if first.lstrip().startswith("{"):
             yield from _lines(name, all_lines, text, ids)
+        elif re.match(r"\s*\[\s*(\{|$)", first):
+            yield from _json(name, first + _whole(file, name), text, ids)
         elif SEPARATOR_LINE.fullmatch(first) or (
             _find(_cells(first), text, TEXT_NAMES) is not None and len(first) < 1000
         ):

@@ -11,7 +11,7 @@ import html
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import IO, Any, Literal, cast
@@ -43,6 +43,10 @@ Explained = Method | Literal["none"]
 
 _CHUNK = 256  # notes held at once
 _BATCH = 32
+# Of a system that reads text, for which each trial reads the whole note:
+_TRIED = 96  # words, or groups of them, that are all tried
+_GROUP = 16  # words of a group, at least
+_KEPT = 2  # groups of a code whose words are tried one by one
 _LEAST = 0.05  # share of the heaviest word's weight that a listed word has at least
 _MARKUP = re.compile(r"</[a-z]\w*\s*>|<(br|img|p|div)\b[^<>]*>|&(nbsp|amp|[lg]t);", re.IGNORECASE)
 _STRANGE = 0.5  # share of unknown words from which on a note is remarked upon
@@ -100,8 +104,8 @@ class SavedModel:
 
     model: Coder
     """In evaluation mode, on the CPU."""
-    vocabulary: Vocabulary
-    codes: dict[str, list[CodeEntry]]
+    vocabulary: Vocabulary = field(repr=False)
+    codes: dict[str, list[CodeEntry]] = field(repr=False)
     """The codes of each task, in the order of the logits."""
     thresholds: dict[str, float | NDArray[np.float64]]
     """{task: probability above which a code is assigned}: a number, or (C,) with one per code."""
@@ -247,7 +251,7 @@ class _Reader:
         """Weigh the words that are read of a note, (K, T).
 
         Of a system that reads text: how far the logit falls where a word is blank, each time that
-        it occurs.
+        it occurs. In a long note only words of the groups that matter most are tried one by one.
         """
         unknown = self.saved.vocabulary.unknown
         if not self.reads_text:
@@ -259,15 +263,39 @@ class _Reader:
         places: dict[str, list[int]] = {}
         for place, (begin, end) in enumerate(spans.tolist()):
             places.setdefault(text[begin:end].lower(), []).append(place)
-        whole = self._of_texts([text])[0, columns]
+        words, size = [*places.values()], 0
+        while len(words) > _TRIED and size != _GROUP:
+            size = max(_GROUP, -(-len(words) // _TRIED))
+            groups = [words[start : start + size] for start in range(0, len(words), size)]
+            falls = self._falls(
+                text, spans, [[i for word in group for i in word] for group in groups], columns
+            )
+            best = np.unique(np.argsort(-falls, axis=0, kind="stable")[:_KEPT])
+            words = [word for group in best for word in groups[group]]
         weights = np.zeros((len(columns), len(spans)), np.float32)
-        for mine in places.values():
-            letters = list(text)
-            for begin, end in spans[mine].tolist():
-                letters[begin:end] = " " * (end - begin)
-            drop = whole - self._of_texts(["".join(letters)])[0, columns]
-            weights[:, mine] = np.maximum(drop, 0)[:, None]
+        for mine, fall in zip(words, self._falls(text, spans, words, columns), strict=True):
+            weights[:, mine] = np.maximum(fall, 0)[:, None]
         return weights
+
+    def _falls(
+        self,
+        text: str,
+        spans: NDArray[np.int64],
+        erased: Sequence[Sequence[int]],
+        columns: list[int],
+    ) -> NDArray[np.float32]:
+        """Return (N, K): how far the logits fall where the words at each of N lists are blank."""
+        whole = self._of_texts([text])[0, columns]
+        falls = np.zeros((len(erased), len(columns)), np.float32)
+        for start in range(0, len(erased), _BATCH):
+            texts = []
+            for mine in erased[start : start + _BATCH]:
+                letters = list(text)
+                for begin, end in spans[mine].tolist():
+                    letters[begin:end] = " " * (end - begin)
+                texts.append("".join(letters))
+            falls[start : start + len(texts)] = whole - self._of_texts(texts)[:, columns]
+        return falls
 
     def _coded(
         self,

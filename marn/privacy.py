@@ -148,4 +148,6 @@ def _could_be_committed(path: Path) -> bool:
         )
     except (OSError, subprocess.SubprocessError):
         return False  # without git, nothing is committed
-    return asked.returncode == 1  # 0: ignored; 128: not a work tree
+    if asked.returncode == 128:  # not a work tree, or one of another user, which git does not enter
+        return any((parent / ".git").exists() for parent in path.parents)
+    return asked.returncode == 1

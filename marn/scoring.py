@@ -141,7 +141,7 @@ class _Matcher:
                 noun = what if len(unknown) != 1 else what.removesuffix("s")
                 found.append(f"not in {where}, and left out: {len(unknown):,} {noun}{examples}")
         if self.twice:
-            found.append(f"{self.twice:,} rows repeat a note and code; the largest counts")
+            found.append(f"rows that repeat a note and code: {self.twice:,}; the largest counts")
         return found
 
 
@@ -282,7 +282,7 @@ def _fill_wide(frame: pl.DataFrame, matcher: _Matcher, values: Floats) -> bool:
         table = frame.select(known).cast(pl.Float32).to_numpy()
     except pl.exceptions.PolarsError:
         raise MarnError(f"{matcher.path} has a cell that is not a number; correct it") from None
-    values[np.ix_(notes[notes >= 0], codes[codes >= 0])] = table[notes >= 0]
+    np.fmax.at(values, np.ix_(notes[notes >= 0], codes[codes >= 0]), table[notes >= 0])
     return False
 
 
@@ -376,7 +376,8 @@ def _measure(width: int, ranking: Sequence[str]) -> Measure:
             "macro_f1_all": f1.mean(axis=1),
             "macro_f1_present": _ratio((f1 * some).sum(axis=1), some.sum(axis=1)),
             **{
-                name: _ratio(means[:, 2 * place], means[:, 2 * place + 1])
+                # of an area, which is a mean to first order only, a sample may lie beyond 1
+                name: np.clip(_ratio(means[:, 2 * place], means[:, 2 * place + 1]), 0, 1)
                 for place, name in enumerate(ranking)
             },
         }

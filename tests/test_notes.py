@@ -141,11 +141,17 @@ def test_a_corpus_is_notes_too(tmp_path):
     assert is_open(tmp_path / "other.csv")
 
 
+TWO = [("7", "fever"), ("8", "cough")]
+
+
 @pytest.mark.parametrize(
     ("data", "notes"),
     [
         (table(), WANTED),
         ('{"note_id": 7, "text": "fever"}\n', [("7", "fever")]),
+        ('[{"note_id": 7, "text": "fever"}, {"text": "cough", "note_id": 8}]', TWO),
+        ('[\n {"note_id": 7, "text": "fever"},\n {"note_id": 8, "text": "cough"}\n]', TWO),
+        ("[** Name **] has fever", [("stdin", "[** Name **] has fever")]),
         ("fever, cough\nand text\n", [("stdin", "fever, cough\nand text\n")]),
     ],
 )

@@ -143,12 +143,37 @@ def test_a_system_that_reads_text_is_used_alike(corpus, tmp_path):
     assert table["words"][0].split("; ")[0] == "CODE3"
 
 
+def test_in_a_long_note_a_reader_tries_few_words(corpus, tmp_path, monkeypatch):
+    marn.fit(marn.build("words", corpus), corpus, run_dir=tmp_path / "run", quiet=True)
+    saved, read = marn.load(tmp_path / "run"), []
+    filler = "".join(f" {a}{b}" for a in "abcdefghijklmnopqrst" for b in "abcdefghijklmnopqrst")
+    note = filler.replace(" hh", " CODE3").replace(" nn", " code1 word2")
+    logits = saved.model.logits
+    monkeypatch.setattr(saved.model, "logits", lambda texts: [read.extend(texts), logits(texts)][1])
+    (coded,) = saved.code([("a", note)], top=2)
+    found = {code.code: code.top[0].word for code in coded.codes}
+    assert (found["404.0"], found["402.0"]) == ("CODE3", "code1")
+    assert len(read) < 120  # of 401 words
+    read.clear()
+    monkeypatch.setattr("marn.prediction._TRIED", 1000)
+    (each,) = saved.code([("a", note)], top=2)
+    assert len(read) > 400
+    for ours, theirs in zip(coded.codes, each.codes, strict=True):
+        assert ours.top[0] == theirs.top[0]
+
+
+def test_a_saved_model_is_shown_without_its_words_and_codes(run):
+    assert "Disease" not in repr(marn.load(run))
+
+
 def test_a_run_has_a_card_that_people_can_read(run, corpus):
     text = (run / "README.md").read_text()
     assert text.startswith("# bigru_la, trained on toy\n")
     assert "Notes: 200 train, 20 dev, 20 test" in text
     scores = json.loads((run / "scores.json").read_text())
     assert f"Dev micro_f1 at 0.5: {scores['dev']['icd']['micro_f1']:.3f}." in text
+    ranked = scores["dev"]["icd"]["mean_average_precision"]
+    assert f"Dev mean_average_precision: {ranked:.3f}." in text
     groups = scores["dev_by_frequency"]["icd"]
     assert groups == {"30-99": {"codes": 4, "micro_f1": groups["30-99"]["micro_f1"]}}
     assert f"| 30-99 | 4 | {groups['30-99']['micro_f1']:.3f} |" in text
@@ -235,6 +260,9 @@ def test_credentialed_text_is_not_written_where_git_would_see_it(run, notes, tmp
     assert not (work / "codes.csv").exists()
     assert main([*line, str(work / "runs" / "codes.csv")]) == 0
     assert main([*line, str(work / "codes.csv"), "--show-credentialed-text"]) == 0
+    (tmp_path / "theirs" / ".git").mkdir(parents=True)  # which git does not read
+    assert main([*line, str(tmp_path / "theirs" / "codes.csv")]) == 2
+    assert "git does not ignore codes.csv" in capsys.readouterr().err
     shown = os.dup(1)
     with (work / "shell.csv").open("w") as file:
         os.dup2(file.fileno(), 1)  # as the shell's > does

@@ -74,6 +74,16 @@ def test_long_and_wide_tables_say_the_same(tmp_path, corpus, scores):
         np.testing.assert_array_equal(found.assigned, scores > np.float32(0.5))
 
 
+def test_of_rows_that_repeat_a_note_the_largest_counts(tmp_path, corpus, scores):
+    rows = [[note, *row] for note, row in zip(corpus["test"].ids, scores, strict=True)]
+    lines = [",".join(map(str, row)) for row in [["note_id", *CODES], *rows]]
+    once = read_predictions(written(tmp_path, "once.csv", "\n".join(lines)), corpus)
+    lines.append(f"{corpus['test'].ids[0]},0.001,0.001,0.001,0.001")
+    twice = read_predictions(written(tmp_path, "twice.csv", "\n".join(lines)), corpus)
+    np.testing.assert_array_equal(once.probabilities, twice.probabilities)
+    assert "rows that repeat a note and code: 1; the largest counts" in twice.remarks
+
+
 def test_files_of_assigned_codes_have_no_ranking(tmp_path, corpus):
     rows = {"test0": ["401.0", "404.0"], "test1": [], "test2": ["403.0"]}
     psv = "".join("|".join([note, *(codes or [""])]) + "\n" for note, codes in rows.items())
@@ -138,7 +148,7 @@ def test_what_does_not_match_is_counted(tmp_path, corpus):
         "5 of 8 notes are missing; they count as without codes",
         "not in the split, and left out: 1 note (nowhere)",
         "not in the corpus, and left out: 2 codes (999.9, …)",
-        "1 rows repeat a note and code; the largest counts",
+        "rows that repeat a note and code: 1; the largest counts",
     ]
 
 
@@ -216,6 +226,15 @@ def test_the_interval_of_an_area_is_that_of_ranking_each_sample_anew(monkeypatch
     for name, values in anew.items():
         _, low, high, _ = interval(lines[name])
         np.testing.assert_allclose([low, high], np.quantile(values, [0.025, 0.975]), atol=0.004)
+
+
+def test_no_interval_of_an_area_goes_beyond_1():
+    targets = np.tile(np.eye(4, dtype=bool), (5, 1))
+    scores = np.where(targets, 0.9, 0.1) + np.random.default_rng(0).random(targets.shape) / 20
+    scores[0] = 0.01
+    given = FilePredictions("a", targets, scores > 0.5, scores, [])
+    for name, of in {line.split()[0]: interval(line) for line in [*report(given)][1:]}.items():
+        assert 0 <= of[1] <= of[2] <= 1, name
 
 
 def interval(line):

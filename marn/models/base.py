@@ -155,8 +155,8 @@ class Coder(nn.Module):
             raise MarnError("code_start='titles' needs the words; set word_path=True")
         if word_path and not (self.takes_words and self.head.attends_to_features):
             raise MarnError(
-                f"{self.name} cannot take word_path, which needs label attention over the words of "
-                "a note; choose bigru_la, marn or caml"
+                f"{self.name} cannot take word_path, which needs label attention over words, and "
+                "weights of the codes that have no other use; choose bigru_la, marn or caml"
             )
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:

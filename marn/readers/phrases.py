@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -43,16 +44,15 @@ def plain_words(text: str, stem: int | None = None) -> tuple[list[str], NDArray[
         ['fieb', 'naus']
     """
     found = list(_WORD.finditer(text))
-    words = [
-        "".join(x for x in unicodedata.normalize("NFD", m.group().lower()) if not _is_accent(x))
-        for m in found
-    ]
+    words = [_without_accents(match.group().lower()) for match in found]
     spans = np.array([match.span() for match in found], np.int64).reshape(-1, 2)
     return [word[:stem] for word in words], spans
 
 
-def _is_accent(character: str) -> bool:
-    return unicodedata.combining(character) != 0
+@lru_cache(maxsize=1 << 16)
+def _without_accents(word: str) -> str:
+    letters = unicodedata.normalize("NFD", word)
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
 def _phrases(words: Sequence[str], longest: int) -> Iterator[str]:
