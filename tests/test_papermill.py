@@ -1,6 +1,10 @@
 """Chapters as programs: papermill runs them with other parameters."""
 
+import io
+import os
+from contextlib import redirect_stderr
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -13,6 +17,7 @@ import chapters
 from chapters import BOOK
 from data_prep.__main__ import main as data_prep
 from marn.errors import MarnError
+from marn.privacy import SWITCH
 
 TEXTS = chapters.texts()
 
@@ -124,6 +129,29 @@ def test_a_chapter_meets_codes_without_categories(
         return
     with pytest.raises(MarnError, match="needs the categories of codes, and 'corpus' has none"):
         run_here(BOOK / f"{name}.ipynb", here)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_chapter_12_shows_no_codes_or_words_of_credentialed_notes(
+    is_open: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    cells = nbformat.read(BOOK / "12_your_notes.ipynb", as_version=4).cells
+    source = next(cell.source for cell in cells if "coded = here" in cell.source)
+    before, _, last = source.rpartition("\n")
+    row = "note_id,code,title,probability,words\nn7,I10,Pressure,0.9,amlodipine\n"
+    (tmp_path / "codes.csv").write_text(row)
+    known = {"here": tmp_path, "new_notes": "", "data": SimpleNamespace(is_open=is_open)}
+    known |= {
+        "command": lambda line: 0,
+        "pd": pd,
+        "io": io,
+        "os": os,
+        "redirect_stderr": redirect_stderr,
+    }
+    exec(before, known)
+    shown = str(eval(last, known))
+    assert [part in shown for part in ("n7", "I10", "amlodipine")] == [is_open] * 3
 
 
 def test_every_chapter_with_a_corpus_can_have_another_one() -> None:
