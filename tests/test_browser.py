@@ -54,8 +54,8 @@ CUT = """() => [...document.querySelectorAll(".bd-article *")].filter(box =>
 LOST = """() => [...document.querySelectorAll(".math > mjx-container")].filter(set =>
     set.getBoundingClientRect().left < set.parentElement.getBoundingClientRect().left - 1)
     .map(set => `its beginning is lost: ${set.parentElement.outerHTML.slice(0, 200)}`)
-    .concat([...document.querySelectorAll("p > span.math")].filter(set =>
-    set.getBoundingClientRect().right > set.parentElement.getBoundingClientRect().right + 1)
+    .concat([...document.querySelectorAll("p span.math")].filter(set =>
+    set.getBoundingClientRect().right > set.closest("p").getBoundingClientRect().right + 1)
     .map(set => `its end is lost: ${set.textContent}`))"""
 # words of a figure that end outside of it, and legends that lie on curves or points
 FIGURES = """() => [...document.querySelectorAll(".marn-fig")].flatMap(figure => {

@@ -393,7 +393,8 @@ def test_what_belongs_together_stays_on_one_line() -> None:
     assert readable("0.1 ± 0.2, -0.1 to +0.2, 1 to one") == (
         "0.1\u00a0±\u00a00.2, -0.1\u00a0to\u00a0+0.2, 1 to one"
     )
-    assert readable(r"\(k = 1\)</span>, so") == "\\(k = 1\\)</span>\u2060, so"
+    equation = '<span class="math notranslate">\\(k = 1\\)</span>,'
+    assert readable(f"{equation} so") == f'<span class="text-nowrap">{equation}</span> so'
 
 
 def test_a_colon_in_a_result_makes_no_type() -> None:

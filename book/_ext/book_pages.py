@@ -30,6 +30,7 @@ TITLES = re.compile(
     r"((?:<td></td>\s*)+)((?:<th[^>]*>[^<]*</th>\s*)+)</tr>\s*"
     r"<tr>\s*((?:<th>[^<]+</th>\s*)+)(?:<td></td>\s*)+</tr>"
 )
+EQUATION = re.compile(r'<span class="math[^>]*>[^<]*</span>[,.;:)]')  # with what follows it
 FIGURE_LINK = re.compile(r"\[([^\]]+)\]\([\w.]+#cell-id=([\w-]+)\)")
 
 
@@ -121,7 +122,7 @@ def readable(body: str) -> str:
     )
     # on one line: intervals, and an equation with the comma behind it
     body = re.sub(r"(?<=\d) (±|to) (?=[-+]?\d)", "\u00a0\\1\u00a0", body)
-    body = re.sub(r"(?<=\\\)</span>)(?=[,.;:)])", "\u2060", body)
+    body = EQUATION.sub(r'<span class="text-nowrap">\g<0></span>', body)
     return re.sub(r"(?<=<th>)\w+(?=</th>)", lambda name: name[0].replace("_", "_<wbr>"), body)
 
 
