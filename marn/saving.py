@@ -52,16 +52,16 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         MarnError: the disk is full, or the folder cannot be written.
     """
-    path = Path(os.path.realpath(path))
-    aside = path.with_name(f".{path.name}.partial")
+    target = Path(os.path.realpath(path))
+    aside = target.with_name(f".{target.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         aside.unlink(missing_ok=True)
         aside.touch()
         mode = aside.stat().st_mode
         write(aside)
         aside.chmod(mode)
-        os.replace(aside, path)
+        os.replace(aside, target)
     except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch, disk full
         reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
         raise MarnError(

@@ -151,7 +151,7 @@ TWO = [("7", "fever"), ("8", "cough")]
         ('{"note_id": 7, "text": "fever"}\n', [("7", "fever")]),
         ('[{"note_id": 7, "text": "fever"}, {"text": "cough", "note_id": 8}]', TWO),
         ('[\n {"note_id": 7, "text": "fever"},\n {"note_id": 8, "text": "cough"}\n]', TWO),
-        ("[** Name **] has fever", [("stdin", "[** Name **] has fever")]),
+        ("[Name] has fever", [("stdin", "[Name] has fever")]),
         ("fever, cough\nand text\n", [("stdin", "fever, cough\nand text\n")]),
     ],
 )

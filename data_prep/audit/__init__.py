@@ -96,11 +96,11 @@ def run(config: Config, progress: Progress) -> str:
 
 def _write(path: Path, value: Any) -> None:
     """Write JSON aside and rename it; a symbolic link stays."""
-    path = Path(os.path.realpath(path))
-    aside = path.with_name(f".{path.name}.partial")
+    target = Path(os.path.realpath(path))
+    aside = target.with_name(f".{target.name}.partial")
     try:
         aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        os.replace(aside, target)
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise MarnError(
