@@ -63,7 +63,7 @@ class Mdace:
         folder: of MDACE, or one within it.
 
     Raises:
-        MarnError: if there are no files, or one cannot be read.
+        MarnError: the folder has no files, or one of them cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -108,7 +108,7 @@ class Mdace:
                 yield one
         progress(
             "warning: " * (not seen)
-            + f"MDACE: {len(seen):,} of {len(self._given):,} passages lie in these summaries"
+            + f"MDACE: {len(seen):,} of {len(self._given):,} passages are in these summaries"
         )
 
     def _in_note(self, admission: str, note: _Note, passage: _Passage) -> Annotation | str:
@@ -138,6 +138,6 @@ def _read(path: Path) -> _Chart:
     except ValidationError as error:
         where = ".".join(map(str, error.errors(include_input=False)[0]["loc"])) or "its JSON"
         raise MarnError(
-            f"{path} is no file of MDACE: {where} is missing or wrong; give with --mdace the "
+            f"{path} is not an MDACE file: {where} is missing or wrong; give with --mdace the "
             "folder of MDACE, and get a fresh copy of a damaged file"
         ) from None

@@ -116,7 +116,7 @@ def test_by_hand(prepare, tmp_path, capsys):
     assert "--mdace MDACE" in corpus.card["created"]["command"]
     assert not corpus.is_open
     said = "".join(capsys.readouterr())
-    assert "MDACE: 8 of 17 passages lie in these summaries" in said
+    assert "MDACE: 8 of 17 passages are in these summaries" in said
     assert "left out: 3 passages outside their note" in said
     assert "hidden" not in said + json.dumps(corpus.card)
 
@@ -185,7 +185,7 @@ def test_a_damaged_file_is_one_line_without_text(prepare, tmp_path, capsys, dama
     path.write_text(json.dumps(whole))
     assert prepare() is None
     error = capsys.readouterr().err
-    assert f"145000-ICD-9.json is no file of MDACE: {said}; " in error
+    assert f"145000-ICD-9.json is not an MDACE file: {said}; " in error
     assert "Secretword" not in error
     assert error.count("\n") == 1
 

@@ -102,7 +102,7 @@ def test_a_chapter_runs_with_other_parameters(
 
 @pytest.fixture(scope="module")
 def uncategorised(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of codes of one's own: without titles, categories and procedures."""
+    """A corpus with codes of no known system: without titles, categories and procedures."""
     folder = tmp_path_factory.mktemp("own")
     rows = ["note_id,split,text,codes"]
     for i in range(40):

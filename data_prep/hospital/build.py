@@ -86,7 +86,7 @@ def write(
         progress: called with (summaries so far, summaries in all) after every patient.
         workers: processes that write notes; the bytes do not depend on it.
         zipped: write `.csv.gz` instead of `.csv`.
-        slips: times as many misspellings as the authors make otherwise.
+        slips: multiplies the usual rate of misspellings.
 
     Returns:
         The numbers of patients, admissions, summaries (admissions with a discharge summary),

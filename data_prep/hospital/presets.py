@@ -18,7 +18,7 @@ class Preset:
     # share of the tail facts that are kept. In a few hundred notes, a rare code could by chance be
     # among the fifty most frequent.
     kept: float = 1.0
-    slips: float = 1.0  # times as many misspellings as usual
+    slips: float = 1.0  # multiplies the usual rate of misspellings
     rare: bool = False  # whether the codes that only CMS lists exist too (`rare.py`)
     # "50" or "full" to write lists of admissions under CAML's names, for the option `--codes` of
     # that name; "" for none

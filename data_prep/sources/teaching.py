@@ -29,7 +29,7 @@ class Config(CcsConfig):
     gzip: bool = False
     """Compress the raw tables with gzip."""
     slips: Annotated[float, Field(ge=0, le=1000)] = 1.0
-    """Times as many misspellings as usual."""
+    """Multiplies the usual rate of misspellings; 0 for none."""
     workers: Count = 1
     """Processes that write notes; the corpus is the same with any number."""
 
