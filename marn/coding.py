@@ -15,7 +15,7 @@ from marn import privacy
 from marn.corpus import Corpus
 from marn.errors import MarnError
 from marn.evaluation import evaluate
-from marn.prediction import FORMATS, CodedNote, Explained, write_coded
+from marn.prediction import FORMATS, REMARKS, CodedNote, Explained, write_coded
 from marn.progress import Progress, duration
 from marn.saving import load_model, replace
 from marn.scoring import compare, read_predictions, report
@@ -76,9 +76,9 @@ def _counted(coded: Iterable[CodedNote]) -> Iterator[CodedNote]:
     for note in coded:
         notes += 1
         assigned += sum(code.assigned for code in note.codes)
-        if note.remark:
-            # the numbers differ from note to note
-            remarks[re.sub(r"\d[\d,]*", "N", note.remark.partition(";")[0])] += 1
+        # the numbers differ from note to note
+        each = re.sub(r"\d[\d,]*", "N", note.remark).split(REMARKS)
+        remarks.update(filter(None, each))
         progress.step("coding")
         yield note
     progress.close()
