@@ -16,12 +16,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from data_prep import loose_tables, tables
+from data_prep import column_names, tables
 from data_prep.config import PrepareConfig
 from data_prep.fetch import fetch
 from marn.corpus import SPLITS
-from marn.corpus.columns import alias, plain_id
+from marn.corpus.columns import ID_NAMES, alias, plain_id
 from marn.errors import MarnError
+from marn.loose_tables import open_table
 
 PROPORTIONS = {"train": 8066, "dev": 1573, "test": 1729}
 """Notes in the splits of CAML's top 50, which most of the papers' tables use."""
@@ -170,23 +171,23 @@ def in_table(path: Path, dropped: Counter[str]) -> Splitter:
     """Place admissions by a table of ids and splits, and leave out those that it does not name.
 
     Args:
-        path: CSV, Parquet, Feather or another form that `loose_tables` reads.
+        path: CSV, Parquet, Feather or another form that `marn.loose_tables` reads.
         dropped: as for `listed`.
 
     Raises:
         MarnError: naming file and row, if it cannot be read, or an id is in two splits.
     """
     places: dict[str, str] = {}
-    wanted = {"id": loose_tables.IDS, "split": loose_tables.SPLIT}
-    table = loose_tables.open_table(path, wanted, {})
-    for place, row in table.rows():
+    wanted = {"id": ID_NAMES, "split": column_names.SPLIT}
+    table = open_table(path, wanted, {})
+    for place, _, row in table.rows():
         id_ = plain_id(row["id"])
         if not id_ or not row["split"].strip():
             dropped["rows of the table of splits without an id or a split"] += 1
             continue
-        name = loose_tables.split_name(row["split"])
+        name = column_names.split_name(row["split"])
         if name is None:
-            raise table.fault(place, loose_tables.WRONG_SPLIT)
+            raise table.fault(place, column_names.WRONG_SPLIT)
         dropped["ids that a list names twice"] += id_ in places
         if places.setdefault(id_, name) != name:
             raise table.fault(place, "its id is also in another split; keep one of them")
