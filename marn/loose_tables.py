@@ -38,7 +38,7 @@ that is never closed would otherwise draw the rest of a file of gigabytes into o
 DAMAGED: Final = "the file is cut or damaged; get a fresh copy"
 FRAMES: Final = (".parquet", ".pq", ".feather", ".arrow", ".ipc")
 JSON_LINES: Final = (".jsonl", ".ndjson")
-_ROWS = 512  # of Parquet at once
+_ROWS = 4096  # of Parquet at once
 _NUMBERED: Final = ("code", "dx", "pr")  # of which a table may have several columns
 _SEPARATORS: Final = ",;\t|"
 _HEADER: Final = re.compile(r"[A-Za-z_][\w.-]{0,30}", re.ASCII)
@@ -52,7 +52,7 @@ class Table:
     columns: Names
     """Of each column that was looked for its names in the table, or none."""
     encoding: str
-    _header: tuple[str, ...]
+    _header: tuple[str, ...]  # of JSON, whose objects may differ; else none
     _records: _Records
     _names: Names
 
@@ -67,8 +67,9 @@ class Table:
         """
         find = lru_cache(64)(lambda header: find_columns(self.name, header, (), self._names))
         for place, number, record in self._records:
-            header = tuple(record)  # objects of JSON may differ
-            columns = self.columns if header == self._header else find(header)
+            columns = self.columns
+            if self._header and (header := tuple(record)) != self._header:
+                columns = find(header)
             for name in columns.get("text", ()):
                 if not isinstance(record[name], str | None):
                     raise self.fault(place, f"column {name} is not text; name the column of texts")
@@ -76,7 +77,7 @@ class Table:
                 place,
                 number,
                 {
-                    key: "; ".join(_cell(record[name]) for name in names)
+                    key: _cell(record[names[0]] if len(names) == 1 else [record[n] for n in names])
                     for key, names in columns.items()
                 },
             )
@@ -116,7 +117,7 @@ def open_table(
             header = table.collect_schema().names()
             found = find_columns(str(path), header, wanted, names, remedy)
             used = list(dict.fromkeys(itertools.chain(*found.values())))
-            return Table(str(path), found, "", tuple(used), _frame(path, table.select(used)), names)
+            return Table(str(path), found, "", (), _frame(path, table.select(used)), names)
         encoding = encoding_of(path, encoding)
     form = "json" if suffix == ".json" else "jsonl" if suffix in JSON_LINES else "csv"
     lines = _lines(path, encoding, -2 if form == "json" else ROW_LIMIT)
@@ -158,7 +159,7 @@ def table_of(
         raise MarnError(f"{name} is empty, or begins with an empty line; give a table")
     names = {**wanted, **optional}
     found = find_columns(name, header, wanted, names, remedy)
-    return Table(name, found, encoding, tuple(header), records, names)
+    return Table(name, found, encoding, () if form == "csv" else tuple(header), records, names)
 
 
 def read_text(path: Path, given: str | None = None) -> tuple[str, str]:

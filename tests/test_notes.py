@@ -107,6 +107,14 @@ def test_columns_are_those_that_the_corpus_was_made_of(tmp_path):
     assert list(read_notes(tmp_path / "both.csv")) == [("1", "fever")]
 
 
+def test_ids_are_written_as_own_writes_them_and_missing_ones_are_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text('id,text,"a\nb"\n7.0,fever,\n="007",cough,\n,pain,\n')
+    assert [note for note, _ in read_notes(tmp_path / "a.csv")] == ["7", "007", "3"]
+    rows = '{"id": 7.0, "text": "fever"}\n{"note": "cough", "id": null}\n{"id": 9}\n'
+    (tmp_path / "a.jsonl").write_text(rows)
+    assert list(read_notes(tmp_path / "a.jsonl")) == [("7", "fever"), ("2", "cough"), ("9", "")]
+
+
 def test_only_a_corpus_has_splits(tmp_path):
     (tmp_path / "a.csv").write_text("text\nfever\n")
     with pytest.raises(MarnError, match="is not a corpus, so it has no split 'test'; leave out"):
@@ -168,8 +176,16 @@ SECRET = "Mr Smith has a fever"
     [
         ("a.csv", f"id,{SECRET}\n1,x\n", "has no column text .its first line is not"),
         ("a.csv", f"text,id,Text\n{SECRET},1,x\n", "has more than one column text; rename one"),
-        ("a.csv", f"note_id,text\n1,{SECRET},x\n", "row at line 2: 3 fields instead of 2; put quotes"),
-        ("a.csv", f'note_id,text\n1,"{SECRET}\n', "row at line 2: a quote is opened and never closed"),
+        (
+            "a.csv",
+            f"note_id,text\n1,{SECRET},x\n",
+            "row at line 2: 3 fields instead of 2; put quotes",
+        ),
+        (
+            "a.csv",
+            f'note_id,text\n1,"{SECRET}\n',
+            "row at line 2: a quote is opened and never closed",
+        ),
         ("a.csv", "note_id,text\n", "holds no note"),
         ("a.csv", f"note_id,text\n1,{SECRET} é\udcff\n", "is neither UTF-8 nor Windows-1252"),
         ("a.jsonl", f'{{"text": "{SECRET}\n', "row at line 1: it is not a JSON object"),
