@@ -15,8 +15,8 @@ from typing import IO, Any, Final
 from data_prep.code_systems import icd10
 from data_prep.fetch import fetch
 from data_prep.prepare import Coding, Note
+from marn.corpus.loose_tables import readable
 from marn.errors import MarnError
-from marn.loose_tables import readable
 
 ADDITIONAL_URL: Final = "https://zenodo.org/records/3606662/files/abstractsWithCIE10_v2.zip"
 ADDITIONAL_CITATION: Final = (

@@ -21,8 +21,8 @@ from data_prep.config import PrepareConfig
 from data_prep.fetch import fetch
 from marn.corpus import SPLITS
 from marn.corpus.columns import ID_NAMES, alias, plain_id
+from marn.corpus.loose_tables import open_table
 from marn.errors import MarnError
-from marn.loose_tables import open_table
 
 PROPORTIONS = {"train": 8066, "dev": 1573, "test": 1729}
 """Notes in the splits of CAML's top 50, which most of the papers' tables use."""
@@ -171,7 +171,7 @@ def in_table(path: Path, dropped: Counter[str]) -> Splitter:
     """Place admissions by a table of ids and splits, and leave out those that it does not name.
 
     Args:
-        path: CSV, Parquet, Feather or another form that `marn.loose_tables` reads.
+        path: CSV, Parquet, Feather or another form that `marn.corpus.loose_tables` reads.
         dropped: as for `listed`.
 
     Raises:

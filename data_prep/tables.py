@@ -18,8 +18,8 @@ from pathlib import Path
 import polars as pl
 
 from marn.corpus.columns import open_bytes
+from marn.corpus.loose_tables import DAMAGED, ROW_LIMIT, csv_rows, fault_on, readable
 from marn.errors import MarnError
-from marn.loose_tables import DAMAGED, ROW_LIMIT, csv_rows, fault_on, readable
 
 PIECE = 1 << 21
 """Bytes of a table that are parsed at once."""

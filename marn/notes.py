@@ -15,9 +15,7 @@ from pathlib import Path
 
 from marn.corpus import Corpus
 from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, TEXT_NAMES, plain_id
-from marn.corpus.reading import read_card
-from marn.errors import MarnError
-from marn.loose_tables import (
+from marn.corpus.loose_tables import (
     FRAMES,
     JSON_LINES,
     ROW_LIMIT,
@@ -30,6 +28,8 @@ from marn.loose_tables import (
     suffix_of,
     table_of,
 )
+from marn.corpus.reading import read_card
+from marn.errors import MarnError
 
 Note = tuple[str, str]
 """Id and text."""

@@ -23,8 +23,8 @@ from scipy import sparse
 
 from marn.corpus import Corpus
 from marn.corpus.columns import ID_NAMES, alias, encoding_of, plain_id
+from marn.corpus.loose_tables import find_column, header_of
 from marn.errors import MarnError
-from marn.loose_tables import find_column, header_of
 from marn.resampling import Estimate, Floats, Measure, difference, holm, interval
 
 CODE_NAMES: Final = ("code", "icd_code", "icd9_code", "icd10_code", "label")

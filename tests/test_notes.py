@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from toys import toy_corpus
 
-from marn import loose_tables
+from marn.corpus import loose_tables
 from marn.errors import MarnError
 from marn.notes import is_open, read_notes
 

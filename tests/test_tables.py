@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep import tables
-from marn import loose_tables
+from marn.corpus import loose_tables
 from marn.errors import MarnError
 
 COLUMNS = ("ROW_ID", "TEXT")

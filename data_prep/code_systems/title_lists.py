@@ -17,8 +17,8 @@ from typing import Final, NamedTuple
 from data_prep import column_names
 from data_prep.code_systems.systems import CodeSystem
 from marn.corpus import CodeEntry
+from marn.corpus.loose_tables import open_table, read_text
 from marn.errors import MarnError
-from marn.loose_tables import open_table, read_text
 
 TITLES: Final = (
     *("long_title", "title", "long_description", "description", "desc", "long_desc", "name"),

@@ -31,8 +31,8 @@ from data_prep.prepare import Annotation, Coding, Note, Origin, Progress, Record
 from data_prep.sources.codiesp import pieces_of
 from marn.corpus import SPLITS
 from marn.corpus.columns import ID_NAMES
+from marn.corpus.loose_tables import open_table
 from marn.errors import MarnError
-from marn.loose_tables import open_table
 from marn.settings import Location, settings
 
 CITATION: Final = (

@@ -39,8 +39,8 @@ from data_prep.corpus_writer import replacing
 from data_prep.fetch import fetch
 from data_prep.prepare import Annotation, Coding, Note, Origin, Progress, Records, prepare
 from marn.corpus import SPLITS
+from marn.corpus.loose_tables import readable
 from marn.errors import MarnError
-from marn.loose_tables import readable
 from marn.settings import Location, settings
 
 TEXTS: Final = {"en": "text_files_en", "es": "text_files"}

@@ -35,8 +35,8 @@ from data_prep.corpus_writer import replacing
 from data_prep.left_out import LEAST, LOUD
 from data_prep.prepare import Coding, Note, Origin, Progress, Records, prepare
 from marn.corpus.columns import ID_NAMES, TEXT_NAMES, alias, plain_id
+from marn.corpus.loose_tables import Table, open_table, read_text
 from marn.errors import MarnError
-from marn.loose_tables import Table, open_table, read_text
 from marn.settings import Encoding, Location, settings
 
 
