@@ -293,9 +293,11 @@ def _indices(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[
 
 
 def _unreadable_bytes(path: Path) -> MarnError:
-    """Return the error that names the first line of a table that is not UTF-8."""
+    """Return the error that names the first line of a table with a NUL or without UTF-8."""
     with open_bytes(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(ROW_LIMIT), b""), start=1):
+            if b"\0" in line:
+                return fault_on(path, number, f"a NUL byte: {DAMAGED}")
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
