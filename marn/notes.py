@@ -129,9 +129,9 @@ def _folder(path: Path, encoding: str | None) -> Iterator[Note]:
 
 
 def _rows(table: Table) -> Iterator[Note]:
-    """Yield the notes of a table; without an id the number of the row is it."""
+    """Yield the notes of a table; without a column of ids the number of the row is it."""
     for _, number, row in table.rows():
-        yield plain_id(row["id"]) or str(number), row["text"]
+        yield plain_id(row["id"]) if table.columns["id"] else str(number), row["text"]
 
 
 def _standard_input(columns: tuple[Names, Names], encoding: str | None) -> Iterator[Note]:
