@@ -259,7 +259,7 @@ def test_a_table_that_breaks_off_leaves_nothing(run, tmp_path, capsys):
     (tmp_path / "notes.csv").write_text("note_id,text\na,code3\nb,code1,more\n")
     line = [str(run), str(tmp_path / "notes.csv"), "--out", str(tmp_path / "out.csv")]
     assert main(["predict", *line]) == 2
-    assert "row 2: 3 fields instead of 2" in capsys.readouterr().err
+    assert "row at line 3: 3 fields instead of 2" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.csv"]
 
 
