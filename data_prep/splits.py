@@ -23,6 +23,7 @@ from marn.corpus import SPLITS
 from marn.corpus.columns import ID_NAMES, alias, plain_id
 from marn.corpus.loose_tables import open_table
 from marn.errors import MarnError
+from marn.progress import counted
 
 PROPORTIONS = {"train": 8066, "dev": 1573, "test": 1729}
 """Notes in the splits of CAML's top 50, which most of the papers' tables use."""
@@ -125,7 +126,7 @@ def by_patient(seed: int, shares: Sequence[int] = tuple(PROPORTIONS.values())) -
         for name in wanted:
             if name not in placed.values():
                 raise MarnError(
-                    f"none of {tables.counted(len(placed), 'admission')} falls into split "
+                    f"none of {counted(len(placed), 'admission')} falls into split "
                     f"{name}; give more notes, another --seed, or the splits yourself"
                 )
         return placed
@@ -207,7 +208,7 @@ def _of_places(given: Path, places: Mapping[str, str], dropped: Counter[str]) ->
             placed = {id_: name for id_, name in placed.items() if spelled[alias(id_)] == 2}
         if not placed:
             raise MarnError(
-                f"none of the {tables.counted(len(places), 'admission')} listed in {given} is in "
+                f"none of the {counted(len(places), 'admission')} listed in {given} is in "
                 "the tables: they are of other tables (CAML's are of MIMIC-III); leave --splits out"
             )
         dropped["listed admissions without a note and a kept code"] += len(places) - len(placed)

@@ -262,11 +262,6 @@ def shipped(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader((Path(__file__).parent / name).read_text("utf-8").splitlines()))
 
 
-def counted(count: int, noun: str) -> str:
-    """Write a number of things: "1 admission", "1,200 admissions"."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
 def shown(value: str) -> str:
     """Return how an error shows a field: as it is only if it is like a number.
 

@@ -27,7 +27,7 @@ from typing import Annotated, Literal
 
 from pydantic import Strict
 
-from data_prep import column_names, splits, tables
+from data_prep import column_names, splits
 from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10, pieces
 from data_prep.code_systems.title_lists import read_titles
 from data_prep.config import CcsConfig, check_out
@@ -37,6 +37,7 @@ from data_prep.prepare import Coding, Note, Origin, Progress, Records, prepare
 from marn.corpus.columns import ID_NAMES, TEXT_NAMES, alias, plain_id
 from marn.corpus.loose_tables import Table, open_table, read_text
 from marn.errors import MarnError
+from marn.progress import counted
 from marn.settings import Encoding, Location, settings
 
 
@@ -254,7 +255,7 @@ class _Notes:
             encodings[encoding] += 1
             yield Note(id_, id_, text)
         if encodings["cp1252"]:
-            count = tables.counted(encodings["cp1252"], "text")
+            count = counted(encodings["cp1252"], "text")
             _say_encoding(self.path, "cp1252", self.progress, f"{count} of ")
 
 
@@ -324,13 +325,13 @@ class _Codings:
         count, path = self._count, self.table.name
         if count["rows"] and count["homeless"] == count["rows"]:
             raise MarnError(
-                f"none of the {tables.counted(count['rows'], 'row')} of {path} names a note of "
+                f"none of the {counted(count['rows'], 'row')} of {path} names a note of "
                 f"{self.notes.path}; write the ids alike in both"
             )
         if 2 * count["foreign"] > count["codes"]:
             other = 2 * count["of the other"] > count["foreign"]
             raise MarnError(
-                f"{count['foreign']:,} of {tables.counted(count['codes'], 'code')} of {path} have "
+                f"{count['foreign']:,} of {counted(count['codes'], 'code')} of {path} have "
                 f"no form of {self.system.name}; "
                 + (self.system.other if other else "check the column, or give --system other")
             )
