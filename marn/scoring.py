@@ -155,8 +155,9 @@ def _read(path: Path) -> pl.DataFrame:
     encoding = encoding_of(path) if kind != ".parquet" else ""
     try:
         if kind in (".psv", ".jsonl"):
-            rows = _psv if kind == ".psv" else _jsonl
-            return _rows_frame(path, rows(path, encoding))
+            rows = (_psv if kind == ".psv" else _jsonl)(path, encoding)
+            columns = ("note_id", "code", "probability", "assigned")
+            return pl.DataFrame(list(rows), schema=columns, orient="row")
         if kind in (".csv", ".tsv"):
             with path.open(encoding=encoding, newline="") as lines:
                 first = lines.readline()
@@ -200,11 +201,6 @@ def _check_numbers(path: Path, source: Path | bytes, mark: str, ids: str) -> Non
                 f"{path} has a column {shown} without probabilities; give note_id, code and "
                 "probability, or note_id and a column of probabilities for each code"
             )
-
-
-def _rows_frame(path: Path, rows: Iterator[tuple[str, str, float, int]]) -> pl.DataFrame:
-    columns = ("note_id", "code", "probability", "assigned")
-    return pl.DataFrame(list(rows), schema=columns, orient="row")
 
 
 def _psv(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:

@@ -133,16 +133,9 @@ def table_of(
     remedy: str | None = None,
     encoding: str = "utf-8-sig",
 ) -> Table:
-    """Return the table of lines with their ends; see `open_table`.
+    """Return the table of lines with their ends, in the form "csv", "jsonl" or "json".
 
-    Args:
-        name: of the table, for messages.
-        form: "csv", "jsonl" or "json".
-        lines: with their ends.
-        wanted: see `open_table`.
-        optional: see `open_table`.
-        remedy: see `open_table`.
-        encoding: that the lines had.
+    The rest is as in `open_table`; `encoding` is the one that the lines had.
     """
     header: Sequence[str]
     if form == "json":
