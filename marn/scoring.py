@@ -156,8 +156,8 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         if kind in (".psv", ".jsonl"):
             rows = (_psv if kind == ".psv" else _jsonl)(path, encoding)
-            columns = ("note_id", "code", "probability", "assigned")
-            return pl.DataFrame(list(rows), schema=columns, orient="row")
+            schema = ("note_id", "code", "probability", "assigned")
+            return pl.DataFrame(list(rows), schema=schema, orient="row")
         if kind in (".csv", ".tsv"):
             with path.open(encoding=encoding, newline="") as lines:
                 first = lines.readline()
