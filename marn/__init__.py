@@ -3,10 +3,13 @@
 The public names load on first use, so that preparing data does not wait for torch.
 """
 
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
+
+from marn import lifeline
 
 if TYPE_CHECKING:
     from marn import losses as losses
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
     from marn.train.config import TrainConfig as TrainConfig
     from marn.train.loop import Run as Run
     from marn.train.loop import fit as fit
+
+# Before anything that takes long: what trains on several devices may be killed as it begins.
+if os.environ.get("LOCAL_RANK", "0") != "0" and lifeline.PARENT in os.environ:
+    lifeline.end_with_parent(int(os.environ.pop(lifeline.PARENT)))
 
 __version__ = _version("marn")
 

@@ -7,3 +7,7 @@ class MarnError(ValueError):
     The message is one line: what was wrong, by name, and what to do about it. The command line
     prints it without a traceback and exits with status 2.
     """
+
+
+class DamagedError(MarnError):
+    """A file of a model is not as it was written; the text says what is wrong with it."""

@@ -78,9 +78,12 @@ def as_coder(model: Coder | TextSystem | HoldsCoder) -> Coder:
 
 
 def _split(corpus: Corpus, split: str) -> Split:
-    if len(notes := corpus[split]) == 0:
+    if split not in corpus.splits:
+        has = ", ".join(corpus.splits)
+        raise MarnError(f"corpus {corpus.name!r} has no split {split!r}; choose one of: {has}")
+    if len(corpus[split]) == 0:
         raise MarnError(f"split {split!r} of corpus {corpus.name!r} has no notes; choose another")
-    return notes
+    return corpus[split]
 
 
 def _words(notes: Split) -> list[NDArray[np.integer]]:

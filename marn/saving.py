@@ -15,11 +15,12 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from pydantic import BaseModel, Strict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,7 +29,7 @@ from marn import privacy
 from marn.corpus import CodeEntry, Corpus
 from marn.corpus.reading import sha256
 from marn.corpus.text import Vocabulary
-from marn.errors import MarnError
+from marn.errors import DamagedError, MarnError
 from marn.evaluation import check_corpus, fingerprint
 from marn.models import Coder
 from marn.prediction import SavedModel
@@ -41,6 +42,36 @@ FORMAT = 2
 _LARGEST_CARD: Final = 1 << 28  # bytes; a card with 10,000 codes has a few million
 _SHOWN: Final = ("micro_f1", "macro_f1_all", "mean_average_precision")
 _SPARE: Final = 1 << 26  # bytes that building a model may take besides twice its weights
+
+
+class _Written(BaseModel, strict=True):
+    marn: str
+
+
+class _About(BaseModel, strict=True):
+    name: str
+    hash: str
+    open: bool
+
+
+class _Code(BaseModel, strict=True, extra="forbid"):
+    code: str
+    kind: str
+    title: str
+
+
+class _Card(BaseModel, strict=True):
+    """What is read of a card."""
+
+    name: str
+    options: dict[str, Any]
+    embedding_size: int | None
+    corpus: _About
+    provenance: _Written
+    thresholds: dict[str, float | list[float]]
+    codes: dict[str, list[_Code]]
+    categories: list[Annotated[tuple[str, str], Strict(False)] | None] = []
+    vocabulary: list[str]
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
@@ -220,8 +251,8 @@ def is_intact(folder: Path) -> bool:
     """Tell whether a folder holds a model as `save_model` wrote it."""
     try:
         card = read_card(folder)
-        return sha256(folder / WEIGHTS) == card["weights_sha256"] and _is_whole(card)
-    except (OSError, KeyError, MarnError, TypeError, ValueError, RecursionError):
+        return sha256(folder / WEIGHTS) == card.get("weights_sha256") and _is_whole(card)
+    except (OSError, MarnError):
         return False
 
 
@@ -274,15 +305,15 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
             raise MarnError(f"{path} is not a file; copy the model anew, or train it again")
     try:
         card = read_card(folder)
-        written = f"written by marn {card['provenance']['marn']}, this is {version('marn')}"
-        if card["format"] != FORMAT:
-            raise MarnError(f"format {card['format']!r} is not {FORMAT}; train the model again")
         weights = _read_weights(folder, card)
+        if name := not_finite(weights):
+            raise MarnError(
+                f"the weight {name!r} of the model in {folder} is nan or infinite; train it again "
+                "with a lower learning_rate, or get the model anew"
+            )
         if not card["corpus"]["open"]:
             privacy.announce(card["corpus"]["name"], card["corpus"]["hash"])
-        with _Allowance(weights):
-            saved = _rebuilt(card)
-            saved.model.load_state_dict(weights)  # an average builds its members here
+        saved = _filled(folder, card, weights)
     except FileNotFoundError as error:
         missing = Path(str(error.filename)).name
         if missing == CHECKPOINT:
@@ -291,14 +322,15 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
             f"{folder} holds no model ({missing} is missing); pass the folder of a run, which "
             "marn train … or marn.fit(…) writes"
         ) from error
-    except MarnError as error:
-        raise MarnError(f"{folder / CARD} ({written}): {error}") from error
-    except Exception as error:  # whatever a damaged file makes json, torch or a system raise
-        said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    except OSError as error:
+        raise MarnError(
+            f"{error.filename} cannot be read ({error.strerror}); allow it, or copy the model anew"
+        ) from error
+    except DamagedError as error:
         remedy = "train it again, or copy it anew"
         if (folder / CHECKPOINT).exists():
             remedy = "repeat its marn train … or marn.fit(…), which restores it from the checkpoint"
-        raise MarnError(f"the model in {folder} is damaged ({said:.200}); {remedy}") from error
+        raise MarnError(f"the model in {folder} is damaged ({error}); {remedy}") from error
     if corpus is not None:
         check_corpus(saved.model, corpus)
     return saved
@@ -309,12 +341,42 @@ load = load_model
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Read the card of a model, whatever it holds."""
+    """Read the card of a model.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedError: it is no card.
+        MarnError: it is of another version.
+    """
     path = folder / CARD
     if path.stat().st_size > _LARGEST_CARD:
-        raise ValueError(f"{CARD} is larger than {_LARGEST_CARD} bytes")
-    card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        raise DamagedError(f"{CARD} is larger than {_LARGEST_CARD:,} bytes")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise DamagedError(f"{CARD} is not JSON") from None
+    if not isinstance(card, dict):
+        raise DamagedError(f"{CARD} is not a card")
+    if card.get("format", FORMAT) != FORMAT:
+        raise MarnError(
+            f"{path} has format {card['format']!r:.20}, but this version of marn reads {FORMAT}; "
+            "train the model again"
+        )
+    try:
+        _Card.model_validate(card)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"][:3]))
+        raise DamagedError(f"{CARD} has no {place} as it should be") from None
     return card
+
+
+def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of the first weight that holds nan or infinity."""
+    for name, weight in weights.items():
+        bounds = weight.aminmax() if weight.is_floating_point() and weight.numel() else ()
+        if not all(bound.isfinite() for bound in bounds):
+            return name
+    return None
 
 
 def _read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -325,8 +387,11 @@ def _read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, torch.Tens
         weights: dict[str, torch.Tensor] = read_checkpoint(folder / CHECKPOINT)["best"]["model"]
         return weights
     if digest and sha256(folder / WEIGHTS) != digest:
-        raise ValueError(f"{WEIGHTS} is not the file that was written")
-    return load_file(folder / WEIGHTS)
+        raise DamagedError(f"{WEIGHTS} is not the file that was written")
+    try:
+        return load_file(folder / WEIGHTS)
+    except SafetensorError:
+        raise DamagedError(f"{WEIGHTS} is not a file of safetensors, or is cut") from None
 
 
 class _Allowance(TorchDispatchMode):
@@ -345,35 +410,51 @@ class _Allowance(TorchDispatchMode):
                 if isinstance(size, list | tuple) and all(isinstance(n, int) for n in size):
                     self.bytes -= 4 * math.prod(size)
             if min(self.bytes, self.tensors) < 0:
-                raise ValueError("its options ask for more memory than its weights justify")
+                raise DamagedError("its options ask for more memory than its weights justify")
         return func(*args, **kwargs or {})
+
+
+def _filled(folder: Path, card: dict[str, Any], weights: dict[str, torch.Tensor]) -> SavedModel:
+    """Build the model of a card, with its weights."""
+    try:
+        with _Allowance(weights):
+            saved = _rebuilt(card)
+            saved.model.load_state_dict(weights)  # an average builds its members here
+    except DamagedError:
+        raise
+    except MarnError as error:
+        written = f"written by marn {card['provenance']['marn']}, this is {version('marn')}"
+        raise MarnError(f"{folder / CARD} ({written}): {error}") from error
+    except Exception as error:  # whatever torch or a system raises
+        what = f"{WEIGHTS} does not hold the weights of what {CARD} describes"
+        raise DamagedError(what) from error
+    return saved
 
 
 def _rebuilt(card: dict[str, Any]) -> SavedModel:
     """Build the model of a card, without its weights."""
-    for option in ("pretrained", "vectors"):  # never left there by `build` and `saved_options`
-        if option in card["options"]:
-            raise MarnError(
-                f"the option {option!r} is not allowed, because a card reads no other files"
-            )
     codes = {
         task: [CodeEntry(**code) for code in entries] for task, entries in card["codes"].items()
     }
-    vocabulary = Vocabulary(card["vocabulary"], is_open=card["corpus"]["open"])
     tasks = {task: len(entries) for task, entries in codes.items()}
     size = card["embedding_size"]
     options = ({} if size is None else {"embedding_size": size}) | card["options"]
     starts = ("bias_start", "code_start")  # need a corpus, and are over
     start = {key: options.pop(key) for key in starts if key in options}
+    for option in {"pretrained", "vectors"} & {*options}:  # `saved_options` leaves none
+        raise MarnError(f"a card reads no other files, but has the option {option!r}")
+    vocabulary = Vocabulary(card["vocabulary"], is_open=card["corpus"]["open"])
     model = build(card["name"], vocabulary_size=len(vocabulary), tasks=tasks, **options)
     model.options |= start
-    thresholds: dict[str, Any] = {task: card["thresholds"][task] for task in tasks}
+    thresholds: dict[str, Any] = {task: card["thresholds"].get(task, math.nan) for task in tasks}
     for task, threshold in thresholds.items():
         if isinstance(threshold, list):
             thresholds[task] = np.array(threshold, np.float64)
         if np.shape(thresholds[task]) not in ((), (tasks[task],)) or not np.min(threshold) >= 0:
-            raise ValueError(f"the thresholds of task {task!r} are not a number or one per code")
+            raise DamagedError(f"the thresholds of task {task!r} are not a number or one per code")
+    if len(card.get("categories", ())) not in (0, tasks.get("icd", 0)) and "icd" in tasks:
+        raise DamagedError(f"{CARD} has not one category per code")
     model.fingerprint = fingerprint(vocabulary, codes)
     if not _is_whole(card):
-        raise ValueError(f"{CARD} is not the file that was written")
+        raise DamagedError(f"{CARD} is not the file that was written")
     return SavedModel(model.eval(), vocabulary, codes, thresholds, card)

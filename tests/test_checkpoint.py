@@ -106,8 +106,13 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused(corpus, run):
     assert refused > 20
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "scores.json", "history.csv"])
-@pytest.mark.parametrize("missing", [True, False])
+FILES = ("model.safetensors", "model.json", "scores.json", "history.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [*((name, missing) for name in FILES for missing in (True, False)), ("README.md", True)],
+)
 def test_a_damaged_model_is_refused_and_repaired_by_the_same_call(corpus, run, name, missing):
     before, path = {file.name: file.read_bytes() for file in run.iterdir()}, run / name
     path.write_bytes(before[name][:-9] + b"\x00" + before[name][-8:])
@@ -118,6 +123,14 @@ def test_a_damaged_model_is_refused_and_repaired_by_the_same_call(corpus, run, n
         path.unlink()
     train(corpus, run)
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+
+
+def test_scores_of_another_run_are_replaced(corpus, run, tmp_path):
+    before = (run / "scores.json").read_bytes()
+    other = train(corpus, tmp_path / "other", seed=4).folder
+    (run / "scores.json").write_bytes((other / "scores.json").read_bytes())
+    train(corpus, run)
+    assert (run / "scores.json").read_bytes() == before
 
 
 def test_a_folder_is_trained_in_by_one_process_at_a_time(corpus, tmp_path):
@@ -198,6 +211,19 @@ def test_a_folder_whose_first_epoch_failed_begins_again(corpus, tmp_path):
     assert np.isfinite(found.history.loss).all()
     settings = json.loads((tmp_path / "run.json").read_text())["settings"]
     assert settings["training"]["learning_rate"] == 0.02
+
+
+def test_an_epoch_that_leaves_weights_of_nan_is_not_kept(corpus, tmp_path):
+    model = small(corpus)
+
+    def spoil(number, tokens, logits):
+        if number == 3:  # as a step that overflows does: the loss before it is finite
+            model.head.register_buffer("mean", torch.tensor([0.0, math.inf]))
+
+    train(corpus, tmp_path, epochs=1)
+    with pytest.raises(MarnError, match=r"weight 'head\.mean' became nan or infinite in epoch 2"):
+        fit(watch_training(model, spoil), corpus, CONFIG, run_dir=tmp_path)
+    load_model(tmp_path)
 
 
 def test_folders_that_are_no_run_directories(corpus, run, tmp_path):

@@ -4,17 +4,21 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 from toys import SYSTEM_SIZES, toy_corpus, watch_training
 
-from marn import Corpus, MarnError, TrainConfig, build, fit, load_model
+from data_prep.__main__ import main
+from marn import Corpus, MarnError, TrainConfig, build, fit
 
 CONFIG = TrainConfig(epochs=4, batch_size=4, learning_rate=0.01, seed=3)
 KILLS = int(os.environ.get("MARN_KILLS", "5"))
@@ -34,19 +38,36 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.values(), other.values(), strict=True))
 
 
-def train(path, run_dir):
+def train(folder):
     torch.set_num_threads(1)
-    corpus = Corpus.load(path)
-    fit(small(corpus), corpus, CONFIG, run_dir=run_dir, quiet=True)
+    corpus = Corpus.load(folder.parent / "corpus")
+    fit(small(corpus), corpus, CONFIG, run_dir=folder, quiet=True)
 
 
-def test_killed_at_any_moment_and_started_again(corpus, tmp_path):
+def prepare(folder):
+    multiprocessing.set_start_method("fork", force=True)  # as from a command line
+    arguments = ["teaching", "--preset", "tiny", "--vectors", "none", "--workers", "2"]
+    assert main([*arguments, "--out", str(folder / "corpus")]) == 0
+
+
+def result(folder):
+    """Return the names of all files, and what they hold but for times."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    logs = ("checkpoint.pt", "history.csv", "steps.csv")
+    return {str(path.relative_to(folder)): path.name in logs or path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("work", [train, prepare])
+def test_killed_at_any_moment_and_started_again(tmp_path, work):
+    toy_corpus(tmp_path / "corpus")
     # A server that has imported everything once: its children start at once, without threads.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["lightning_fabric", "marn.train.loop", "toys"])
+    modules = ["lightning_fabric", "marn.train.loop", "toys", "data_prep.sources.teaching"]
+    processes.set_forkserver_preload(modules)
 
     def start(name):
-        process = processes.Process(target=train, args=(corpus.path, tmp_path / name))
+        (tmp_path / name).mkdir(exist_ok=True)
+        process = processes.Process(target=work, args=[tmp_path / name])
         process.start()
         return process
 
@@ -56,42 +77,35 @@ def test_killed_at_any_moment_and_started_again(corpus, tmp_path):
     whole.join()
     assert whole.exitcode == 0
     seconds, chance = time.monotonic() - began, random.Random(0)
-    kills = 0
+    kills, wanted = 0, result(tmp_path / "whole")
     while True:
-        process = start("killed")
+        process, its_own = start("killed"), []
         if kills < KILLS:
             # Late moments too: of an epoch, of a checkpoint, of the last files.
             process.join(chance.uniform(0, seconds))
+            with suppress(psutil.NoSuchProcess):
+                its_own = psutil.Process(process.pid).children()
             process.kill()
         process.join()
+        assert not psutil.wait_procs(its_own, timeout=10)[1]
         kills += process.exitcode == -signal.SIGKILL
         if process.exitcode == 0:
+            assert result(tmp_path / "killed") == wanted
             if kills >= KILLS:
                 break
             # It was done before the kill: begin anew.
-            assert same_runs(tmp_path)
-            for file in (tmp_path / "killed").iterdir():
-                file.unlink()
+            shutil.rmtree(tmp_path / "killed")
         else:
             assert process.exitcode == -signal.SIGKILL
-    assert same_runs(tmp_path)
-
-
-def same_runs(folder):
-    weights = [load_model(folder / name).model.state_dict() for name in ("whole", "killed")]
-    left = [sorted(path.name for path in (folder / name).iterdir()) for name in ("whole", "killed")]
-    return same(*weights) and left[0] == left[1]
 
 
 OTHER = """
 import os, subprocess, sys, time
-from marn.train.launch import end_with_parent
 if len(sys.argv) > 1:
-    end_with_parent()
-    subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+    here = {"LOCAL_RANK": "1", "MARN_PARENT_PROCESS": str(os.getpid())}
+    subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=os.environ | here)
     time.sleep(100)
-os.environ["LOCAL_RANK"] = "1"
-end_with_parent()
+import marn
 print("ready", flush=True)
 time.sleep(20)
 print("it lives on", flush=True)

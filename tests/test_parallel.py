@@ -5,15 +5,19 @@ import json
 import math
 import multiprocessing
 import os
+import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -437,6 +441,37 @@ LINE = [part for option in OPTIONS for part in ("--model", option)]
 LINE += ["--epochs", "2", "--batch-size", "8", "--seed", "3", "--device", "cpu"]
 
 
+def test_one_of_two_processes_is_killed(corpus, tmp_path):
+    kills = int(os.environ.get("MARN_KILLS", "5")) // 5  # 20 in the long form
+    chance, run = random.Random(0), tmp_path / "run"
+    line = ["train", "marn", str(corpus.path), str(run), *LINE]
+    command = [sys.executable, "-m", "marn", *line, "--devices", "2"]
+    for number in range(kills):
+        with (tmp_path / "said").open("w+") as said:
+            first = psutil.Popen(command, cwd=Path(__file__).parents[1], stderr=said)
+            while not (others := first.children()):
+                time.sleep(0.01)
+            # The first as it begins to import, the others in training, or when a file is written.
+            time.sleep(chance.uniform(0, 8) * (number > 0))
+            [first, *others][number % 2].kill()
+            assert not psutil.wait_procs([first, *others], timeout=60)[1]
+            said.seek(0)
+            if first.wait() == 0:  # it was done before: begin anew
+                shutil.rmtree(run)
+            elif number % 2:
+                assert "repeat the command to resume" in said.read()
+    assert main(line) == 0  # on one device
+    assert not [*run.glob(".*"), *run.glob("lock")]
+    equal(marn.load_model(run).model.state_dict(), alone(corpus))
+
+
+def alone(corpus):
+    """Return the weights that `LINE` leads to."""
+    model = build("marn", corpus, hidden_size=8, embedding_size=12, ram_dropout=0, seed=3, **STILL)
+    config = TrainConfig.of(model, **dataclasses.asdict(CONFIG))
+    return fit(model, corpus, config, quiet=True).model.state_dict()
+
+
 def test_the_same_command_for_one_device_and_for_two(corpus, folder, capfd):
     line = ["train", "marn", str(folder / "corpus"), str(folder / "command"), *LINE]
     shown = subprocess.run(
@@ -456,9 +491,7 @@ def test_the_same_command_for_one_device_and_for_two(corpus, folder, capfd):
     assert f": icd {tuned:.3f}, ccs 0." in lines[-1]
     assert len([text for text in lines if text.startswith("test icd micro_f1_tuned ")]) == 1
     assert len([text for text in lines if text.startswith("test icd micro_f1 ")]) == 1
-    model = build("marn", corpus, hidden_size=8, embedding_size=12, ram_dropout=0, seed=3, **STILL)
-    alone = fit(model, corpus, TrainConfig.of(model, **dataclasses.asdict(CONFIG)), quiet=True)
-    equal(marn.load_model(folder / "command").model.state_dict(), alone.model.state_dict())
+    equal(marn.load_model(folder / "command").model.state_dict(), alone(corpus))
     # With one device the same command finds the run finished.
     assert main([*line, "--test"]) == 0
     again = capfd.readouterr().out.splitlines()

@@ -68,18 +68,14 @@ def test_missing_damaged_and_foreign(folder, tmp_path):
     with pytest.raises(MarnError, match=r"model\.json is missing.*marn\.fit"):
         load_model(tmp_path / "nothing")
     card = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps(card | {"format": 9}))
-    with pytest.raises(MarnError, match="format 9 is not 2"):
+    rewrite(folder, card | {"options": {"filters": 9}})
+    with pytest.raises(MarnError, match=r"does not hold the weights of what model\.json describes"):
         load_model(folder)
-    (folder / "model.json").write_text(json.dumps(card | {"options": {"filters": 9}}))
-    with pytest.raises(MarnError, match="damaged"):
-        load_model(folder)
-    (folder / "model.json").write_text("{")
-    with pytest.raises(MarnError, match="damaged"):
-        load_model(folder)
-    (folder / "model.json").write_text(json.dumps(card))
+    rewrite(folder, {key: value for key, value in card.items() if key != "weights_sha256"})
     (folder / "model.safetensors").write_bytes(b"\x00" * 9)
-    with pytest.raises(MarnError, match="damaged"):
+    with pytest.raises(
+        MarnError, match=r"damaged \(model\.safetensors is not a file of safetensors"
+    ):
         load_model(folder)
 
 
@@ -87,17 +83,20 @@ def test_missing_damaged_and_foreign(folder, tmp_path):
     ("change", "message"),
     [
         ({"name": "carml"}, "did you mean 'caml'"),
-        ({"name": "cnn", "options": {}}, "damaged"),
-        ({"corpus": {"name": "toy"}}, "damaged"),
+        ({"format": 9}, "model.json has format 9, but this version of marn reads 2; train the"),
+        ({"name": "cnn", "options": {}}, "is not the file that was written"),
+        ({"corpus": {"name": "toy"}}, r"damaged \(model.json has no corpus.hash as it should be\)"),
         ({"options": {"filter": 8}}, r"written by marn .*, this is .*caml has no option 'filter'"),
         ({"options": {"pretrained": "a/b"}}, "a card reads no other files"),
-        ({"options": []}, "damaged"),
-        ({"codes": {"icd": [{"code": "401.9"}]}}, "damaged"),
+        ({"options": []}, "has no options as it should be"),
+        ({"codes": {"icd": [{"code": "401.9"}]}}, "has no codes.icd.0 as it should be"),
+        ({"categories": [["1", "of one code"]]}, "has not one category per code"),
         ({"codes": {}}, "at least one code"),
         ({"vocabulary": ["b", "a"]}, "sorted"),
-        ({"provenance": None}, "damaged"),
+        ({"provenance": None}, "has no provenance as it should be"),
         ({"thresholds": {"icd": [0.5] * 3, "ccs": 0.5}}, "damaged .*thresholds of task 'icd'"),
-        ({"thresholds": {"icd": "x", "ccs": 0.5}}, "damaged"),
+        ({"thresholds": {"icd": "x", "ccs": 0.5}}, "has no thresholds.icd"),
+        ({"thresholds": {"ccs": 0.5}}, "damaged .*thresholds of task 'icd'"),
         ({"thresholds": {"icd": float("nan"), "ccs": 0.5}}, "damaged .*thresholds of task 'icd'"),
         ({"thresholds": {"icd": 0.51, "ccs": 0.5}}, "damaged .*is not the file that was written"),
     ],
@@ -108,12 +107,40 @@ def test_a_card_that_was_changed_is_one_line(folder, change, message):
     with pytest.raises(MarnError, match=message) as caught:
         load_model(folder)
     assert "\n" not in str(caught.value)
+    assert "Error" not in str(caught.value)
 
 
-@pytest.mark.parametrize("card", ["[]", "1", "{}", "null", "\N{BYTE ORDER MARK}{}", "[" * 99_999])
-def test_a_card_that_is_none(folder, card):
+@pytest.mark.parametrize(
+    ("card", "says"),
+    [
+        *(("[]", "not a card"), ("1", "not a card"), ("null", "not a card"), ("{}", "no name as")),
+        *(("{", "not JSON"), ("\N{BYTE ORDER MARK}{}", "not JSON"), ("[" * 99_999, "not JSON")),
+    ],
+)
+def test_a_card_that_is_none(folder, card, says):
     (folder / "model.json").write_text(card)
-    with pytest.raises(MarnError, match="damaged"):
+    with pytest.raises(MarnError, match=rf"the model in .* is damaged \(model.json .*{says}"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_numbers_are_refused(folder, corpus, value):
+    model = load_model(folder).model
+    with torch.no_grad():
+        model.head.bias["ccs"][-1] = value
+    save_model(folder, model, corpus)
+    with pytest.raises(
+        MarnError, match=r"the weight 'head\.bias\.ccs' .* is nan or infinite; train"
+    ):
+        load_model(folder)
+
+
+def test_a_folder_that_may_not_be_read(folder, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    with pytest.raises(MarnError, match=r"model\.json cannot be read \(Permission denied\); allow"):
         load_model(folder)
 
 

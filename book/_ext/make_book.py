@@ -25,7 +25,9 @@ MODEL = Path("runs") / "model"
 """The run that chapters take up: the MARN of the quickstart, chosen on all dev notes."""
 DATA_STAMP = CARD.parents[1] / "teaching.key"
 # The parts of marn that data_prep may import.
-DATA_PREP_IMPORTS = ("command_line", "corpus", "errors", "privacy", "progress", "settings")
+DATA_PREP_IMPORTS = (
+    *("command_line", "corpus", "errors", "lifeline", "privacy", "progress", "settings"),
+)
 
 
 class PartError(Exception):

@@ -1,9 +1,6 @@
 """Write the tables of the hospital as a stream of patients, in order, by one process or several."""
 
-import multiprocessing
-import os
 import shutil
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -27,6 +24,7 @@ from data_prep.hospital.presets import PRESETS, Preset
 from data_prep.hospital.tables import COLUMNS, opened, row
 from marn.corpus.codes import undotted
 from marn.errors import MarnError
+from marn.lifeline import end_with_parent
 
 Progress = Callable[[int, int], None]
 
@@ -186,7 +184,7 @@ def _stream(size: Preset, seed: int, workers: int) -> Generator[_PatientRows, No
     if workers == 1:
         for index in count():
             yield _patient_rows(size, seed, index)
-    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         firsts = count(0, CHUNK)
         waiting: deque[Future[list[_PatientRows]]] = deque()
         try:
@@ -201,18 +199,6 @@ def _stream(size: Preset, seed: int, workers: int) -> Generator[_PatientRows, No
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent ends, even if that is killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _chunk(size: Preset, seed: int, first: int) -> list[_PatientRows]:

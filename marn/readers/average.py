@@ -11,7 +11,7 @@ from torch import Tensor
 
 from marn.corpus import Corpus
 from marn.corpus.text import Vocabulary, tokenize
-from marn.errors import MarnError
+from marn.errors import DamagedError, MarnError
 from marn.models.base import Coder
 from marn.models.reading import batches
 from marn.readers.base import Ensemble, Logits, TextSystem, as_bytes, from_bytes, of_member
@@ -119,7 +119,7 @@ class Average(Ensemble):
             options = {k: v for k, v in spec["options"].items() if k != "seed"}
             if refused := {"pretrained", "vectors"} & {*options}:  # as of a card, see marn.saving
                 what = f"a member has the option {min(refused)!r}, which reads other files"
-                raise ValueError(what)
+                raise DamagedError(what)
             member: Coder | TextSystem
             if spec["name"] in self.registry:
                 member = self.registry[spec["name"]](tasks=self.tasks, **options)

@@ -21,9 +21,11 @@ from marn.models import Coder
 from marn.saving import (
     CHECKPOINT,
     FORMAT,
+    README,
     WEIGHTS,
     is_intact,
     provenance,
+    read_card,
     read_checkpoint,
     save_model,
     write_card,
@@ -84,10 +86,10 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has ended and its model is there, as it was written."""
+        """Whether the run has ended and its model is there, as it was written, with its scores."""
         path = self.path
         return path is not None and parallel.on_main_process(
-            lambda: _is_json(path / SCORES) and is_intact(path)
+            lambda: is_intact(path) and (path / README).is_file() and _scores_are_its_own(path)
         )
 
     def load(self) -> dict[str, Any] | None:
@@ -153,7 +155,7 @@ class RunFolder:
         self._do(
             lambda path: save_model(path, self._model, self._corpus, thresholds),
             lambda path: write_readme(path, scores),
-            lambda path: write_json(path / SCORES, scores),
+            lambda path: write_json(path / SCORES, scores | _digest(path)),
         )
 
     def _do(self, *steps: Callable[[Path], object]) -> None:
@@ -259,10 +261,15 @@ def _lock(file: TextIO, path: Path) -> bool:
         return False
 
 
-def _is_json(path: Path) -> bool:
+def _digest(folder: Path) -> dict[str, Any]:
+    """Return what a card says of the weights, by which scores are known to be of them."""
+    return {"weights_sha256": read_card(folder)["weights_sha256"]}
+
+
+def _scores_are_its_own(folder: Path) -> bool:
     try:
-        return isinstance(json.loads(path.read_bytes()), dict)
-    except (OSError, ValueError, RecursionError):
+        return _digest(folder).items() <= json.loads((folder / SCORES).read_bytes()).items()
+    except (OSError, ValueError, RecursionError, AttributeError):
         return False
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed
 
+from marn import lifeline
 from marn.errors import MarnError
 from marn.train.config import TrainConfig
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PARENT = "MARN_PARENT_PROCESS"
+_OBSERVER = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
 _NODE_VARIABLES = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}  # what Fabric reads on each node
 _TIMEOUT = timedelta(minutes=10)  # that a rank waits for another one; NCCL's own default
 _PRECISIONS: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # Fabric's names
@@ -72,7 +71,10 @@ def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
         )
         if several:
             _check_launch(config, strategy, launch)
-            end_with_parent()
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                os.environ[lifeline.PARENT] = str(os.getpid())
+            _OBSERVER.setLevel(logging.INFO)
+            _OBSERVER.addFilter(_plainly)
             fabric.launch()
     except MarnError:
         raise
@@ -85,20 +87,13 @@ def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
     return fabric
 
 
-def end_with_parent() -> None:
-    """Let a process that the command started end when the process that started it has ended."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        os.environ[_PARENT] = str(os.getpid())
-        return
-    parent = os.environ.pop(_PARENT, None)  # torchrun sets none, and ends its processes itself
-
-    def watch() -> None:
-        while str(os.getppid()) == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    if parent is not None:
-        threading.Thread(target=watch, daemon=True).start()
+def _plainly(record: logging.LogRecord) -> bool:
+    """Say what Fabric is about to do when a process that it started has ended: to kill this one."""
+    record.msg = (
+        "another process of this training was killed or failed; the last checkpoint is kept, so "
+        "repeat the command to resume"
+    )
+    return True
 
 
 def _check_devices(config: TrainConfig, kind: str, index: str) -> None:

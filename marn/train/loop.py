@@ -34,6 +34,7 @@ from marn.progress import Progress, duration
 from marn.readers.average import Average
 from marn.readers.base import TextSystem
 from marn.registry import build
+from marn.saving import not_finite
 from marn.train.checkpoint import RunFolder
 from marn.train.config import TrainConfig
 from marn.train.launch import start
@@ -333,17 +334,22 @@ def _train_epoch(
             if number % LOG_EVERY == 0 or number == len(batches):
                 loss, now = float(parallel.all_reduce(recent)), time.monotonic()
                 if not np.isfinite(loss):
-                    raise MarnError(
-                        f"the loss became {loss} in epoch {epoch}, by step {number} of "
-                        f"{len(batches)}; choose a lower learning_rate or a smaller clip_norm (the "
-                        "last checkpoint is kept)"
-                    )
+                    raise _diverged(f"the loss became {loss}", epoch, number, len(batches))
                 speed = notes_seen / (now - began)
                 folder.log(epoch, number, loss / notes_seen, rate, speed, peak_memory(device))
                 epoch_loss, notes_seen, began = epoch_loss + loss, 0, now
                 recent.zero_()
             tick(f"epoch {epoch}/{config.epochs}, step {number}/{len(batches)}")
+    if name := not_finite(step.model.state_dict()):  # by the last step, or in statistics
+        raise _diverged(f"the weight {name!r} became nan or infinite", epoch, number, len(batches))
     return epoch_loss / len(step.train)
+
+
+def _diverged(what: str, epoch: int, step: int, steps: int) -> MarnError:
+    return MarnError(
+        f"{what} in epoch {epoch}, by step {step} of {steps}; choose a lower learning_rate or a "
+        "smaller clip_norm (the last checkpoint is kept)"
+    )
 
 
 def _dev_scores(step: TrainingStep, corpus: Corpus) -> dict[str, float]:
