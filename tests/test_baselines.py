@@ -382,13 +382,16 @@ def test_released_padding_pads_the_descriptions_of_a_note_to_its_longest(reading
     assert table.weight.grad is not None
 
 
-def test_penalty_by_hand_and_over_tasks():
-    model = small("dr_caml")
+@pytest.mark.parametrize("word_path", [False, True])
+def test_penalty_by_hand_and_over_tasks(word_path):
+    model = small("dr_caml", word_path=word_path)
     with torch.no_grad():
         model.description_projection.weight.zero_()
         model.description_projection.bias.fill_(1.0)  # z is 1 everywhere
         model.head.weight["icd"].fill_(3.0)
         model.head.weight["ccs"].fill_(2.0)
+        for weight in model.head.weight.values():
+            weight[:, 8:] = 50  # of words, which are not compared
     ccs = torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 0, 0]])
     # Five positive ICD codes, each (3 - 1)^2 a feature, over three notes; one CCS code, (2 - 1)^2.
     found = model.penalty({"icd": TARGETS, "ccs": ccs}).item()
@@ -409,13 +412,16 @@ def test_a_description_equals_torch_layers_and_ignores_its_neighbours():
         assert torch.allclose(together[code], alone, atol=1e-6)
 
 
-def test_codes_never_met_are_classified_by_their_description():
-    model = small("dr_caml", unseen={"icd": [1, 3], "ccs": [], "chapter": [0]})
-    plain = small("dr_caml")
+@pytest.mark.parametrize("word_path", [False, True])
+def test_codes_never_met_are_classified_by_their_description(word_path):
+    unseen = {"icd": [1, 3], "ccs": [], "chapter": [0]}
+    model = small("dr_caml", unseen=unseen, word_path=word_path)
+    plain = small("dr_caml", word_path=word_path)
     tokens, lengths = padded([9, 4])
     found, without = model(tokens, lengths), plain(tokens, lengths)
     views = model.code_features(tokens, lengths)["icd"][:, [1, 3]]
     z = model.describe("icd", torch.tensor([1, 3]))
+    z = torch.cat([z, model.head.weight["icd"][[1, 3], 8:]], dim=1)  # words stay
     assert torch.allclose(found["icd"][:, [1, 3]], (views * z).sum(2), atol=1e-6)
     assert torch.equal(found["icd"][:, [0, 2, 4]], without["icd"][:, [0, 2, 4]])
     assert torch.equal(found["ccs"], without["ccs"])

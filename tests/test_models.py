@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from toys import SYSTEM_SIZES, padded, toy_corpus
+from toys import SYSTEM_SIZES, padded, sizes_alone, toy_corpus
 
 from marn import Coder, MarnError, TrainConfig, available, build, evaluate, fit, load_model
 from marn.losses import bce_loss
@@ -19,7 +19,6 @@ from marn.saving import save_model
 TASKS = {"icd": 5, "ccs": 3}
 THREE = {"icd": 5, "ccs": 3, "chapter": 2}
 LENGTHS = [20, 11, 1]
-FROM_CORPUS = ("descriptions", "tree", "edges", "spelling")  # options that a corpus gives
 
 
 CELL = """
@@ -206,9 +205,8 @@ def test_views_explain_the_logits(name):
 @systems
 def test_every_system_starts_at_the_shares_of_its_codes(name, tmp_path):
     corpus = toy_corpus(tmp_path / "toy", notes=(7, 3, 3), codes=5)
-    sizes = {k: v for k, v in SYSTEM_SIZES.get(name, {}).items() if k not in FROM_CORPUS}
-    model = build(name, corpus, embedding_size=12, bias_start="prior", **sizes)
-    other = build(name, corpus, embedding_size=12, **sizes)
+    model = build(name, corpus, embedding_size=12, bias_start="prior", **sizes_alone(name))
+    other = build(name, corpus, embedding_size=12, **sizes_alone(name))
     for task, bias in model.head.bias.items():
         have = corpus["train"].targets(task).sum(0)
         odds = [math.log((n + 0.5) / (7 - n + 0.5)) for n in have.tolist()]

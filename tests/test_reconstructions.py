@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys import SYSTEM_SIZES, TITLES, padded, toy_corpus
+from toys import SYSTEM_SIZES, TITLES, padded, sizes_alone, toy_corpus
 
 from marn import Coder, MarnError, build
 from marn.models.descriptions import mean_vectors
@@ -55,9 +55,7 @@ def sigmoid(x):
 @pytest.mark.parametrize("name", REBUILT)
 def test_what_a_corpus_tells_is_saved_with_the_model(name, tmp_path):
     corpus = toy_corpus(tmp_path / "corpus", codes=6)
-    knowledge = ("descriptions", "tree", "edges", "spelling")
-    sizes = {k: v for k, v in SYSTEM_SIZES[name].items() if k not in knowledge}
-    model = build(name, corpus, embedding_size=12, **sizes).eval()
+    model = build(name, corpus, embedding_size=12, **sizes_alone(name)).eval()
     tokens, lengths = padded([9, 4], len(corpus.vocabulary))
     save_model(tmp_path / "model", model, corpus)
     loaded = load_model(tmp_path / "model").model
@@ -193,27 +191,31 @@ def interaction_by_loops(head, features, length):
     """Codes and positions of one note after all rounds, as lists of numpy vectors."""
     codes = [row.detach().numpy() for task in head.tasks for row in head.query[task]]
     places = [features[t].detach().numpy() for t in range(length)]
+    size = head.told
     for _ in range(head.rounds):
         weights = [softmax([code @ place for place in places]) for code in codes]
         told = []
         for code, weight in zip(codes, weights, strict=True):
-            heard = sum(w * place for w, place in zip(weight, places, strict=True))
-            out = head.to_codes.weight.detach().numpy() @ np.concatenate([code, heard])
-            told.append(np.maximum(out + head.to_codes.bias.detach().numpy(), 0))
+            heard = sum(w * place[:size] for w, place in zip(weight, places, strict=True))
+            out = head.to_codes.weight.detach().numpy() @ np.concatenate([code[:size], heard])
+            out = np.maximum(out + head.to_codes.bias.detach().numpy(), 0)
+            told.append(np.concatenate([out, code[size:]]))
         moved = []
         for t, place in enumerate(places):
             total = sum(weight[t] for weight in weights)
-            heard = sum(w[t] / total * code for w, code in zip(weights, told, strict=True))
+            heard = sum(w[t] / total * code[:size] for w, code in zip(weights, told, strict=True))
             out = head.to_positions.weight.detach().numpy() @ heard
-            moved.append(place + out + head.to_positions.bias.detach().numpy())
+            out = place[:size] + out + head.to_positions.bias.detach().numpy()
+            moved.append(np.concatenate([out, place[size:]]))
         codes, places = told, moved
     return codes, places
 
 
-@pytest.mark.parametrize("rounds", [1, 2])
-def test_notes_and_codes_talk_as_in_a_loop(rounds):
+@pytest.mark.parametrize(("rounds", "told"), [(1, None), (2, None), (2, 4)])
+def test_notes_and_codes_talk_as_in_a_loop(rounds, told):
     features, mask = notes()
-    head = NoteCodeInteraction(6, TASKS, rounds=rounds).double()
+    head = NoteCodeInteraction(6, TASKS, rounds=rounds, told=told).double()
+    assert head.told == (told or 6)
     logits = head(features, mask)
     weights = head.attention(features, mask, "ccs")
     for row, length in enumerate(LENGTHS.tolist()):

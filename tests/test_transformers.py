@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -252,7 +253,11 @@ def pretrained(tmp_path_factory):
     return folder, *write_pretrained(folder)
 
 
-OWN = {"clinicalbert": {"window": 30}, "mdbert": {"segment": 4}, "plm_icd": {"window": 30}}
+OWN = {
+    "clinicalbert": {"window": 30},
+    "mdbert": {"segment": 4, "word_path": True},
+    "plm_icd": {"window": 30, "word_path": True},
+}
 
 
 def test_words_are_cut_by_the_tokenizer(pretrained):
@@ -279,6 +284,25 @@ def test_pretrained_equals_the_librarys_model_and_tokenizer(pretrained, corpus):
     whole = bert(tokenizer(text, return_tensors="pt")["input_ids"])  # with [CLS] and [SEP]
     features, _ = cls.features(tokens, torch.tensor([4]))
     assert torch.allclose(features[:, 0], whole.pooler_output, atol=1e-6)
+
+
+def test_titles_are_cut_into_pieces_and_pretrained_vectors_stay(pretrained, tmp_path):
+    corpus = toy_corpus(tmp_path / "toy", tasks=("icd",))
+    folder, bert, tokenizer = pretrained
+    for number, code in enumerate(corpus.codes["icd"]):
+        object.__setattr__(code, "title", f"zebra code{number} word12")
+    starts = {"word_path": True, "code_start": "titles"}
+    model = build("plm_icd", corpus, pretrained=folder, window=30, **starts)
+    table = bert.embeddings.word_embeddings.weight.detach()
+    assert torch.equal(model.embedding.table.weight, table)
+    even = nn.functional.normalize(table - table[1:].mean(dim=0), dim=1)
+    train = corpus["train"]
+    notes = [tokenizer(train.text(note))["input_ids"] for note in range(len(train))]
+    for number, weight in enumerate(model.head.weight["icd"]):
+        pieces = tokenizer(f"code{number} word12", add_special_tokens=False)["input_ids"]
+        counts = [sum(piece in note for note in notes) for piece in pieces]
+        title = sum(math.log(24 / n) * even[p] for n, p in zip(counts, pieces, strict=True))
+        assert torch.allclose(weight[-16:], title / title.norm(), atol=1e-6)
 
 
 @systems

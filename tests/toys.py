@@ -82,6 +82,12 @@ SYSTEM_SIZES = {
 }
 
 
+def sizes_alone(name):
+    """The options of `SYSTEM_SIZES` that a corpus does not give."""
+    given = ("descriptions", "tree", "edges", "spelling")
+    return {key: value for key, value in SYSTEM_SIZES.get(name, {}).items() if key not in given}
+
+
 def watch_training(model, action):
     """Call `action(number, tokens, logits)` after every forward pass in training, from 1.
 

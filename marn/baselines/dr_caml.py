@@ -26,7 +26,9 @@ class DRCAML(CAML):
     .. math:: \frac{\lambda}{D} \sum_{l: y_l = 1} \lVert w_l - z_l \rVert^2
 
     in the released reading; the paper prints the mean over the note's codes and no 1/D. Both are
-    averaged over the notes of a batch, and summed over the tasks that have descriptions.
+    averaged over the notes of a batch, and summed over the tasks that have descriptions. With
+    `word_path`, :math:`w_l` is here the classifier of the encoder's D features: z is made by a
+    convolution as they are, while the words of a title come in by `code_start`.
 
     Parameters with 51,919 rows in both tables and the unused query bias: 10,491,550 with 50 codes,
     11,396,392 with 8,921.
@@ -37,7 +39,7 @@ class DRCAML(CAML):
             regularised; a code without words is described by the unknown word.
         unseen: for each task the columns of codes that no training note has, which `build` finds in
             a corpus. Their classifiers learn only to stay silent, so in evaluation z replaces w,
-            with bias 0.
+            with bias 0. With `word_path`, the classifiers of the words stay.
         penalty_weight: lambda; 10 for the 50 codes, 0.01 for all of them.
         penalty_as: `"released"` or `"paper"`.
         filters: D, channels of both convolutions; 50.
@@ -51,7 +53,6 @@ class DRCAML(CAML):
     """
 
     name = "dr_caml"
-    takes_words = False  # descriptions are compared with classifiers of the features alone
 
     def __init__(
         self,
@@ -113,7 +114,9 @@ class DRCAML(CAML):
         views = self.head.label_representations(features, mask)
         for task, columns in self.unseen.items():
             codes = torch.tensor(columns, device=features.device)
-            described = (views[task][:, codes] * self.describe(task, codes)).sum(dim=2)
+            z = self.describe(task, codes)
+            weight = torch.cat([z, self.head.weight[task][codes, z.shape[1] :]], dim=1)
+            described = (views[task][:, codes] * weight).sum(dim=2)
             logits[task] = logits[task].index_copy(1, codes, described.to(logits[task].dtype))
         return logits
 
@@ -143,7 +146,8 @@ class DRCAML(CAML):
                 codes = codes.new_zeros(1)
             note, code = present[:, codes].nonzero(as_tuple=True)  # (P,), the pairs
             z = self._described_for(task, codes, note, code)
-            distance = (self.head.weight[task][codes][code] - z).square().sum(dim=1)  # (P,)
+            weight = self.head.weight[task][codes][code, : z.shape[1]]  # (P, D), without words
+            distance = (weight - z).square().sum(dim=1)  # (P,)
             if self.penalty_as == "released":
                 distance = distance / z.shape[1]
             else:

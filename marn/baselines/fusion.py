@@ -133,7 +133,7 @@ class FusionCoder(Segmented, Coder):
 
     Each kernel size has a branch: convolution, tanh, `PairPooling`, residual block. The branches
     are concatenated, get fixed positions and go through one transformer layer, tanh and dropout. A
-    position covers two tokens.
+    position covers two tokens; with `word_path` it shows the sum of their vectors.
 
     Parameters with 51,919 embedding rows and the unused biases: 7,563,124 with 50 codes, 12,903,466
     with 8,921; the paper gives none.
@@ -158,7 +158,6 @@ class FusionCoder(Segmented, Coder):
     """
 
     name = "fusion"
-    takes_words = False  # a position covers two words
     segment_size = 2
     training_defaults: ClassVar[Mapping[str, Any]] = {**CAML.training_defaults, "epochs": 30}
 

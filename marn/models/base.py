@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,9 +77,6 @@ class Coder(nn.Module):
     """Whether `attention` works; it raises otherwise."""
     packs: ClassVar[bool] = False
     """Whether the released code hides padding from the encoder: `encode` always gets a mask."""
-    takes_words: ClassVar[bool] = True
-    """Whether `word_path` may be chosen, if the head has label attention: position i of the
-    encoder is word i, and nothing else reads the head's weights."""
     registry: ClassVar[dict[str, type[Coder]]] = {}
     fingerprint: dict[str, str] | None = None
     """Hashes of the words and codes that it was trained with; see `marn.evaluation`."""
@@ -153,10 +151,10 @@ class Coder(nn.Module):
         self.head = head(feature_size + word_path * self.embedding_size, self.tasks)
         if code_start == "titles" and not word_path:
             raise MarnError("code_start='titles' needs the words; set word_path=True")
-        if word_path and not (self.takes_words and self.head.attends_to_features):
+        if word_path and not self.head.attends_to_features:
             raise MarnError(
-                f"{self.name} cannot take word_path, which needs label attention over words, and "
-                "weights of the codes that have no other use; choose bigru_la, marn or caml"
+                f"{self.name} cannot take word_path, which needs label attention over words; "
+                "choose bigru_la, marn or caml"
             )
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
@@ -328,7 +326,6 @@ class Coder(nn.Module):
     def start_at_titles(self, corpus: Corpus) -> None:
         """Begin queries and classifiers at the titles of the codes: `code_start="titles"`.
 
-        The word vectors are centred and scaled to length 1, so that their products compare words.
         With v of `marn.models.descriptions.title_vectors`, a query begins at 2 v and a classifier
         at v, in those of their features that are words.
 
@@ -340,11 +337,23 @@ class Coder(nn.Module):
                 f"the model's tasks are {self.tasks}, but corpus {corpus.name!r} has "
                 f"{corpus.tasks}; code_start='titles' needs the codes of the corpus"
             )
-        table = self.embedding.table.weight
-        table[1:] = F.normalize(table[1:] - table[1:-1].mean(dim=0), dim=1)
-        for task, titles in title_vectors(corpus, table).items():
+        for task, titles in title_vectors(corpus, self.even_table(), self.rows_of).items():
             if task in self.tasks:
                 self.head.start_words(task, titles)
+
+    def even_table(self) -> Tensor:
+        """Centre the word vectors and scale them to length 1, so that their products compare words.
+
+        Returns:
+            The table of the embedding (rows, E), which is changed.
+        """
+        table = self.embedding.table.weight.data
+        table[1:] = F.normalize(table[1:] - table[1:-1].mean(dim=0), dim=1)
+        return table
+
+    def rows_of(self, words: NDArray[Any]) -> NDArray[Any]:
+        """Give the rows of the embedding that stand for words: their own, unless overridden."""
+        return words
 
     @property
     def embedding_size(self) -> int:

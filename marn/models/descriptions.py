@@ -1,9 +1,11 @@
 """The descriptions of codes as words: checked, and made one vector per code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -85,15 +87,18 @@ def mean_vectors(texts: Sequence[Sequence[int]], table: Tensor) -> Tensor:
     return torch.stack([table[torch.tensor(list(text))].mean(dim=0) for text in texts])
 
 
-def title_vectors(corpus: Corpus, table: Tensor) -> dict[str, Tensor]:
+def title_vectors(
+    corpus: Corpus, table: Tensor, rows_of: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray
+) -> dict[str, Tensor]:
     """Turn the title of each code into one direction: the sum of its words, the rare ones first.
 
     A word counts by log(N / n), if n of the N training notes have it. English stop words and words
-    that the vocabulary lacks do not count.
+    that the vocabulary lacks do not count. Of words that are cut into pieces, the pieces count so.
 
     Args:
         corpus: gives the titles, the vocabulary, and how many notes have a word.
-        table: (rows, E), the word vectors.
+        table: (rows, E), the vectors of words, or of pieces of words.
+        rows_of: cuts words into the rows that stand for them; by default each has its own.
 
     Returns:
         {task: (C, E)} of length 1; zero for a title without any such word.
@@ -106,13 +111,14 @@ def title_vectors(corpus: Corpus, table: Tensor) -> dict[str, Tensor]:
     table, train = table.detach(), corpus["train"]
     having = np.zeros(len(table))
     for note in range(len(train)):
-        having[np.unique(train.note_tokens(note))] += 1
+        having[np.unique(rows_of(train.note_tokens(note)))] += 1
     weight = np.log(len(train) / having.clip(min=1))
-    weight[corpus.vocabulary.encode(ENGLISH_STOP_WORDS)] = 0
-    weight[corpus.vocabulary.unknown] = 0
+    silent = [corpus.vocabulary.unknown, *corpus.vocabulary.encode(ENGLISH_STOP_WORDS)]
+    weight[rows_of(np.array(silent))] = 0
     weights = torch.from_numpy(weight).to(table)
     found = {}
     for task, titles in descriptions(corpus).items():
-        sums = [weights[title] @ table[title] for title in titles]
+        rows = [rows_of(np.array(title, np.int64)) for title in titles]
+        sums = [weights[row] @ table[row] for row in rows]
         found[task] = F.normalize(torch.stack(sums), dim=1)
     return found

@@ -16,6 +16,10 @@ class Segmented:
         """Count the segments of notes of these lengths: (B,) -> (B,)."""
         return (lengths + self.segment_size - 1) // self.segment_size
 
+    def join_words(self, h: Tensor, x: Tensor) -> Tensor:
+        """Put the sum of a segment's words beside it: (B, S, D), (B, T, E) -> (B, S, D + E)."""
+        return torch.cat([h, cut_segments(x, self.segment_size).sum(dim=2)], dim=2)
+
     def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
         """Share the weight of each segment evenly among its tokens; see `Coder`."""
         size = self.segment_size

@@ -297,9 +297,11 @@ class LabelAttention(Head):
 
     def start_words(self, task: str, vectors: Tensor) -> None:
         """Begin at words, see `Head.start_words`; with `"mixed_max"` the queries alone."""
-        self.query[task].data[:, -vectors.shape[1] :] = 2 * vectors
+        size = self.query[task].shape[1]
+        words = slice(size - vectors.shape[1], size)
+        self.query[task].data[:, words] = 2 * vectors
         if self.pooling != "mixed_max":  # whose classifiers weigh codes, not features
-            self.weight[task].data[:, -vectors.shape[1] :] = vectors
+            self.weight[task].data[:, words] = vectors
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note, V of Eq. 13: (B, T, D) -> {task: (B, C, D)}."""

@@ -154,7 +154,8 @@ class AttentiveLSTM(Segmented, Coder):
     compared; nor are the paper's 50 codes and split CAML's. Further assumptions: a word's vector is
     followed by its spelling, read to the 20th letter; the last states represent words, diagnoses
     and titles; each code has its own classifier; all sizes. Of the paper's two attentions this is
-    the soft one, which it found to be better.
+    the soft one, which it found to be better. It takes no `word_path`: a code's query is the
+    state of an LSTM that has read the title, in which no features are words.
 
     Parameters beside the embedding with 50 codes: 171,650, and 100 for padding and for each word of
     the titles; the spelling adds 81,000, and 100 for each letter of the alphabet. The paper gives

@@ -22,11 +22,14 @@ class DescriptionAttention(Head):
         d_l = P \bar x_l + p, \quad a_l = \mathrm{softmax}_t(d_l \cdot h_t / \sqrt D), \quad
         v_l = \sum_t a_{lt} h_t, \quad \mathrm{logit}_l = w_l \cdot v_l + b_l
 
-    It is a head for any encoder.
+    It is a head for any encoder. `start_words` puts title vectors in the places of the means, and
+    lets P show them to the words.
 
     Args:
         described: {task: (C, E)}, the means, which are not trained.
     """
+
+    attends_to_features = True
 
     def __init__(
         self, size: int, tasks: Mapping[str, int], *, described: Mapping[str, Tensor]
@@ -38,6 +41,14 @@ class DescriptionAttention(Head):
             self.bias[task] = nn.Parameter(torch.empty(codes).uniform_(-bound, bound))
             self.register_buffer(f"description_{task}", described[task])
         self.projection = nn.Linear(next(iter(described.values())).shape[1], size)
+
+    def start_words(self, task: str, vectors: Tensor) -> None:
+        """Begin at words, see `Head.start_words`; the vectors are the descriptions from then on."""
+        size, width = self.weight[task].shape[1], vectors.shape[1]
+        self.get_buffer(f"description_{task}").copy_(vectors)
+        self.projection.weight.data[size - width :] = 2 * size**0.5 * torch.eye(width)
+        self.projection.bias.data[size - width :] = 0
+        self.weight[task].data[:, size - width :] = vectors
 
     def queries(self, task: str) -> Tensor:
         r"""Compute the queries of a task, :math:`d_l / \sqrt D`: (C, D)."""

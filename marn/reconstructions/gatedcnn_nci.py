@@ -71,14 +71,18 @@ class NoteCodeInteraction(LabelAttention):
 
     Args:
         rounds: of messages; 0 makes it `LabelAttention`.
+        told: the first features, which messages are made of and change; all by default. Those
+            behind them, the words with `word_path`, only take part in the weights a.
     """
 
-    def __init__(self, size: int, tasks: Mapping[str, int], *, rounds: int) -> None:
+    def __init__(
+        self, size: int, tasks: Mapping[str, int], *, rounds: int, told: int | None = None
+    ) -> None:
         super().__init__(size, tasks)
-        self.rounds = rounds
+        self.rounds, self.told = rounds, told or size
         if rounds:
-            self.to_codes = nn.Linear(2 * size, size)
-            self.to_positions = nn.Linear(size, size)
+            self.to_codes = nn.Linear(2 * self.told, self.told)
+            self.to_positions = nn.Linear(self.told, self.told)
 
     def interact(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Exchange the messages.
@@ -92,13 +96,17 @@ class NoteCodeInteraction(LabelAttention):
             there is a mask.
         """
         codes = torch.cat([self.query[task] for task in self.tasks]).expand(len(features), -1, -1)
+        code, code_words = codes.tensor_split([self.told], dim=2)
+        place, words = features.tensor_split([self.told], dim=2)
         for _ in range(self.rounds):
             weights = attention_weights(codes, features, mask)  # (B, sum of C, T)
-            codes = torch.relu(self.to_codes(torch.cat([codes, weights @ features], dim=2)))
+            code = torch.relu(self.to_codes(torch.cat([code, weights @ place], dim=2)))
             share = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
-            features = features + self.to_positions(share.transpose(1, 2) @ codes)
+            place = place + self.to_positions(share.transpose(1, 2) @ code)
             if mask is not None:
-                features = features * mask[..., None]
+                place = place * mask[..., None]
+            codes = torch.cat([code, code_words], dim=2)
+            features = torch.cat([place, words], dim=2)
         return codes, features
 
     def _by_task(self, x: Tensor) -> dict[str, Tensor]:
@@ -146,7 +154,6 @@ class GatedCNNNCI(Coder):
     """
 
     name = "gatedcnn_nci"
-    takes_words = False  # its head adds to the features of words
     training_defaults = ASSUMED
 
     def __init__(
@@ -160,9 +167,8 @@ class GatedCNNNCI(Coder):
         **shared: Any,
     ) -> None:
         shared.setdefault("max_length", 2500)
-        super().__init__(
-            feature_size=hidden_size, head=partial(NoteCodeInteraction, rounds=rounds), **shared
-        )
+        head = partial(NoteCodeInteraction, rounds=rounds, told=hidden_size)
+        super().__init__(feature_size=hidden_size, head=head, **shared)
         self.encoder = GatedPropagation(self.embedding_size, hidden_size, kernel_size, levels)
         self.dropout = nn.Dropout(dropout)
 

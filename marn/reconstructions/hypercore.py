@@ -244,7 +244,8 @@ class HyperCore(CAML):
     training does not change; the similarity of two codes' columns as an edge's weight; descriptions
     as means of word vectors, as they are when training starts.
 
-    Either part can be left out; without both it is CAML.
+    Either part can be left out; without both it is CAML. With `word_path` both parts see the words;
+    with `code_start="titles"` the queries and classifiers of :math:`m_l` begin there.
 
     Parameters beside the embedding with 50 codes: 65,711; the paper gives none.
 
@@ -272,7 +273,6 @@ class HyperCore(CAML):
     """
 
     name = "hypercore"
-    takes_words = False  # codes see the features through a graph
     training_defaults = ASSUMED
 
     def __init__(
@@ -290,6 +290,7 @@ class HyperCore(CAML):
         **shared: Any,
     ) -> None:
         super().__init__(filters=filters, kernel_size=kernel_size, **shared)
+        size = filters + self.word_path * self.embedding_size
         places, graphs = {}, {}
         if hyperbolic:
             for task, chains in self._of_all_tasks(tree, "tree", "hyperbolic").items():
@@ -306,8 +307,8 @@ class HyperCore(CAML):
             for task, given in of_tasks.items():
                 self._check_edges(task, given)
                 features = mean_vectors(texts[task], self.embedding.table.weight)
-                graphs[task] = CodeGraph(features, given, filters)
-        self.head = HyperCoreAttention(filters, self.tasks, places=places, graphs=graphs)
+                graphs[task] = CodeGraph(features, given, size)
+        self.head = HyperCoreAttention(size, self.tasks, places=places, graphs=graphs)
 
     def _of_all_tasks(
         self, given: Mapping[str, Any] | None, name: str, part: str

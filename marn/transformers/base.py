@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -263,7 +265,6 @@ class TransformerCoder(Coder):
     """
 
     packs = True
-    takes_words = False  # a position is a piece of a word
 
     def __init__(
         self,
@@ -350,6 +351,20 @@ class TransformerCoder(Coder):
         if self.pieces is None:
             return tokens, lengths
         return super().to_subwords(*self.pieces(tokens, lengths)[:2])
+
+    def rows_of(self, words: NDArray[Any]) -> NDArray[Any]:
+        """Cut words into the rows of their pieces: (n,) -> (p,)."""
+        if self.pieces is None or not len(words):
+            return words
+        row = torch.from_numpy(words.astype(np.int64))[None]
+        return self.pieces(row, torch.tensor([len(words)]))[0][0].numpy()
+
+    def even_table(self) -> Tensor:
+        """Centre vectors, see `Coder`; a pretrained transformer keeps its own, of other lengths."""
+        if self.pieces is None:
+            return super().even_table()
+        table = self.embedding.table.weight
+        return F.normalize(table - table[1:].mean(dim=0), dim=1)
 
     def subwords_to_words(self, weights: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Add up the weights of a word's pieces: (B, C, P) -> (B, C, T)."""

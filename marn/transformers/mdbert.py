@@ -21,8 +21,9 @@ class MDBERT(Segmented, TransformerCoder):
 
     No code was released. The number of document layers, their positions and the length of a
     segment are assumptions. MARN's account names features of words as well; here codes attend to
-    segments only. Padding is masked at both levels; with `padding="released"` the label attention
-    gives weight to segments that are padding, as the code of similar systems does.
+    segments only, which with `word_path` show the sum of their pieces. Padding is masked at both
+    levels; with `padding="released"` the label attention gives weight to segments that are padding,
+    as the code of similar systems does.
 
     Parameters with BERT-base and the 28,996 pieces of its cased vocabulary: 107,719,680 in BERT
     (108,310,272 with its pooler, which is left out), 7,087,872 in each document layer, and 76,900

@@ -26,6 +26,8 @@ class PLMICD(TransformerCoder):
     weight, as in the authors' code. There padding also fills the last window up; here only notes
     that are shorter than the longest of their batch have any, and its features are zero.
 
+    With `word_path` the words are their pieces, and titles are cut into pieces as the notes are.
+
     Args:
         window: pieces that are read together; 128. There is no [CLS] or [SEP], where the release
             puts one of each around the whole note.
