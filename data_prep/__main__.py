@@ -18,10 +18,10 @@ from typing import Any
 from data_prep.corpus_writer import swept
 from data_prep.left_out import unit_of
 from data_prep.sources import __path__ as PATH
-from data_prep.tables import counted
 from marn import command_line
 from marn.corpus import Corpus
 from marn.errors import MarnError
+from marn.progress import counted
 
 
 def sources(wanted: str = "") -> dict[str, ModuleType]:

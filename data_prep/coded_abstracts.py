@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
-from data_prep import tables
 from data_prep.code_systems import icd10
 from data_prep.fetch import fetch
 from data_prep.prepare import Coding, Note
+from marn.corpus.loose_tables import readable
 from marn.errors import MarnError
 
 ADDITIONAL_URL: Final = "https://zenodo.org/records/3606662/files/abstractsWithCIE10_v2.zip"
@@ -94,7 +94,7 @@ def _articles(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the articles of the JSON file, one in memory at a time; the file is one object."""
     decoder = json.JSONDecoder()
     text, is_last = "", False
-    with tables.readable(path), _json_file(path) as file:
+    with readable(path), _json_file(path) as file:
         text = file.read(_PIECE)
         opening = re.match(r'\s*\{\s*"articles"\s*:\s*\[\s*', text)
         if opening is None:

@@ -39,8 +39,6 @@ from data_prep.publishable import withheld
 from data_prep.word_windows import WINDOW, card_of, corpora_below, runs_of, shared_runs
 from marn.errors import MarnError
 
-__all__ = ["ALLOWED", "REVIEWED", "examine", "main"]
-
 ALLOWED: Final = (
     "*.py *.md *.ipynb Makefile LICENSE citation.cff pyproject.toml requirements.lock "
     "environment.yml _config.yml .gitignore .pre-commit-config.yaml .ci/* .githooks/* "

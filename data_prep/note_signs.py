@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["ARCHIVES", "UnreadableError", "legible", "mimic_id", "placeholder", "respelled"]
-
 ARCHIVES: Final = (
     b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"%PDF",
     b"\xd0\xcf\x11\xe0", b"ARROW1", b"PAR1", b"\x93NUMPY", b"\x78\x9c", b"\x78\x01", b"\x78\xda",

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple, Self
 
 import numpy as np
 
-from marn.corpus.text import Vocabulary, split_words
+from marn.corpus.text import ASCII, Vocabulary, split_words
 from marn.errors import MarnError
 
 BATCH_BYTES = 1 << 20
@@ -28,11 +28,6 @@ _LOWEST = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64
 
 Progress = Callable[[str], None]
 """Takes one line about how far the work is."""
-
-# What `split_words` does to one ASCII byte: a word character in lower case, or a blank.
-_BYTES = bytes(
-    ord((split_words(chr(byte)) or [" "])[0]) if byte < 128 else 32 for byte in range(256)
-)
 
 
 class Note(NamedTuple):
@@ -153,7 +148,7 @@ class WordIndexer:
 def _words_and_blanks(text: str) -> bytes:
     """Return the words of a text in lower case and UTF-8, with blanks between them."""
     if text.isascii():
-        return text.encode("ascii").translate(_BYTES)
+        return text.encode("ascii").translate(ASCII)
     return " ".join(split_words(text)).encode()
 
 

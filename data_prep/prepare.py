@@ -29,11 +29,11 @@ from data_prep.config import PrepareConfig
 from data_prep.corpus_writer import CorpusWriter
 from data_prep.note_store import Admission, Note, NoteStore, Progress
 from data_prep.splits import Splitter
-from data_prep.tables import counted
 from data_prep.word_vectors import word2vec
 from marn.corpus import EVIDENCE, SPLITS, CodeEntry
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
+from marn.progress import counted
 
 Pair = tuple[str, str]
 """A code with its kind: ("dx", "427.31")."""

@@ -13,8 +13,6 @@ from typing import Any, Final
 from data_prep.note_signs import placeholder
 from marn.privacy import MINIMUM_CELL
 
-__all__ = ["PUBLISHABLE", "withheld"]
-
 PUBLISHABLE: Final[Mapping[str, str]] = {
     "how it was made": "command seed seeds created provenance marn commit python torch numpy "
     "sklearn scipy machine cpu_capability threads gpu device seconds minutes memory_mb "

@@ -16,12 +16,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from data_prep import loose_tables, tables
+from data_prep import column_names, tables
 from data_prep.config import PrepareConfig
 from data_prep.fetch import fetch
 from marn.corpus import SPLITS
-from marn.corpus.columns import alias, plain_id
+from marn.corpus.columns import ID_NAMES, alias, plain_id
+from marn.corpus.loose_tables import open_table
 from marn.errors import MarnError
+from marn.progress import counted
 
 PROPORTIONS = {"train": 8066, "dev": 1573, "test": 1729}
 """Notes in the splits of CAML's top 50, which most of the papers' tables use."""
@@ -124,7 +126,7 @@ def by_patient(seed: int, shares: Sequence[int] = tuple(PROPORTIONS.values())) -
         for name in wanted:
             if name not in placed.values():
                 raise MarnError(
-                    f"none of {tables.counted(len(placed), 'admission')} falls into split "
+                    f"none of {counted(len(placed), 'admission')} falls into split "
                     f"{name}; give more notes, another --seed, or the splits yourself"
                 )
         return placed
@@ -170,23 +172,23 @@ def in_table(path: Path, dropped: Counter[str]) -> Splitter:
     """Place admissions by a table of ids and splits, and leave out those that it does not name.
 
     Args:
-        path: CSV, Parquet, Feather or another form that `loose_tables` reads.
+        path: CSV, Parquet, Feather or another form that `marn.corpus.loose_tables` reads.
         dropped: as for `listed`.
 
     Raises:
         MarnError: naming file and row, if it cannot be read, or an id is in two splits.
     """
     places: dict[str, str] = {}
-    wanted = {"id": loose_tables.IDS, "split": loose_tables.SPLIT}
-    table = loose_tables.open_table(path, wanted, {})
-    for place, row in table.rows():
+    wanted = {"id": ID_NAMES, "split": column_names.SPLIT}
+    table = open_table(path, wanted, {})
+    for place, _, row in table.rows():
         id_ = plain_id(row["id"])
         if not id_ or not row["split"].strip():
             dropped["rows of the table of splits without an id or a split"] += 1
             continue
-        name = loose_tables.split_name(row["split"])
+        name = column_names.split_name(row["split"])
         if name is None:
-            raise table.fault(place, loose_tables.WRONG_SPLIT)
+            raise table.fault(place, column_names.WRONG_SPLIT)
         dropped["ids that a list names twice"] += id_ in places
         if places.setdefault(id_, name) != name:
             raise table.fault(place, "its id is also in another split; keep one of them")
@@ -206,7 +208,7 @@ def _of_places(given: Path, places: Mapping[str, str], dropped: Counter[str]) ->
             placed = {id_: name for id_, name in placed.items() if spelled[alias(id_)] == 2}
         if not placed:
             raise MarnError(
-                f"none of the {tables.counted(len(places), 'admission')} listed in {given} is in "
+                f"none of the {counted(len(places), 'admission')} listed in {given} is in "
                 "the tables: they are of other tables (CAML's are of MIMIC-III); leave --splits out"
             )
         dropped["listed admissions without a note and a kept code"] += len(places) - len(placed)

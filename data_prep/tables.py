@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
 
 import polars as pl
 
+from marn.corpus.columns import open_bytes
+from marn.corpus.loose_tables import DAMAGED, ROW_LIMIT, csv_rows, fault_on, readable
 from marn.errors import MarnError
-
-ROW_LIMIT = 1 << 24
-"""Characters in one row at most. The longest note of MIMIC-III has under 2 ** 20; a quote that is
-never closed would otherwise draw the rest of a file of gigabytes into one field."""
 
 PIECE = 1 << 21
 """Bytes of a table that are parsed at once."""
@@ -34,7 +27,6 @@ PIECE = 1 << 21
 ID_DIGITS = 18
 """Digits in an id at most: what a column of eight bytes can hold."""
 
-_DAMAGED = "the file is cut or damaged; get a fresh copy"
 _NULLS = {"", "null", "nan", "none", "na", "\\n"}
 _PLAIN = re.compile(r"[1-9]\d{0,9}", re.ASCII)
 _WHOLE = re.compile(r"(\d+)(?:\.0+)?", re.ASCII)
@@ -108,7 +100,7 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
             a NUL, is cut, has a row of another width, a quote that is never closed or a row of
             more than `ROW_LIMIT` characters.
     """
-    header = next(csv_rows(path), (1, []))[1]
+    header = next(_csv_rows(path), (1, []))[1]
     if not header:
         raise MarnError(f"{path} is empty; get a fresh copy")
     indices = _indices(path, header, columns)
@@ -121,11 +113,11 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
                 yield from numbered if done else islice(numbered, 1, None)
                 done += len(frame)
         except pl.exceptions.PolarsError:  # the csv module reads on, or names the line
-            for number, (line, row) in enumerate(csv_rows(path)):
+            for number, (line, row) in enumerate(_csv_rows(path)):
                 if number < max(done, 1) or not row:
                     continue
                 if len(row) != len(header):
-                    what = f"{len(row)} fields instead of {len(header)}: {_DAMAGED}"
+                    what = f"{len(row)} fields instead of {len(header)}: {DAMAGED}"
                     raise fault_on(path, line, what) from None
                 yield number, tuple(row[index] for index in indices)
 
@@ -192,69 +184,18 @@ def _whole_rows(data: bytes) -> tuple[bytes, int]:
     return b"", 0
 
 
-def csv_rows(
-    path: Path, *, lenient: bool = False, encoding: str = "utf-8-sig", separator: str = ","
-) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: Path, *, lenient: bool = False) -> Iterator[tuple[int, list[str]]]:
     """Yield each row of a table with the line it begins on, by the strict csv module.
 
     With `lenient`, bytes that are not UTF-8 and NULs are passed over, to reach a row before them.
-
-    Raises:
-        MarnError: naming the line, if the module refuses a row.
     """
-    csv.field_size_limit(ROW_LIMIT)  # one limit for the whole process
-    size = 0  # characters of the row so far
-
-    def lines() -> Iterator[str]:
-        nonlocal size
-        while line := text.readline(ROW_LIMIT + 1):  # a longer line is not read to its end
-            size += len(line)
-            if size > ROW_LIMIT:
-                raise csv.Error(
-                    f"a quote is never closed, or a row of more than {ROW_LIMIT:,} characters"
-                )
-            if "\0" in line and not lenient:
-                raise UnicodeError("a NUL")
-            yield line
-
     with readable(path), open_bytes(path) as file:
-        errors = "replace" if lenient else "strict"
-        text = io.TextIOWrapper(file, encoding, errors, newline="")
-        reader = csv.reader(lines(), strict=True, delimiter=separator)
-        line = 1
+        text = io.TextIOWrapper(file, "utf-8-sig", "replace" if lenient else "strict", newline="")
+        lines = iter(lambda: text.readline(ROW_LIMIT + 1), "")
         try:
-            for row in reader:
-                yield line, row
-                line, size = reader.line_num + 1, 0
-        except csv.Error as error:
-            what = str(error)
-            if "unexpected end" in what:
-                what = "a quote is opened and never closed"
-            elif "new-line character" in what:
-                what = "a carriage return outside quotes"
-            raise fault_on(path, line, f"{what}: {_DAMAGED}") from None
+            yield from csv_rows(path, lines, lenient=lenient)
         except UnicodeError:
             raise _unreadable_bytes(path) from None
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn what reading a file may raise into one line."""
-    try:
-        yield
-    except MarnError:
-        raise
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
-        raise MarnError(
-            f"{path} cannot be unpacked ({error}): its download was cut or damaged; get it again"
-        ) from None
-    except OSError as error:
-        raise MarnError(f"{path} cannot be read: {error.strerror or 'it is damaged'}") from None
-    except (RecursionError, ValueError, pl.exceptions.PolarsError) as error:
-        raise MarnError(
-            f"{path} cannot be read ({type(error).__name__}): it is damaged, or of another form "
-            "than its name says; get it again"
-        ) from None
 
 
 def read_text(path: Path) -> str:
@@ -283,7 +224,7 @@ def fault(path: Path, index: int, what: str) -> MarnError:
         index: of the row, as `read` yields it.
         what: is wrong, and the remedy.
     """
-    line = next(islice(csv_rows(path, lenient=True), index, None))[0]
+    line = next(islice(_csv_rows(path, lenient=True), index, None))[0]
     return fault_on(path, line, what)
 
 
@@ -321,11 +262,6 @@ def shipped(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader((Path(__file__).parent / name).read_text("utf-8").splitlines()))
 
 
-def counted(count: int, noun: str) -> str:
-    """Write a number of things: "1 admission", "1,200 admissions"."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
 def shown(value: str) -> str:
     """Return how an error shows a field: as it is only if it is like a number.
 
@@ -351,24 +287,12 @@ def _indices(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[
     return [names.index(column.upper()) for column in columns]
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file, unpacked if its name ends in `.gz`."""
-    if path.suffix.lower() == ".gz":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    return path.open("rb")
-
-
-def fault_on(path: Path, line: int, what: str) -> MarnError:
-    """Return the error that names a row by its line."""
-    return MarnError(f"{path}, row at line {line}: {what}")
-
-
 def _unreadable_bytes(path: Path) -> MarnError:
     """Return the error that names the first line of a table with a NUL or without UTF-8."""
     with open_bytes(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(ROW_LIMIT), b""), start=1):
             if b"\0" in line:
-                return fault_on(path, number, f"a NUL byte: {_DAMAGED}")
+                return fault_on(path, number, f"a NUL byte: {DAMAGED}")
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 
 from marn.errors import MarnError
 
-__all__ = ["COMMON", "WINDOW", "card_of", "corpora_below", "runs_of", "shared_runs"]
-
 WINDOW: Final = 8
 """Words in a run."""
 COMMON: Final = 100

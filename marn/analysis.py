@@ -197,16 +197,8 @@ def permutation_null(
 
     The points stay where they are, so the counts show how many codes `significant_ccs` finds in the
     same cloud when there is nothing to find. The binomial draws with replacement and the
-    permutation without: the count stays a little below tau times the number of codes.
-
-    Args:
-        icd_points: as in `significant_ccs`, like the next four.
-        ccs_points: (C_ccs, 2) float.
-        parent: (C_icd,) int.
-        tau: level of the test.
-        radius_share: radius as a share of the largest distance.
-        permutations: number of permutations.
-        seed: seed of the permutations.
+    permutation without: the count stays a little below tau times the number of codes. The first
+    five arguments are those of `significant_ccs`, and `seed` is that of the permutations.
 
     Returns:
         (permutations,) number of significant CCS codes in each.

@@ -6,9 +6,13 @@ A command is a function of this module. What takes long to import is imported wi
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import sys
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,11 +23,13 @@ from pydantic import Field, NonNegativeInt
 import marn
 from marn import command_line
 from marn.errors import MarnError
+from marn.progress import Progress, counted, duration
 from marn.settings import Count, Encoding, Location, Seed, settings
 from marn.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from marn.corpus import Corpus
+    from marn.prediction import CodedNote
     from marn.train.loop import Run
 
 FEW_NOTES = 200
@@ -247,9 +253,56 @@ def predict(
 
     Any number of notes needs the same memory. A file is written whole or not at all.
     """
-    from marn.coding import predict_notes
+    from marn import notes as reading
+    from marn import privacy
+    from marn.prediction import FORMATS, write_coded
+    from marn.saving import load_model, replace
 
-    predict_notes(run, notes, **vars(PredictConfig(**given)))
+    config = PredictConfig(**given)
+    out, shown = config.out, config.show_credentialed_text
+    kind = ".csv" if out is None else out.suffix.lower()
+    if kind not in FORMATS:
+        raise MarnError(f"out must end in {', '.join(FORMATS)}, but got {out}; choose one of them")
+    if out is not None and out.is_dir():
+        raise MarnError(f"out {out} is a folder; give the name of a file")
+    saved = load_model(run)
+    privacy.check_may_write(out, saved.is_open and reading.is_open(notes), shown)
+    columns = {key: getattr(config, key) for key in ("text_column", "id_column")}
+    texts = reading.read_notes(notes, **columns, split=config.split, encoding=config.encoding)
+    texts = itertools.chain([next(texts)], texts)  # what is wrong shows before anything is written
+    options = {key: getattr(config, key) for key in ("task", "top", "threshold", "explain")}
+    coded = _reported(saved.code(texts, **options, to_file=True))
+    if out is None:
+        write_coded(coded, sys.stdout, kind)
+        return
+
+    def write(aside: Path) -> None:
+        with aside.open("w", encoding="utf-8", newline="") as file:
+            write_coded(coded, file, kind, title=f"Codes of {Path(notes).name}")
+
+    replace(out, write)
+
+
+def _reported(coded: Iterable[CodedNote]) -> Iterator[CodedNote]:
+    """Pass notes on; show progress, and at the end how many there were and what was remarked."""
+    from marn.prediction import REMARKS
+
+    remarks: Counter[str] = Counter()
+    notes, assigned, began = 0, 0, time.monotonic()
+    progress = Progress(None, stream=sys.stderr, unit="note")
+    for note in coded:
+        notes += 1
+        assigned += sum(code.assigned for code in note.codes)
+        # the numbers differ from note to note
+        each = re.sub(r"\d[\d,]*", "N", note.remark).split(REMARKS)
+        remarks.update(filter(None, each))
+        progress.step("coding")
+        yield note
+    progress.close()
+    took = duration(time.monotonic() - began)
+    progress.line(f"{counted(notes, 'note')}, {counted(assigned, 'code')} assigned, {took}")
+    for remark, count in remarks.most_common():
+        progress.line(f"  {counted(count, 'note')}: {remark}")
 
 
 @settings
@@ -272,9 +325,23 @@ def evaluate(
     Figures are printed at the thresholds of the model, and at 0.5 as in the papers. The run is only
     read.
     """
-    from marn.coding import evaluate_run
+    from marn.corpus import Corpus
+    from marn.evaluation import evaluate
+    from marn.saving import load_model
 
-    evaluate_run(run, corpus, **vars(EvaluateConfig(**given)))
+    config, data = EvaluateConfig(**given), Corpus.load(corpus)
+    saved = load_model(run, data)
+    data = data.only(*saved.model.tasks)
+    columns = [
+        evaluate(saved.model, data, **vars(config), threshold=threshold)
+        for threshold in (saved.thresholds, 0.5)
+    ]
+    for task in saved.model.tasks:
+        threshold = saved.thresholds[task]
+        shown = f"{threshold:.3f}" if isinstance(threshold, float) else "own"
+        typer.echo(f"{f'{config.split} {task}':32s} {f'threshold {shown}':>16s} {'0.5':>8s}")
+        for figure, value in columns[0][task].items():
+            typer.echo(f"  {figure:30s} {value:16.3f} {columns[1][task][figure]:8.3f}")
 
 
 @settings
@@ -307,9 +374,19 @@ def score(
     and codes are matched by name. 95 % intervals are bootstrap intervals over notes; two files are
     compared by paired permutation tests.
     """
-    from marn.coding import score_files
+    from marn.corpus import Corpus
+    from marn.scoring import compare, read_predictions, report
 
-    score_files(files, **vars(ScoreConfig(**given)))
+    config = ScoreConfig(**given)
+    if len(files) < 2:
+        raise MarnError("score needs files of predictions and a corpus; name the corpus last")
+    *paths, folder = files
+    corpus = Corpus.load(folder)
+    task = config.task or next(iter(corpus.tasks))
+    found = [read_predictions(path, corpus, config.split, task, config.threshold) for path in paths]
+    drawn = config.resamples, config.seed
+    for line in itertools.chain(*(report(one, *drawn) for one in found), compare(found, *drawn)):
+        typer.echo(line)
 
 
 for _command, _settings in (

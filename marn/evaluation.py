@@ -78,12 +78,9 @@ def as_coder(model: Coder | TextSystem | HoldsCoder) -> Coder:
 
 
 def _split(corpus: Corpus, split: str) -> Split:
-    if split not in corpus.splits:
-        has = ", ".join(corpus.splits)
-        raise MarnError(f"corpus {corpus.name!r} has no split {split!r}; choose one of: {has}")
-    if len(corpus[split]) == 0:
+    if len(notes := corpus[split]) == 0:
         raise MarnError(f"split {split!r} of corpus {corpus.name!r} has no notes; choose another")
-    return corpus[split]
+    return notes
 
 
 def _words(notes: Split) -> list[NDArray[np.integer]]:

@@ -25,16 +25,6 @@ from marn.evaluation import evaluating
 from marn.models import Coder
 from marn.privacy import check_may_show
 
-__all__ = [
-    "CodeExplanation",
-    "Explanation",
-    "TopWord",
-    "evidence_overlap",
-    "explain_note",
-    "faithfulness",
-    "note_html",
-]
-
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Shares of a note's words that `faithfulness` removes and keeps (DeYoung et al. 2020)."""
 

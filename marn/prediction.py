@@ -38,6 +38,8 @@ COLUMNS = (
     *("category", "category_title", "words", "remark"),
 )
 """Of the table: a row per code; a note without one has a row with an empty code."""
+REMARKS = "; "
+"""Between the remarks on a note."""
 FORMATS = (".csv", ".jsonl", ".html")
 Explained = Method | Literal["none"]
 
@@ -74,7 +76,8 @@ class CodedNote:
     codes: list[PredictedCode]
     """Most probable first."""
     remark: str
-    """Why there is no code, or what the model could not read; else ""."""
+    """Why there is no code, what the model could not read, or what is wrong with the id; else
+    ""."""
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of the table, by `COLUMNS`."""
@@ -204,13 +207,17 @@ class _Reader:
 
     def run(self, notes: Iterable[Note]) -> Iterator[CodedNote]:
         """Code notes in the order given."""
-        remaining = iter(notes)
+        remaining, earlier = iter(notes), set[int]()
         while chunk := list(itertools.islice(remaining, _CHUNK)):
             read = [self._read(note, text) for note, text in chunk]
             words = [numbers for numbers, _ in read]
             probabilities = self._probabilities(words, [text for _, text in chunk])
             for (note, text), (numbers, spans), row in zip(chunk, read, probabilities, strict=True):
-                yield self._coded(note, text, numbers, spans, row)
+                about_id = ["an earlier note has the same id"] if hash(note) in earlier else []
+                earlier.add(hash(note))
+                if not note.strip():
+                    about_id = ["the note has no id"]
+                yield self._coded(note, text, numbers, spans, row, about_id)
 
     def _read(self, note: str, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the numbers (T,) and places (T, 2) of the words of a note."""
@@ -304,9 +311,10 @@ class _Reader:
         numbers: NDArray[np.int64],
         spans: NDArray[np.int64],
         probabilities: NDArray[np.float64],
+        about_id: list[str],
     ) -> CodedNote:
         read = len(numbers[: self._most])
-        remark = self._remark(text, numbers, read)
+        remarks = self._remarks(text, numbers, read)
         count = max(self.top, int((probabilities > self.above).sum()))
         # where codes have thresholds of their own, those assigned come first
         order = np.lexsort((-probabilities, probabilities <= self.above))
@@ -331,27 +339,27 @@ class _Reader:
                 )
             )
         if not any(code.assigned for code in codes):
-            remark = remark or "no code is above the threshold"
-        return CodedNote(note, text, spans[:read], codes, remark)
+            remarks = remarks or ["no code is above the threshold"]
+        return CodedNote(note, text, spans[:read], codes, REMARKS.join(about_id + remarks))
 
-    def _remark(self, text: str, numbers: NDArray[np.int64], read: int) -> str:
+    def _remarks(self, text: str, numbers: NDArray[np.int64], read: int) -> list[str]:
         """Say what the model could not read of a note."""
         if not len(numbers):
-            return "the note is empty: it has no word, and numbers are not read"
+            return ["the note is empty: it has no word, and numbers are not read"]
         strange = float((numbers[:read] == self.saved.vocabulary.unknown).mean())
         if strange == 1:
-            return "the model knows no word of the note; is it in the language of the training?"
+            return ["the model knows no word of the note: is it in the language of the training?"]
         remarks = []
         if _MARKUP.search(text):
-            remarks.append("the text has HTML, whose tags are read as words; give plain text")
+            remarks.append("the text has HTML, whose tags are read as words: give plain text")
         elif strange >= _STRANGE:
             remarks.append(
-                f"the model does not know {strange:.0%} of the words; is the note in the language "
+                f"the model does not know {strange:.0%} of the words: is the note in the language "
                 "of the training?"
             )
         if read < len(numbers):
             remarks.append(f"only the first {read:,} of {len(numbers):,} words were read")
-        return "; ".join(remarks)
+        return remarks
 
 
 def write_coded(notes: Iterable[CodedNote], file: IO[str], kind: str, title: str = "") -> None:

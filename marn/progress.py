@@ -15,6 +15,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number of things: "1 admission", "1,200 admissions"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 class Progress:
     """Progress of work.
 

@@ -14,8 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from marn.errors import MarnError
 
-__all__ = ["Estimate", "difference", "holm", "interval"]
-
 Floats = NDArray[np.floating]
 Measure = Callable[[Floats], Mapping[str, Floats]]
 

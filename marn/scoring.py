@@ -7,7 +7,6 @@ without codes, and whatever does not match is counted.
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import Counter
@@ -23,7 +22,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from marn.corpus import Corpus
-from marn.corpus.columns import ID_NAMES, alias, bare, encoding_of, plain_id
+from marn.corpus.columns import ID_NAMES, alias, encoding_of, plain_id
+from marn.corpus.loose_tables import find_column, header_of
 from marn.errors import MarnError
 from marn.resampling import Estimate, Floats, Measure, difference, holm, interval
 
@@ -152,21 +152,18 @@ def _read(path: Path) -> pl.DataFrame:
         raise MarnError(f"{path} cannot be read; give {', '.join(KINDS)}")
     if not path.stat().st_size:
         raise MarnError(f"{path} is empty; give a table with rows below its header")
-    encoding = ""
-    if kind != ".parquet":
-        with path.open("rb") as file:
-            encoding = encoding_of(file, path)
+    encoding = encoding_of(path) if kind != ".parquet" else ""
     try:
         if kind in (".psv", ".jsonl"):
-            rows = _psv if kind == ".psv" else _jsonl
-            return _rows_frame(path, rows(path, encoding))
+            rows = (_psv if kind == ".psv" else _jsonl)(path, encoding)
+            schema = ("note_id", "code", "probability", "assigned")
+            return pl.DataFrame(list(rows), schema=schema, orient="row")
         if kind in (".csv", ".tsv"):
             with path.open(encoding=encoding, newline="") as lines:
                 first = lines.readline()
-            mark = max(",;\t|", key=first.count)
-            header = next(csv.reader([first], delimiter=mark), [])
-            is_long = _column(header, CODE_NAMES) is not None
-            place = _column(header, ID_NAMES) or (header or [""])[0]
+            mark, header = header_of(first, {})
+            is_long = find_column(header, CODE_NAMES) is not None
+            place = find_column(header, ID_NAMES) or (header or [""])[0]
             kinds = {c: pl.String if is_long or c == place else pl.Float32 for c in header}
             is_utf8 = encoding == "utf-8-sig"  # which is all that polars reads
             source = path if is_utf8 else path.read_text(encoding=encoding).encode()
@@ -185,10 +182,10 @@ def _read(path: Path) -> pl.DataFrame:
     if frame.is_empty():
         raise MarnError(f"{path} holds no prediction; give a table with rows below its header")
     columns = frame.columns
-    names = {_column(columns, ID_NAMES) or columns[0]: "note_id"}
-    if code := _column(columns, CODE_NAMES):
+    names = {find_column(columns, ID_NAMES) or columns[0]: "note_id"}
+    if code := find_column(columns, CODE_NAMES):
         names[code] = "code"
-        if probability := _column(columns, PROBABILITY_NAMES):
+        if probability := find_column(columns, PROBABILITY_NAMES):
             names[probability] = "probability"
     return frame.rename(names)
 
@@ -204,16 +201,6 @@ def _check_numbers(path: Path, source: Path | bytes, mark: str, ids: str) -> Non
                 f"{path} has a column {shown} without probabilities; give note_id, code and "
                 "probability, or note_id and a column of probabilities for each code"
             )
-
-
-def _column(columns: list[str], names: tuple[str, ...]) -> str | None:
-    known = {bare(column): column for column in columns}
-    return next((known[name] for name in map(bare, names) if name in known), None)
-
-
-def _rows_frame(path: Path, rows: Iterator[tuple[str, str, float, int]]) -> pl.DataFrame:
-    columns = ("note_id", "code", "probability", "assigned")
-    return pl.DataFrame(list(rows), schema=columns, orient="row")
 
 
 def _psv(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:

@@ -17,8 +17,6 @@ from marn.explain import explain_note, note_html
 from marn.models import Coder
 from marn.privacy import check_may_show
 
-__all__ = ["focal_explorer", "note_explorer"]
-
 OWN = -1
 """Value of the choice "my own text" among the notes."""
 

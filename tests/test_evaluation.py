@@ -147,7 +147,7 @@ def test_mean_code_features_are_the_mean_of_views(model, corpus):
 
 
 def test_bad_input(model, corpus):
-    with pytest.raises(MarnError, match=r"has no split .*; choose one of: train"):
+    with pytest.raises(MarnError, match=r"no split .*; it has train"):
         predict(model, corpus, "valid")
     with pytest.raises(MarnError, match=r"but corpus 'toy' has .*; build the model for"):
         predict(model, corpus.only("icd"))

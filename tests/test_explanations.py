@@ -1,5 +1,6 @@
 """The experiment on explanations: its own figures by hand."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from toys import SYSTEM_SIZES, toy_corpus
 
 import marn
+from marn.experiments import recording
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "experiments"))
@@ -48,6 +50,24 @@ def test_figures_by_hand(tmp_path, monkeypatch):
     assert found["average_precision"] == pytest.approx(1 / 3)  # the cue is last of three
     assert found["token_f1"] == pytest.approx(2 / (3 + 1))
     assert dict(explained.cues(Note(text, {2: [tuple(spans[1])]}))) == {"attention": {"cue": 1}}
+
+
+def test_every_run_of_the_sweep_is_explained(tmp_path, capsys):
+    corpus = toy_corpus(tmp_path / "toy")
+    for seed in (1, 0):
+        model = marn.build("caml", corpus, seed=seed, **SYSTEM_SIZES["caml"])
+        run = marn.fit(model, corpus, {"epochs": 1}, run_dir=tmp_path / f"s{seed}/run", quiet=True)
+        recording.record(run, corpus)
+    line = ["score", str(tmp_path), str(corpus.path), "--out", str(tmp_path / "out.json")]
+    assert explanations.main(line) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["seeds"] == [0, 1]
+    assert found["provenance"]["systems trained at"]
+    assert found["corpora"]["hospital"]["notes explained"] == len(corpus["test"])
+    other = toy_corpus(tmp_path / "other", notes=(9, 3, 3))
+    line[2] = str(other.path)
+    assert explanations.main(line) == 2
+    assert "was trained on none of the corpora" in capsys.readouterr().err
 
 
 def test_means_are_over_pairs_of_note_and_code():

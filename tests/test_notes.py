@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from toys import toy_corpus
 
-from marn import notes
+from marn.corpus import loose_tables
 from marn.errors import MarnError
 from marn.notes import is_open, read_notes
 
@@ -40,7 +40,7 @@ def test_tables_of_all_kinds_hold_the_same_notes(tmp_path, name, data):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "folder/a.txt"])
 def test_a_text_or_line_without_end_is_not_read_whole(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(notes, "_LONGEST", 100)
+    monkeypatch.setattr(loose_tables, "ROW_LIMIT", 100)
     (tmp_path / "folder").mkdir()
     (tmp_path / name).write_text("text " * 21)
     path = tmp_path / name
@@ -107,6 +107,14 @@ def test_columns_are_those_that_the_corpus_was_made_of(tmp_path):
     assert list(read_notes(tmp_path / "both.csv")) == [("1", "fever")]
 
 
+def test_ids_are_written_as_own_writes_them(tmp_path):
+    (tmp_path / "a.csv").write_text('id,text,"a\nb"\n7.0,fever,\n="007",cough,\n,pain,\n')
+    assert [note for note, _ in read_notes(tmp_path / "a.csv")] == ["7", "007", ""]
+    rows = '{"id": 7.0, "text": "fever"}\n{"note": "cough", "id": null}\n{"id": 9}\n'
+    (tmp_path / "a.jsonl").write_text(rows)
+    assert list(read_notes(tmp_path / "a.jsonl")) == [("7", "fever"), ("", "cough"), ("9", "")]
+
+
 def test_only_a_corpus_has_splits(tmp_path):
     (tmp_path / "a.csv").write_text("text\nfever\n")
     with pytest.raises(MarnError, match="is not a corpus, so it has no split 'test'; leave out"):
@@ -166,19 +174,27 @@ SECRET = "Mr Smith has a fever"
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
-        ("a.csv", f"id,{SECRET}\n1,x\n", "has no column text .its columns are: id, "),
-        ("a.csv", f"text,id,Text\n{SECRET},1,x\n", "has more than one column Text; rename one"),
-        ("a.csv", f"note_id,text\n1,{SECRET},x\n", "row 1: 3 fields instead of 2; quote fields"),
-        ("a.csv", f'note_id,text\n1,"{SECRET}\n', "unexpected end of data; the file is cut"),
+        ("a.csv", f"id,{SECRET}\n1,x\n", "has no column text .its first line is not"),
+        ("a.csv", f"text,id,Text\n{SECRET},1,x\n", "has more than one column text; rename one"),
+        (
+            "a.csv",
+            f"note_id,text\n1,{SECRET},x\n",
+            "row at line 2: 3 fields instead of 2; put quotes",
+        ),
+        (
+            "a.csv",
+            f'note_id,text\n1,"{SECRET}\n',
+            "row at line 2: a quote is opened and never closed",
+        ),
         ("a.csv", "note_id,text\n", "holds no note"),
         ("a.csv", f"note_id,text\n1,{SECRET} é\udcff\n", "is neither UTF-8 nor Windows-1252"),
-        ("a.jsonl", f'{{"text": "{SECRET}\n', "line 1 is not a JSON object"),
-        ("a.jsonl", f'["{SECRET}"]\n', "line 1 is not a JSON object"),
+        ("a.jsonl", f'{{"text": "{SECRET}\n', "row at line 1: it is not a JSON object"),
+        ("a.jsonl", f'["{SECRET}"]\n', "row at line 1: it is not a JSON object"),
         ("a.jsonl", f'{{"text": ["{SECRET}"]}}\n', "column text is not text"),
         ("a.parquet", SECRET, "cannot be read"),
         ("a.feather", SECRET, "cannot be read"),
         ("a.json", SECRET, "is not a list of JSON objects"),
-        ("a.csv.gz", SECRET, "cannot be read .Not a gzipped file"),
+        ("a.csv.gz", SECRET, "cannot be unpacked .Not a gzipped file"),
         (
             "a.docx",
             SECRET,

@@ -132,9 +132,9 @@ def test_what_cannot_be_used_is_counted(prepare, tmp_path):
     [
         ("notes.csv", "note_id,text\n,x\n", "line 2: its note_id is empty"),
         ("notes.csv", "note_id,split,text\na,fold 1,x\n", "line 2: its split is none of train"),
-        ("notes.csv", "who,text\na,x\n", "no column note_id (its first line is: who, text)"),
+        ("notes.csv", "who,text\na,x\n", "no column note_id (its columns are: who, text)"),
         ("notes.csv", "note_id,text,split,Split\na,x,,\n", "more than one column split"),
-        ("notes.csv", "he had fever,12\na,x\n", "(its first line is: not one of plain names)"),
+        ("notes.csv", "he had fever,12\na,x\n", "(its first line is not one of plain names)"),
         ("notes.csv", 'note_id,text\na,"x\n', "line 2: a quote is opened and never closed"),
         ("notes.csv", "note_id,text\na,x,y\n", "line 2: 3 fields instead of 2"),
         ("notes.csv", "", "is empty"),
@@ -177,7 +177,7 @@ def test_json_of_any_types(prepare, tmp_path):
 
 def test_json_without_end_is_one_line(prepare, tmp_path):
     (tmp_path / "deep.jsonl").write_text("[" * 100_000)
-    assert "deep.jsonl cannot be read (RecursionError)" in prepare(notes="deep.jsonl")
+    assert "deep.jsonl, row at line 1: it is not a JSON object" in prepare(notes="deep.jsonl")
 
 
 def _table(tmp_path, name, header, rows, separator=",", encoding="utf-8"):

@@ -94,6 +94,15 @@ def test_a_note_that_cannot_be_read_says_so(run, text, says):
     assert not re.search("HTML", marn.load(run).predict("code1 <5 & <NAME> >3")["remark"][0])
 
 
+def test_ids_that_do_not_tell_notes_apart_are_remarked_upon(run):
+    notes = [("a", "code1"), ("b", "code1"), ("a", "<p>code1</p>"), (" ", "code1"), (" ", "")]
+    remarks = [note.remark for note in marn.load(run).code(notes, explain="none")]
+    assert remarks[:2] == ["", ""]
+    assert re.match("an earlier note has the same id; the text has HTML", remarks[2])
+    assert remarks[3] == "the note has no id"
+    assert remarks[4].startswith("the note has no id; the note is empty")
+
+
 def test_what_is_not_a_note_is_refused(run):
     with pytest.raises(MarnError, match="note 1 must be text, but is a NoneType"):
         marn.load(run).predict([None])
@@ -191,6 +200,16 @@ def notes(tmp_path):
     return path
 
 
+def test_every_remark_is_counted(run, tmp_path, capsys):
+    path = tmp_path / "twice.csv"
+    path.write_text("note_id,text\na,code3\na,\n,<br>code0\n")
+    assert main(["predict", str(run), str(path)]) == 0
+    said = capsys.readouterr().err
+    for remark in ("an earlier note has the same id", "the note is empty", "the note has no id"):
+        assert f"  1 note: {remark}" in said
+    assert "  1 note: the text has HTML" in said
+
+
 def test_predict_writes_tables_json_and_pages(run, notes, tmp_path, capsys):
     assert main(["predict", str(run), str(notes)]) == 0
     shown = capsys.readouterr()
@@ -240,7 +259,7 @@ def test_a_table_that_breaks_off_leaves_nothing(run, tmp_path, capsys):
     (tmp_path / "notes.csv").write_text("note_id,text\na,code3\nb,code1,more\n")
     line = [str(run), str(tmp_path / "notes.csv"), "--out", str(tmp_path / "out.csv")]
     assert main(["predict", *line]) == 2
-    assert "row 2: 3 fields instead of 2" in capsys.readouterr().err
+    assert "row at line 3: 3 fields instead of 2" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.csv"]
 
 

@@ -39,7 +39,6 @@ FLOORS = [
     {"saving"},
     {"averages", "train"},
     {"experiments"},
-    {"coding"},
     {"cli"},
     {"__main__"},
 ]

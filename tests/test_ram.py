@@ -218,8 +218,8 @@ def errors(x, above, mask, weight, layer):
 
 
 def test_single_precision_is_as_exact_as_the_released_layout_at_any_size():
-    # The largest of many rounding errors scatters by a factor of 2 in either layout, so the ratio
-    # of one draw may reach 4, and the median of all draws 1.25. Sums in fp32 had a median of 2.5.
+    # The largest of many rounding errors scatters by a factor of 2 in either layout: one draw may
+    # be worse, but not the median. The gradients of weight and bias are sums, nearly exact.
     torch.manual_seed(0)
     ratios = {}
     sizes = [(16, 4000, 24), (1, 2, 5), (3, 50, 600), (1, 1025, 9)]
@@ -234,8 +234,8 @@ def test_single_precision_is_as_exact_as_the_released_layout_at_any_size():
         for what, error in ours.items():
             ratios.setdefault(what, []).append(error / max(released[what], 3e-8))
     for what, found in ratios.items():
-        assert max(found) < 4, what
-        assert statistics.median(found) < 1.25, what
+        assert max(found) < 3, what
+        assert statistics.median(found) < (0.5 if what in ("weight", "bias") else 1), what
 
 
 def test_gradient_of_the_norm_is_that_of_its_function():

@@ -98,6 +98,13 @@ def test_the_dictionary_by_hand():
     assert found["ccs"][:, 0].tolist() == pytest.approx(best, abs=1e-5)
 
 
+def test_notes_without_marks_say_nothing_against_a_phrase():
+    texts, marks = [*MARKED.train.texts, "fiebre, tos"], [*MARKED.train.marks, []]
+    more = Made(Notes(texts, [*MARKED.train.y, [0, 0]], marks), ["Fever", "Dry cough"])
+    found = PhraseDictionary(tasks={"icd": 2}).fit(more).logits(["tos y fiebre"])["icd"][0]
+    assert found.tolist() == pytest.approx([math.log(1 / 3), math.log(2)])
+
+
 def test_a_stem_forgives_endings():
     reader = PhraseDictionary(tasks={"icd": 2}, stem=4).fit(MARKED)
     assert reader.logits(["fiebres altas"])["icd"][0, 0] == pytest.approx(0)  # 1 / (1 + 1)

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep import tables
+from marn.corpus import loose_tables
 from marn.errors import MarnError
 
 COLUMNS = ("ROW_ID", "TEXT")
@@ -196,7 +197,8 @@ def test_damage_is_named_with_its_line(table, data, said):
     ],
 )
 def test_a_row_without_end_does_not_draw_the_file_into_memory(table, monkeypatch, data, line):
-    monkeypatch.setattr(tables, "ROW_LIMIT", 1000)
+    for module in (tables, loose_tables):
+        monkeypatch.setattr(module, "ROW_LIMIT", 1000)
     old = csv.field_size_limit(1000)
     try:
         path = table(data)

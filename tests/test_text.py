@@ -1,6 +1,7 @@
 """Tokens: the rule by hand, against its plain statement, and as a property."""
 
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -19,7 +20,12 @@ _TEXTS = st.one_of(
 
 
 def _by_the_book(text):
-    return [word.lower() for word in re.findall(r"\w+", text) if not word.isnumeric()]
+    words = re.findall(r"\w+", re.sub(r"(?<=\w)[\u0300-\u036f]+", "", text))
+    return [word.lower() for word in words if not word.isnumeric()]
+
+
+def _bare(words):
+    return [re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFD", word)) for word in words]
 
 
 def test_tokenize_by_hand():
@@ -38,7 +44,20 @@ def test_tokenize_of_nothing():
 
 @given(_TEXTS)
 def test_tokenize_is_the_rule_as_stated(text):
-    assert tokenize(text) == _by_the_book(text)
+    assert _bare(tokenize(text)) == _bare(_by_the_book(text))
+
+
+def test_an_accent_of_its_own_belongs_to_its_letter():
+    written = "La neumoni\u0301a, 5 dolores"
+    assert token_spans(written)[0] == ["la", "neumonía", "dolores"]
+    assert token_spans(written)[1].tolist() == [[0, 2], [3, 12], [16, 23]]
+    assert split_words("\u0301 a\u0308") == ["ä"]
+
+
+@given(st.text(alphabet="aZ é ñÜçÅ,1", max_size=80))
+def test_both_ways_to_write_an_accent_give_the_same_words(text):
+    apart = unicodedata.normalize("NFD", text)
+    assert tokenize(apart) == tokenize(text) == token_spans(apart)[0]
 
 
 @given(_TEXTS)

@@ -1,15 +1,15 @@
 r"""Which explanation deserves trust: methods of `marn.attribution` against marked evidence.
 
-    python -m data_prep codiesp --raw CODIESP --out data/codiesp_es5 --language es --min-train 5 \
-        --halve-dev
-    python book/experiments/explanations.py --codiesp data/codiesp_es5
+    python book/experiments/explanations.py short data/teaching data/short_notes
+    python -m marn sweep book/experiments/explanations.yaml
+    python book/experiments/explanations.py score runs/explanations data/teaching \
+        data/short_notes data/codiesp_es5 --out book/results/explanations.json
 
-Systems are trained with the laptop recipe and the focal loss, three seeds each: on the hospital,
-512 steps; on CodiEsp in Spanish, 310 steps, with the word path and starts at titles; and on short
-notes, windows of 31 words around a cue of the hospital's training notes. Output biases begin as
-released. Epochs are chosen on the dev notes. Explained are notes of the test split, and in each up
-to three codes that are right, assigned at 0.5, and marked in the words that the model reads.
-Methods, systems and seeds were not chosen by them.
+The first command makes a corpus of short notes: of each of the hospital's notes (at most 2,000 of a
+split) one window of 31 words, around a cue drawn at random. The second trains the systems. The
+third explains notes of the test split, and in each up to three codes that are right, assigned at
+0.5, and marked in the words that the model reads. Methods, systems and seeds were not chosen by
+them.
 
 * Plausibility: token F1 of the five heaviest words, average precision of the ranking of all words,
   and whether the heaviest word is marked (`top`) or only beside a marked one, within two words
@@ -19,8 +19,9 @@ Methods, systems and seeds were not chosen by them.
 * The cue test: a window of 31 words around the first marked passage that is one word long; is that
   word (or another marked one) the heaviest? `occlusion` tries 16 words, as everywhere.
 
-Intervals resample notes and seeds; p-values of differences are corrected by Holm's method within a
-system. If it is interrupted, repeat the command and it resumes.
+Systems trained on short notes are asked for the cues of the hospital's notes. Intervals resample
+notes and seeds; p-values of differences are corrected by Holm's method within a system. If it is
+interrupted, repeat the command and it resumes.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,6 @@ from marn.corpus import Corpus
 from marn.corpus.text import token_spans
 from marn.resampling import difference, holm, interval
 from marn.saving import provenance, write_json
-from marn.train.recipes import laptop
 
 METHODS: Final = ("attention", "occlusion", "gradients", "attention_gradients")
 CONTROLS: Final = ("random", "rarity")
@@ -55,12 +55,6 @@ FIGURES: Final = (
     *("token_f1", "average_precision", "top", "beside", "comprehensiveness", "sufficiency"),
     "cue",
 )
-SYSTEMS: Final = {
-    "hospital": {"bigru_la": {}, "caml": {}, "marn": {}},
-    "codiesp": {"bigru_la": {"word_path": True, "code_start": "titles"}},
-    "short": {"bigru_la": {}, "caml": {}, "marn": {}},
-}
-STEPS: Final = {"hospital": 512, "codiesp": 310, "short": 512}
 CODES: Final = 3
 SIDE: Final = 15  # words on each side of a cue
 ROLES: Final = ("evidence", "cue")
@@ -115,36 +109,24 @@ def window(note: Note, column: int) -> Note | None:
     return None
 
 
-def short_corpus(hospital: Corpus, folder: Path) -> Corpus:
+def write_short(hospital: Corpus, folder: Path) -> None:
     """Make a corpus of windows: of each note one, around a cue drawn at random."""
-    if not (folder / "corpus" / "card.json").exists():
-        rng, rows = np.random.default_rng(0), []
-        for split in ("train", "dev"):
-            places = range(min(len(hospital[split]), 2000))
-            for number, note in enumerate(notes_of(hospital, split, places)):
-                cut = window(note, int(rng.choice([*note.marked]))) if note.marked else None
-                if cut is not None:
-                    codes = [hospital.codes["icd"][column] for column in cut.marked]
-                    shown = ";".join(code.code for code in codes)
-                    rows.append([f"{split}{number}", cut.text, shown, split])
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "notes.csv").open("w", encoding="utf-8", newline="") as file:
+    rng, rows = np.random.default_rng(0), []
+    for split in ("train", "dev", "test"):
+        places = range(min(len(hospital[split]), 2000))
+        for number, note in enumerate(notes_of(hospital, split, places)):
+            cut = window(note, int(rng.choice([*note.marked]))) if note.marked else None
+            if cut is not None:
+                codes = [hospital.codes["icd"][column] for column in cut.marked]
+                shown = ";".join(code.code for code in codes)
+                rows.append([f"{split}{number}", cut.text, shown, split])
+    with tempfile.TemporaryDirectory() as place:
+        notes = Path(place) / "notes.csv"
+        with notes.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([["note_id", "text", "codes", "split"], *rows])
-        line = ["own", "--notes", str(folder / "notes.csv"), "--system", "icd9", "--text", "open"]
-        if data_prep([*line, "--out", str(folder / "corpus")]) != 0:
+        line = ["own", "--notes", str(notes), "--system", "icd9", "--text", "open"]
+        if data_prep([*line, "--out", str(folder)]) != 0:
             raise marn.MarnError(f"{folder} has no corpus of short notes; see above")
-    return Corpus.load(folder / "corpus")
-
-
-def trained(corpus: Corpus, data: str, system: str, seed: int, runs: Path) -> Any:
-    """Train a system, or read it where that was done before."""
-    recipe = laptop(system, len(corpus["train"]), steps=STEPS[data])
-    options = recipe.model | {"bias_start": "released"} | SYSTEMS[data][system]
-    model = marn.build(system, corpus, seed=seed, **options)
-    training = recipe.training | {"seed": seed, "loss": "focal", "device": "cpu"}
-    config = marn.TrainConfig.of(model, **training)
-    marn.fit(model, corpus, config, run_dir=runs / data / f"{system}_seed{seed}", quiet=True)
-    return model.eval()
 
 
 class Explained:
@@ -287,7 +269,12 @@ def seconds_of(explained: Explained, text: str, codes: int = 10) -> dict[str, fl
     for method in METHODS:
         began = time.process_time()
         attribution.word_weights(
-            model, tokens, range(codes), "icd", explained.vocabulary.unknown, method
+            model,
+            tokens,
+            range(min(codes, model.tasks["icd"])),
+            "icd",
+            explained.vocabulary.unknown,
+            method,
         )
         found[method] = round(time.process_time() - began, 2)
     model.max_length = length
@@ -325,67 +312,64 @@ def summarise(
     return summary, differences
 
 
-def commits(runs: Path) -> list[str]:
-    """List the commits at which the systems were trained: a run that was there is not repeated."""
-    cards = [json.loads(path.read_text()) for path in sorted(runs.glob("*/*_seed*/run.json"))]
-    return sorted({card["provenance"]["commit"] for card in cards})
-
-
 def rounded(estimate: Any) -> dict[str, float]:
     """Return value, low and high with four digits."""
     return {name: round(getattr(estimate, name), 4) for name in ("value", "low", "high")}
 
 
 def run(args: argparse.Namespace, report: Callable[[str], None]) -> dict[str, Any]:
-    """Train and explain every system for every seed."""
+    """Explain notes with every run of the sweep."""
     torch.set_num_threads(1)
-    hospital = Corpus.load(args.hospital)
-    tests = [*notes_of(hospital, "test", range(min(args.notes, len(hospital["test"]))))]
-    corpora = {"hospital": (hospital, hospital, tests)}
-    if "short" in args.data:
-        short = short_corpus(hospital, args.runs / "short_notes")
-        corpora["short"] = (short, hospital, tests)
-    if args.codiesp is not None and "codiesp" in args.data:
-        codiesp = Corpus.load(args.codiesp)
-        notes = [*notes_of(codiesp, "test", range(min(args.notes, len(codiesp["test"]))))]
-        corpora["codiesp"] = (codiesp, codiesp, notes)
+    hospital, *others = (Corpus.load(path) for path in args.corpora)
+    corpora = {corpus.hash: corpus for corpus in (hospital, *others)}
     tables: dict[tuple[str, str], list[dict[str, Floats]]] = {}
     seconds: list[dict[str, Any]] = []
     shown: dict[str, Any] = {}
-    for seed in args.seeds:
-        for data, (corpus, source, notes) in corpora.items():
-            codes = [entry.code for entry in source.codes["icd"]]
-            for system in [name for name in SYSTEMS[data] if name in args.systems]:
-                model = trained(corpus, data, system, seed, args.runs)
-                explained = Explained(model, corpus, codes, seed)
-                made = args.runs / f"{data}_{system}_{seed}_{args.notes}.npz"
-                if not made.exists():
-                    began = time.process_time()
-                    np.savez(made, **tables_of(explained, notes, whole=data != "short"))
-                    took = time.process_time() - began
-                    report(f"{data}, {system}, seed {seed}: {took:.0f} CPU-s")
-                with np.load(made) as found:
-                    tables.setdefault((data, system), []).append(dict(found))
-                if data == "hospital" and seed == args.seeds[0]:
-                    seconds.append({"system": system} | seconds_of(explained, notes[0].text))
-                    shown[system] = example(explained, source, notes)
+    about: dict[str, dict[str, Any]] = {}
+    trained_at = set()
+    files = args.runs.glob("*/run/results.json")
+    runs = [(json.loads(file.read_text(encoding="utf-8")), file.parent) for file in files]
+    if not runs:
+        raise marn.MarnError(f"no finished run is in {args.runs}; sweep explanations.yaml first")
+    runs.sort(key=lambda run: (run[0]["system"], run[0]["options"]["seed"]))
+    for made, folder in runs:
+        system, seed = made["system"], made["options"]["seed"]
+        corpus = corpora.get(made["corpus"]["hash"])
+        if corpus is None:
+            raise marn.MarnError(f"{folder} was trained on none of the corpora; name it, too")
+        own = corpus["test"]
+        short = not any(own.evidence(note) for note in range(len(own)))
+        source = hospital if short else corpus
+        data = "hospital" if corpus is hospital else "short" if short else "codiesp"
+        part = source["test"]
+        notes = [*notes_of(source, "test", range(min(args.notes, len(part))))]
+        codes = [entry.code for entry in source.codes["icd"]]
+        model = marn.load_model(folder, corpus).model
+        explained = Explained(model, corpus, codes, seed)
+        kept = folder.parent / f"explanations_{args.notes}.npz"
+        if not kept.exists():
+            began = time.process_time()
+            np.savez(kept, **tables_of(explained, notes, whole=not short))
+            report(f"{data}, {system}, seed {seed}: {time.process_time() - began:.0f} CPU-s")
+        with np.load(kept) as found:
+            tables.setdefault((data, system), []).append(dict(found))
+        if corpus is hospital and system not in shown:
+            seconds.append({"system": system} | seconds_of(explained, notes[0].text))
+            shown[system] = example(explained, source, notes)
+        trained_at.add(made["provenance"]["commit"])
+        about[data] = {
+            "hash": corpus.hash,
+            "training notes": len(corpus["train"]),
+            "notes explained": len(notes),
+            "steps": made["steps"],
+        }
     summary, differences = summarise(tables)
-    line = ["python", "book/experiments/explanations.py", "--notes", str(args.notes)]
-    line += ["--codiesp", "data/codiesp_es5"] if "codiesp" in corpora else []
-    line += ["--data", *corpora, "--systems", *args.systems]
     return {
-        "command": shlex.join([*line, "--seeds", *map(str, args.seeds)]),
-        "seeds": args.seeds,
-        "corpora": {
-            data: {
-                "hash": corpus.hash,
-                "training notes": len(corpus["train"]),
-                "notes explained": len(notes),
-                "steps": STEPS[data],
-            }
-            for data, (corpus, _, notes) in corpora.items()
-        },
-        "provenance": provenance() | {"systems trained at": commits(args.runs)},
+        "command": f"python book/experiments/explanations.py score --notes {args.notes}",
+        "sweep": "python -m marn sweep book/experiments/explanations.yaml",
+        "seeds": sorted({made["options"]["seed"] for made, _ in runs}),
+        "corpora": about,
+        "provenance": provenance() | {"systems trained at": sorted(trained_at)},
         "seconds of 10 codes of a note of 2,000 words": seconds,
         "example": {"system": "caml"} | shown.get("caml", {}),
         "summary": summary,
@@ -396,17 +380,15 @@ def run(args: argparse.Namespace, report: Callable[[str], None]) -> dict[str, An
 def main(line: Sequence[str] | None = None) -> int:
     """Run the experiment; a wrong option or corpus is a line, not a traceback."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--hospital", type=Path, default=Path("data/teaching"))
-    parser.add_argument("--codiesp", type=Path, help="made by data_prep codiesp, with its marks")
-    parser.add_argument(
-        "--data", nargs="+", choices=[*SYSTEMS], default=[*SYSTEMS], help="the hospital always"
-    )
-    systems = [*SYSTEMS["hospital"]]
-    parser.add_argument("--systems", nargs="+", choices=systems, default=systems)
-    parser.add_argument("--out", type=Path, default=Path("book/results/explanations.json"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/explanations"))
-    parser.add_argument("--notes", type=int, default=60, help="notes explained, of each corpus")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    commands = parser.add_subparsers(dest="command", required=True)
+    short = commands.add_parser("short", help="make a corpus of short notes")
+    short.add_argument("hospital", type=Path)
+    short.add_argument("out", type=Path)
+    score = commands.add_parser("score", help="explain notes with the runs of the sweep")
+    score.add_argument("runs", type=Path)
+    score.add_argument("corpora", type=Path, nargs="+", help="of the runs, the hospital first")
+    score.add_argument("--notes", type=int, default=40, help="notes explained, of each corpus")
+    score.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args(line)
 
     def report(text: str) -> None:
@@ -414,14 +396,13 @@ def main(line: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
 
     try:
-        args.runs.mkdir(parents=True, exist_ok=True)
-        result = run(args, report)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.out, result)
+        if args.command == "short":
+            write_short(Corpus.load(args.hospital), args.out)
+        else:
+            write_json(args.out, run(args, report))
     except marn.MarnError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    report(f"{args.out.name} written")
     return 0
 
 

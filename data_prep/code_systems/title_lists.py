@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from data_prep import loose_tables
+from data_prep import column_names
 from data_prep.code_systems.systems import CodeSystem
 from marn.corpus import CodeEntry
+from marn.corpus.loose_tables import open_table, read_text
 from marn.errors import MarnError
 
 TITLES: Final = (
@@ -24,9 +25,9 @@ TITLES: Final = (
     *("short_title", "short_description", "descriptor_completo", "descripcion", "descripción"),
 )
 
-_CODES: Final = (*loose_tables.CODES, *loose_tables.DIAGNOSES, *loose_tables.PROCEDURES)
+_CODES: Final = (*column_names.CODES, *column_names.DIAGNOSES, *column_names.PROCEDURES)
 _COLUMNS: Final = {
-    "kind": loose_tables.KINDS,
+    "kind": column_names.KINDS,
     "version": ("icd_version", "version"),
     "category": ("category", "ccs", "ccsr"),
     "category_title": ("category_title", "category_name"),
@@ -89,7 +90,7 @@ def read_titles(paths: Iterable[Path], system: CodeSystem, dropped: Counter[str]
 
 def _rows(path: Path) -> Iterator[_Row]:
     if path.suffix.lower() in (".txt", ""):
-        lines = loose_tables.read_text(path)[0].splitlines()
+        lines = read_text(path)[0].splitlines()
         form = next((form for form in (_ORDERED, _LISTED) if lines and form.match(lines[0])), None)
         if form is not None:
             for number, line in enumerate(lines, start=1):
@@ -98,12 +99,12 @@ def _rows(path: Path) -> Iterator[_Row]:
                 elif line.strip():
                     raise MarnError(f"{path}, line {number}: not a code and a title; correct it")
             return
-    table = loose_tables.open_table(path, {"code": _CODES, "title": TITLES}, _COLUMNS)
+    table = open_table(path, {"code": _CODES, "title": TITLES}, _COLUMNS)
     of_column = _kind_in(table.columns["code"][0])
-    for place, row in table.rows():
-        kind = loose_tables.kind_name(row.pop("kind"))
+    for place, _, row in table.rows():
+        kind = column_names.kind_name(row.pop("kind"))
         if kind is None:
-            raise table.fault(place, loose_tables.WRONG_KIND)
+            raise table.fault(place, column_names.WRONG_KIND)
         yield _Row(kind=kind or of_column, **row)
 
 

@@ -22,7 +22,7 @@ from typing import Annotated, Final
 
 from pydantic import Strict
 
-from data_prep import loose_tables, splits, tables
+from data_prep import column_names, splits, tables
 from data_prep.code_systems.systems import CodeSystem
 from data_prep.code_systems.title_lists import read_titles
 from data_prep.config import PrepareConfig, check_out
@@ -30,6 +30,8 @@ from data_prep.corpus_writer import replacing
 from data_prep.prepare import Annotation, Coding, Note, Origin, Progress, Records, prepare
 from data_prep.sources.codiesp import pieces_of
 from marn.corpus import SPLITS
+from marn.corpus.columns import ID_NAMES
+from marn.corpus.loose_tables import open_table
 from marn.errors import MarnError
 from marn.settings import Location, settings
 
@@ -119,9 +121,9 @@ def _cases(raw: Path) -> dict[Path, str]:
 
 
 def _codings(raw: Path) -> Iterator[Coding]:
-    wanted = {"id": loose_tables.IDS, "code": loose_tables.CODES}
+    wanted = {"id": ID_NAMES, "code": column_names.CODES}
     for path in sorted(raw.glob("*-set*/cantemist-coding/*-coding.tsv")):
-        for _, row in loose_tables.open_table(path, wanted, {}).rows():
+        for _, _, row in open_table(path, wanted, {}).rows():
             yield Coding(row["id"].strip(), "dx", row["code"].strip())
 
 

@@ -39,6 +39,7 @@ from data_prep.corpus_writer import replacing
 from data_prep.fetch import fetch
 from data_prep.prepare import Annotation, Coding, Note, Origin, Progress, Records, prepare
 from marn.corpus import SPLITS
+from marn.corpus.loose_tables import readable
 from marn.errors import MarnError
 from marn.settings import Location, settings
 
@@ -213,7 +214,7 @@ def fetch_cases(sums: Sequence[str] = ()) -> tuple[Path, str]:
     if not unpacked.is_dir():
         with (
             tempfile.TemporaryDirectory(dir=path.parent) as aside,
-            tables.readable(path),
+            readable(path),
             zipfile.ZipFile(path) as archive,
         ):
             archive.extractall(Path(aside, "codiesp"))

@@ -27,16 +27,17 @@ from typing import Annotated, Literal
 
 from pydantic import Strict
 
-from data_prep import loose_tables, splits, tables
+from data_prep import column_names, splits
 from data_prep.code_systems.systems import CodeSystem, Icd9, Icd10, pieces
 from data_prep.code_systems.title_lists import read_titles
 from data_prep.config import CcsConfig, check_out
 from data_prep.corpus_writer import replacing
 from data_prep.left_out import LEAST, LOUD
-from data_prep.loose_tables import Table, open_table
 from data_prep.prepare import Coding, Note, Origin, Progress, Records, prepare
-from marn.corpus.columns import alias, plain_id
+from marn.corpus.columns import ID_NAMES, TEXT_NAMES, alias, plain_id
+from marn.corpus.loose_tables import Table, open_table, read_text
 from marn.errors import MarnError
+from marn.progress import counted
 from marn.settings import Encoding, Location, settings
 
 
@@ -130,12 +131,12 @@ def _code_table(config: Config) -> Table:
     if config.assigned is None and config.notes.is_dir():
         raise MarnError("assigned is missing; give the table of the codes with --assigned")
     path = config.assigned or config.notes
-    id_ = {"id": loose_tables.IDS}
-    wanted = {"code": (*loose_tables.CODES, *loose_tables.DIAGNOSES, *loose_tables.PROCEDURES)}
-    optional = {"dx": loose_tables.DIAGNOSES, "pr": loose_tables.PROCEDURES}
-    optional["kind"] = loose_tables.KINDS
+    id_ = {"id": ID_NAMES}
+    wanted = {"code": (*column_names.CODES, *column_names.DIAGNOSES, *column_names.PROCEDURES)}
+    optional = {"dx": column_names.DIAGNOSES, "pr": column_names.PROCEDURES}
+    optional["kind"] = column_names.KINDS
     if config.assigned is None:
-        text = {"text": loose_tables.TEXTS}  # so that its column is not taken for the ids
+        text = {"text": TEXT_NAMES}  # so that its column is not taken for the ids
         return open_table(path, wanted, {**optional, **text, **id_}, config.encoding)
     return open_table(path, {**id_, **wanted}, optional, config.encoding)
 
@@ -200,15 +201,15 @@ class _Notes:
                 self._aliases[other] = ""
 
     def _read_table(self) -> Iterator[Note]:
-        optional: dict[str, Sequence[str]] = {"subject": loose_tables.PATIENTS}
-        optional["split"] = loose_tables.SPLIT
-        columns: dict[str, Sequence[str]] = {"text": loose_tables.TEXTS} | (
-            {"id": loose_tables.IDS} if self.config.assigned else {}
+        optional: dict[str, Sequence[str]] = {"subject": column_names.PATIENTS}
+        optional["split"] = column_names.SPLIT
+        columns: dict[str, Sequence[str]] = {"text": TEXT_NAMES} | (
+            {"id": ID_NAMES} if self.config.assigned else {}
         )
-        optional["id"] = loose_tables.IDS
+        optional["id"] = ID_NAMES
         table = open_table(self.path, columns, optional, self.config.encoding)
         _say_encoding(self.path, table.encoding, self.progress)
-        for place, row in table.rows():
+        for place, _, row in table.rows():
             id_ = plain_id(row["id"]) if table.columns["id"] else f"row{place}"
             if not id_ or len(id_) > 200:
                 raise table.fault(place, "its note_id is empty or longer than 200 characters")
@@ -217,9 +218,9 @@ class _Notes:
                 continue
             self._enter(id_)
             if row["split"].strip():
-                split = loose_tables.split_name(row["split"])
+                split = column_names.split_name(row["split"])
                 if split is None:
-                    raise table.fault(place, loose_tables.WRONG_SPLIT)
+                    raise table.fault(place, column_names.WRONG_SPLIT)
                 self.places[id_] = split
             yield Note(id_, plain_id(row["subject"]) or id_, row["text"])
 
@@ -233,7 +234,7 @@ class _Notes:
         inner: dict[Path, tuple[str, ...]] = {}  # below the folder of the split
         for file in texts:
             parts = file.relative_to(self.path).with_suffix("").parts
-            homes = [part for part in parts[:-1] if loose_tables.split_name(part)]
+            homes = [part for part in parts[:-1] if column_names.split_name(part)]
             inner[file] = tuple(part for part in parts if part not in homes[:1])
         stems = Counter(parts[-1] for parts in inner.values())
         whole = [plain_id("/".join(parts)) for parts in inner.values()]
@@ -247,14 +248,14 @@ class _Notes:
                     "them, or rename it"
                 )
             self._enter(id_, path)
-            names = map(loose_tables.split_name, file.relative_to(self.path).parts[:-1])
+            names = map(column_names.split_name, file.relative_to(self.path).parts[:-1])
             if split := next(filter(None, names), None):
                 self.places[id_] = split
-            text, encoding = loose_tables.read_text(file, self.config.encoding)
+            text, encoding = read_text(file, self.config.encoding)
             encodings[encoding] += 1
             yield Note(id_, id_, text)
         if encodings["cp1252"]:
-            count = tables.counted(encodings["cp1252"], "text")
+            count = counted(encodings["cp1252"], "text")
             _say_encoding(self.path, "cp1252", self.progress, f"{count} of ")
 
 
@@ -276,11 +277,11 @@ class _Codings:
             MarnError: as the table does, or if most codes are not of the system or most rows name
                 no note.
         """
-        for place, row in self.table.rows():
+        for place, _, row in self.table.rows():
             written = row["id"] if self.table.columns["id"] else f"row{place}"
-            kind = loose_tables.kind_name(row["kind"])
+            kind = column_names.kind_name(row["kind"])
             if kind is None:
-                raise self.table.fault(place, loose_tables.WRONG_KIND)
+                raise self.table.fault(place, column_names.WRONG_KIND)
             cells = [(kind, row["code"])]
             if self.table.columns["code"] in (self.table.columns["dx"], self.table.columns["pr"]):
                 cells = [("dx", row["dx"]), ("pr", row["pr"])]
@@ -290,7 +291,7 @@ class _Codings:
                 self.dropped["rows whose note_id is not among the notes"] += max(1, len(codes))
                 self._count["homeless"] += 1
             elif not codes:  # in the table of notes, that is a note without a code
-                self.dropped["rows without a code"] += self.table.path != self.notes.path
+                self.dropped["rows without a code"] += self.table.name != str(self.notes.path)
             else:
                 self._count["aliased"] += plain_id(written) != note
                 yield from self._codings(place, note, codes)
@@ -321,16 +322,16 @@ class _Codings:
 
     def _judge(self) -> None:
         """Refuse a table that is not of these notes or of this system; say what was guessed."""
-        count, path = self._count, self.table.path
+        count, path = self._count, self.table.name
         if count["rows"] and count["homeless"] == count["rows"]:
             raise MarnError(
-                f"none of the {tables.counted(count['rows'], 'row')} of {path} names a note of "
+                f"none of the {counted(count['rows'], 'row')} of {path} names a note of "
                 f"{self.notes.path}; write the ids alike in both"
             )
         if 2 * count["foreign"] > count["codes"]:
             other = 2 * count["of the other"] > count["foreign"]
             raise MarnError(
-                f"{count['foreign']:,} of {tables.counted(count['codes'], 'code')} of {path} have "
+                f"{count['foreign']:,} of {counted(count['codes'], 'code')} of {path} have "
                 f"no form of {self.system.name}; "
                 + (self.system.other if other else "check the column, or give --system other")
             )

@@ -1,10 +1,11 @@
 """How tables of notes are written: names of columns, spellings of ids, encodings."""
 
 import codecs
+import gzip
 import re
 import unicodedata
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from marn.errors import MarnError
 
@@ -75,20 +76,34 @@ def alias(id_: str) -> str:
     return match[1] if match else plain
 
 
-def encoding_of(file: IO[bytes], path: Path, given: str | None = None) -> str:
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file, unpacked if its name ends in `.gz`."""
+    if path.suffix.lower() == ".gz":
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    return path.open("rb")
+
+
+def encoding_of(path: Path, given: str | None = None) -> str:
     """Return the encoding of a file: UTF-8, UTF-16, UTF-32 or, where that is plain, Windows-1252.
 
     It is plain where no byte above 127 is part of UTF-8, and every one is a character of
     Windows-1252 (which holds Latin-1's) that can be where it is.
 
     Args:
-        file: opened at its beginning.
-        path: of the file, for messages.
+        path: of the file, perhaps gzipped; of what can be read only once, such as a pipe, UTF-8 is
+            assumed.
         given: the encoding, if it is known; then the file is only read to see that it has it.
 
     Raises:
         MarnError: if it is none of these, or not the one that is given.
     """
+    if not path.is_file() and path.exists():
+        return given or "utf-8-sig"
+    with open_bytes(path) as file:
+        return _encoding_of(file, path, given)
+
+
+def _encoding_of(file: IO[bytes], path: Path, given: str | None) -> str:
     if given:
         checker = codecs.getincrementaldecoder(given)()
         try:

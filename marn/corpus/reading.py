@@ -6,7 +6,6 @@ Nothing here reads all notes into memory: arrays are mapped from their files.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -277,14 +276,14 @@ class Corpus:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The words of the corpus."""
-        words = _read_json(self.path / "vocabulary.json")
-        _check(self.path / "vocabulary.json", list[str], words)
+        words = _read_json(self.path / "vocabulary.json", list[str])
         return Vocabulary(words, is_open=self.is_open)
 
     @cached_property
-    def _columns(self) -> dict[str, list[dict[str, Any]]]:
-        columns = _read_json(self.path / "codes.json")
-        _check(self.path / "codes.json", dict[str, list[_Column]], columns)
+    def _columns(self) -> dict[str, list[_Column]]:
+        columns: dict[str, list[_Column]] = _read_json(
+            self.path / "codes.json", dict[str, list[_Column]]
+        )
         if {task: len(columns.get(task, ())) for task in self.tasks} != self.tasks:
             raise MarnError(f"{self.path / 'codes.json'} is damaged (codes); make the corpus again")
         return columns
@@ -293,7 +292,7 @@ class Corpus:
     def codes(self) -> dict[str, list[CodeEntry]]:
         """The C codes of each task, in the order of the columns (sorted by code)."""
         return {
-            task: [CodeEntry(c["code"], c["kind"], c["title"]) for c in self._columns[task]]
+            task: [CodeEntry(c.code, c.kind, c.title) for c in self._columns[task]]
             for task in self.tasks
         }
 
@@ -309,14 +308,14 @@ class Corpus:
             raise MarnError(
                 f"only a corpus with the tasks icd and ccs has parents, not one of {found}"
             )
-        return np.array([column["ccs"] for column in self._columns["icd"]], dtype=np.int64)
+        return np.array([column.ccs for column in self._columns["icd"]], dtype=np.int64)
 
     @cached_property
     def categories(self) -> list[CodeEntry | None]:
         """Return the category of each ICD code, None where it has none."""
         columns = self._columns
-        above = [CodeEntry(c["code"], c["kind"], c["title"]) for c in columns.get("ccs", ())]
-        found = [column.get("ccs", -1) for column in columns.get("icd", ())]
+        above = [CodeEntry(c.code, c.kind, c.title) for c in columns.get("ccs", ())]
+        found = [column.ccs for column in columns.get("icd", ())]
         return [above[place] if above and place >= 0 else None for place in found]
 
     @property
@@ -421,20 +420,16 @@ class _Column(BaseModel, strict=True):
     ccs: int = -1
 
 
-def _check(path: Path, form: Any, value: Any) -> None:
-    """Refuse what is not of a form, a type that pydantic knows."""
+def _read_json(path: Path, form: Any) -> Any:
+    """Read JSON of a form, a type that pydantic knows."""
     try:
-        TypeAdapter(form).validate_python(value)
+        return TypeAdapter(form).validate_json(path.read_bytes())
     except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"])) or "its contents"
-        raise MarnError(f"{path} is damaged ({place}); make the corpus again") from None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise MarnError(f"{path} is damaged (not JSON); make the corpus again") from None
+        fault = error.errors(include_input=False)[0]
+        place = "not JSON" if fault["type"] == "json_invalid" else ".".join(map(str, fault["loc"]))
+        raise MarnError(
+            f"{path} is damaged ({place or 'its contents'}); make the corpus again"
+        ) from None
     except OSError as error:
         raise MarnError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -452,10 +447,10 @@ def read_card(path: Path) -> dict[str, Any]:
             f"no corpus at {path}; make one with: python -m data_prep teaching --out {path} "
             "(or mimic3, codiesp: see python -m data_prep --help)"
         )
-    card = _read_json(path / CARD)
-    if not isinstance(card, dict) or "format" not in card or "created" not in card:
+    card: dict[str, Any] = _read_json(path / CARD, dict[str, Any])
+    if "format" not in card or "created" not in card:
         raise MarnError(f"{path / CARD} is not the card of a corpus; pass another folder")
-    _check(path / CARD, _Card if card["format"] == FORMAT else _OldCard, card)
+    _read_json(path / CARD, _Card if card["format"] == FORMAT else _OldCard)
     return card
 
 

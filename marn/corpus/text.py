@@ -4,6 +4,7 @@ The rule is CAML's, which every system of the papers shares.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -16,22 +17,29 @@ from marn.privacy import check_may_show
 PAD = 0
 """The number that pads a batch; no word has it."""
 
-_WORD = re.compile(r"\w+")
-# For each ASCII byte: a word character in lower case, or a blank.
-_ASCII = bytes(
-    ord(chr(byte).lower()) if byte < 128 and _WORD.match(chr(byte)) else 32 for byte in range(256)
+WORD = re.compile(r"\w[\w\u0300-\u036f]*")
+"""A word: letters, digits and underscores, with accents that are characters of their own (NFD)."""
+ASCII = bytes(
+    ord(chr(byte).lower()) if byte < 128 and WORD.match(chr(byte)) else 32 for byte in range(256)
 )
+"""Of each ASCII byte: the word character in lower case, or a blank."""
 
 
 def split_words(text: str) -> list[str]:
     """Split a text into lower-case words, numbers included.
 
     `tokenize` drops the numbers; a reader of large tables calls this and drops them later, all at
-    once. Words are maximal runs of letters, digits and underscores, in order.
+    once. Words are maximal runs of letters, digits and underscores, in order. An accent that is a
+    character of its own (NFD, as macOS writes names) is part of its letter, and `e` with it is the
+    same letter as `é`; CAML's pattern ends a word there.
     """
     if text.isascii():  # seven times as fast as the pattern, and equal to it
-        return text.encode("ascii").translate(_ASCII).decode("ascii").split()
-    return [word.lower() for word in _WORD.findall(text)]
+        return text.encode("ascii").translate(ASCII).decode("ascii").split()
+    return [_composed(word) for word in WORD.findall(text)]
+
+
+def _composed(word: str) -> str:
+    return unicodedata.normalize("NFC", word.lower())
 
 
 def tokenize(text: str) -> list[str]:
@@ -61,9 +69,9 @@ def token_spans(text: str) -> tuple[list[str], np.ndarray]:
         >>> words, spans.tolist()
         (['ate', 'figs'], [[0, 3], [6, 10]])
     """
-    found = [match for match in _WORD.finditer(text) if not match.group().isnumeric()]
+    found = [match for match in WORD.finditer(text) if not match.group().isnumeric()]
     spans = np.array([match.span() for match in found], dtype=np.int64).reshape(-1, 2)
-    return [match.group().lower() for match in found], spans
+    return [_composed(match.group()) for match in found], spans
 
 
 class Vocabulary:

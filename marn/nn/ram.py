@@ -36,12 +36,12 @@ class TokenNorm(nn.BatchNorm1d):
         if not self.training:
             return (super().forward(rows) * real).view_as(x)
         exact = rows.to(torch.promote_types(x.dtype, torch.float32))
-        centred, scale, total = self._moments(exact.detach(), real)
-        out = _BatchNorm.apply(exact, self.weight, self.bias, centred, scale, total, real)
+        moments = self._moments(exact.detach(), real)
+        out = _BatchNorm.apply(exact, self.weight, self.bias, *moments, real)
         return out.to(x.dtype).view_as(x)
 
     @torch.no_grad()
-    def _moments(self, rows: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _moments(self, rows: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Centre the rows by the moments of the real rows of all ranks; update the running ones.
 
         A single token has no variance: it is normalised by the running moments, which stay.
@@ -51,73 +51,83 @@ class TokenNorm(nn.BatchNorm1d):
             real: (N, 1), 1 for tokens and 0 for padding.
 
         Returns:
-            The rows less their mean (N, C), zero at padding; one over their standard deviation
-            (C,); and the number of real rows of all ranks ().
+            The rows less their mean (N, C), zero at padding; and in fp64 their mean (C,), one over
+            their standard deviation (C,), and the number of real rows of all ranks ().
         """
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
         counts = not parallel.is_shadow()  # whether this rank's rows belong to the batch
-        sums = torch.cat([_column_sums(rows, real), _column_sums(real, real)])  # (C + 1,)
+        sums = torch.cat([_column_sums(rows * real), _column_sums(real)])  # (C + 1,)
         sums = parallel.all_reduce(sums * counts)
         total = sums[-1]
         if total <= 1:
-            scale = (self.running_var + self.eps).rsqrt()
-            return (rows - self.running_mean).mul_(real), scale, total
-        mean = (sums[:-1] / total).to(rows.dtype)
-        centred = (rows - mean).mul_(real)
-        var = parallel.all_reduce(_column_sums(centred, centred) * counts) / total
+            mean, var = self.running_mean.to(sums.dtype), self.running_var.to(sums.dtype)
+            centred = (rows - self.running_mean).mul_(real)
+            return centred, mean, (var + self.eps).rsqrt(), total
+        mean = sums[:-1] / total
+        rounded = mean.to(rows.dtype)
+        centred = (rows - rounded).mul_(real)
+        var = parallel.all_reduce(_column_sums(centred * centred) * counts) / total
         self.num_batches_tracked += 1  # type: ignore[operator, assignment]
-        self.running_mean.lerp_(mean, self.momentum)
+        self.running_mean.lerp_(rounded, self.momentum)
         self.running_var.lerp_((var * (total / (total - 1))).to(rows.dtype), self.momentum)
-        return centred, (var + self.eps).rsqrt().to(rows.dtype), total
+        return centred, mean, (var + self.eps).rsqrt(), total
 
 
-def _column_sums(a: Tensor, b: Tensor) -> Tensor:
-    """Sum a * b over the rows: (N, C), (N, C or 1) -> (C,), in fp64 (fp32 on an MPS device).
+def _column_sums(rows: Tensor) -> Tensor:
+    """Sum over the rows: (N, C) -> (C,), in fp64 (fp32 on an MPS device).
 
     Sixteen rows at a time are summed in the precision of the rows: as exact, and twice as fast.
     """
-    products = a * b
-    whole = len(products) // 16 * 16
-    blocks = products[:whole].view(whole // 16, 16, products.shape[1]).sum(1)
-    dtype = torch.float32 if a.device.type == "mps" else torch.float64
-    return blocks.sum(0, dtype=dtype) + products[whole:].sum(0, dtype=dtype)
+    whole = len(rows) // 16 * 16
+    blocks = rows[:whole].view(whole // 16, 16, rows.shape[1]).sum(1)
+    dtype = torch.float32 if rows.device.type == "mps" else torch.float64
+    return blocks.sum(0, dtype=dtype) + rows[whole:].sum(0, dtype=dtype)
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Scale and shift centred rows; the gradient knows that the moments depend on all rows.
+    """Normalise, scale and shift rows; the gradient knows that the moments depend on all rows.
 
-    Each rank's gradient is that of the sum of the losses of all ranks.
+    Each rank's gradient is that of the sum of the losses of all ranks. What is computed for each
+    channel is in fp64, so that each element is rounded as seldom as in torch's kernels.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        rows: Tensor,  # (N, C), what the gradient is for
+        rows: Tensor,  # (N, C)
         weight: Tensor,  # (C,)
         bias: Tensor,  # (C,)
         centred: Tensor,  # (N, C)
+        mean: Tensor,  # (C,)
         scale: Tensor,  # (C,)
         total: Tensor,  # ()
         real: Tensor,  # (N, 1)
     ) -> Tensor:  # (N, C)
-        ctx.save_for_backward(centred, weight, scale, total, real)
+        ctx.save_for_backward(weight, centred, mean, scale, total, real)
         ctx.counts = not parallel.is_shadow()
-        return torch.addcmul(bias, centred, weight * scale).mul_(real)
+        factor = weight * scale
+        shift = bias - (mean - mean.to(rows.dtype)) * factor  # `centred` lacks the rest of the mean
+        return torch.addcmul(shift.to(rows.dtype), centred, factor.to(rows.dtype)).mul_(real)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        centred, weight, scale, total, real = ctx.saved_tensors
-        gradient = gradient * real
-        d_bias = _column_sums(gradient, real)
-        d_weight = _column_sums(gradient, centred) * scale
+        weight, centred, mean, scale, total, real = ctx.saved_tensors
+        gradient, dtype = gradient * real, gradient.dtype
+        rest = mean - mean.to(dtype)
+        d_bias = _column_sums(gradient)
+        d_weight = (_column_sums(gradient * centred) - rest * d_bias) * scale
+        factor = weight * scale
+        d_rows = gradient * factor.to(dtype)
         if total > 1:  # else the moments are constants
             sums = parallel.all_reduce(torch.stack([d_bias, d_weight])) / total * ctx.counts
-            shift, slope = sums[0].to(scale.dtype), (sums[1] * scale).to(scale.dtype)
-            gradient = gradient.addcmul_(centred, slope, value=-1).sub_(shift)
-        d_rows = gradient.mul_(weight * scale).mul_(real)
-        return d_rows, d_weight.to(weight.dtype), d_bias.to(weight.dtype), None, None, None, None
+            slope = sums[1] * scale
+            shift = (sums[0] - rest * slope) * factor
+            d_rows = d_rows.sub_(
+                torch.addcmul(shift.to(dtype), centred, (slope * factor).to(dtype))
+            )
+        return (d_rows.mul_(real), d_weight.to(dtype), d_bias.to(dtype), *[None] * 5)
 
 
 class ConvNorm(nn.Module):

@@ -1,6 +1,5 @@
 """Systems that know phrases: those that coders marked, and the titles of the codes."""
 
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from marn.corpus import Corpus
+from marn.corpus.text import WORD
 from marn.errors import MarnError
 from marn.readers.base import (
     Logits,
@@ -22,7 +22,6 @@ from marn.readers.base import (
     training_notes,
 )
 
-_WORD = re.compile(r"\w+")
 _LONGEST = 10
 """Words of the longest phrase that is learnt; longer ones hardly come twice."""
 _UNSAID = 5.0
@@ -43,7 +42,7 @@ def plain_words(text: str, stem: int | None = None) -> tuple[list[str], NDArray[
         >>> plain_words("Fiebre, náuseas", stem=4)[0]
         ['fieb', 'naus']
     """
-    found = list(_WORD.finditer(text))
+    found = list(WORD.finditer(text))
     words = [_without_accents(match.group().lower()) for match in found]
     spans = np.array([match.span() for match in found], np.int64).reshape(-1, 2)
     return [word[:stem] for word in words], spans
@@ -65,9 +64,9 @@ def _phrases(words: Sequence[str], longest: int) -> Iterator[str]:
 class PhraseDictionary(TextSystem):
     """Look for the phrases that coders marked in the training notes.
 
-    A phrase that was marked h times for a code, and occurs n times in all, speaks for it by
-    h / (n + 1); the strongest phrase of a note counts. Categories (task "ccs") get the phrases of
-    their codes.
+    A phrase that was marked h times for a code, and occurs n times in the notes with marks, speaks
+    for it by h / (n + 1); the strongest phrase of a note counts. Categories (task "ccs") get the
+    phrases of their codes.
 
     Args:
         stem: letters of a word that are compared, so that endings do not matter; all by default.
@@ -93,9 +92,12 @@ class PhraseDictionary(TextSystem):
         marked: dict[str, Counter[int]] = defaultdict(Counter)
         texts = []
         for note in map(int, places):
+            passages = train.evidence(note)
+            if not passages:  # nobody looked for phrases in it, as in most notes beside MDACE
+                continue
             words, spans = plain_words(train.text(note), self.stem)
             texts.append(words)
-            for passage in train.evidence(note):
+            for passage in passages:
                 if passage.role == "evidence":
                     first = np.searchsorted(spans[:, 1], passage.begin, "right")
                     last = np.searchsorted(spans[:, 0], passage.end, "left")

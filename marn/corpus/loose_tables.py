@@ -1,0 +1,395 @@
+"""Tables and texts in the forms in which people have them, for `marn` and `data_prep` alike.
+
+CSV with commas, semicolons, tabs or bars, JSONL, JSON, Parquet or Feather; UTF-8, UTF-16, UTF-32 or
+Windows-1252; columns under any of their common names. What cannot be found out is one line that
+says what to do, and never shows a cell. Only as much is held in memory as one row needs (of Parquet
+and Feather, some rows; of JSON, all).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from marn.corpus.columns import SEPARATOR_LINE, TEXT_NAMES, bare, encoding_of, open_bytes
+from marn.errors import MarnError
+
+Names = Mapping[str, Sequence[str]]
+"""The names that each column may have, the likeliest first."""
+_Records = Iterator[tuple[int, int, Mapping[str, Any]]]
+
+ROW_LIMIT = 1 << 24
+"""Characters in one row or text at most. The longest note of MIMIC-III has under 2 ** 20; a quote
+that is never closed would otherwise draw the rest of a file of gigabytes into one field."""
+DAMAGED: Final = "the file is cut or damaged; get a fresh copy"
+FRAMES: Final = (".parquet", ".pq", ".feather", ".arrow", ".ipc")
+JSON_LINES: Final = (".jsonl", ".ndjson")
+_ROWS = 4096  # of Parquet at once
+_NUMBERED: Final = ("code", "dx", "pr")  # of which a table may have several columns
+_SEPARATORS: Final = ",;\t|"
+_HEADER: Final = re.compile(r"[A-Za-z_][\w.-]{0,30}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose form has been found out; `rows` reads it once."""
+
+    name: str
+    columns: Names
+    """Of each column that was looked for its names in the table, or none."""
+    encoding: str
+    _header: tuple[str, ...]  # of JSON, whose objects may differ; else none
+    _records: _Records
+    _names: Names
+
+    def rows(self) -> Iterator[tuple[int, int, dict[str, str]]]:
+        """Yield the line (without lines, the number) of each row, its number, and its fields.
+
+        A missing column is "". The fields of several columns, such as code_1 and code_2, and the
+        items of a list have semicolons between them.
+
+        Raises:
+            MarnError: naming table and row, if it cannot be read, or a text is no text.
+        """
+        find = lru_cache(64)(lambda header: find_columns(self.name, header, (), self._names))
+        for place, number, record in self._records:
+            columns = self.columns
+            if self._header and (header := tuple(record)) != self._header:
+                columns = find(header)
+            for name in columns.get("text", ()):
+                if not isinstance(record[name], str | None):
+                    raise self.fault(place, f"column {name} is not text; name the column of texts")
+            yield (
+                place,
+                number,
+                {
+                    key: _cell(record[names[0]] if len(names) == 1 else [record[n] for n in names])
+                    for key, names in columns.items()
+                },
+            )
+
+    def fault(self, place: int, what: str) -> MarnError:
+        """Return the error that names a row, as `rows` numbers it."""
+        return fault_on(self.name, place, what)
+
+
+def open_table(
+    path: Path,
+    wanted: Names,
+    optional: Names,
+    encoding: str | None = None,
+    remedy: str | None = None,
+) -> Table:
+    """Find out the form of a table, by the ending of its name; an unknown one is CSV.
+
+    Args:
+        path: of the file.
+        wanted: the columns that must be there.
+        optional: those that may be missing.
+        encoding: of a table that is text; by default it is found.
+        remedy: for a missing column; by default it is to rename one.
+
+    Raises:
+        MarnError: if the file is missing or no table, or lacks a column.
+    """
+    if path.is_dir():
+        columns = ", ".join(names[0] for names in wanted.values())
+        raise MarnError(f"{path} is a folder; give a table with the columns {columns}")
+    suffix = suffix_of(path)
+    with readable(path):
+        if suffix in FRAMES:
+            table = (pl.scan_parquet if suffix[1] == "p" else pl.scan_ipc)(path)
+            names = {**wanted, **optional}
+            header = table.collect_schema().names()
+            found = find_columns(str(path), header, wanted, names, remedy)
+            used = list(dict.fromkeys(itertools.chain(*found.values())))
+            return Table(str(path), found, "", (), _frame(path, table.select(used)), names)
+        encoding = encoding_of(path, encoding)
+    form = "json" if suffix == ".json" else "jsonl" if suffix in JSON_LINES else "csv"
+    lines = _lines(path, encoding, -2 if form == "json" else ROW_LIMIT)
+    return table_of(str(path), form, lines, wanted, optional, remedy, encoding)
+
+
+def table_of(
+    name: str,
+    form: str,
+    lines: Iterator[str],
+    wanted: Names,
+    optional: Names,
+    remedy: str | None = None,
+    encoding: str = "utf-8-sig",
+) -> Table:
+    """Return the table of lines with their ends, in the form "csv", "jsonl" or "json".
+
+    The rest is as in `open_table`; `encoding` is the one that the lines had.
+    """
+    header: Sequence[str]
+    if form == "json":
+        objects = _objects(name, "".join(lines))
+        header = list({bare(key): key for row in objects for key in row}.values())
+        records: _Records = ((at, at, row) for at, row in enumerate(objects, start=1))
+    elif form == "jsonl":
+        first = next(records := _json_lines(name, lines), None)
+        header = list(first[2]) if first else []
+        records = itertools.chain([first] if first else [], records)
+    else:
+        header, records = _csv(name, lines, wanted)
+    if not header:
+        raise MarnError(f"{name} is empty, or begins with an empty line; give a table")
+    names = {**wanted, **optional}
+    found = find_columns(name, header, wanted, names, remedy)
+    return Table(name, found, encoding, () if form == "csv" else tuple(header), records, names)
+
+
+def read_text(path: Path, given: str | None = None) -> tuple[str, str]:
+    """Return the text of a file, line ends included, and its encoding.
+
+    Raises:
+        MarnError: if it cannot be read, is no text, or has more than `ROW_LIMIT` characters.
+    """
+    with readable(path):
+        encoding = encoding_of(path, given)
+        with io.TextIOWrapper(open_bytes(path), encoding, newline="") as file:
+            text = file.read(ROW_LIMIT + 1)
+    if len(text) > ROW_LIMIT:
+        raise MarnError(f"{path} has more than {ROW_LIMIT:,} characters; split it into notes")
+    return text, encoding
+
+
+def suffix_of(path: Path) -> str:
+    """Return the ending of a file's name, in lower case and without .gz."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def header_of(line: str, wanted: Names) -> tuple[str, list[str]]:
+    """Return the separator of a table and its header, read from its first line.
+
+    It is the separator that gives most columns, of those that give all that are wanted.
+    """
+    csv.field_size_limit(ROW_LIMIT)  # one limit for the whole process
+    headers = {mark: next(csv.reader([line], delimiter=mark), []) for mark in _SEPARATORS}
+    fitting = [
+        mark
+        for mark, header in headers.items()
+        if all(find_column(header, names) is not None for names in wanted.values())
+    ]
+    mark = max(fitting or _SEPARATORS, key=lambda mark: len(headers[mark]))
+    return mark, headers[mark]
+
+
+def find_column(header: Sequence[str], names: Sequence[str], numbered: bool = False) -> str | None:
+    """Return the column with the first of these names that is there."""
+    known = [_stem(name, names) if numbered else bare(name) for name in header]
+    return next((header[known.index(name)] for name in map(bare, names) if name in known), None)
+
+
+def find_columns(
+    table: str,
+    header: Sequence[str],
+    wanted: Iterable[str],
+    names: Names,
+    remedy: str | None = None,
+) -> dict[str, list[str]]:
+    """Return the names of each column in the header: none if it is missing, several if numbered.
+
+    Raises:
+        MarnError: if a column that is wanted is missing, or a column is there twice.
+    """
+    found: dict[str, list[str]] = {}
+    for key, known in names.items():
+        # "note" and "document" may be a column of ids or of texts, but one column is not both
+        free = [name for name in header if key != "id" or name not in found.get("text", ())]
+        first = find_column(free, known, key in _NUMBERED)
+        is_header = all(map(_HEADER.fullmatch, header))
+        if first is None and key in wanted and known is TEXT_NAMES and len(header) == 1:
+            first = header[0] if re.fullmatch(r"\w{1,40}", header[0]) else None
+        if first is None:
+            if key in wanted:
+                # Without a header this is a row, and may hold a note: then nothing is shown.
+                shown = f"its columns are: {', '.join(header[:12])}"
+                shown = shown if is_header else "its first line is not one of plain names"
+                rename = f"name one so, or {', '.join(known[1:5])}"
+                raise MarnError(
+                    f"{table} has no column {known[0]} ({shown}); "
+                    + ("correct the name" if len(known) == 1 else remedy or rename)
+                )
+            found[key] = []
+            continue
+        if [*map(bare, header)].count(bare(first)) > 1:
+            raise MarnError(f"{table} has more than one column {first}; rename one of them")
+        stem = _stem(first, known)
+        found[key] = [first]
+        if key in _NUMBERED:
+            found[key] += [n for n in header if n != first and _stem(n, known) == stem]
+    return found
+
+
+def csv_rows(
+    name: str | Path, lines: Iterable[str], separator: str = ",", *, lenient: bool = False
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row of a table with the line it begins on, by the strict csv module.
+
+    Args:
+        name: of the table.
+        lines: with their ends, or the first `ROW_LIMIT` + 1 characters of a longer one.
+        separator: between fields.
+        lenient: pass over NULs.
+
+    Raises:
+        MarnError: naming the line, if the module refuses a row, or one is too long.
+    """
+    csv.field_size_limit(ROW_LIMIT)  # one limit for the whole process
+    size = 0  # characters of the row so far
+
+    def limited() -> Iterator[str]:
+        nonlocal size
+        for text in lines:
+            size += len(text)
+            if size > ROW_LIMIT:
+                raise csv.Error(
+                    f"a quote is never closed, or a row of more than {ROW_LIMIT:,} characters"
+                )
+            if "\0" in text and not lenient:
+                raise fault_on(name, reader.line_num + 1, f"a NUL byte: {DAMAGED}")
+            yield text
+
+    reader = csv.reader(limited(), strict=True, delimiter=separator)
+    line = 1
+    try:
+        for row in reader:
+            yield line, row
+            line, size = reader.line_num + 1, 0
+    except csv.Error as error:
+        what = str(error)
+        if "unexpected end" in what:
+            what = "a quote is opened and never closed"
+        elif "new-line character" in what:
+            what = "a carriage return outside quotes"
+        raise fault_on(name, line, f"{what}: {DAMAGED}") from None
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what reading a file may raise into one line."""
+    try:
+        yield
+    except MarnError:
+        raise
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+        raise MarnError(
+            f"{path} cannot be unpacked ({error}): its download was cut or damaged; get it again"
+        ) from None
+    except OSError as error:
+        raise MarnError(f"{path} cannot be read: {error.strerror or 'it is damaged'}") from None
+    except (RecursionError, ValueError, pl.exceptions.PolarsError) as error:
+        raise MarnError(
+            f"{path} cannot be read ({type(error).__name__}): it is damaged, or of another form "
+            "than its name says; get it again"
+        ) from None
+
+
+def fault_on(name: str | Path, line: int, what: str) -> MarnError:
+    """Return the error that names a row by its line."""
+    return MarnError(f"{name}, row at line {line}: {what}")
+
+
+def _lines(path: Path, encoding: str, limit: int) -> Iterator[str]:
+    """Yield the lines of a file with their ends; of a longer one the first `limit` + 1 characters.
+
+    The file is opened once, so that it may be a pipe.
+    """
+    with readable(path), io.TextIOWrapper(open_bytes(path), encoding, newline="") as file:
+        yield from iter(lambda: file.readline(limit + 1), "")
+
+
+def _csv(name: str, lines: Iterator[str], wanted: Names) -> tuple[list[str], _Records]:
+    """Return the header of a CSV, none if it is empty, and its rows but those that are blank."""
+    seen = [next(lines, "")]
+    while SEPARATOR_LINE.fullmatch(seen[-1]):
+        seen.append(next(lines, ""))
+    if not seen[-1].strip():
+        return [], iter(())
+    separator = "," if len(seen[-1]) > ROW_LIMIT else header_of(seen[-1], wanted)[0]
+    rows = csv_rows(name, itertools.chain(seen, lines), separator)
+    header = next(row for line, row in rows if line == len(seen))
+
+    def records() -> _Records:
+        for number, (line, row) in enumerate(rows, start=1):
+            if not any(row):  # as Excel writes below a table
+                continue
+            if len(row) != len(header):
+                raise fault_on(
+                    name,
+                    line,
+                    f"{len(row)} fields instead of {len(header)}; put quotes around a field that "
+                    f"holds the separator {separator!r} or a line end",
+                )
+            yield line, number, dict(zip(header, row, strict=True))
+
+    return header, records()
+
+
+def _json_lines(name: str, lines: Iterator[str]) -> _Records:
+    for number, line in enumerate(lines, start=1):
+        if len(line) > ROW_LIMIT:
+            raise fault_on(name, number, f"more than {ROW_LIMIT:,} characters; check the table")
+        if line.strip():
+            row = _parsed(line)
+            if not isinstance(row, dict):
+                what = 'it is not a JSON object; write one such as {"note_id": …} a line'
+                raise fault_on(name, number, what)
+            yield number, number, row
+
+
+def _objects(name: str, written: str) -> list[dict[str, Any]]:
+    """Read a list of JSON objects."""
+    rows = _parsed(written)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise MarnError(
+            f'{name} is not a list of JSON objects; give [{{"note_id": …}}, …], or JSONL'
+        )
+    return rows
+
+
+def _parsed(written: str) -> Any:
+    """Parse JSON; None if it is none."""
+    try:
+        return json.loads(written)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _frame(path: Path, table: pl.LazyFrame) -> _Records:
+    """Yield the rows of a file that polars knows, some at a time."""
+    with readable(path):
+        size = table.select(pl.len()).collect().item()
+        for start in range(0, size, _ROWS):
+            rows = table.slice(start, _ROWS).collect().iter_rows(named=True)
+            yield from ((at, at, row) for at, row in enumerate(rows, start=start + 1))
+
+
+def _stem(name: str, names: Sequence[str]) -> str:
+    """Return a column's bare name, without the number at its end unless that is part of it."""
+    written = bare(name)
+    return written if written in map(bare, names) else written.rstrip("0123456789")
+
+
+def _cell(value: Any) -> str:
+    """Write a typed value as a CSV would hold it."""
+    if isinstance(value, (list, tuple, pl.Series)):
+        return "; ".join(_cell(item) for item in value)
+    return "" if value is None else value if isinstance(value, str) else str(value)
