@@ -82,12 +82,14 @@ def train(
         ),
     ] = None,
     recipe: Annotated[
-        Literal["paper", "laptop", "few_notes"],
+        Literal["auto", "paper", "laptop", "few_notes"],
         typer.Option(
             help="Options and settings to start from: of the system's paper; for one processor "
-            "core; or for some hundred notes (words and titles of codes, see chapter 7)."
+            "core; or for some hundred notes (words and titles of codes, see chapter 7). auto: "
+            "few_notes for at most 1,000 notes, if it suits the system and you give no option of "
+            "it, no rate, epochs or the like and no --init-from; else paper."
         ),
-    ] = "paper",
+    ] = "auto",
     init_from: Annotated[
         Path | None,
         typer.Option(
@@ -103,26 +105,33 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train a system with the settings of its paper, and write it to a run directory.
+    """Train a system, and write it to a run directory.
 
     Repeat the command after an interruption and training resumes after the last complete epoch,
     with other devices if you like; with more --epochs or --patience it goes on. With several
     devices the command starts a process for each. With several nodes, give it on each node, with
     MASTER_ADDR, MASTER_PORT and NODE_RANK set, or start it by torchrun or srun. An option that you
-    leave out has the value of the system's paper; only where the notes are few and you give no
-    rate, epochs or the like, training takes 1,000 steps at a rate that learns something in them.
+    leave out has the value of the recipe. The paper's settings make too few steps of few notes: if
+    an epoch has fewer than 250 and you give no rate, epochs or the like, training takes 1,000 steps
+    at a rate that learns something in them.
     """
+    from marn import parallel
     from marn.corpus import Corpus
     from marn.registry import build, check_options, system
     from marn.train.launch import start
     from marn.train.loop import fit
-    from marn.train.recipes import RECIPES
+    from marn.train.recipes import RECIPES, suits
 
     config = TrainConfig.of(system(name), **given)
-    options = dict(command_line.pair("--model", text) for text in model or [])
+    options, said = dict(command_line.pair("--model", text) for text in model or []), ""
     check_options(name, {key: options[key] for key in options if key != "seed"})
     data = Corpus.load(corpus)
-    if recipe != "paper":
+    chosen = {*options} - {"seed", "vectors"} or _RECIPE & {*given} or init_from
+    if recipe == "auto" and not chosen and suits(name, len(data["train"])):
+        recipe = "few_notes"
+        said = f"{len(data['train'])} training notes, so recipe few_notes, with words and titles "
+        said += "of the codes; give --recipe paper for the settings of the paper\n"
+    if recipe in RECIPES:
         start_from = RECIPES[recipe](name, len(data["train"]))
         options = {**start_from.model, **options}
         config = TrainConfig.of(system(name), **{**start_from.training, **given})
@@ -131,6 +140,8 @@ def train(
     network = build(name, data, **{"seed": config.seed, **options})
     if config.processes > 1:
         start(config, launch=True)
+    if parallel.rank() == 0:
+        sys.stdout.write(said)
     run = fit(network, data, config, run_dir=run_dir, init_from=init_from)
     if test:
         _print_test_scores(run, data, run_dir)

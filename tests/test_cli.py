@@ -69,6 +69,29 @@ def test_a_recipe_is_a_start_that_options_change(corpus, tmp_path, capsys):
     assert "cnn cannot take word_path" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "titles"),
+    [
+        (["bigru_la"], True),
+        (["bigru_la", "--recipe", "paper"], False),
+        (["bigru_la", "--epochs", "1"], False),
+        (["bigru_la", "--model", "hidden_size=4"], False),
+        (["bigru_la", "--model", "seed=4"], True),
+        (["cnn"], False),
+    ],
+)
+def test_few_notes_get_their_recipe_if_nothing_else_is_asked_for(
+    corpus, tmp_path, capsys, monkeypatch, options, titles
+):
+    from marn.train import loop
+
+    monkeypatch.setattr(loop, "fit", lambda model, *rest, **named: sys.exit(model.code_start))
+    with pytest.raises(SystemExit) as said:
+        main(["train", options[0], str(corpus), str(tmp_path / "run"), *options[1:]])
+    assert (said.value.code == "titles") == titles
+    assert ("recipe few_notes" in capsys.readouterr().out) == titles
+
+
 def test_a_corpus_is_no_run_directory_and_a_file_no_corpus(corpus, tmp_path, capsys):
     line = ["train", "cnn", str(corpus), str(corpus), "--model", "filters=4"]
     assert main(line) == 2

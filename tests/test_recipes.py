@@ -8,7 +8,7 @@ import marn
 from marn import registry
 from marn.errors import MarnError
 from marn.models import Coder
-from marn.train.recipes import few_notes, laptop
+from marn.train.recipes import few_notes, laptop, suits
 
 
 @pytest.mark.parametrize("name", marn.available())
@@ -43,3 +43,12 @@ def test_the_recipe_for_few_notes_is_that_of_chapter_7():
     assert few_notes("bigru_la", 80, steps=100).training["epochs"] == 10
     with pytest.raises(MarnError, match="did you mean 'marn'"):
         few_notes("mran", 10)
+
+
+def test_few_notes_suit_what_attends_to_words_and_is_not_pre_trained():
+    unsuited = {"attentive_lstm", "bigru", "c_memnn", "cnn", "clinicalbert", "mdbert", "plm_icd"}
+    assert {name for name in marn.available() if suits(name, 1000)} == {
+        *marn.available()
+    } - unsuited
+    assert not any(suits(name, 1001) for name in marn.available())
+    assert not suits("stack", 100)

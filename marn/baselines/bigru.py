@@ -57,7 +57,7 @@ class PlainBiGRU(Coder):
     """
 
     name = "bigru"
-    has_attention = False
+    has_attention = takes_words = False
     training_defaults = CNN.training_defaults
 
     def __init__(

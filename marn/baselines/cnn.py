@@ -70,6 +70,7 @@ class CNN(Coder):
     """
 
     name = "cnn"
+    takes_words = False
     training_defaults: ClassVar[Mapping[str, Any]] = {
         **CAML.training_defaults,
         "learning_rate": 3e-3,

@@ -77,6 +77,8 @@ class Coder(nn.Module):
     """Whether `attention` works; it raises otherwise."""
     packs: ClassVar[bool] = False
     """Whether the released code hides padding from the encoder: `encode` always gets a mask."""
+    takes_words: ClassVar[bool] = True
+    """Whether `word_path` may be chosen: codes attend to the features of each position."""
     registry: ClassVar[dict[str, type[Coder]]] = {}
     fingerprint: dict[str, str] | None = None
     """Hashes of the words and codes that it was trained with; see `marn.evaluation`."""
@@ -151,7 +153,7 @@ class Coder(nn.Module):
         self.head = head(feature_size + word_path * self.embedding_size, self.tasks)
         if code_start == "titles" and not word_path:
             raise MarnError("code_start='titles' needs the words; set word_path=True")
-        if word_path and not self.head.attends_to_features:
+        if word_path and not self.takes_words:
             raise MarnError(
                 f"{self.name} cannot take word_path, which needs label attention over words; "
                 "choose bigru_la, marn or caml"

@@ -29,7 +29,6 @@ class TanhAttention(Head):
         standard deviation 0.03, as in the released code aehrc/LAAT.
     """
 
-    attends_to_features = True
     at_once = SCORES_AT_ONCE
 
     def __init__(self, size: int, tasks: Mapping[str, int], *, attention_size: int) -> None:

@@ -211,8 +211,6 @@ class Head(nn.Module):
     the features D of a position, and `tasks`, the number of codes of each task.
     """
 
-    attends_to_features: ClassVar[bool] = False
-    """Whether each code has a query over the positions and a classifier for their features."""
     at_once: int | None = None
     """Most attention scores held at a time, for heads that use `attend`; None for the others. Less
     costs time, not accuracy."""
@@ -274,7 +272,6 @@ class LabelAttention(Head):
         MarnError: `pooling` is unknown.
     """
 
-    attends_to_features = True
     at_once = SCORES_AT_ONCE
 
     def __init__(self, size: int, tasks: Mapping[str, int], *, pooling: Pooling = "sum") -> None:

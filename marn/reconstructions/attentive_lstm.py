@@ -176,6 +176,7 @@ class AttentiveLSTM(Segmented, Coder):
     """
 
     name = "attentive_lstm"
+    takes_words = False
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 1e-3,  # an assumption

@@ -101,7 +101,7 @@ class CMemNN(Coder):
     """
 
     name = "c_memnn"
-    has_attention = False
+    has_attention = takes_words = False
     training_defaults = ASSUMED
 
     def __init__(

@@ -29,8 +29,6 @@ class DescriptionAttention(Head):
         described: {task: (C, E)}, the means, which are not trained.
     """
 
-    attends_to_features = True
-
     def __init__(
         self, size: int, tasks: Mapping[str, int], *, described: Mapping[str, Tensor]
     ) -> None:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from marn.registry import available
+from marn.registry import available, system
 from marn.settings import unknown
 from marn.train.config import of_steps
 
@@ -36,7 +36,7 @@ LAPTOP_STEPS = 768
 """Steps of a laptop recipe: three epochs of the teaching corpus in batches of 16."""
 
 
-def laptop(system: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
+def laptop(name: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
     """Return the recipe that trains a system on one processor core in some minutes.
 
     The size and the rate of each system are a row of `laptop.json`, and all share the rest: notes
@@ -46,7 +46,7 @@ def laptop(system: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
     learns nothing. That of a reader of text, which learns at once, is empty.
 
     Args:
-        system: one of `marn.available()`.
+        name: one of `marn.available()`.
         notes: training notes, which decide how many epochs the steps are.
         steps: steps of the optimiser, at least; rounded up to whole epochs.
 
@@ -58,17 +58,17 @@ def laptop(system: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
         >>> recipe.training["epochs"], recipe.model["ram_start"]
         (13, 'identity')
     """
-    if system in available(text=True):
+    if name in available(text=True):
         return Recipe({}, {}, "none; it learns at once, from whole notes")
-    if system not in _rows():
-        raise unknown("no laptop recipe is for a system named", system, _rows())
-    row = _rows()[system]
+    if name not in _rows():
+        raise unknown("no laptop recipe is for a system named", name, _rows())
+    row = _rows()[name]
     training = of_steps(steps, notes, 16, row["rate"])
     shared = {"max_length": 1000, "bias_start": "prior"}
     return Recipe(shared | row["model"], training, row["source"])
 
 
-def few_notes(system: str, notes: int, *, steps: int = 420) -> Recipe:
+def few_notes(name: str, notes: int, *, steps: int = 420) -> Recipe:
     """Return the recipe that trains a system on some hundred notes, such as your own.
 
     It is that of `laptop`, and besides: a word path, queries and classifiers that begin at the
@@ -77,7 +77,7 @@ def few_notes(system: str, notes: int, *, steps: int = 420) -> Recipe:
     seed, on half of CodiEsp's dev notes; the page on real text has what each is worth.
 
     Args:
-        system: one with label attention over words, such as `"bigru_la"`; or one that reads text.
+        name: a system with label attention, such as `"bigru_la"`; or one that reads text.
         notes: training notes.
         steps: steps of the optimiser, at least.
 
@@ -88,13 +88,28 @@ def few_notes(system: str, notes: int, *, steps: int = 420) -> Recipe:
         >>> few_notes("bigru_la", notes=487).training["epochs"]
         7
     """
-    small = laptop(system, notes)
+    small = laptop(name, notes)
     if not small.model:
         return small
     starts = {"word_path": True, "code_start": "titles"}
     training = of_steps(steps, notes, 8, small.training["learning_rate"], least=7)
     source = "half of CodiEsp's dev notes, for a BiGRU; see book/experiments/codiesp_en.yaml"
     return Recipe({**small.model, **starts}, training | {"loss": "bce"}, source)
+
+
+FEW = 1000
+"""Training notes up to which `few_notes` was measured (CodiEsp's 487, 1,000 of the hospital)."""
+
+
+def suits(name: str, notes: int) -> bool:
+    """Tell whether `few_notes` is for this system and so many training notes.
+
+    Not for systems whose encoder is pre-trained: their recipe has a small one that is not.
+    """
+    if notes > FEW or name not in _rows():
+        return False
+    known = system(name)
+    return known.takes_words and known.training_defaults["learning_rate"] >= 1e-4
 
 
 RECIPES = {"laptop": laptop, "few_notes": few_notes}

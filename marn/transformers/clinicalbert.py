@@ -66,7 +66,7 @@ class ClinicalBERT(TransformerCoder):
     """
 
     name = "clinicalbert"
-    has_attention = False
+    has_attention = takes_words = False
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
         "learning_rate": 2e-5,  # the least of BERT's three, 2e-5, 3e-5 and 5e-5
