@@ -176,3 +176,8 @@ def test_text_begins_with_its_title(text: Path) -> None:
     assert first.cell_type == "markdown"
     titles = [line for line in first.source.splitlines() if line.startswith("# ")]
     assert len(titles) == 1
+
+
+@each_chapter
+def test_links_to_chapters_have_words(text: Path) -> None:
+    assert "[](" not in re.sub(r"\[\]\(#", "", text.read_text())  # JupyterLab shows a file name

@@ -29,6 +29,7 @@ QUIET = [
 ]
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
+SHEET = 26.7 / 2.54 * 96  # pixels of A4 between margins of 1.5 cm
 DRAW_SECONDS = 60
 PAGE_SECONDS = 120  # on a machine with much else to do
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
@@ -238,6 +239,20 @@ def test_nothing_on_paper_is_wider_than_a4(figures_page: Any) -> None:
     figures_page.emulate_media(media="print")
     wide = "[...document.querySelectorAll('.marn-fig')].filter(f => f.scrollWidth > f.clientWidth)"
     assert not figures_page.evaluate(f"{wide}.length")
+
+
+def test_the_head_of_a_chapter_is_on_one_sheet(site: Path, browser: Any) -> None:
+    # 18 cm wide; without scripts, which this does not need
+    context = browser.new_context(viewport={"width": 680, "height": 900}, java_script_enabled=False)
+    page = context.new_page()
+    page.emulate_media(media="print")
+    for name in pages():
+        page.goto((site / f"{name}.html").as_uri(), timeout=1000 * PAGE_SECONDS)
+        head = page.locator(".admonition.tip").first
+        if head.count():
+            box = head.bounding_box()
+            assert box["y"] + box["height"] < SHEET, name
+    context.close()
 
 
 def test_figures_offer_nothing_to_the_cloud(site: Path, visit: Callable[..., Any]) -> None:

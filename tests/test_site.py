@@ -290,6 +290,13 @@ def test_figures_are_numbered_within_their_chapter(project: Path) -> None:
         chapters.notebook(text)
 
 
+def test_code_that_pages_fold_is_folded_in_jupyterlab(project: Path) -> None:
+    text = project / "book" / "01_one.md"
+    text.write_text(FIGURES)
+    folded = {cell.source: cell.metadata.get("jupyter") for cell in chapters.notebook(text).cells}
+    assert (folded["a"], folded["b"]) == (None, {"source_hidden": True})
+
+
 def test_a_figure_in_a_page_has_its_caption_and_can_be_linked_to(project: Path) -> None:
     text = project / "book" / "01_one.md"
     text.write_text(FIGURES)

@@ -76,7 +76,7 @@ def notebook(text: Path) -> NotebookNode:
         if cell.cell_type == "markdown":
             # JupyterLab gives a number of its own to what is between dollars
             cell.source = EQUATION.sub(r"\\begin{equation*}\n\1\n\\end{equation*}", cell.source)
-        elif "remove-cell" in cell.metadata.get("tags", []):
+        elif {"remove-cell", "hide-input"} & {*cell.metadata.get("tags", [])}:
             cell.metadata["jupyter"] = {"source_hidden": True}  # JupyterLab shows three dots
     seen: dict[str, int] = {}
     for cell in book.cells:
