@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from marn import pages
 from marn.attribution import Method, word_weights
 from marn.corpus import CodeEntry
 from marn.corpus.text import Vocabulary, token_spans
@@ -392,23 +393,14 @@ def write_coded(notes: Iterable[CodedNote], file: IO[str], kind: str, title: str
             line = {"note_id": note.id, "remark": note.remark, "codes": codes}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     else:
-        file.write(_HEAD.format(title=html.escape(title)))
+        file.write(pages.head(title) + _WARNING)
         for note in notes:
             file.write(_section(note))
-        file.write("</body></html>\n")
+        file.write(pages.TAIL)
 
 
-_HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
-:root {{ color-scheme: light dark }}
-body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem;
-  margin: 2rem auto; padding: 0 1rem }}
-table {{ border-collapse: collapse; width: 100% }}
-th, td {{ text-align: left; vertical-align: top; padding: 0.2rem 0.6rem 0.2rem 0 }}
-</style></head><body><h1>{title}</h1>
-<p>Made by a program from text alone. It is no medical device: do not use it for coding, billing or
-treatment.</p>
+_WARNING = """<p>Made by a program from text alone. It is not a medical device: do not use it for
+coding, billing or treatment.</p>
 """
 
 
@@ -430,7 +422,7 @@ def _section(note: CodedNote) -> str:
             body += "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>\n"
     heads = ("code", "title", "probability", "category", "words that carried it")
     table = "<table><tr>" + "".join(f'<th scope="col">{head}</th>' for head in heads) + "</tr>\n"
-    table = f"{table}{body}</table>" if body else ""
+    table = pages.wide(f"{table}{body}</table>", f"codes of {note.id}") if body else ""
     # one picture for all assigned codes: each word has the share of the code that it is most for
     rows = [code.weights / code.weights.max() for code in note.codes if code.weights.max(initial=0)]
     weights = np.max(rows, axis=0) if rows else np.zeros(len(note.spans))

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import axe_playwright_python
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from chapters import BOOK
 from make_book import render
+from marn.experiments.results import publish
+from marn.explain import TopWord
+from marn.prediction import CodedNote, PredictedCode, write_coded
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -281,6 +286,24 @@ def test_buttons_of_figures_can_be_read(site: Path, visit: Callable[..., Any]) -
     assert len({tuple(box) for box, _ in colours}) > 1  # the chosen one stands out
     for box, letters in colours:
         assert sum(letters[:3]) - sum(box[:3]) > 250
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_pages_that_commands_write_fit_a_phone(
+    tmp_path: Path, visit: Callable[..., Any], theme: str
+) -> None:
+    table = pd.DataFrame({f"column_{i}": ["x" * 300] for i in range(9)})
+    publish(table, tmp_path / "table")
+    text = "chest pain " * 40 + "y" * 300
+    weights, top = np.array([1, 0.2], np.float32), [TopWord("y" * 300, 1, 0, 5)]
+    code = PredictedCode(0, "I10", "Hypertension " * 9, 0.5, weights, top, True, "98", "Pressure")
+    note = CodedNote("z" * 200, text, np.array([(0, 5), (6, 10)]), [code], "a remark")
+    with (tmp_path / "notes.html").open("w", encoding="utf-8") as file:
+        write_coded([note], file, ".html", "Codes")
+    for name in ("table", "notes"):
+        page, wrong = visit(tmp_path / f"{name}.html", theme, PHONE)
+        page.add_script_tag(path=AXE)
+        assert not wrong + page.evaluate(BARRIERS)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from marn import pages
 from marn.errors import MarnError
 from marn.experiments.recording import PREDICTIONS, RESULTS
 from marn.resampling import difference, holm
@@ -259,7 +260,9 @@ def publish(table: pd.DataFrame, path: str | Path, *, digits: int = 4) -> list[P
         "json": rounded.to_json(orient="records", indent=1, double_precision=digits) + "\n",
         "md": rounded.map(_in_markdown).rename(columns=_in_markdown).to_markdown(index=False)
         + "\n",
-        "html": rounded.to_html(index=False, border=0, na_rep=""),
+        "html": pages.head(path.name)
+        + pages.wide(rounded.to_html(index=False, border=0, na_rep=""), "table")
+        + pages.TAIL,
         "tex": rounded.to_latex(index=False, na_rep="", escape=True, float_format=f"%.{digits}f"),
     }
     for suffix, text in written.items():
