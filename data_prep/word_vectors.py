@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 
 from marn.corpus.text import PAD, Vocabulary
-from marn.errors import MarnError
 
 WINDOW = 5
 NEGATIVE = 5
@@ -34,7 +33,8 @@ def word2vec(
     the windows, all as one word, whose vector is not used.
 
     Args:
-        notes: called once for counting and once for each pass, returns the notes, each (T,) int.
+        notes: called once for counting and once for each pass, returns the notes, each (T,) int;
+            they hold a word.
         vocabulary: the V words that the notes are encoded with.
         width: E, components of a vector, >= 1.
         epochs: passes over the notes, >= 1.
@@ -45,25 +45,15 @@ def word2vec(
         (V + 2, E) float32. Row 0 (padding) is zero; every other row has length one. Row V + 1
         (unknown words) is drawn uniformly from [-sqrt(3/E), sqrt(3/E)], then scaled to length one.
 
-    Raises:
-        MarnError: if a number is out of range, or the notes hold no word.
-
     References:
         Settings: those of CAML's and MARN's released code (gensim's defaults; size 100, five
         passes, no minimum count). The unknown row is MARN's and MT-RAM's reading; CAML draws it
         from a Gaussian. Learning from the training notes alone, as `data_prep` does unless told
         otherwise, departs from the papers, whose word2vec saw the test notes too.
     """
-    if min(width, epochs) < 1:
-        raise MarnError(
-            f"width and epochs must be at least 1, but got {width} and {epochs}; choose positive "
-            "whole numbers"
-        )
     counts = np.zeros(len(vocabulary), dtype=np.int64)
     for tokens in notes():
         counts += np.bincount(tokens, minlength=len(vocabulary))
-    if not counts[PAD + 1 :].any():
-        raise MarnError("no words to learn vectors from; give notes that are not empty")
     names = np.array(["", *vocabulary.words, _UNKNOWN], dtype=object)
     learned = _learn(_Sentences(notes, names), names, counts, width, epochs, seed, progress)
     vectors = np.zeros((len(vocabulary), width), dtype=np.float32)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from marn.corpus import Corpus
-from marn.corpus.columns import ID_NAMES, alias, encoding_of, plain_id
+from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, alias, encoding_of, plain_id
 from marn.corpus.loose_tables import find_column, header_of
 from marn.errors import MarnError
 from marn.resampling import Estimate, Floats, Measure, difference, holm, interval
@@ -161,6 +161,8 @@ def _read(path: Path) -> pl.DataFrame:
         if kind in (".csv", ".tsv"):
             with path.open(encoding=encoding, newline="") as lines:
                 first = lines.readline()
+                above = 1 if SEPARATOR_LINE.fullmatch(first) else 0
+                first = lines.readline() if above else first
             mark, header = header_of(first, {})
             is_long = find_column(header, CODE_NAMES) is not None
             place = find_column(header, ID_NAMES) or (header or [""])[0]
@@ -168,9 +170,9 @@ def _read(path: Path) -> pl.DataFrame:
             is_utf8 = encoding == "utf-8-sig"  # which is all that polars reads
             source = path if is_utf8 else path.read_text(encoding=encoding).encode()
             try:
-                frame = pl.read_csv(source, separator=mark, schema_overrides=kinds)
+                frame = pl.read_csv(source, separator=mark, skip_rows=above, schema_overrides=kinds)
             except pl.exceptions.ComputeError:
-                _check_numbers(path, source, mark, place)
+                _check_numbers(path, source, mark, place, above)
                 raise
         else:
             frame = pl.read_parquet(path)
@@ -190,9 +192,9 @@ def _read(path: Path) -> pl.DataFrame:
     return frame.rename(names)
 
 
-def _check_numbers(path: Path, source: Path | bytes, mark: str, ids: str) -> None:
+def _check_numbers(path: Path, source: Path | bytes, mark: str, ids: str, above: int) -> None:
     """Name the first column of a wide table that does not hold numbers."""
-    frame = pl.read_csv(source, separator=mark, infer_schema=False, n_rows=1000)
+    frame = pl.read_csv(source, separator=mark, skip_rows=above, infer_schema=False, n_rows=1000)
     for name in frame.columns:
         numbers = frame[name].cast(pl.Float32, strict=False)
         if name != ids and numbers.null_count() > frame[name].null_count():

@@ -97,8 +97,6 @@ def test_the_two_readings_of_a_label(stated: Ccs) -> None:
 def test_what_has_no_category_is_said_not_guessed(stated: Ccs) -> None:
     assert stated.number("dx", "427.99") is None
     assert stated.number("pr", "") is None
-    with pytest.raises(MarnError, match="unknown CCS category 999 of kind 'dx'"):
-        stated.title("dx", 999)
 
 
 def test_diagnoses_agree_with_the_packages_own_reader(stated: Ccs) -> None:
@@ -312,5 +310,3 @@ def test_ccsr_agrees_with_the_packages_own_reader() -> None:
     assert ccsr.title("R05") == "Cough"  # split up since, so the list of one year has it not
     assert ccsr.system("CIR007") == "Circulatory system"
     assert all(ccsr.system(category) for category in set(ccsr.categories.values()))
-    with pytest.raises(MarnError, match="unknown CCSR category 'ABC123'"):
-        ccsr.system("ABC123")

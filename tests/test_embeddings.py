@@ -5,7 +5,6 @@ import pytest
 
 from data_prep.word_vectors import word2vec
 from marn.corpus.text import Vocabulary
-from marn.errors import MarnError
 
 VOCABULARY = Vocabulary([f"w{number}" for number in range(8)] + ["x_never"])
 
@@ -61,14 +60,3 @@ def test_notes_longer_than_gensim_reads_count_in_full():
     cut = word2vec(lambda: [note[:10_000], note[10_000:]], vocabulary, width=4, epochs=2)
     assert np.array_equal(long, cut)
     assert lines == ["word2vec: pass 1 of 2", "word2vec: pass 2 of 2"]
-
-
-@pytest.mark.parametrize("option", [{"width": 0}, {"epochs": 0}])
-def test_numbers_are_checked(option):
-    with pytest.raises(MarnError, match="must be at least 1"):
-        word2vec(_notes, VOCABULARY, **option)
-
-
-def test_nothing_to_learn_from():
-    with pytest.raises(MarnError, match="no words"):
-        word2vec(lambda: [np.zeros(3, np.int32)], VOCABULARY)

@@ -56,7 +56,8 @@ def test_long_and_wide_tables_say_the_same(tmp_path, corpus, scores):
     plain = text.replace(".0,", ",")  # codes without their dots
     files = [
         written(tmp_path, "long.csv", text),
-        written(tmp_path, "semicolon.csv", long_table(corpus, scores, ";")),
+        written(tmp_path, "semicolon.csv", "sep=;\n" + long_table(corpus, scores, ";")),
+        written(tmp_path, "sep.csv", "sep=,\n" + (tmp_path / "wide.csv").read_text()),
         written(
             tmp_path,
             "plain.csv",

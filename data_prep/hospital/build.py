@@ -92,12 +92,10 @@ def write(
         differences between notes and codes ("noise").
 
     Raises:
-        MarnError: for an unknown preset, no worker, or a folder that is not empty.
+        MarnError: for an unknown preset, or a folder that is not empty.
     """
     if preset not in PRESETS:
         raise MarnError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    if workers < 1:
-        raise MarnError(f"workers must be at least 1, but got {workers}; give 1 or more")
     out, size = Path(out), replace(PRESETS[preset], slips=slips)
     if out.exists() and any(out.iterdir()):
         raise MarnError(f"{out} is not empty; name a new or an empty folder")

@@ -120,8 +120,7 @@ def open_table(
             return Table(str(path), found, "", (), _frame(path, table.select(used)), names)
         encoding = encoding_of(path, encoding)
     form = "json" if suffix == ".json" else "jsonl" if suffix in JSON_LINES else "csv"
-    lines = _lines(path, encoding, -2 if form == "json" else ROW_LIMIT)
-    return table_of(str(path), form, lines, wanted, optional, remedy, encoding)
+    return table_of(str(path), form, _lines(path, encoding), wanted, optional, remedy, encoding)
 
 
 def table_of(
@@ -307,13 +306,10 @@ def fault_on(name: str | Path, line: int, what: str) -> MarnError:
     return MarnError(f"{name}, row at line {line}: {what}")
 
 
-def _lines(path: Path, encoding: str, limit: int) -> Iterator[str]:
-    """Yield the lines of a file with their ends; of a longer one the first `limit` + 1 characters.
-
-    The file is opened once, so that it may be a pipe.
-    """
+def _lines(path: Path, encoding: str) -> Iterator[str]:
+    """Yield the lines of a file, which may be a pipe, with their ends; a long one in pieces."""
     with readable(path), io.TextIOWrapper(open_bytes(path), encoding, newline="") as file:
-        yield from iter(lambda: file.readline(limit + 1), "")
+        yield from iter(lambda: file.readline(ROW_LIMIT + 1), "")
 
 
 def _csv(name: str, lines: Iterator[str], wanted: Names) -> tuple[list[str], _Records]:
