@@ -257,6 +257,7 @@ def test_the_head_of_a_chapter_is_on_one_sheet(site: Path, browser: Any) -> None
         if head.count():
             box = head.bounding_box()
             assert box["y"] + box["height"] < SHEET, name
+        assert not page.locator("details:visible").count(), name  # folded code
     context.close()
 
 
