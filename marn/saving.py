@@ -306,11 +306,6 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
     try:
         card = read_card(folder)
         weights = _read_weights(folder, card)
-        if name := not_finite(weights):
-            raise MarnError(
-                f"the weight {name!r} of the model in {folder} is nan or infinite; train it again "
-                "with a lower learning_rate, or get the model anew"
-            )
         if not card["corpus"]["open"]:
             privacy.announce(card["corpus"]["name"], card["corpus"]["hash"])
         saved = _filled(folder, card, weights)
@@ -417,8 +412,14 @@ class _Allowance(TorchDispatchMode):
 def _filled(folder: Path, card: dict[str, Any], weights: dict[str, torch.Tensor]) -> SavedModel:
     """Build the model of a card, with its weights."""
     try:
+        if name := not_finite(weights):
+            raise DamagedError(f"its weight {name!r} is nan or infinite")
         with _Allowance(weights):
             saved = _rebuilt(card)
+            mine = saved.model.state_dict()
+            for name in mine.keys() & weights.keys():  # torch would convert them without a word
+                if mine[name].is_floating_point() != weights[name].is_floating_point():
+                    raise DamagedError(f"its weight {name!r} is of type {weights[name].dtype}")
             saved.model.load_state_dict(weights)  # an average builds its members here
     except DamagedError:
         raise

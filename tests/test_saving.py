@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from toys import SYSTEM_SIZES, rewrite, toy_corpus
 
 from marn import MarnError, build, evaluate, load_model
@@ -129,9 +130,17 @@ def test_weights_that_are_not_numbers_are_refused(folder, corpus, value):
     with torch.no_grad():
         model.head.bias["ccs"][-1] = value
     save_model(folder, model, corpus)
-    with pytest.raises(
-        MarnError, match=r"the weight 'head\.bias\.ccs' .* is nan or infinite; train"
-    ):
+    with pytest.raises(MarnError, match=r"its weight 'head\.bias\.ccs' is nan or infinite\); tr"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.float8_e4m3fn])
+def test_weights_of_another_kind_are_refused(folder, dtype):
+    weights = load_model(folder).model.state_dict()
+    save_file({key: x.to(dtype) for key, x in weights.items()}, folder / "model.safetensors")
+    card = json.loads((folder / "model.json").read_text())
+    rewrite(folder, {key: value for key, value in card.items() if key != "weights_sha256"})
+    with pytest.raises(MarnError, match=r"its weight '[\w.]+' is of type|does not hold"):
         load_model(folder)
 
 
