@@ -115,6 +115,10 @@ def run(
     except OSError as error:  # what nothing foresaw, such as a full disk or a closed pipe
         place = f"{error.filename}: " if error.filename else ""
         said = f"{place}{error.strerror or error}; {kept}"
+    except RuntimeError as error:
+        if not str(error).startswith("Symlink loop"):  # as pathlib says
+            raise
+        said = f"{str(error).partition('from ')[2]} is a link to itself; give another path"
     if lost := _unwritten(sys.stdout):
         status, said = 2, said or f"{lost.strerror}; {kept}"
     if said:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import html
-import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,6 +44,7 @@ FORMATS = (".csv", ".jsonl", ".html")
 Explained = Method | Literal["none"]
 
 _CHUNK = 256  # notes held at once
+_CHARACTERS = 1 << 24  # of them, after which no more are taken
 _BATCH = 32
 # Of a system that reads text, for which each trial reads the whole note:
 _TRIED = 96  # words, or groups of them, that are all tried
@@ -188,6 +188,16 @@ class SavedModel:
         return reader.run(notes)
 
 
+def _some(notes: Iterator[Note]) -> list[Note]:
+    """Take the next notes, as many as are held at once."""
+    taken: list[Note] = []
+    size = 0
+    while len(taken) < _CHUNK and size < _CHARACTERS and (note := next(notes, None)):
+        taken.append(note)
+        size += len(note[1])
+    return taken
+
+
 class _Reader:
     """Code notes for one task."""
 
@@ -209,7 +219,7 @@ class _Reader:
     def run(self, notes: Iterable[Note]) -> Iterator[CodedNote]:
         """Code notes in the order given."""
         remaining, earlier = iter(notes), set[int]()
-        while chunk := list(itertools.islice(remaining, _CHUNK)):
+        while chunk := _some(remaining):
             read = [self._read(note, text) for note, text in chunk]
             words = [numbers for numbers, _ in read]
             probabilities = self._probabilities(words, [text for _, text in chunk])

@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import tracemalloc
 
 import polars as pl
 import pytest
@@ -49,6 +50,28 @@ def test_a_text_or_line_without_end_is_not_read_whole(tmp_path, monkeypatch, nam
     path.write_text("text\n" * 20)
     if name.endswith((".txt", ".csv")):
         assert list(read_notes(path))
+
+
+def test_json_without_end_and_frames_that_unfold_are_not_held_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(loose_tables, "_JSON_LIMIT", 1000)
+    (tmp_path / "a.json").write_text("[" + '{"text": "fever"},\n' * 60 + "{}]")
+    with pytest.raises(MarnError, match=r"more than 1,000 characters; write it as JSONL"):
+        list(read_notes(tmp_path / "a.json"))
+    pl.DataFrame({"text": ["a" * 1_000_000] * 64}).write_parquet(tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    tracemalloc.start()
+    assert sum(len(text) for _, text in read_notes(tmp_path / "a.parquet")) == 64_000_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16_000_000
+    monkeypatch.setattr(loose_tables, "ROW_LIMIT", 999_999)
+    with pytest.raises(MarnError, match="row at line 1: more than 999,999 characters; split it"):
+        list(read_notes(tmp_path / "a.parquet"))
+
+
+def test_half_a_character_is_marked(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": "\\ud83d", "text": "fever \\ud83d\\ude00 \\ude00"}')
+    assert list(read_notes(tmp_path / "a.jsonl")) == [("\ufffd", "fever \U0001f600 \ufffd")]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-be", "utf-32"])

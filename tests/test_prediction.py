@@ -12,7 +12,7 @@ from toys import rewrite, toy_corpus
 import marn
 from marn import MarnError, TrainConfig
 from marn.cli import main
-from marn.prediction import COLUMNS, write_coded
+from marn.prediction import COLUMNS, _some, write_coded
 from marn.privacy import SWITCH
 
 
@@ -310,3 +310,9 @@ def test_evaluate_refuses_other_words(run, tmp_path, capsys):
     other = toy_corpus(tmp_path / "other", codes=5)
     assert main(["evaluate", str(run), str(other.path)]) == 2
     assert "the model's tasks are" in capsys.readouterr().err
+
+
+def test_long_notes_are_held_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr("marn.prediction._CHARACTERS", 10)
+    notes = iter([(str(number), "x" * 6) for number in range(5)])
+    assert [len(_some(notes)) for _ in range(4)] == [2, 2, 1, 0]

@@ -147,9 +147,19 @@ def test_what_is_wrong_is_said_before_any_run(home, said, message):
     assert not (home / "runs").exists()
 
 
+BOMB = "a: &a0 [1, 1]" + "".join(f"\nb{n}: &a{n + 1} [*a{n}, *a{n}]" for n in range(40))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "is not YAML"), ("- 1", "must hold settings"), ("", "must hold settings")],
+    [
+        *(("a: [", "is not YAML"), ("- 1", "must hold settings"), ("", "must hold settings")),
+        ("a: 2020-01-01", "is not YAML .*date is not JSON"),
+        ("a: &a [*a]", "is not YAML .*recursion"),
+        ("a: " + "[" * 9999, "is not YAML .*recursion"),
+        (BOMB, "unfolds to more than 1,000,000 values; drop its aliases"),
+        (f"notebook: a\nseeds: {[*range(100)]}\ngrid: {{a: {[*range(101)]}}}", "10,100 runs, and"),
+    ],
 )
 def test_a_file_that_is_none(home, text, message):
     (home / "bad.yaml").write_text(text)

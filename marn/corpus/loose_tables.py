@@ -35,12 +35,14 @@ _Records = Iterator[tuple[int, int, Mapping[str, Any]]]
 ROW_LIMIT = 1 << 24
 """Characters in one row or text at most. The longest note of MIMIC-III has under 2 ** 20; a quote
 that is never closed would otherwise draw the rest of a file of gigabytes into one field."""
+_JSON_LIMIT: Final = 1 << 28  # characters of JSON, which is read as a whole
 DAMAGED: Final = "the file is cut or damaged; get a fresh copy"
 FRAMES: Final = (".parquet", ".pq", ".feather", ".arrow", ".ipc")
 JSON_LINES: Final = (".jsonl", ".ndjson")
 _ROWS = 4096  # of Parquet at once
 _NUMBERED: Final = ("code", "dx", "pr")  # of which a table may have several columns
 _SEPARATORS: Final = ",;\t|"
+_HALVES: Final = re.compile("[\ud800-\udfff]")
 _HEADER: Final = re.compile(r"[A-Za-z_][\w.-]{0,30}", re.ASCII)
 
 
@@ -71,8 +73,10 @@ class Table:
             if self._header and (header := tuple(record)) != self._header:
                 columns = find(header)
             for name in columns.get("text", ()):
-                if not isinstance(record[name], str | None):
+                if not isinstance(text := record[name], str | None):
                     raise self.fault(place, f"column {name} is not text; name the column of texts")
+                if len(text or "") > ROW_LIMIT:
+                    raise self.fault(place, f"more than {ROW_LIMIT:,} characters; split it")
             yield (
                 place,
                 number,
@@ -138,7 +142,7 @@ def table_of(
     """
     header: Sequence[str]
     if form == "json":
-        objects = _objects(name, "".join(lines))
+        objects = _objects(name, _whole(name, lines))
         header = list({bare(key): key for row in objects for key in row}.values())
         records: _Records = ((at, at, row) for at, row in enumerate(objects, start=1))
     elif form == "jsonl":
@@ -351,6 +355,17 @@ def _json_lines(name: str, lines: Iterator[str]) -> _Records:
             yield number, number, row
 
 
+def _whole(name: str, lines: Iterator[str]) -> str:
+    """Join lines, but not those of a file without end."""
+    read, size = [], 0
+    for line in lines:
+        read.append(line)
+        size += len(line)
+        if size > _JSON_LIMIT:
+            raise MarnError(f"{name} has more than {_JSON_LIMIT:,} characters; write it as JSONL")
+    return "".join(read)
+
+
 def _objects(name: str, written: str) -> list[dict[str, Any]]:
     """Read a list of JSON objects."""
     rows = _parsed(written)
@@ -374,7 +389,7 @@ def _frame(path: Path, table: pl.LazyFrame) -> _Records:
     with readable(path):
         size = table.select(pl.len()).collect().item()
         for start in range(0, size, _ROWS):
-            rows = table.slice(start, _ROWS).collect().iter_rows(named=True)
+            rows = table.slice(start, _ROWS).collect().iter_rows(named=True, buffer_size=1)
             yield from ((at, at, row) for at, row in enumerate(rows, start=start + 1))
 
 
@@ -388,4 +403,6 @@ def _cell(value: Any) -> str:
     """Write a typed value as a CSV would hold it."""
     if isinstance(value, (list, tuple, pl.Series)):
         return "; ".join(_cell(item) for item in value)
-    return "" if value is None else value if isinstance(value, str) else str(value)
+    text = "" if value is None else value if isinstance(value, str) else str(value)
+    # JSON may hold halves of characters, as where a program cut a text in the midst of a smiley
+    return text if text.isascii() else _HALVES.sub("\N{REPLACEMENT CHARACTER}", text)

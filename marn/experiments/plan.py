@@ -6,6 +6,7 @@ import ast
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _MATTERS = (
     "experiments/recording",
 )
 """Modules of marn that decide what a run finds; those that draw, print or explain do not."""
+_MOST = 10_000  # runs of an experiment
+_LARGEST = 1_000_000  # values in the file of one
 _FLOAT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # YAML reads 1e-3 as text
 
 
@@ -90,9 +93,12 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
 
     try:
         said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if _size(said, {}) > _LARGEST:  # aliases of aliases unfold to more than any memory
+            raise MarnError(f"{path} unfolds to more than {_LARGEST:,} values; drop its aliases")
+        json.dumps(said)
     except OSError as error:
         raise MarnError(f"{path} cannot be read ({error.strerror}); give a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError) as error:
         line = " ".join(str(error).split())
         raise MarnError(f"{path} is not YAML ({line:.120}); correct it") from None
     if not isinstance(said, dict) or not all(isinstance(key, str) for key in said):
@@ -114,7 +120,18 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
     for axis, values in experiment.grid.items():
         if not values:
             raise MarnError(f"axis {axis!r} of the grid is empty; give it values or leave it out")
+    if (runs := math.prod(map(len, [experiment.seeds, *experiment.grid.values()]))) > _MOST:
+        raise MarnError(f"{path} asks for {runs:,} runs, and at most {_MOST:,} are made; split it")
     return experiment
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Count the values in a value, those of an alias each time that it stands there."""
+    if id(value) not in known:
+        inside = value.values() if isinstance(value, dict) else value
+        inside = inside if isinstance(value, dict | list) else ()
+        known[id(value)] = 1 + sum(_size(each, known) for each in inside)
+    return known[id(value)]
 
 
 def _floats(value: Any) -> Any:
