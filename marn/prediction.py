@@ -194,7 +194,7 @@ def _some(notes: Iterator[Note]) -> list[Note]:
     size = 0
     while len(taken) < _CHUNK and size < _CHARACTERS and (note := next(notes, None)):
         taken.append(note)
-        size += len(note[1])
+        size += len(note[1]) if isinstance(note[1], str) else 0  # refused when it is read
     return taken
 
 
