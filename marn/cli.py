@@ -39,6 +39,7 @@ _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of torchrun, srun and Fabric
 
 # Settings of a paper that are kept or replaced together.
 _RECIPE = {"clip_norm", "epochs", "learning_rate", "patience", "schedule", "warmup"}
+_LENGTH = {"epochs", "patience"}
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the model.")]
 _CorpusFolder = Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus.")]
@@ -87,7 +88,7 @@ def train(
             help="Options and settings to start from: of the system's paper; for one processor "
             "core; or for some hundred notes (words and titles of codes, see chapter 7). auto: "
             "few_notes for at most 1,000 notes, if it suits the system and you give no option of "
-            "it, no rate, epochs or the like and no --init-from; else paper."
+            "it, no rate, schedule or clipping, and no --init-from; else paper."
         ),
     ] = "auto",
     init_from: Annotated[
@@ -126,7 +127,7 @@ def train(
     options, said = dict(command_line.pair("--model", text) for text in model or []), ""
     check_options(name, {key: options[key] for key in options if key != "seed"})
     data = Corpus.load(corpus)
-    chosen = {*options} - {"seed", "vectors"} or _RECIPE & {*given} or init_from
+    chosen = {*options} - {"seed", "vectors"} or (_RECIPE - _LENGTH) & {*given} or init_from
     if recipe == "auto" and not chosen and suits(name, len(data["train"])):
         recipe = "few_notes"
         said = f"{len(data['train'])} training notes, so recipe few_notes, with words and titles "
@@ -305,7 +306,7 @@ def _reported(coded: Iterable[CodedNote]) -> Iterator[CodedNote]:
         notes += 1
         assigned += sum(code.assigned for code in note.codes)
         # the numbers differ from note to note
-        each = re.sub(r"\d[\d,]*", "N", note.remark).split(REMARKS)
+        each = re.sub(r"\d[\d,]*", "…", note.remark).split(REMARKS)
         remarks.update(filter(None, each))
         progress.step("coding")
         yield note
@@ -413,7 +414,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status: 0, 2 for an error, 130 for Ctrl-C."""
     rank = next((os.environ[name] for name in _RANKS if name in os.environ), "0")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    resumes = " to resume after the last complete epoch" if arguments[:1] == ["train"] else ""
+    resumes = (
+        "; a network resumes after its last complete epoch" if arguments[:1] == ["train"] else ""
+    )
     return command_line.run(
         app,
         "marn",

@@ -105,8 +105,8 @@ def mark(name: str, digest: str) -> str:
     """
     name = "".join(sign for sign in name if sign.isprintable())  # it may be a stranger's
     return (
-        f"{name} [credentialed corpus {digest[:12]}]: its text is under a data use agreement; what "
-        "is shown or written from here on stays on this machine, only aggregates may leave it"
+        f"{name} [credentialed corpus {digest[:12]}]: its text is confidential; what is shown or "
+        "written from here on stays on this machine, only aggregates may leave it"
     )
 
 

@@ -163,14 +163,22 @@ def _read(path: Path) -> pl.DataFrame:
                 first = lines.readline()
                 above = 1 if SEPARATOR_LINE.fullmatch(first) else 0
                 first = lines.readline() if above else first
+                second = lines.readline()
             mark, header = header_of(first, {})
             is_long = find_column(header, CODE_NAMES) is not None
             place = find_column(header, ID_NAMES) or (header or [""])[0]
             kinds = {c: pl.String if is_long or c == place else pl.Float32 for c in header}
             is_utf8 = encoding == "utf-8-sig"  # which is all that polars reads
             source = path if is_utf8 else path.read_text(encoding=encoding).encode()
+            by_comma = mark != "," and re.search(r"\d,\d", second) is not None
             try:
-                frame = pl.read_csv(source, separator=mark, skip_rows=above, schema_overrides=kinds)
+                frame = pl.read_csv(
+                    source,
+                    separator=mark,
+                    skip_rows=above,
+                    schema_overrides=kinds,
+                    decimal_comma=by_comma,
+                )
             except pl.exceptions.ComputeError:
                 _check_numbers(path, source, mark, place, above)
                 raise
@@ -232,7 +240,10 @@ def _fill_long(
     numbers = {}
     for name in ("probability", "assigned"):
         if name in frame.columns:
-            column = frame[name].cast(pl.Float64, strict=False).to_numpy()
+            given = frame[name]
+            if given.dtype == pl.String:
+                given = given.str.replace(",", ".", literal=True)
+            column = given.cast(pl.Float64, strict=False).to_numpy()
             numbers[name] = np.where(codes < 0, 0.0, column)
             if np.isnan(numbers[name]).any():
                 raise MarnError(f"{matcher.path} has a {name} that is not a number; correct it")

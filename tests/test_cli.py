@@ -74,7 +74,8 @@ def test_a_recipe_is_a_start_that_options_change(corpus, tmp_path, capsys):
     [
         (["bigru_la"], True),
         (["bigru_la", "--recipe", "paper"], False),
-        (["bigru_la", "--epochs", "1"], False),
+        (["bigru_la", "--epochs", "1"], True),
+        (["bigru_la", "--learning-rate", "1e-3"], False),
         (["bigru_la", "--model", "hidden_size=4"], False),
         (["bigru_la", "--model", "seed=4"], True),
         (["cnn"], False),

@@ -30,8 +30,10 @@ def checkout(tmp_path: Path) -> Path:
 def test_every_view_of_text_asks_by_the_same_name() -> None:
     views = {}
     for module in (explain, figures, widgets):
-        for name in filter(lambda name: callable(getattr(module, name)), module.__all__):
-            signature = inspect.signature(getattr(module, name))
+        for name, view in inspect.getmembers(module, inspect.isfunction):
+            if name.startswith("_") or not view.__module__.startswith(module.__name__):
+                continue
+            signature = inspect.signature(view)
             shown = {"text", "words", "corpus"} & set(signature.parameters)
             if shown and str(signature.return_annotation) in (
                 "str",

@@ -68,6 +68,16 @@ def test_long_and_wide_tables_say_the_same(tmp_path, corpus, scores):
         ),
         *(tmp_path / name for name in ("wide.csv", "wide.parquet", "long.parquet")),
     ]
+    # with decimal commas, as Excel writes in Germany
+    cells = [[note, *map(str, row)] for note, row in zip(ids, scores, strict=True)]
+    lines = [";".join([n, *(c.replace(".", ",") for c in row)]) for n, *row in cells]
+    files.append(written(tmp_path, "german.csv", "\n".join([";".join(["id", *CODES]), *lines])))
+    lines = [
+        f"{n};{code};{cell.replace('.', ',')}"
+        for n, *row in cells
+        for code, cell in zip(CODES, row, strict=True)
+    ]
+    files.append(written(tmp_path, "german_long.csv", "\n".join(["id;code;probability", *lines])))
     for file in files:
         found = read_predictions(file, corpus)
         assert found.remarks == [], file
