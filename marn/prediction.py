@@ -77,7 +77,7 @@ class CodedNote:
     codes: list[PredictedCode]
     """Most probable first."""
     remark: str
-    """Why there is no code, what the model could not read, or what is wrong with the id; else
+    """Why no code is given, what the model could not read, or what is wrong with the id; else
     ""."""
 
     def rows(self) -> Iterator[dict[str, Any]]:

@@ -340,7 +340,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        DamagedError: it is no card.
+        DamagedError: it is not a card.
         MarnError: it is of another version.
     """
     path = folder / CARD

@@ -264,6 +264,20 @@ def test_arrays_of_the_right_size_and_another_form_are_one_line(toy, name, chang
         Corpus.load(toy)["train"].targets("icd")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("tokens", [("a", "<i4")]), ("text", "S1"), ("ids", "<i4"), ("icd.indices", "<f4")],
+)
+def test_arrays_of_another_type_are_one_line(toy, name, kind):
+    path = toy / "train" / f"{name}.npy"
+    np.save(path, np.zeros(len(np.load(path)), kind))
+    card = json.loads((toy / "card.json").read_text())
+    card["files"][f"train/{name}.npy"]["bytes"] = path.stat().st_size
+    (toy / "card.json").write_text(json.dumps(card))
+    with pytest.raises(MarnError, match=rf"{name}\.npy cannot be read \(damaged\)"):
+        Corpus.load(toy)["train"].targets("icd")
+
+
 def test_roles_that_the_card_does_not_name_are_refused(toy):
     card = json.loads((toy / "card.json").read_text())
     (toy / "card.json").write_text(json.dumps(card | {"roles": ["evidence"]}))

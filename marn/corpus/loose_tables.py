@@ -65,7 +65,7 @@ class Table:
         items of a list have semicolons between them.
 
         Raises:
-            MarnError: naming table and row, if it cannot be read, or a text is no text.
+            MarnError: naming table and row, if it cannot be read, or a note is not a string.
         """
         find = lru_cache(64)(lambda header: find_columns(self.name, header, (), self._names))
         for place, number, record in self._records:
@@ -162,7 +162,7 @@ def read_text(path: Path, given: str | None = None) -> tuple[str, str]:
     """Return the text of a file, line ends included, and its encoding.
 
     Raises:
-        MarnError: if it cannot be read, is no text, or has more than `ROW_LIMIT` characters.
+        MarnError: if it cannot be read, is not a string, or has more than `ROW_LIMIT` characters.
     """
     with readable(path):
         encoding = encoding_of(path, given)

@@ -99,7 +99,12 @@ class Split:
         try:
             # a plain view of the mapped array: slices of np.memmap cost microseconds each
             loaded = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-            if loaded.ndim != 1 or (name.endswith("offsets") and (loaded[1:] < loaded[:-1]).any()):
+            kind = {"ids": "U", "subjects": "U", "evidence": "V"}.get(name, "iu")
+            if (
+                loaded.ndim != 1
+                or loaded.dtype.kind not in kind
+                or (name.endswith("offsets") and (loaded[1:] < loaded[:-1]).any())
+            ):
                 raise ValueError
             return loaded
         except (OSError, ValueError, EOFError) as error:

@@ -102,7 +102,7 @@ FEW = 1000
 
 
 def suits(name: str, notes: int) -> bool:
-    """Tell whether `few_notes` is for this system and so many training notes.
+    """Tell whether `few_notes` suits this system and this number of training notes.
 
     Not for systems whose encoder is pre-trained: their recipe has a small one that is not.
     """
