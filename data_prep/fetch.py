@@ -18,9 +18,9 @@ def fetch(url: str, name: str, remedy: str, sums: Sequence[str] = ()) -> tuple[P
 
     Args:
         url: where the file is.
-        name: to keep it under in the user's cache folder (``pooch.os_cache("marn")``). A copy that
-            is there is used without a network.
-        remedy: what to do where it cannot be fetched, for the error.
+        name: its name in the user's cache folder (``pooch.os_cache("marn")``); a copy that is there
+            is used without a network.
+        remedy: what to do where it cannot be fetched.
         sums: SHA-256 sums of which the file must have one; none compares nothing.
 
     Raises:

@@ -57,10 +57,7 @@ class _Chart(BaseModel):
 
 
 class Mdace:
-    """The passages of a folder, which are found again in the notes of MIMIC-III.
-
-    Args:
-        folder: of MDACE, or one within it.
+    """The passages of a folder of MDACE, which are found again in the notes of MIMIC-III.
 
     Raises:
         MarnError: the folder has no files, or one of them cannot be read.
@@ -92,9 +89,7 @@ class Mdace:
     def passages(self, dropped: Counter[str], progress: Progress) -> Iterator[Annotation]:
         """Yield the passages of the notes that `watch` has handed on, each once.
 
-        Args:
-            dropped: gets the number of passages left out, by reason.
-            progress: takes a line about how many were found.
+        `dropped` gets the number of those left out, by reason.
         """
         seen: set[Annotation] = set()
         for given in self._given:

@@ -134,7 +134,7 @@ def prepare(
         dropped: what the source has left out while it was read, by reason; what is left out
             here is added to it, and the card records the sum.
         settings: further choices of the source that the card records; read after everything else.
-        progress: takes lines about how far the work is.
+        progress: takes lines.
 
     Raises:
         MarnError: if nothing is left, or the parts contradict each other.
@@ -213,12 +213,6 @@ def _assign(
     """Keep each code once for each admission with a note, and the most frequent codes.
 
     Frequency is the number of admissions with a note; among equals the smaller code wins.
-
-    Args:
-        codings: all of them.
-        admissions: those with a note.
-        choices: how many codes to keep, and what becomes of notes without one.
-        dropped: gets what is left out.
 
     Returns:
         Columns admission, kind and code; and how many different codes there were.

@@ -51,10 +51,7 @@ _LONGEST_KEY: Final = 80
 
 
 def withheld(result: Any) -> list[str]:
-    """List what keeps a result made from credentialed text from being published.
-
-    Args:
-        result: parsed JSON.
+    """List what keeps a result, parsed JSON, made from credentialed text from being published.
 
     Returns:
         One line per place, which shows nothing of a note; empty if all of it may be published.

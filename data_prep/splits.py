@@ -71,15 +71,7 @@ def chosen(
 
 
 def whole(given: Path | None, config: PrepareConfig) -> Splitter | None:
-    """Return the splitter whose training notes give the vocabulary.
-
-    Args:
-        given: as `chosen` takes it.
-        config: what the user chose.
-
-    Returns:
-        None where these are the corpus's own.
-    """
+    """Return the splitter whose training notes give the vocabulary, None for the corpus's own."""
     if config.vocabulary == "corpus":
         return None
     return chosen(given, "full", config.seed, Counter())[0]
@@ -171,9 +163,7 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
 def in_table(path: Path, dropped: Counter[str]) -> Splitter:
     """Place admissions by a table of ids and splits, and leave out those that it does not name.
 
-    Args:
-        path: CSV, Parquet, Feather or another form that `marn.corpus.loose_tables` reads.
-        dropped: as for `listed`.
+    The table may have any form that `marn.corpus.loose_tables` reads; `dropped` is as for `listed`.
 
     Raises:
         MarnError: naming file and row, if it cannot be read, or an id is in two splits.
@@ -219,14 +209,10 @@ def _of_places(given: Path, places: Mapping[str, str], dropped: Counter[str]) ->
 
 
 def fetch_lists(which: str, sums: Sequence[str] = ()) -> Path:
-    """Fetch CAML's lists once and return their folder.
-
-    Args:
-        which: "50" or "full".
-        sums: SHA-256 sums of which each list must have one; none compares nothing.
+    """Fetch CAML's lists "50" or "full" once and return their folder.
 
     Raises:
-        MarnError: if a list cannot be fetched, or has another sum.
+        MarnError: if a list cannot be fetched, or has none of the SHA-256 `sums` given.
     """
     folder = Path()
     for name in SPLITS:

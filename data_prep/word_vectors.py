@@ -36,8 +36,8 @@ def word2vec(
         notes: called once for counting and once for each pass, returns the notes, each (T,) int;
             they hold a word.
         vocabulary: the V words that the notes are encoded with.
-        width: E, components of a vector, >= 1.
-        epochs: passes over the notes, >= 1.
+        width: E, components of a vector.
+        epochs: passes over the notes.
         seed: of gensim and of the unknown word's vector.
         progress: takes a line about each pass.
 

@@ -24,11 +24,9 @@ _METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH", Mapping: "JSON"}
 
 
 def new(summary: str, *, completion: bool = False) -> typer.Typer:
-    """Make a command line that has no commands yet.
+    """Make a command line without commands, of which `--help` prints a summary first.
 
-    Args:
-        summary: what `--help` prints first.
-        completion: whether to offer completion to the shell, for a program that is installed.
+    A program that is installed may offer completion to the shell.
     """
     app = typer.Typer(
         help=summary,
@@ -43,14 +41,11 @@ def new(summary: str, *, completion: bool = False) -> typer.Typer:
 def add(
     app: typer.Typer, function: Callable[..., Any], settings: Any, *, defaults: bool = True
 ) -> None:
-    """Add a command whose options are the fields of `settings`.
+    """Add a command whose options are the fields of `settings`, and which calls `function`.
 
-    Args:
-        app: from `new`.
-        function: takes the settings that were given, as a dictionary, and then options of its
-            own, written as typer's. Its name is the command's, its docstring what `--help` prints.
-        settings: a class made by `marn.settings.settings`.
-        defaults: whether `--help` shows the defaults of the fields.
+    The function takes the settings that were given, as a dictionary, and then options of its own,
+    written as typer's. Its name is the command's, its docstring what `--help` prints, with the
+    defaults of the fields if `defaults`.
     """
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     fields = settings.__pydantic_fields__

@@ -13,9 +13,7 @@ _LOOK = 0.2  # seconds between two looks at the parent
 def end_with_parent(parent: int | None = None) -> None:
     """Let this process end as soon as the one that started it has ended.
 
-    Args:
-        parent: number of the process that started this one; None where multiprocessing did, which
-            knows, and may have used a server for it.
+    Its number is None where multiprocessing did, which knows, and may have used a server for it.
     """
     from multiprocessing import parent_process  # no burden for what is not started so
 

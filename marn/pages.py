@@ -22,12 +22,8 @@ th, td {{ text-align: left; vertical-align: top; padding: 0.2rem 0.6rem; min-wid
 def head(title: str) -> str:
     """Begin a page that fits a phone and is light or dark as its reader likes; `TAIL` ends it.
 
-    Args:
-        title: plain text.
-
-    Example:
-        >>> "<h1>a &amp; b</h1>" in head("a & b")
-        True
+    >>> "<h1>a &amp; b</h1>" in head("a & b")
+    True
     """
     return _HEAD.format(title=html.escape(title))
 
@@ -35,13 +31,10 @@ def head(title: str) -> str:
 def wide(table: str, name: str) -> str:
     """Put the HTML of a table into a box with an edge, which scrolls if the table is too wide.
 
-    Args:
-        table: HTML.
-        name: of the box, for those who do not see it; plain text.
+    Its name, plain text, is for those who do not see the box.
 
-    Example:
-        >>> wide("<table></table>", "codes").endswith("<table></table></div>")
-        True
+    >>> wide("<table></table>", "codes").endswith("<table></table></div>")
+    True
     """
     label = html.escape(name, quote=True)
     return f'<div class="wide" role="region" aria-label="{label}" tabindex="0">{table}</div>'

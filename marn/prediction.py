@@ -164,15 +164,9 @@ class SavedModel:
         explain: Explained | None = None,
         to_file: bool = False,
     ) -> Iterator[CodedNote]:
-        """Code notes as `predict` does, one after the other in the same memory.
+        """Code notes (id, text) as `predict` does, one after the other in the same memory.
 
-        Args:
-            notes: (id, text) of each.
-            task: see `predict`.
-            top: see `predict`.
-            threshold: see `predict`.
-            explain: see `predict`.
-            to_file: whether they go to a file, for which `marn.privacy.check_may_write` was asked.
+        Those that go `to_file` were asked for by `marn.privacy.check_may_write`.
         """
         if explain != "none" and not to_file:
             check_may_show(self.is_open, show_credentialed_text=True)
@@ -374,13 +368,9 @@ class _Reader:
 
 
 def write_coded(notes: Iterable[CodedNote], file: IO[str], kind: str, title: str = "") -> None:
-    """Write coded notes into a text file, one after the other.
+    """Write coded notes into a text file opened with `newline=""`, one after the other.
 
-    Args:
-        notes: from `SavedModel.code`.
-        file: opened with `newline=""`.
-        kind: one of `FORMATS`: a table, a JSON object per note, or a page that shows the notes.
-        title: of the page.
+    The kind is one of `FORMATS`: a table, a JSON object per note, or a page that shows the notes.
     """
     if kind == ".csv":
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -44,13 +44,9 @@ _KERNEL: Final = re.compile(r"ipykernel|(^|/)kernel-[^/]*\.json$")  # in its com
 
 
 def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
-    """Refuse to show credentialed text unless the caller asked for it by name.
+    """Refuse to show text that is not open unless the caller asked for it by name.
 
     In a notebook, and in programs that a notebook starts, `SWITCH` must be set as well.
-
-    Args:
-        open_text: whether the text is open, `corpus.is_open`.
-        show_credentialed_text: whether the caller asked for it anyway.
 
     Raises:
         MarnError: the text is credentialed and may not be shown here.
@@ -71,7 +67,7 @@ def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
 
 
 def check_may_write(path: Path | None, open_text: bool, show_credentialed_text: bool) -> None:
-    """Refuse to write credentialed text where git would see it, or where a notebook saves it.
+    """Refuse to write text that is not open where git would see it, or where a notebook saves it.
 
     Args:
         path: file to write, which need not exist; None for standard output, which may be a file.
@@ -97,12 +93,7 @@ def check_may_write(path: Path | None, open_text: bool, show_credentialed_text: 
 
 
 def mark(name: str, digest: str) -> str:
-    """Return the line that says that a corpus is credentialed, by which the commit check finds it.
-
-    Args:
-        name: name of the corpus.
-        digest: its hash.
-    """
+    """Return the line that says that a corpus is credentialed; the commit check looks for it."""
     name = "".join(sign for sign in name if sign.isprintable())  # it may be a stranger's
     return (
         f"{name} [credentialed corpus {digest[:12]}]: its text is confidential; what is shown or "
@@ -111,11 +102,7 @@ def mark(name: str, digest: str) -> str:
 
 
 def announce(name: str, digest: str) -> None:
-    """Log the `mark` of a corpus, which is then in whatever is made from it.
-
-    The line goes to the log (standard error unless logging is configured), and so into the outputs
-    of a notebook.
-    """
+    """Log the `mark` of a corpus, which so gets into logs and the outputs of notebooks."""
     log.warning("%s", mark(name, digest))
 
 

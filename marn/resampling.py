@@ -70,14 +70,7 @@ def difference(
 
     For the interval, units and seeds are drawn with replacement. For the test, what the two systems
     say of a random half of the units is exchanged, and p is how often the difference is then as
-    large.
-
-    Args:
-        ours: a table (U, K) for each seed; see `interval`.
-        theirs: those of the other system, for the same seeds and units.
-        measure: makes figures of sums.
-        draws: of the bootstrap, and of the test.
-        seed: of the draws.
+    large. The arguments are those of `interval`, with the tables of both systems.
 
     Raises:
         MarnError: the tables are not of the same units.

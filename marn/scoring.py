@@ -290,13 +290,7 @@ def _fill_wide(frame: pl.DataFrame, matcher: _Matcher, values: Floats) -> bool:
 
 
 def report(given: FilePredictions, resamples: int = 1000, seed: int = 0) -> Iterator[str]:
-    """Describe the scores of a file in lines, with 95 % bootstrap intervals over notes.
-
-    Args:
-        given: from `read_predictions`.
-        resamples: random samples of the notes, with replacement.
-        seed: of the samples.
-    """
+    """Describe the scores of a file in lines, with 95 % bootstrap intervals over notes."""
     size, width = given.targets.shape
     yield f"{given.name}: {size:,} notes, {width:,} codes, {int(given.assigned.sum()):,} assigned"
     yield from (f"  note: {remark}" for remark in given.remarks)
@@ -312,16 +306,11 @@ def report(given: FilePredictions, resamples: int = 1000, seed: int = 0) -> Iter
 def compare(
     files: Sequence[FilePredictions], resamples: int = 1000, seed: int = 0
 ) -> Iterator[str]:
-    """Describe in lines how each two files differ on the same notes.
+    """Describe in lines how each two files, for the same split and task, differ on the same notes.
 
     Each figure that both carry has the difference, its 95 % bootstrap interval over notes, and the
     p-value of a permutation test that exchanges the two predictions of randomly chosen notes. Of
     more than two files, p is also corrected for the number of pairs, figure by figure.
-
-    Args:
-        files: from `read_predictions`, for the same split and task.
-        resamples: random samples of the notes, and random exchanges.
-        seed: of both.
     """
     rankings = [_ranking(file) for file in files]
     pairs: dict[tuple[int, int], dict[str, Estimate]] = {}
@@ -354,12 +343,7 @@ def _table(given: FilePredictions, ranking: Mapping[str, Floats]) -> sparse.csr_
 
 
 def _measure(width: int, ranking: Sequence[str]) -> Measure:
-    """Return what computes the figures, by the rules of `marn.metrics.score`, of `_table`'s sums.
-
-    Args:
-        width: C, the number of codes.
-        ranking: the R figures of which there is a mean over notes.
-    """
+    """Return what computes the figures, by the rules of `marn.metrics.score`, of `_table`."""
 
     def figures(sums: Floats) -> dict[str, Floats]:
         each = np.split(sums[:, : 3 * width], 3, axis=1)  # (B, C) hits, claims, present

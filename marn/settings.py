@@ -72,16 +72,10 @@ _WORDS = {
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 def settings(cls: type[T]) -> type[T]:
-    """Make a class a frozen dataclass that checks its fields.
+    """Make a class of annotated fields with docstrings a frozen dataclass that checks them.
 
-    Values must be of a field's type: `epochs="3"` is refused. Numbers of numpy and torch count as
-    Python's, and become them.
-
-    Args:
-        cls: annotated fields with their defaults, and docstrings below them.
-
-    Returns:
-        The dataclass, which raises a one-line `MarnError` where a value is wrong.
+    Values must be of a field's type: `epochs="3"` is refused in a one-line `MarnError`. Numbers of
+    numpy and torch count as Python's, and become them.
     """
     made: Any = dataclass(frozen=True, kw_only=True, config=_CONFIG)(cls)
     fields, validate = made.__pydantic_fields__, made.__init__
@@ -108,20 +102,13 @@ def settings(cls: type[T]) -> type[T]:
 def check(
     name: str, annotation: Any, value: Any, default: Any = None, *, as_text: bool = False
 ) -> Any:
-    """Check one value as `settings` checks a field.
+    """Check one value as `settings` checks a field, and return it, numpy's numbers as Python's.
 
-    Args:
-        name: what the message calls it.
-        annotation: the type, perhaps with constraints, as `Count`.
-        value: what was given.
-        default: what the message recommends; None for nothing.
-        as_text: whether text may stand for the value, as on a command line.
-
-    Returns:
-        The value, as a Python number where it was numpy's.
+    The default is what the message recommends. `as_text` says whether text may stand for the value,
+    as on a command line.
 
     Raises:
-        MarnError: the value is of another type or out of range.
+        MarnError: the value is of another type than the annotation, or out of range.
     """
     adapter = TypeAdapter(annotation, config=_CONFIG)
     try:

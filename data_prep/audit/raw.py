@@ -31,7 +31,7 @@ def audit_raw(
             are any (the demo of MIMIC-III has no notes).
         ccs_procedures: HCUP's file of procedure categories, or "hcup"; without it, only the
             categories of diagnoses are looked up.
-        progress: takes lines about the progress.
+        progress: takes lines.
         is_open: whether rare codes may be named; by default only those of the teaching hospital.
 
     Raises:

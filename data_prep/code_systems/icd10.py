@@ -28,11 +28,9 @@ _PROCEDURE: Final = re.compile(r"[0-9A-HJ-NP-Z]{7}", re.ASCII)
 
 @cache
 def dotted(kind: str, written: str) -> str | None:
-    """Return a code with its dot, which procedures lack; None for what does not look like a code.
+    """Return an ICD-10-CM ("dx") or ICD-10-PCS ("pr") code with its dot, which procedures lack.
 
-    Args:
-        kind: "dx" for ICD-10-CM, "pr" for ICD-10-PCS.
-        written: the code in either case, with or without its dot, with blanks around it.
+    It may be in either case, with blanks around it. None stands for what does not look like a code.
     """
     code = written.strip().upper()
     if kind == "pr":
@@ -49,13 +47,10 @@ def title(kind: str, code: str) -> str:
 
 
 def categories(uses: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], CodeEntry]:
-    """Return the category of each code that has one.
+    """Return the category of each (kind, code), given how often each is used.
 
     No package has CCSR's own titles, so such a category is named after its body system and its
     most used member.
-
-    Args:
-        uses: how often each (kind, code) is used.
     """
     ccsr = Ccsr.load()
     found: dict[tuple[str, str], CodeEntry] = {}

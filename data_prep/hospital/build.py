@@ -75,10 +75,10 @@ def write(
     zipped: bool = False,
     slips: float = 1.0,
 ) -> dict[str, int]:
-    """Write the raw tables of a teaching hospital.
+    """Write the raw tables of a teaching hospital into a folder that is new or empty.
 
     Args:
-        out: folder for the tables, which must be new or empty.
+        out: the folder.
         preset: a key of `PRESETS`.
         seed: the same seed gives the same bytes.
         progress: called with (summaries so far, summaries in all) after every patient.

@@ -58,11 +58,7 @@ def plain(title: str) -> str:
 
 
 def spoken(title: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Derive the names of a code, and what is said after them, from its long title of CMS.
-
-    Returns:
-        Names of the head noun, and qualifiers (none, or one).
-    """
+    """Derive from a long title of CMS the names of a code, and what is said after them, if any."""
     rules = settings("rare.toml")
     noun, *rest = _PART.split(plain(title) or title.lower(), maxsplit=1)
     names = [noun]

@@ -41,12 +41,9 @@ class Sections(Story):
         self.note.raw("\n\n")
 
     def fill(self, rule: str, words: float, each: float) -> None:
-        """Write sentences of a rule.
+        """Write about so many words of a rule, whose sentences have `each` words on average.
 
-        Args:
-            rule: of which no sentence comes twice before all have come.
-            words: about so many in all.
-            each: words of a sentence, on average.
+        No sentence comes twice before all have come.
         """
         count = max(1, int(words / each + self.rng.random()))
         alternatives = self.author.rule(rule)
@@ -57,13 +54,9 @@ class Sections(Story):
                 self.note.say(rule)
 
     def items(self, codes: list[Code], filler: str = "", extra: int = 0) -> None:
-        """Write a list of codes in random order.
+        """Write a list of codes in random order, and `extra` other things of the rule `filler`.
 
-        Args:
-            codes: to be listed.
-            filler: rule of other things to list. Where it is given, some codes are written in
-                the phrases of a history.
-            extra: how many other things.
+        Where there is a filler, some codes are written in the phrases of a history.
         """
         note, rng, style = self.note, self.rng, self.author.bullet
         items: list[Code | None] = [*codes, *[None] * extra]

@@ -101,7 +101,7 @@ def build(
         lists: what `splits.chosen` takes; None splits by patient.
         labels: "icd", or "caml" (`data_prep.caml_labels`).
         mdace: folder of MDACE's annotations, instead of the hospital's own evidence.
-        progress: takes lines about how far the work is.
+        progress: takes lines.
 
     Raises:
         MarnError: if a table is missing or damaged, or nothing is left.

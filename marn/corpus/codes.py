@@ -28,12 +28,8 @@ _NOUN: Final = {"dx": "diagnosis", "pr": "procedure"}
 def dotted(kind: str, raw: str) -> str:
     """Write a code with its dot, placed according to the table that the code comes from.
 
-    Args:
-        kind: ``"dx"`` for a diagnosis, ``"pr"`` for a procedure.
-        raw: the code as written: with or without the dot, in either case, with blanks around it.
-
-    Returns:
-        The code in upper case.
+    The kind is ``"dx"`` for a diagnosis, ``"pr"`` for a procedure. The code may be written with or
+    without the dot, in either case, with blanks around it; it is returned in upper case.
 
     Raises:
         MarnError: ``kind`` is unknown, ``raw`` is not text (its zeros may be lost already), or it

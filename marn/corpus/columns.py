@@ -87,12 +87,8 @@ def encoding_of(path: Path, given: str | None = None) -> str:
     """Return the encoding of a file: UTF-8, UTF-16, UTF-32 or, where that is plain, Windows-1252.
 
     It is plain where no byte above 127 is part of UTF-8, and every one is a character of
-    Windows-1252 (which holds Latin-1's) that can be where it is.
-
-    Args:
-        path: of the file, perhaps gzipped; of what can be read only once, such as a pipe, UTF-8 is
-            assumed.
-        given: the encoding, if it is known; then the file is only read to see that it has it.
+    Windows-1252 (which holds Latin-1's) that can be where it is. Of what can be read only once,
+    such as a pipe, UTF-8 is assumed. An encoding that is given is only checked.
 
     Raises:
         MarnError: if it is none of these, or not the one that is given.

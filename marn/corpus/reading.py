@@ -210,14 +210,11 @@ class Corpus:
 
     @classmethod
     def load(cls, path: str | Path) -> Corpus:
-        """Open a corpus.
+        """Open the corpus in a folder.
 
         Cheap: the card is read, file sizes are compared with it, and the arrays are mapped.
         `verify` compares the contents as well. A corpus whose text is under a data use agreement
         is announced in the log (`marn.privacy.announce`).
-
-        Args:
-            path: the folder that `python -m data_prep` wrote.
 
         Raises:
             MarnError: there is no corpus, it was written by another version, or a file of it is
@@ -361,14 +358,9 @@ class Corpus:
     def head(
         self, *, train: int | None = None, dev: int | None = None, test: int | None = None
     ) -> Corpus:
-        """Return the same corpus with the first notes of each split, for a small machine.
+        """Return the same corpus with so many first notes of each split; None keeps all.
 
         Vocabulary, codes and vectors stay those of the whole corpus.
-
-        Args:
-            train: notes of split "train" to keep, at most; None keeps all.
-            dev: the same for "dev".
-            test: the same for "test".
 
         Raises:
             MarnError: a number is below 1.

@@ -78,12 +78,10 @@ class Planned:
 
 
 def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
-    """Read an experiment.
+    """Read an experiment's YAML file.
 
-    Args:
-        path: the YAML file.
-        changes: `seeds`, an axis of the grid with its values (or some of its labels), or a
-            parameter of every run, instead of what the file says.
+    Changes replace what it says: `seeds`, an axis of the grid with its values (or some of its
+    labels), or a parameter of every run.
 
     Raises:
         MarnError: the file is missing, is no YAML, or says something that is not a setting; an axis
@@ -192,15 +190,11 @@ def _set(parameters: dict[str, Any], key: str, value: Any) -> None:
 
 
 def plan(path: Path, out: Path, changes: Mapping[str, Any] | None = None) -> list[Planned]:
-    """List the runs of an experiment, each checked before any is begun.
-
-    Args:
-        path: the experiment's YAML file.
-        out: folder for the runs.
-        changes: see `read`.
+    """List the runs of an experiment, each checked before any is begun, with folders in `out`.
 
     Raises:
-        MarnError: something that the file says does not exist, or two runs are the same.
+        MarnError: see `read`; or something that the file says does not exist, or two runs are the
+            same.
     """
     try:
         import distributed  # noqa: F401

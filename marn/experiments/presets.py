@@ -105,13 +105,10 @@ class Preset:
         return pd.DataFrame(found, columns=["row", "what", "why"])
 
     def changed(self, values: Mapping[str, Any], name: str | None = None) -> Preset:
-        """Return a new preset with some values changed.
+        """Return a new preset with some values {path: value} changed.
 
-        Args:
-            values: {path: value}; besides the paths of the table, any option of `marn.build`,
-                `marn.TrainConfig` or `marn.evaluate`, such as `model.embedding_size`. Those calls
-                check it.
-            name: name of the new preset.
+        Besides the paths of the table, any option of `marn.build`, `marn.TrainConfig` or
+        `marn.evaluate` may be set, such as `model.embedding_size`. Those calls check it.
 
         Raises:
             MarnError: a path is unknown.

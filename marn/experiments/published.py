@@ -83,10 +83,7 @@ def table(
 ) -> pd.DataFrame:
     """Return the scores of a dataset as the papers lay them out, one row per printed row.
 
-    Args:
-        dataset: `"MIMIC-III-50"` or `"MIMIC-III-full"`.
-        task: `"icd"` or `"ccs"`.
-        papers: whose tables.
+    The dataset is `"MIMIC-III-50"` or `"MIMIC-III-full"`.
 
     Returns:
         `paper`, `table`, `printed`, `system`, `blocks`, a column per metric (percent; NaN where a

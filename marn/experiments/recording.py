@@ -24,10 +24,7 @@ RULES = ("0.5", "dev", "dev_codes")
 def record(run: Run, corpus: Corpus, folder: str | Path | None = None) -> dict[str, Any]:
     """Score a trained model on the test notes, and write down what a table needs.
 
-    Args:
-        run: from `marn.fit`.
-        corpus: what it was trained on, with dev and test notes.
-        folder: to write to; by default the run directory, and nothing without one.
+    It is written to a folder, by default the run directory, and nowhere without one.
 
     Returns:
         What `results.json` holds. `scores` is {rule: {task: {figure: value}}}; undefined ones are

@@ -95,7 +95,7 @@ def _finished(folder: Folders) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def summary(table: pd.DataFrame, by: Sequence[str], figures: Sequence[str]) -> pd.DataFrame:
-    """Average figures over seeds.
+    """Average figures, columns of a table from `collect`, over seeds.
 
     Args:
         table: from `collect`.
@@ -143,12 +143,7 @@ def per_code(folder: Folders, *, task: str = "icd", rule: str = "dev") -> pd.Dat
 def predictions(
     folder: Folders, *, task: str = "icd"
 ) -> Iterator[tuple[dict[str, Any], Array, NDArray[np.bool_]]]:
-    """Yield each finished run's labels, probabilities (N, C) and targets (N, C) of the test notes.
-
-    Args:
-        folder: of a sweep.
-        task: whose codes these are.
-    """
+    """Yield each run's labels, probabilities (N, C) and targets (N, C) of the test notes."""
     for place, done in _folders(folder):
         with np.load(place / "run" / PREDICTIONS) as file:
             yield done["labels"], file[f"{task}/probabilities"], file[f"{task}/targets"]
@@ -242,17 +237,9 @@ def _counts(path: Path, task: str, rule: str) -> Array:
 
 
 def publish(table: pd.DataFrame, path: str | Path, *, digits: int = 4) -> list[Path]:
-    """Write a table as CSV, JSON, Markdown, HTML and LaTeX.
+    """Write a table as CSV, JSON, Markdown, HTML and LaTeX: `path` with a suffix; return the files.
 
     The JSON, a list of rows, is what the book keeps in `book/results/` and its chapters read.
-
-    Args:
-        table: any.
-        path: of the files, without a suffix.
-        digits: after the point.
-
-    Returns:
-        The files written.
     """
     rounded, path = table.round(digits), Path(path)
     written = {

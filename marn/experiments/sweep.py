@@ -109,19 +109,16 @@ def sweep(
     changes: Mapping[str, Any] | None = None,
     stream: TextIO | None = None,
 ) -> list[Planned]:
-    """Run an experiment until every run is finished or has failed.
+    """Run an experiment, a YAML file, until every run is finished or has failed; return its runs.
 
     Args:
-        path: the experiment's YAML file.
+        path: the file.
         out: folder for the runs, which every worker sees. Sweeps may share it.
         jobs: runs at a time, each a process of this machine.
         address: of a Dask scheduler, whose workers are used instead.
         dry_run: whether to list the runs and the time they will take, and run none.
         changes: what is set otherwise than in the file, see `marn.experiments.plan.read`.
         stream: where to say what happens; by default standard output.
-
-    Returns:
-        The runs of the experiment.
 
     Raises:
         MarnError: what the file says does not exist, the disk has no room, no scheduler answers at

@@ -137,12 +137,9 @@ def by_frequency(
 
 
 def ranked_wrongly(table: pd.DataFrame, by: Sequence[str], figure: str) -> pd.DataFrame:
-    """Count how often one seed of each of two systems would have ranked them wrongly.
+    """Count how often one seed of each of two systems would have ranked them wrongly by a figure.
 
-    Args:
-        table: a row per run, as for `over_seeds`.
-        by: columns that name a system.
-        figure: by which they are ranked.
+    The table has a row per run, as for `over_seeds`; `by` are columns that name a system.
 
     Returns:
         One row per pair of systems: `better` and `worse` by the mean over seeds, the `difference`

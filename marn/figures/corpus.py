@@ -24,15 +24,12 @@ from marn.figures.style import (
 
 
 def code_frequency(frequency: ArrayLike, names: Sequence[str], *, system: str = "ICD") -> go.Figure:
-    """Draw how many notes have each code, most frequent first.
+    """Draw how many notes have each code, most frequent first; the axis can be logarithmic.
 
     Args:
         frequency: (C,) int, notes per code.
         names: (C,) code and title, shown on hover.
-        system: "ICD" or "CCS", for the title and the axis.
-
-    Returns:
-        A figure with buttons for a linear and a logarithmic axis.
+        system: "ICD" or "CCS".
 
     Raises:
         MarnError: the lengths differ.

@@ -172,11 +172,7 @@ class Coder(nn.Module):
         return self.head(*self.features(tokens, lengths))
 
     def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Encode and recalibrate notes: the input of the head.
-
-        Args:
-            tokens: as in `forward`.
-            lengths: as in `forward`.
+        """Encode and recalibrate notes, given as to `forward`: the input of the head.
 
         Returns:
             Features (B, T', D), with `word_path` (B, T', D + E), and their mask (B, T'), None with
@@ -210,10 +206,6 @@ class Coder(nn.Module):
     def to_subwords(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Cut notes into embedded units: the first `max_length` words, unless overridden.
 
-        Args:
-            tokens: as in `forward`.
-            lengths: as in `forward`.
-
         Returns:
             Rows of the embedding (B, U), padded with 0, and how many each note has (B,).
         """
@@ -232,12 +224,7 @@ class Coder(nn.Module):
         return torch.cat([h, F.pad(x, (0, 0, 0, h.shape[1] - x.shape[1]))], dim=2)
 
     def attention(self, tokens: Tensor, lengths: Tensor, task: str) -> Tensor:
-        """Compute how much each code attends to each token.
-
-        Args:
-            tokens: as in `forward`.
-            lengths: as in `forward`.
-            task: one of `tasks`.
+        """Compute how much each code of a task attends to each token.
 
         Returns:
             (B, C, T') float with T' = min(T, max_length). With `padding="masked"` the weights over

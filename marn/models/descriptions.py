@@ -74,15 +74,7 @@ def check_descriptions(
 
 
 def mean_vectors(texts: Sequence[Sequence[int]], table: Tensor) -> Tensor:
-    """Average the word vectors of each description.
-
-    Args:
-        texts: the words of each code, at least one.
-        table: (rows, E), the word vectors.
-
-    Returns:
-        (C, E), detached from the table: they do not change with it.
-    """
+    """Average the word vectors (rows, E) of each description: (C, E), detached from the table."""
     table = table.detach()
     return torch.stack([table[torch.tensor(list(text))].mean(dim=0) for text in texts])
 

@@ -23,18 +23,10 @@ SCORES_AT_ONCE = 2**28  # attention scores held at a time: 1 GiB in fp32
 
 
 def length_mask(lengths: Tensor, width: int) -> Tensor:
-    """Mark the real positions of a padded batch.
+    """Mark the real positions of a padded batch of width T: (B,) int -> (B, T) bool.
 
-    Args:
-        lengths: (B,) int.
-        width: T, the padded length.
-
-    Returns:
-        (B, T) bool.
-
-    Example:
-        >>> length_mask(torch.tensor([1, 3]), 3).int().tolist()
-        [[1, 0, 0], [1, 1, 1]]
+    >>> length_mask(torch.tensor([1, 3]), 3).int().tolist()
+    [[1, 0, 0], [1, 1, 1]]
     """
     return torch.arange(width, device=lengths.device) < lengths[:, None]
 

@@ -140,13 +140,10 @@ class LinearReader(TextSystem):
 
 
 class Words(LinearReader):
-    """A linear model on the words of a note, those of `marn.corpus.text.tokenize`.
+    """A linear model on the words of a note (`marn.corpus.text.tokenize`): the usual baseline.
 
     Args:
         **shared: see `LinearReader`.
-
-    References:
-        The usual baseline of medical coding; scikit-learn.
     """
 
     name = "words"

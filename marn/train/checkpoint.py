@@ -46,14 +46,8 @@ class RunFolder:
     """The files of one run; with `path=None` nothing is read or written.
 
     Enter it to lock the folder for this process. On several devices every rank makes the same
-    calls, and only rank 0 locks and writes.
-
-    Args:
-        path: the run directory, on a disk that all nodes see.
-        model: as it was built.
-        corpus: to train on.
-        config: settings of the training.
-        start: digest of the weights of another run, if the training starts from them.
+    calls, and only rank 0 locks and writes; all nodes see the folder. A training that starts from
+    the weights of another run has their digest, `start`.
     """
 
     def __init__(

@@ -36,13 +36,9 @@ class MemorySaver:
     """Repeats a step that ran out of device memory in a way that needs less of it.
 
     First fewer attention scores are held at a time, which changes nothing but the time. When that
-    does not help, the batch is computed in more parts, unless batch normalisation would notice.
+    does not help, the batch is computed in more `parts`, unless batch normalisation would notice.
     With several ranks no step can be repeated, because the others wait for its gradients; so
     `rehearse` tries the largest one before the first.
-
-    Args:
-        model: the model that is trained.
-        parts: parts of a batch to begin with.
     """
 
     def __init__(self, model: Coder, parts: int) -> None:

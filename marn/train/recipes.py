@@ -43,12 +43,8 @@ def laptop(name: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
     of up to 1,000 words, output biases that begin at the codes' shares (with 378 steps 16 of 17
     systems score higher so, see book/results/systems.json), batches of 16, and
     `marn.train.config.of_steps`. A recipe counts in steps, because a system that gets too few
-    learns nothing. That of a reader of text, which learns at once, is empty.
-
-    Args:
-        name: one of `marn.available()`.
-        notes: training notes, which decide how many epochs the steps are.
-        steps: steps of the optimiser, at least; rounded up to whole epochs.
+    learns nothing; they are rounded up to whole epochs. That of a reader of text, which learns at
+    once, is empty.
 
     Raises:
         MarnError: the system has no such recipe.
@@ -74,12 +70,8 @@ def few_notes(name: str, notes: int, *, steps: int = 420) -> Recipe:
     It is that of `laptop`, and besides: a word path, queries and classifiers that begin at the
     codes' titles; cross-entropy; batches of 8, and 7 epochs or 420 steps, whichever is more. These
     four settings and the start of the biases were chosen together, out of eleven tries with one
-    seed, on half of CodiEsp's dev notes; the page on real text has what each is worth.
-
-    Args:
-        name: a system with label attention, such as `"bigru_la"`; or one that reads text.
-        notes: training notes.
-        steps: steps of the optimiser, at least.
+    seed, on half of CodiEsp's dev notes; the page on real text has what each is worth. The system
+    must have label attention, or read text.
 
     Raises:
         MarnError: the system has no such recipe.

@@ -39,13 +39,9 @@ _MOST = 1 << 12  # of each: the library makes lists of them before any tensor
 
 
 def cut_words(words: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Cut every row of a vocabulary into word pieces.
+    """Cut every row of a vocabulary of V words into word pieces.
 
     Each word follows a blank, as in a text, because some tokenizers mark it.
-
-    Args:
-        words: the V words in the order of their numbers.
-        tokenizer: of `transformers`.
 
     Returns:
         Ids of pieces for V + 4 rows: padding (none), the words, the unknown word, [CLS] and [SEP].
@@ -117,13 +113,10 @@ def _check_type(configuration: Mapping[str, Any], source: str) -> None:
 
 
 def read_pretrained(source: str) -> tuple[Any, Any]:
-    """Read a tokenizer and a model; code beside them is not run, pickles are not opened.
+    """Read a tokenizer and a model from a folder, for which the Hub is not asked, or from the Hub.
 
-    Args:
-        source: a folder, for which the Hub is not asked, or a name on the Hub.
-
-    Returns:
-        The tokenizer, and the model in single precision and training mode.
+    Code beside them is not run, pickles are not opened. The model is in single precision and
+    training mode.
 
     Raises:
         MarnError: they cannot be read, or are not of `ENCODERS`.
@@ -159,9 +152,8 @@ def _is_plain(key: str, value: Any) -> bool:
 def random_transformer(configuration: Mapping[str, Any], *, pieces: bool) -> Any:
     """Create a transformer with random weights; neither the Hub nor any file is read.
 
-    Args:
-        configuration: see `TransformerCoder`.
-        pieces: whether the table of pieces will be used.
+    The configuration is that of `TransformerCoder`; `pieces` says whether its table of pieces will
+    be used.
 
     Raises:
         MarnError: the configuration is not of `ENCODERS`, could name code, or does not fit.
@@ -193,12 +185,7 @@ def random_transformer(configuration: Mapping[str, Any], *, pieces: bool) -> Any
 def with_padding_first(
     own: nn.Embedding, padding: int, rows: Sequence[Sequence[int]]
 ) -> tuple[Tensor, list[list[int]]]:
-    """Swap the padding with row 0 in a transformer's table of pieces.
-
-    Args:
-        own: the table, N pieces of D features.
-        padding: row of its padding.
-        rows: the pieces of each word.
+    """Swap the padding with row 0 in a transformer's table of N pieces, and in the rows of words.
 
     Returns:
         The new table (N, D) and the new rows.
@@ -375,11 +362,7 @@ class TransformerCoder(Coder):
         return weights.new_zeros(*weights.shape[:2], tokens.shape[1]).scatter_add_(2, word, weights)
 
     def check_window(self, size: int, marks: int = 0) -> None:
-        """Refuse windows longer than the transformer has positions.
-
-        Args:
-            size: pieces of a window.
-            marks: further positions that the window needs: 2 with [CLS] and [SEP].
+        """Refuse windows of more pieces and further `marks` ([CLS], [SEP]) than positions.
 
         Raises:
             MarnError: `size` is below 1, or too large.
