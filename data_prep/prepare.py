@@ -249,10 +249,7 @@ def _as_frame(codings: Iterable[Coding]) -> pl.DataFrame:
 
 
 def _members(
-    admissions: Mapping[str, Admission],
-    assigned: pl.DataFrame,
-    split: Splitter,
-    keep_uncoded: bool,
+    admissions: Mapping[str, Admission], assigned: pl.DataFrame, split: Splitter, keep_uncoded: bool
 ) -> dict[str, list[str]]:
     """Return the admissions of each split, in the order of their ids."""
     if assigned.is_empty():

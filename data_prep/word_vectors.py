@@ -104,12 +104,7 @@ def _learn(
         {names[word]: int(count) for word, count in enumerate(counts) if word != PAD and count},
         corpus_count=0,
     )
-    model.train(
-        sentences,
-        total_words=int(counts.sum()),
-        epochs=epochs,
-        callbacks=[Report()],
-    )
+    model.train(sentences, total_words=int(counts.sum()), epochs=epochs, callbacks=[Report()])
     vectors: Mapping[str, np.ndarray] = model.wv
     return vectors
 

@@ -11,9 +11,7 @@ from marn.settings import check
 
 
 def average(
-    runs: Sequence[str | Path],
-    weights: Sequence[float] | None = None,
-    pool: Pool = "probabilities",
+    runs: Sequence[str | Path], weights: Sequence[float] | None = None, pool: Pool = "probabilities"
 ) -> Average:
     """Average the probabilities of trained models, or their logits: one model, made of all of them.
 

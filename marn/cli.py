@@ -327,11 +327,7 @@ class EvaluateConfig:
     """Notes at a time; affects only speed and memory."""
 
 
-def evaluate(
-    given: dict[str, Any],
-    run: _Run,
-    corpus: _CorpusFolder,
-) -> None:
+def evaluate(given: dict[str, Any], run: _Run, corpus: _CorpusFolder) -> None:
     """Score a model on a split of a corpus, which must have its words and codes.
 
     Figures are printed at the thresholds of the model, and at 0.5 as in the papers. The run is only

@@ -61,9 +61,7 @@ def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
     return common / either if either else 0.0
 
 
-def repeats(
-    notes: Sequence[NDArray[np.integer]],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def repeats(notes: Sequence[NDArray[np.integer]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find notes that repeat an earlier one, given the words of N notes; empty ones repeat nothing.
 
     Returns:

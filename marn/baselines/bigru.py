@@ -61,11 +61,7 @@ class PlainBiGRU(Coder):
     training_defaults = CNN.training_defaults
 
     def __init__(
-        self,
-        *,
-        hidden_size: int = 256,
-        bidirectional: bool = True,
-        **shared: Any,
+        self, *, hidden_size: int = 256, bidirectional: bool = True, **shared: Any
     ) -> None:
         shared.setdefault("max_length", 2500)
         shared.setdefault("embedding_dropout", 0.0)

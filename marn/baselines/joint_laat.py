@@ -87,13 +87,7 @@ class JointLAAT(LAAT):
         "task_weights": {"icd": 1.0},  # like all others: each level weighs 1 in the paper
     }
 
-    def __init__(
-        self,
-        *,
-        coarse: str | None = None,
-        coarse_size: int = 128,
-        **shared: Any,
-    ) -> None:
+    def __init__(self, *, coarse: str | None = None, coarse_size: int = 128, **shared: Any) -> None:
         tasks = shared["tasks"]
         if coarse is None and len(tasks) > 1:
             coarse = next((task for task in ("category", "ccs") if task in tasks), None)

@@ -83,10 +83,7 @@ class Split:
         self._text = self._array("text")
         self._text_offsets = self._array("text_offsets")
         self._codes = {
-            task: (
-                self._array(f"{task}.indices"),
-                self._array(f"{task}.offsets")[: self._size + 1],
-            )
+            task: (self._array(f"{task}.indices"), self._array(f"{task}.offsets")[: self._size + 1])
             for task in tasks
         }
         self.ids = self._array("ids")[: self._size]

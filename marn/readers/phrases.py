@@ -13,14 +13,7 @@ from scipy import sparse
 from marn.corpus import Corpus
 from marn.corpus.text import WORD
 from marn.errors import MarnError
-from marn.readers.base import (
-    Logits,
-    TextSystem,
-    as_bytes,
-    from_bytes,
-    log_odds,
-    training_notes,
-)
+from marn.readers.base import Logits, TextSystem, as_bytes, from_bytes, log_odds, training_notes
 
 _LONGEST = 10
 """Words of the longest phrase that is learnt; longer ones hardly come twice."""

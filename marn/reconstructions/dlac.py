@@ -96,11 +96,7 @@ class DLAC(Coder):
     }
 
     def __init__(
-        self,
-        *,
-        descriptions: Descriptions | None = None,
-        hidden_size: int = 300,
-        **shared: Any,
+        self, *, descriptions: Descriptions | None = None, hidden_size: int = 300, **shared: Any
     ) -> None:
         texts = check_descriptions(
             self.name, descriptions, shared["tasks"], shared["vocabulary_size"], every=True

@@ -75,12 +75,7 @@ class ClinicalBERT(TransformerCoder):
     }
 
     def __init__(
-        self,
-        *,
-        read_as: Reading = "state",
-        bottleneck: int = 50,
-        window: int = 510,
-        **shared: Any,
+        self, *, read_as: Reading = "state", bottleneck: int = 50, window: int = 510, **shared: Any
     ) -> None:
         shared.setdefault("max_length", 2498)
         pooled = read_as == "pooled"

@@ -43,13 +43,7 @@ class MDBERT(Segmented, TransformerCoder):
     name = "mdbert"
     training_defaults = ClinicalBERT.training_defaults
 
-    def __init__(
-        self,
-        *,
-        segment: int = 25,
-        document_layers: int = 2,
-        **shared: Any,
-    ) -> None:
+    def __init__(self, *, segment: int = 25, document_layers: int = 2, **shared: Any) -> None:
         shared.setdefault("max_length", 2500)
         super().__init__(LabelAttention, **shared)
         self.check_window(segment, marks=2)
