@@ -2,7 +2,6 @@ import csv
 import os
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 import marn
@@ -98,30 +97,6 @@ def test_every_figure_of_the_source_is_here():
                 assert float(row["value"]) in values[row["model"]], row
 
 
-def test_compare_with_published_by_hand():
-    own = pd.DataFrame(
-        [
-            {"system": "marn", "macro_f1_caml": 0.5, "micro_f1": 0.61234, "precision_at_5": 0.4},
-            {"system": "plm_icd", "macro_f1_caml": 0.1, "micro_f1": 0.2, "precision_at_5": 0.3},
-            {"system": "mine", "macro_f1_caml": 0.1, "micro_f1": 0.2, "precision_at_5": 0.3},
-        ]
-    )
-    found = published.compare_with_published(own, corpus="teaching").set_index("system")
-    assert found.loc["marn", "own micro_f1"] == 61.2
-    assert found.loc["marn", "published micro_f1"] == 71.8
-    assert found.loc["marn", "published in"] == "MARN, Table 1"
-    assert found.loc["marn", "corpora"] == "not comparable: teaching here, MIMIC-III-50 there"
-    assert found.loc["plm_icd", "footnotes"] == "19"
-    assert pd.isna(found.loc["plm_icd", "published precision_at_5"])
-    assert found.loc["mine", "published in"] == "not published"
-    same = published.compare_with_published(own, corpus="MIMIC-III-50")
-    assert same["corpora"].tolist() == ["the same", "the same", ""]
-    blocks = own.head(1).assign(system="bigru_la", blocks="mtl+ram")
-    assert published.compare_with_published(blocks, corpus="x")["published micro_f1"].tolist() == [
-        70.6
-    ]
-
-
 def test_wrong_questions():
     with pytest.raises(MarnError, match="no published scores for dataset 'MIMIC-IV'"):
         published.table("MIMIC-IV")
@@ -129,7 +104,3 @@ def test_wrong_questions():
         published.table(task="cpt")
     with pytest.raises(MarnError, match="no paper is called 'Marn'"):
         published.table(papers=["Marn"])
-    with pytest.raises(MarnError, match="lack the column 'micro_f1'"):
-        published.compare_with_published(
-            pd.DataFrame({"system": ["marn"]}), corpus="x", metrics=["micro_f1"]
-        )

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from marn import MarnError
-from marn.experiments import results, tables
+from marn.experiments import tables
 
 
 def test_own_figures_stand_beside_those_of_table_5():
@@ -50,13 +50,3 @@ def test_f1_by_frequency_by_hand():
     assert found["codes"].tolist() == [1, 2, 1]
     assert found["mean"].tolist() == pytest.approx([0.15, 0.45, 0.75])
     assert found["seeds"].tolist() == [2, 2, 2]
-
-
-def test_how_often_one_seed_is_wrong_by_hand(tmp_path):
-    runs = pd.DataFrame({"model": ["a", "a", "b", "b"], "f1": [0.5, 0.7, 0.6, 0.5]})
-    found = tables.ranked_wrongly(runs, ["model"], "f1").to_dict("records")
-    # a .5 loses to b .6 and ties with b .5; a .7 wins twice
-    assert found == [
-        {"better": "a", "worse": "b", "difference": pytest.approx(0.05), "wrong": 1.5 / 4}
-    ]
-    assert len(results.publish(pd.DataFrame(found), tmp_path / "t")) == 5

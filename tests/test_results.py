@@ -76,11 +76,10 @@ def test_means_and_deviations_by_hand():
 
 
 def test_counts_by_patient_give_the_micro_f1(folder):
-    path = folder / "caml_0" / "run" / "predictions.npz"
-    with np.load(path) as arrays:
+    with np.load(folder / "caml_0" / "run" / "predictions.npz") as arrays:
         above = arrays["icd/probabilities"] > arrays["icd/tuned"]
         expected = f1_score(arrays["icd/targets"], above, average="micro", zero_division=0)
-    counts = results._counts(path, "icd", "dev")
+    counts = results._counts(folder / "caml_0")
     assert results.micro_f1(counts.sum(0)) == pytest.approx(expected)
 
 

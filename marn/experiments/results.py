@@ -113,26 +113,22 @@ def summary(table: pd.DataFrame, by: Sequence[str], figures: Sequence[str]) -> p
     return pd.concat(parts, axis=1).reset_index()
 
 
-def per_code(folder: Folders, *, task: str = "icd", rule: str = "dev") -> pd.DataFrame:
-    """Score each code of each finished run, to see what rare codes gain.
-
-    Args:
-        folder: of a sweep.
-        task: task that is scored.
-        rule: `"0.5"`, or `"dev"` for each run's tuned threshold.
+def per_code(folder: Folders) -> pd.DataFrame:
+    """Score each ICD code of each finished run, to see what rare codes gain.
 
     Returns:
         One row per run and code: the run's labels, `code`, `frequency` (training notes that have
-        it), `present` (test notes that have it) and `f1`, 0 where nothing is right.
+        it), `present` (test notes that have it) and `f1` at the run's tuned threshold, 0 where
+        nothing is right.
     """
     parts = []
     for place, done in _folders(folder):
         card = json.loads((place / "run" / "model.json").read_text(encoding="utf-8"))
-        predicted, truth, arrays = _decisions(place / "run" / PREDICTIONS, task, rule)
+        predicted, truth, arrays = _decisions(place)
         hits, total = (predicted & truth).sum(0), predicted.sum(0) + truth.sum(0)
         columns = {
-            "code": [code["code"] for code in card["codes"][task]],
-            "frequency": arrays[f"{task}/frequency"],
+            "code": [code["code"] for code in card["codes"]["icd"]],
+            "frequency": arrays["icd/frequency"],
             "present": truth.sum(0),
             "f1": micro_f1(np.stack([hits, total], axis=1)),
         }
@@ -140,13 +136,11 @@ def per_code(folder: Folders, *, task: str = "icd", rule: str = "dev") -> pd.Dat
     return pd.concat(parts, ignore_index=True)
 
 
-def predictions(
-    folder: Folders, *, task: str = "icd"
-) -> Iterator[tuple[dict[str, Any], Array, NDArray[np.bool_]]]:
-    """Yield each run's labels, probabilities (N, C) and targets (N, C) of the test notes."""
+def predictions(folder: Folders) -> Iterator[tuple[dict[str, Any], Array, NDArray[np.bool_]]]:
+    """Yield each run's labels, and probabilities and targets (N, C) of test notes and ICD codes."""
     for place, done in _folders(folder):
         with np.load(place / "run" / PREDICTIONS) as file:
-            yield done["labels"], file[f"{task}/probabilities"], file[f"{task}/targets"]
+            yield done["labels"], file["icd/probabilities"], file["icd/targets"]
 
 
 def micro_f1(counts: Array) -> Array:
@@ -159,25 +153,21 @@ def compare(
     by: Sequence[str],
     baseline: Mapping[str, Any],
     *,
-    task: str = "icd",
-    rule: str = "dev",
     draws: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Compare the micro-F1 of systems with that of a baseline, on the same seeds and notes.
+    """Compare the micro-F1 of ICD codes of systems with a baseline's, on the same seeds and notes.
 
-    Patients (with all their notes) and seeds are drawn, and predictions exchanged, as
-    `marn.resampling.difference` does; p is corrected for the number of comparisons by Holm's
-    method. A system that draws nothing, such as a regression, is the same with every seed.
-    Predictions are exchanged within the seeds that were run, so p says nothing of other seeds; the
-    interval does.
+    Each run's tuned threshold decides. Patients (with all their notes) and seeds are drawn, and
+    predictions exchanged, as `marn.resampling.difference` does; p is corrected for the number of
+    comparisons by Holm's method. A system that draws nothing, such as a regression, is the same
+    with every seed. Predictions are exchanged within the seeds that were run, so p says nothing of
+    other seeds; the interval does.
 
     Args:
         folder: of a sweep.
         by: labels that name a system.
         baseline: values of these labels, for the system that the others are compared with.
-        task: task that is scored.
-        rule: `"0.5"`, or `"dev"` for each run's tuned threshold.
         draws: of the bootstrap, and of the test.
         seed: of the draws.
 
@@ -192,8 +182,7 @@ def compare(
     fixed: set[tuple[Any, ...]] = set()
     for place, done in _folders(folder):
         name = tuple(done["labels"].get(key) for key in by)
-        counts = _counts(place / "run" / PREDICTIONS, task, rule)
-        runs.setdefault(name, {})[done["labels"]["seed"]] = counts
+        runs.setdefault(name, {})[done["labels"]["seed"]] = _counts(place)
         result = json.loads((place / "run" / RESULTS).read_text(encoding="utf-8"))
         draws_anything = result["training"] or result["system"] in ("average", "stack")
         fixed |= set() if draws_anything else {name}
@@ -218,17 +207,16 @@ def compare(
     return table.assign(**{"p corrected": holm(table["p"])}) if rows else table
 
 
-def _decisions(path: Path, task: str, rule: str) -> tuple[Any, Any, dict[str, Any]]:
+def _decisions(place: Path) -> tuple[Any, Any, dict[str, Any]]:
     """Read what a run predicted and what is true, (N, C) bool each, and all its arrays."""
-    with np.load(path) as file:
+    with np.load(place / "run" / PREDICTIONS) as file:
         arrays = dict(file)
-    threshold = 0.5 if rule == "0.5" else float(arrays[f"{task}/tuned"])
-    return arrays[f"{task}/probabilities"] > threshold, arrays[f"{task}/targets"], arrays
+    return arrays["icd/probabilities"] > arrays["icd/tuned"], arrays["icd/targets"], arrays
 
 
-def _counts(path: Path, task: str, rule: str) -> Array:
+def _counts(place: Path) -> Array:
     """Count by patient: hits, and predictions plus positives, (P, 2)."""
-    predicted, truth, arrays = _decisions(path, task, rule)
+    predicted, truth, arrays = _decisions(place)
     patient = arrays["patient"]
     each = np.stack([(predicted & truth).sum(1), predicted.sum(1) + truth.sum(1)], axis=1)
     counts = np.zeros((patient.max() + 1, 2))

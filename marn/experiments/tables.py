@@ -134,26 +134,3 @@ def by_frequency(
     counts = runs.groupby(keys, sort=False, observed=True)["codes"].first().reset_index()
     found = counts.merge(over_seeds(runs, keys, "f1").query("seeds > 0"), on=keys)
     return found.sort_values(keys, ignore_index=True)
-
-
-def ranked_wrongly(table: pd.DataFrame, by: Sequence[str], figure: str) -> pd.DataFrame:
-    """Count how often one seed of each of two systems would have ranked them wrongly by a figure.
-
-    The table has a row per run, as for `over_seeds`; `by` are columns that name a system.
-
-    Returns:
-        One row per pair of systems: `better` and `worse` by the mean over seeds, the `difference`
-        of the means, and `wrong`, the share of pairs of seeds that say otherwise; a tie is a half.
-    """
-    groups = {
-        ", ".join(map(str, key if isinstance(key, tuple) else (key,))): rows[figure].to_numpy()
-        for key, rows in table.groupby(list(by), sort=False)
-    }
-    lines = []
-    for pair in itertools.combinations(groups, 2):
-        worse, better = sorted(pair, key=lambda name: groups[name].mean())
-        gaps = groups[better][:, None] - groups[worse]  # (seeds, seeds)
-        wrong = float(np.mean((gaps < 0) + 0.5 * (gaps == 0)))
-        difference = float(groups[better].mean() - groups[worse].mean())
-        lines.append({"better": better, "worse": worse, "difference": difference, "wrong": wrong})
-    return pd.DataFrame(lines)
