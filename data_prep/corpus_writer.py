@@ -231,40 +231,14 @@ class CorpusWriter:
         self._vectors = dict(settings) | {"width": vectors.shape[1]}
         self._rows = len(vectors)
 
-    def finish(
-        self,
-        vocabulary: Vocabulary,
-        *,
-        name: str,
-        source: str,
-        text: str,
-        language: str,
-        command: str,
-        seed: int,
-        ccs_key: str | None,
-        settings: Mapping[str, Any],
-        dropped: Mapping[str, int],
-        given: Mapping[str, int] | None = None,
-    ) -> dict[str, Any]:
-        """Write vocabulary, codes and card.
+    def finish(self, vocabulary: Vocabulary, **about: Any) -> dict[str, Any]:
+        """Write vocabulary, codes and card, and return the card.
 
-        Args:
-            vocabulary: what the tokens are numbers of.
-            name: of the corpus.
-            source: where notes and codes come from, in a sentence.
-            text: "open" or "credentialed".
-            language: of the notes, such as "en".
-            command: the command line that makes this corpus again.
-            seed: the seed it was made with.
-            ccs_key: how categories are told apart ("kind:number" or "number"), None without.
-            settings: the choices made on the way (codes kept, split rule, ...).
-            dropped: rows left out, by reason.
-            given: notes and rows of codes that the source had, those left out included.
-
-        Returns:
-            The card.
+        `about` has the fields of `data_prep.prepare.Origin`, and `name`, `seed`, `settings` (the
+        choices made on the way), `dropped` (rows left out, by reason) and perhaps `given` (notes
+        and rows of codes that the source had).
         """
-        assert text in ("open", "credentialed")
+        assert about["text"] in ("open", "credentialed")
         assert self._rows in (None, len(vocabulary))
         _write_json(self.folder / "vocabulary.json", vocabulary.words)
         _write_json(self.folder / "codes.json", self._code_tables())
@@ -272,17 +246,17 @@ class CorpusWriter:
         contents = "".join(f"{name} {file['sha256']}\n" for name, file in files.items())
         card = {
             "format": FORMAT,
-            "name": name,
-            "source": source,
-            "text": text,
-            "language": language,
-            "created": {"command": command, "marn": version("marn"), "seed": seed},
+            **{key: about[key] for key in ("name", "source", "text", "language")},
+            "created": {
+                "command": about["command"],
+                "marn": version("marn"),
+                "seed": about["seed"],
+            },
             "splits": {split: self._counts[split] for split in SPLITS if split in self._counts},
             "tasks": {task: len(entries) for task, entries in self.codes.items()},
-            "ccs_key": ccs_key,
-            "settings": dict(settings),
-            "given": dict(given or {}),
-            "dropped": dict(dropped),
+            **{key: about[key] for key in ("ccs_key", "settings")},
+            "given": about.get("given", {}),
+            "dropped": about["dropped"],
             "roles": list(self.roles),
             "hash": hashlib.sha256(contents.encode()).hexdigest(),
             "vectors": self._vectors and self._vectors | _record(self.folder / VECTORS),

@@ -28,6 +28,9 @@ from marn.privacy import check_may_show
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Shares of a note's words that `faithfulness` removes and keeps (DeYoung et al. 2020)."""
 
+WORDS = 8
+"""Words that are listed for a code, at most."""
+
 
 class TopWord(NamedTuple):
     """A word that carried a code, `text[begin:end]`, and its weight."""
@@ -74,7 +77,6 @@ def explain_note(
     k: int = 5,
     task: str = "icd",
     *,
-    words: int = 8,
     method: Method | None = None,
 ) -> Explanation:
     """Predict the codes of a note, and say which words carried each.
@@ -87,7 +89,6 @@ def explain_note(
         text: the note as written.
         k: number of codes.
         task: "icd" or "ccs".
-        words: number of words per code.
         method: of `marn.attribution.word_weights`; None for the best that the model allows.
 
     Raises:
@@ -114,7 +115,7 @@ def explain_note(
     for column, row in zip(columns, weights, strict=True):
         top = [
             TopWord(found[i], float(row[i]), *spans[i].tolist())
-            for i in largest(row, words)
+            for i in largest(row, WORDS)
             if row[i] > 0
         ]
         code, probability = codes[column], float(probabilities[column])

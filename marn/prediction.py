@@ -26,7 +26,7 @@ from marn.corpus import CodeEntry
 from marn.corpus.text import Vocabulary, token_spans
 from marn.errors import MarnError
 from marn.evaluation import evaluating, sigmoid
-from marn.explain import CodeExplanation, TopWord, largest, note_html
+from marn.explain import WORDS, CodeExplanation, TopWord, largest, note_html
 from marn.models import Coder
 from marn.models.reading import batches
 from marn.notes import Note
@@ -331,7 +331,7 @@ class _Reader:
         for place, column in enumerate(columns):
             row = np.zeros(read, np.float32) if weights is None else weights[place]
             words = [(text[slice(*spans[i])], float(row[i]), *spans[i].tolist())
-                     for i in largest(row, 8) if row[i] > _LEAST * row.max()]  # fmt: skip
+                     for i in largest(row, WORDS) if row[i] > _LEAST * row.max()]  # fmt: skip
             category, title = self.categories[column] or ("", "")
             entry, probability = self.codes[column], float(probabilities[column])
             codes.append(

@@ -45,7 +45,7 @@ class Stub(torch.nn.Module):
 
 def test_explain_note_by_hand():
     text = "Fever 38, AFib and zebra; afib."
-    seen = look(Stub(), VOCABULARY, CODES, text, k=2, words=2)
+    seen = look(Stub(), VOCABULARY, CODES, text, k=2)
     assert seen.words == ["fever", "afib", "and", "zebra", "afib"]
     first, second = seen.codes
     assert [first.code, second.code] == ["427.31", "780.6"]

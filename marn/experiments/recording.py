@@ -21,10 +21,10 @@ RULES = ("0.5", "dev", "dev_codes")
 """Thresholds: fixed; one a task, tuned on dev; one a code, tuned on dev."""
 
 
-def record(run: Run, corpus: Corpus, folder: str | Path | None = None) -> dict[str, Any]:
+def record(run: Run, corpus: Corpus) -> dict[str, Any]:
     """Score a trained model on the test notes, and write down what a table needs.
 
-    It is written to a folder, by default the run directory, and nowhere without one.
+    It is written to the run directory, if there is one. The corpus has dev and test notes.
 
     Returns:
         What `results.json` holds. `scores` is {rule: {task: {figure: value}}}; undefined ones are
@@ -57,7 +57,13 @@ def record(run: Run, corpus: Corpus, folder: str | Path | None = None) -> dict[s
             "name": corpus.name,
             "hash": corpus.hash,
             "notes": len(corpus["train"]),
-            "card": _card(corpus),
+            "card": {
+                "source": corpus.card["source"],
+                "command": corpus.card["created"]["command"],
+                "notes": {split: len(corpus[split]) for split in corpus.splits},
+                "codes": dict(corpus.tasks),
+                "dropped": corpus.card["dropped"],
+            },
         },
         "steps": 0 if at_once else steps,
         "epochs": len(history),
@@ -66,28 +72,15 @@ def record(run: Run, corpus: Corpus, folder: str | Path | None = None) -> dict[s
         "scores": scores,
         "provenance": provenance(),
     }
-    folder = run.folder if folder is None else Path(folder)
-    if folder is not None:
-        place = folder / PREDICTIONS
-        replace(place, lambda aside: _save(aside, arrays))
-        write_json(folder / RESULTS, result)
+    if run.folder is not None:
+        replace(run.folder / PREDICTIONS, lambda aside: _save(aside, arrays))
+        write_json(run.folder / RESULTS, result)
     return result
 
 
 def _save(path: Path, arrays: Mapping[str, Any]) -> None:
     with path.open("wb") as file:
         np.savez_compressed(file, **arrays)
-
-
-def _card(corpus: Corpus) -> dict[str, Any]:
-    """Return what a page says of a corpus: whence it is, what it has and what was left out."""
-    return {
-        "source": corpus.card["source"],
-        "command": corpus.card["created"]["command"],
-        "notes": {split: len(corpus[split]) for split in corpus.splits},
-        "codes": dict(corpus.tasks),
-        "dropped": corpus.card["dropped"],
-    }
 
 
 def _rounded(value: float) -> float | None:

@@ -45,9 +45,11 @@ def collect(folder: Folders, runs: Container[str] | None = None) -> pd.DataFrame
         MarnError: no run there is finished.
     """
     rows = []
-    for done, result in _finished(folder):
-        if runs is not None and done["key"] not in runs:
+    for place, done in _folders(folder):
+        file = place / "run" / RESULTS
+        if not file.exists() or (runs is not None and done["key"] not in runs):
             continue
+        result = json.loads(file.read_text(encoding="utf-8"))
         of_run = {
             **{key: result[key] for key in ("system", "parameters", "steps", "epochs")},
             **{key: result[key] for key in ("best_epoch", "train_seconds")},
@@ -83,15 +85,6 @@ def _folders(folder: Folders) -> list[tuple[Path, dict[str, Any]]]:
     folders = [folder] if isinstance(folder, str | Path) else folder
     found = [file for one in folders for file in sorted(Path(one).glob("*/done.json"))]
     return [(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in found]
-
-
-def _finished(folder: Folders) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Read what the sweep and what the run itself say of each finished run."""
-    return [
-        (done, json.loads((place / "run" / RESULTS).read_text(encoding="utf-8")))
-        for place, done in _folders(folder)
-        if (place / "run" / RESULTS).exists()
-    ]
 
 
 def summary(table: pd.DataFrame, by: Sequence[str], figures: Sequence[str]) -> pd.DataFrame:

@@ -213,6 +213,11 @@ class Head(nn.Module):
         self.weight = nn.ParameterDict()
         self.bias = nn.ParameterDict()
 
+    def by_task(self, x: Tensor) -> dict[str, Tensor]:
+        """Part what all codes have: (B, sum of C, …) -> {task: (B, C, …)}."""
+        parts = x.split(list(self.tasks.values()), dim=1)
+        return dict(zip(self.tasks, parts, strict=True))
+
     @property
     def declared_unused(self) -> int:
         """Number of parameters that the released code declares here and never uses."""
@@ -295,9 +300,7 @@ class LabelAttention(Head):
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note, V of Eq. 13: (B, T, D) -> {task: (B, C, D)}."""
         queries = torch.cat([self.query[task] for task in self.tasks])  # (sum of C, D)
-        view = attend(queries, features, features, mask, at_once=self.at_once)
-        parts = view.split(list(self.tasks.values()), dim=1)
-        return dict(zip(self.tasks, parts, strict=True))
+        return self.by_task(attend(queries, features, features, mask, at_once=self.at_once))
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
         """Give each code's weights over the positions, Eq. 12: (B, T, D) -> (B, C, T)."""

@@ -228,12 +228,10 @@ class RecalibratedAggregation(nn.Module):
         start: RamStart = "released",
     ) -> None:
         super().__init__()
-        if fusion not in get_args(Fusion):
-            raise MarnError(f"fusion must be one of {get_args(Fusion)}, but got {fusion!r}")
-        if up not in get_args(Up):
-            raise MarnError(f"up must be one of {get_args(Up)}, but got {up!r}")
-        if start not in get_args(RamStart):
-            raise MarnError(f"start must be one of {get_args(RamStart)}, but got {start!r}")
+        choices = {"fusion": (fusion, Fusion), "up": (up, Up), "start": (start, RamStart)}
+        for name, (given, known) in choices.items():
+            if given not in get_args(known):
+                raise MarnError(f"{name} must be one of {get_args(known)}, but got {given!r}")
         if size < 4:
             raise MarnError(f"RAM needs at least 4 features to halve them twice, but got {size}")
         half, quarter = size // 2, size // 4

@@ -56,9 +56,7 @@ class DescriptionAttention(Head):
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note: (B, T, D) -> {task: (B, C, D)}."""
         queries = torch.cat([self.queries(task) for task in self.tasks])  # (sum of C, D)
-        view = attend(queries, features, features, mask, at_once=self.at_once)
-        parts = view.split(list(self.tasks.values()), dim=1)
-        return dict(zip(self.tasks, parts, strict=True))
+        return self.by_task(attend(queries, features, features, mask, at_once=self.at_once))
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
         """Give each code's weights over the positions: (B, T, D) -> (B, C, T), rows sum to 1."""

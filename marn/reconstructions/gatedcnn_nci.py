@@ -109,21 +109,17 @@ class NoteCodeInteraction(LabelAttention):
             features = torch.cat([place, words], dim=2)
         return codes, features
 
-    def _by_task(self, x: Tensor) -> dict[str, Tensor]:
-        parts = x.split(list(self.tasks.values()), dim=1)
-        return dict(zip(self.tasks, parts, strict=True))
-
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Give each code its view of the note: (B, T, D) -> {task: (B, C, D)}."""
         if not self.rounds:
             return super().label_representations(features, mask)
         codes, features = self.interact(features, mask)
-        return self._by_task(attention_weights(codes, features, mask) @ features)
+        return self.by_task(attention_weights(codes, features, mask) @ features)
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
         """Give each code's weights after the last round: (B, T, D) -> (B, C, T)."""
         codes, features = self.interact(features, mask)
-        return attention_weights(self._by_task(codes)[task], features, mask)
+        return attention_weights(self.by_task(codes)[task], features, mask)
 
 
 class GatedCNNNCI(Coder):
