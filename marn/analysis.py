@@ -114,12 +114,9 @@ def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike) -> JointPCA:
 
 
 def diameter(points: ArrayLike) -> float:
-    """Return the largest distance between two points of the plane.
+    """Return the largest distance between two of n >= 1 points (n, 2) of the plane.
 
     The farthest pair are corners of the convex hull, so 8,921 points need no 8,921 x 8,921 table.
-
-    Args:
-        points: (n, 2) float, n >= 1.
 
     Example:
         >>> diameter([[0, 0], [3, 4], [1, 1]])

@@ -21,9 +21,6 @@ def average(
             Choose them on dev notes.
         pool: `"probabilities"` or `"logits"`, see `marn.readers.average.Average`.
 
-    Returns:
-        A system that `predict`, `evaluate`, `tune_thresholds` and `marn.saving.save_model` take.
-
     Raises:
         MarnError: there are fewer than two runs, one holds no model, two of them do not know the
             same words and codes, the weights are not one number above 0 for each, or `pool` is

@@ -36,12 +36,8 @@ def interval(
 ) -> dict[str, Estimate]:
     """Estimate figures, of which the mean over seeds counts, with bootstrap intervals.
 
-    Args:
-        tables: (U, K), dense or scipy's sparse, for each of S seeds (or just one); units, and
-            seeds, are drawn with replacement.
-        measure: makes figures of sums.
-        draws: samples.
-        seed: of the draws.
+    Of each seed there is a table (U, K), dense or scipy's sparse; units, and seeds, are drawn with
+    replacement, `draws` times.
 
     Example:
         >>> found = interval([np.array([[0.0], [1.0]])], lambda sums: {"mean": sums[:, 0] / 2})

@@ -88,12 +88,9 @@ def _folders(folder: Folders) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def summary(table: pd.DataFrame, by: Sequence[str], figures: Sequence[str]) -> pd.DataFrame:
-    """Average figures, columns of a table from `collect`, over seeds.
+    """Average figures of a table from `collect` over seeds.
 
-    Args:
-        table: from `collect`.
-        by: columns that name a row, such as `["system", "loss"]`; `task` and `rule` are added.
-        figures: columns to average.
+    `by` are columns that name a row, such as `["system", "loss"]`; `task` and `rule` are added.
 
     Returns:
         One row per group: `seeds`, and for each figure its mean and, as `FIGURE sd`, the standard

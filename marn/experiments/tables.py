@@ -89,13 +89,7 @@ def _line(name: str, own: Any, theirs: Any, scores: Sequence[str]) -> dict[str, 
 
 
 def over_seeds(table: pd.DataFrame, by: Sequence[str], figure: str) -> pd.DataFrame:
-    """Average a figure over seeds, for a curve or a row of a table.
-
-    Args:
-        table: a row per run, such as those of `marn.experiments.results.collect` with one task and
-            rule.
-        by: columns that name a point, such as `["model", "train_notes"]`.
-        figure: column to average.
+    """Average a figure of a table, with a row per run, over seeds, for each point named by `by`.
 
     Returns:
         `by`, `seeds`, `mean`, `sd`, `low` and `high`: Student's 95 % interval over seeds, missing
@@ -113,12 +107,10 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], figure: str) -> pd.DataFr
 def by_frequency(
     codes: pd.DataFrame, by: Sequence[str], bins: Sequence[int] = BINS
 ) -> pd.DataFrame:
-    """Average the F1 of codes by how many training notes have them.
+    """Average the F1 of codes (`results.per_code`) by how many training notes have them.
 
-    Args:
-        codes: from `marn.experiments.results.per_code`; codes that no test note has are left out.
-        by: labels that name a system.
-        bins: least training notes of each group.
+    Codes that no test note has are left out. `by` are labels that name a system, `bins` the least
+    training notes of each group.
 
     Returns:
         `by`, `training notes` (as "10-29"), `codes`, and the mean over codes of F1, over seeds:

@@ -247,18 +247,10 @@ class Coder(nn.Module):
         return self.subwords_to_words(over_units, tokens[:, : self.max_length], lengths)
 
     def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """Assign the weights of positions to tokens.
+        """Assign the weights of positions to tokens: (B, C, T') -> (B, C, T), T the width.
 
         Unless overridden, position i belongs to token i, and surplus positions belong to the last
-        token.
-
-        Args:
-            weights: (B, C, T'), zero at positions beyond `lengths`.
-            lengths: (B,) tokens of each note that may receive weight, >= 1.
-            width: T, the tokens of a row.
-
-        Returns:
-            (B, C, T) with the sums of `weights`.
+        token. Weights are zero at positions beyond `lengths` (B,), tokens that may receive some.
         """
         if weights.shape[2] == width:
             return weights
@@ -333,8 +325,7 @@ class Coder(nn.Module):
     def even_table(self) -> Tensor:
         """Centre the word vectors and scale them to length 1, so that their products compare words.
 
-        Returns:
-            The table of the embedding (rows, E), which is changed.
+        The table of the embedding (rows, E) is changed, and returned.
         """
         table = self.embedding.table.weight.data
         table[1:] = F.normalize(table[1:] - table[1:-1].mean(dim=0), dim=1)
@@ -355,12 +346,10 @@ class Coder(nn.Module):
         return self.head.declared_unused
 
     def count_parameters(self, *, embeddings: bool = True, unused: bool = False) -> int:
-        """Count parameters, frozen ones included.
+        """Count parameters, frozen ones included, with or without the word vectors.
 
-        Args:
-            embeddings: include the word vectors.
-            unused: include those that the released code declares and never uses (the bias of the
-                label queries); published counts include them.
+        `unused` includes those that the released code declares and never uses (the bias of the
+        label queries); published counts include them.
         """
         count = sum(parameter.numel() for parameter in self.parameters())
         if not embeddings:

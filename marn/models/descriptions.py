@@ -18,11 +18,7 @@ Descriptions = Mapping[str, Sequence[Sequence[int]]]
 
 
 def descriptions(corpus: Corpus) -> dict[str, list[list[int]]]:
-    """Encode the titles of a corpus's codes as word ids.
-
-    Returns:
-        {task: for each code, in the order of the logits, its words}.
-    """
+    """Encode the titles of a corpus's codes as word ids, see `Descriptions`."""
     return {
         task: [corpus.vocabulary.encode(tokenize(code.title)).tolist() for code in codes]
         for task, codes in corpus.codes.items()
@@ -37,17 +33,13 @@ def check_descriptions(
     *,
     every: bool,
 ) -> dict[str, list[list[int]]]:
-    """Check the descriptions of a model's codes.
+    """Check the descriptions of a model's codes: of every task, or of one at least.
 
-    Args:
-        system: name of the system, for the error.
-        descriptions: for some tasks; tasks that the model does not have are left out.
-        tasks: number of codes of each task of the model.
-        vocabulary_size: rows of the embedding; the last one is the unknown word.
-        every: whether all tasks must have descriptions, or one of them is enough.
+    Those of tasks that the model does not have are left out. The last of `vocabulary_size` rows of
+    the embedding is the unknown word, which a code without words gets.
 
     Returns:
-        {task: the words of each code}; a code without words gets the unknown word.
+        {task: the words of each code}.
 
     Raises:
         MarnError: descriptions are missing, not lists of word ids, or not one for each code.
@@ -85,12 +77,8 @@ def title_vectors(
     """Turn the title of each code into one direction: the sum of its words, the rare ones first.
 
     A word counts by log(N / n), if n of the N training notes have it. English stop words and words
-    that the vocabulary lacks do not count. Of words that are cut into pieces, the pieces count so.
-
-    Args:
-        corpus: gives the titles, the vocabulary, and how many notes have a word.
-        table: (rows, E), the vectors of words, or of pieces of words.
-        rows_of: cuts words into the rows that stand for them; by default each has its own.
+    that the vocabulary lacks do not count. Of words that are cut into pieces (`rows_of`) the pieces
+    count so; `table` (rows, E) has the vectors of words or pieces.
 
     Returns:
         {task: (C, E)} of length 1; zero for a title without any such word.

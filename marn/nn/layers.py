@@ -70,16 +70,12 @@ class WordEmbedding(nn.Module):
 
 
 class Bidirectional(nn.Module):
-    """Run one recurrent layer in both directions, exactly for padded batches.
+    """Run one recurrent layer of width d_r in both directions, exactly for padded batches.
 
     The backward direction reads each note from its own last word: its input is reversed per note
     by a gather, and its output is gathered back. This equals a packed sequence, but takes time
     linear in T (training on a CPU with packed sequences is quadratic). Without a mask the backward
     direction starts in the padding, as in the released code.
-
-    Args:
-        input_size: E.
-        hidden_size: d_r, width of one direction; the output has D = 2 d_r features.
     """
 
     cell: ClassVar[type[nn.GRU] | type[nn.LSTM]]
@@ -133,15 +129,7 @@ def convolve(
     The note is treated as a channels-last image of height 1, which needs no copy and runs up to a
     quarter faster on a CPU than `conv1d` on the transposed note.
 
-    Args:
-        x: (B, T, C).
-        weight: (O, C, K).
-        bias: (O,).
-        padding: zeros before the first and after the last position.
-        dilation: positions between two taps.
-
-    Returns:
-        (B, T + 2 padding - dilation (K - 1), O).
+    (B, T, C), (O, C, K), (O,) -> (B, T + 2 padding - dilation (K - 1), O).
     """
     image = x.transpose(1, 2)[:, :, None]  # (B, C, 1, T)
     out = F.conv2d(image, weight[:, :, None], bias, padding=(0, padding), dilation=(1, dilation))
@@ -154,19 +142,11 @@ def attend(
     """Average the values under each query's unscaled softmax, in bounded memory.
 
     On a CPU, torch's fused kernel never holds the scores if keys and values are equally wide.
-    Elsewhere it has no kernel for values this wide, so the queries are processed in parts whose
-    scores the backward pass recomputes.
+    Elsewhere it has no kernel for values this wide, so the queries are processed in parts of at
+    most `at_once` scores (at least one query per note; None for all), which the backward pass
+    recomputes.
 
-    Args:
-        queries: (C, A).
-        keys: (B, T, A).
-        values: (B, T, D).
-        mask: (B, T) bool, or None.
-        at_once: most scores held at a time where the fused kernel cannot be used (at least one
-            query per note); None for all.
-
-    Returns:
-        (B, C, D).
+    (C, A), (B, T, A), (B, T, D), (B, T) -> (B, C, D).
     """
     queries = queries.to(keys.dtype)
     size = len(queries) if at_once is None else max(1, at_once // keys[..., 0].numel())
@@ -326,18 +306,13 @@ the arrays to stay in the cache and below the 32 MB from which glibc maps memory
 
 
 def bidirectional_gru(x: Tensor, parameters: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Run `nn.GRU` in several directions at once, in one loop over time.
+    """Run `nn.GRU` in W directions at once, in one loop over time: (W, B, T, E) -> (W, B, T, H).
 
     Per step `nn.GRU` runs each direction by itself on a CPU and records a dozen operations for
     autograd. Here a step takes six operations for all directions together, and the gradient is
-    written out. The results agree up to rounding; a small model's step takes half the time.
-
-    Args:
-        x: (W, B, T, E), the input of each direction, in its own reading order.
-        parameters: for each direction `[weight_ih, weight_hh, bias_ih, bias_hh]` of an `nn.GRU`.
-
-    Returns:
-        (W, B, T, H), the states in the same reading order.
+    written out. The results agree up to rounding; a small model's step takes half the time. Each
+    direction has its input in its own reading order, and the parameters `[weight_ih, weight_hh,
+    bias_ih, bias_hh]` of an `nn.GRU`.
     """
     weights = [torch.stack(part) for part in zip(*parameters, strict=True)]
     states = _Recurrence.apply(x.transpose(1, 2), *weights, torch.is_grad_enabled())

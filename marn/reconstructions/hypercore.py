@@ -357,14 +357,7 @@ class HyperCore(CAML):
 
 
 def ancestry(kind: str, code: str) -> list[str]:
-    """Name a code and its ancestors, by its prefixes.
-
-    Args:
-        kind: "dx" or "pr".
-        code: dotted, or of a system without levels.
-
-    Returns:
-        Names from the code up to its kind.
+    """Name a code, dotted or of a system without levels, and its ancestors up to its kind.
 
     Example:
         >>> ancestry("dx", "427.31")
@@ -376,11 +369,7 @@ def ancestry(kind: str, code: str) -> list[str]:
 
 
 def company(corpus: Corpus, task: str) -> list[list[float]]:
-    """Find the codes that occur together in the training notes.
-
-    Args:
-        corpus: has a split "train".
-        task: whose codes.
+    """Find the codes of a task that occur together in the training notes.
 
     Returns:
         `[i, j, cosine]` with i < j: the notes with both codes over the geometric mean of the notes

@@ -47,10 +47,7 @@ class MemorySaver:
     def run(self, work: Callable[[], Tensor], notes: int, tokens: int) -> Tensor:
         """Compute gradients, as often as it takes.
 
-        Args:
-            work: computes gradients and returns the loss; it reads `parts`.
-            notes: number of notes in its batch.
-            tokens: length of the longest.
+        The work returns the loss and reads `parts`; its batch has so many notes of up to `tokens`.
 
         Raises:
             RankError: nothing helps.
@@ -72,7 +69,7 @@ class MemorySaver:
     def rehearse(self, work: Callable[[], Tensor], notes: int, tokens: int) -> None:
         """Try work on each rank alone, and agree on a way for which all of them have memory.
 
-        The arguments are those of `run`; the gradients that the work leaves are dropped.
+        The gradients that the work leaves are dropped.
 
         Raises:
             MarnError: a rank has too little memory, whatever it does.

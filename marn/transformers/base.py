@@ -58,11 +58,7 @@ def cut_words(words: Sequence[str], tokenizer: Any) -> list[list[int]]:
 
 
 class Pieces(nn.Module):
-    """The pieces of each word, as tables that are saved with the weights.
-
-    Args:
-        rows: for each word its pieces, as rows of the embedding; row 0 is padding and empty.
-    """
+    """The pieces of each word, as tables that are saved with the weights; word 0 is padding."""
 
     def __init__(self, rows: Sequence[Sequence[int]]) -> None:
         super().__init__()
@@ -73,11 +69,7 @@ class Pieces(nn.Module):
         self.register_buffer("ids", torch.tensor([piece for row in rows for piece in row]))
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Concatenate the pieces of a note's words.
-
-        Args:
-            tokens: (B, T) int64, padded with 0.
-            lengths: (B,) int, real tokens of each note, >= 1.
+        """Concatenate the pieces of the words (B, T) of notes, of which `lengths` (B,) are real.
 
         Returns:
             Rows of the embedding (B, P), padded with 0; how many each note has (B,); and the word
@@ -376,14 +368,9 @@ class TransformerCoder(Coder):
             raise MarnError(f"this transformer reads 1 to {room} pieces at once, but got {size}")
 
     def framed(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Put [CLS] before and [SEP] after the pieces of each window.
+        """Put [CLS] before and [SEP] after the pieces of each window; an empty one stays empty.
 
-        Args:
-            x: (N, w, E), embedded pieces.
-            mask: (N, w) bool; an empty window stays empty.
-
-        Returns:
-            (N, w + 2, E) and (N, w + 2).
+        (N, w, E), embedded pieces, and (N, w) -> (N, w + 2, E) and (N, w + 2).
         """
         rows = self.embedding.table.num_embeddings
         marks = torch.tensor([rows - 2, rows - 1], device=x.device)
@@ -400,12 +387,7 @@ class TransformerCoder(Coder):
     def read(self, x: Tensor, mask: Tensor) -> Tensor:
         """Run the transformer on each window; empty ones are skipped.
 
-        Args:
-            x: (N, w, E), embedded pieces.
-            mask: (N, w) bool.
-
-        Returns:
-            (N, w, D), the last layer's states, zero at padding.
+        (N, w, E), embedded pieces, (N, w) -> (N, w, D), the last layer's states, zero at padding.
         """
         filled = mask.any(dim=1).nonzero()[:, 0]
         real = mask[filled]

@@ -15,12 +15,7 @@ Reading = Literal["state", "pooled"]
 
 
 class FirstPosition(PooledHead):
-    """The features of [CLS], through a narrow layer if asked to.
-
-    Args:
-        bottleneck: features of the narrow layer; None for none.
-        dropout: share dropped after it.
-    """
+    """The features of [CLS], through a narrow layer (`bottleneck` features) and dropout, if any."""
 
     def __init__(
         self, size: int, tasks: Mapping[str, int], *, bottleneck: int | None, dropout: float
