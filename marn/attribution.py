@@ -102,27 +102,12 @@ def _attention(model: Coder, tokens: Tensor, columns: Sequence[int], task: str) 
 def _occlusion(
     model: Coder, tokens: Tensor, columns: Sequence[int], task: str, unknown: int
 ) -> Tensor:
-    """Return (K, T'), zero for words that are not candidates."""
+    """Return (K, T'): how far each logit falls without a word; zero for words not tried."""
+    width, places = len(tokens), torch.arange(len(tokens), device=tokens.device)
     if hasattr(model, "embedding"):
         estimated = _gradients(model, tokens, columns, task, unknown)
-        size = min(CANDIDATES, estimated.shape[1])
-        width, places = estimated.shape[1], estimated.topk(size).indices.unique()
-    else:
-        width = len(tokens)
-        places = torch.arange(width, device=tokens.device)
-    return _drops(model, tokens, places, columns, task, unknown, width)
-
-
-def _drops(
-    model: Coder,
-    tokens: Tensor,
-    places: Tensor,
-    columns: Sequence[int],
-    task: str,
-    unknown: int,
-    width: int,
-) -> Tensor:
-    """Return (K, width): how far each logit falls without each of the words at `places`."""
+        width = estimated.shape[1]
+        places = estimated.topk(min(CANDIDATES, width)).indices.unique()
     chosen = torch.as_tensor(columns, device=tokens.device)
     with evaluating(model):
         whole = model(tokens[None], _lengths(tokens[None]))[task][0, chosen]

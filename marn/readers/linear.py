@@ -83,7 +83,7 @@ class LinearReader(TextSystem):
             strength = self._chosen(corpus, vectoriser, x, places)
         self.arrays["strength"] = np.array(strength, np.float64)
         for task in self.tasks:
-            weight, bias = self._solved(x, train.targets(task)[places], strength)
+            weight, bias = self._solve(x, train.targets(task)[places], strength)
             self.arrays[f"{task}.weight"] = weight.astype(np.float32)
             self.arrays[f"{task}.bias"] = bias.astype(np.float32)
         return self
@@ -95,17 +95,15 @@ class LinearReader(TextSystem):
         read = vectoriser.transform([dev.text(note) for note in range(len(dev))])
         found = {}
         for strength in self.strengths:
-            weight, bias = self._solved(x, y, strength)
+            weight, bias = self._solve(x, y, strength)
             scores = metrics.score(expit(read @ weight.T + bias), truth)
             found[strength] = scores["mean_average_precision"]
         return max(found, key=found.__getitem__)
 
-    def _solved(self, x: Any, y: NDArray[np.bool_], strength: float) -> tuple[Any, Any]:
-        solve = self._ridge if self.classifier == "ridge" else self._each
-        return solve(x, y, strength)
-
-    def _ridge(self, x: Any, y: NDArray[np.bool_], strength: float) -> tuple[Any, Any]:
-        """Solve for all codes at once: (N, F), (N, C) -> margins' weights (C, F), biases (C,)."""
+    def _solve(self, x: Any, y: NDArray[np.bool_], strength: float) -> tuple[Any, Any]:
+        """Fit all codes, ridge at once: (N, F), (N, C) -> weights (C, F), biases (C,)."""
+        if self.classifier != "ridge":
+            return self._each(x, y, strength)
         share = y.mean(axis=0)
         solver = "cholesky" if x.shape[0] <= min(_AT_ONCE, x.shape[1]) else "sparse_cg"
         model = Ridge(alpha=1 / strength, fit_intercept=False, solver=solver, tol=1e-6)
