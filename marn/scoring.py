@@ -23,7 +23,7 @@ from scipy import sparse
 
 from marn.corpus import Corpus
 from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, alias, encoding_of, plain_id
-from marn.corpus.loose_tables import find_column, header_of
+from marn.corpus.loose_tables import check_unfolds, find_column, header_of
 from marn.errors import MarnError
 from marn.resampling import Estimate, Floats, Measure, difference, holm, interval
 
@@ -183,6 +183,7 @@ def _read(path: Path) -> pl.DataFrame:
                 _check_numbers(path, source, mark, place, above)
                 raise
         else:
+            check_unfolds(path)
             frame = pl.read_parquet(path)
     except MarnError:
         raise

@@ -69,6 +69,21 @@ def test_json_without_end_and_frames_that_unfold_are_not_held_whole(tmp_path, mo
         list(read_notes(tmp_path / "a.parquet"))
 
 
+@pytest.mark.parametrize("write", ["write_parquet", "write_ipc"])
+def test_frames_are_refused_before_they_unfold(tmp_path, monkeypatch, write):
+    monkeypatch.setattr(loose_tables, "_FRAME_LIMIT", 300_000_000)
+    path = tmp_path / ("a.parquet" if write == "write_parquet" else "a.feather")
+    for size in (3, 300):
+        frame = pl.DataFrame({"text": ["a" * 1_000_000 + str(i) for i in range(size)]})
+        getattr(frame, write)(path, compression="zstd")
+        assert path.stat().st_size < 200_000
+        if size == 3:
+            assert len(list(read_notes(path))) == 3
+    for read in (read_notes, loose_tables.check_unfolds):
+        with pytest.raises(MarnError, match="or unfolds to more than 300,000,000 bytes"):
+            read(path)
+
+
 def test_half_a_character_is_marked(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": "\\ud83d", "text": "fever \\ud83d\\ude00 \\ude00"}')
     assert list(read_notes(tmp_path / "a.jsonl")) == [("\ufffd", "fever \U0001f600 \ufffd")]

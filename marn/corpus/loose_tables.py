@@ -13,7 +13,10 @@ import gzip
 import io
 import itertools
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +28,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from marn import lifeline
 from marn.corpus.columns import SEPARATOR_LINE, TEXT_NAMES, bare, encoding_of, open_bytes
 from marn.errors import MarnError
 
@@ -39,7 +43,9 @@ _JSON_LIMIT: Final = 1 << 28  # characters of JSON, which is read as a whole
 DAMAGED: Final = "the file is cut or damaged; get a fresh copy"
 FRAMES: Final = (".parquet", ".pq", ".feather", ".arrow", ".ipc")
 JSON_LINES: Final = (".jsonl", ".ndjson")
-_ROWS = 4096  # of Parquet at once
+_FRAME_LIMIT: Final = 1 << 31  # bytes of memory that some rows of Parquet or Feather may take
+_ROWS: Final = (1 << 12, 1 << 16)  # of these at once: by their size in the file, in these bounds
+_PIECE: Final = 1 << 25  # bytes of the file that so many rows have
 _NUMBERED: Final = ("code", "dx", "pr")  # of which a table may have several columns
 _SEPARATORS: Final = ",;\t|"
 _HALVES: Final = re.compile("[\ud800-\udfff]")
@@ -116,12 +122,15 @@ def open_table(
     suffix = suffix_of(path)
     with readable(path):
         if suffix in FRAMES:
-            table = (pl.scan_parquet if suffix[1] == "p" else pl.scan_ipc)(path)
             names = {**wanted, **optional}
-            header = table.collect_schema().names()
+            header = _scan(path).collect_schema().names()
             found = find_columns(str(path), header, wanted, names, remedy)
             used = list(dict.fromkeys(itertools.chain(*found.values())))
-            return Table(str(path), found, "", (), _frame(path, table.select(used)), names)
+            check_unfolds(path, *used)
+            frames = _frames(path, used)
+            rows = (row for frame in frames for row in frame.iter_rows(named=True, buffer_size=1))
+            records: _Records = ((at, at, row) for at, row in enumerate(rows, start=1))
+            return Table(str(path), found, "", (), records, names)
         encoding = encoding_of(path, encoding)
     form = "json" if suffix == ".json" else "jsonl" if suffix in JSON_LINES else "csv"
     return table_of(str(path), form, _lines(path, encoding), wanted, optional, remedy, encoding)
@@ -384,13 +393,50 @@ def _parsed(written: str) -> Any:
         return None
 
 
-def _frame(path: Path, table: pl.LazyFrame) -> _Records:
-    """Yield the rows of a file that polars knows, some at a time."""
+def check_unfolds(path: Path, *columns: str) -> None:
+    """Refuse Parquet or Feather that would take more memory than `_FRAME_LIMIT`, or is damaged.
+
+    A few kB can hold any number of bytes, and polars ends the process that cannot have them. So it
+    is another process, which may take no more, that reads the table first.
+
+    Args:
+        path: the table.
+        columns: that are read some rows at a time; without one, all is read at once.
+    """
+    code = f"import sys, {__name__} as here; here._try(sys.argv)"
+    paths = os.pathsep.join(filter(None, sys.path))
+    about = {**os.environ, "PYTHONPATH": paths, lifeline.PARENT: str(os.getpid())}
+    given = [str(_FRAME_LIMIT), str(path), *columns]
+    command = [sys.executable, "-c", code, *given]
+    if subprocess.run(command, env=about, stderr=subprocess.DEVNULL).returncode:
+        raise MarnError(
+            f"{path} is damaged, or unfolds to more than {_FRAME_LIMIT:,} bytes; get it again, or "
+            "save it as CSV"
+        )
+
+
+def _try(arguments: Sequence[str]) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (int(arguments[1]),) * 2)
+    path = Path(arguments[2])
+    for _ in _frames(path, arguments[3:]) if arguments[3:] else [_scan(path).collect()]:
+        pass
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    return (pl.scan_parquet if suffix_of(path)[1] == "p" else pl.scan_ipc)(path)
+
+
+def _frames(path: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Yield the rows of Parquet or Feather, some at a time."""
     with readable(path):
+        table = _scan(path).select(columns)
         size = table.select(pl.len()).collect().item()
-        for start in range(0, size, _ROWS):
-            rows = table.slice(start, _ROWS).collect().iter_rows(named=True, buffer_size=1)
-            yield from ((at, at, row) for at, row in enumerate(rows, start=start + 1))
+        # each piece unfolds anew what Feather packed with it, so there must not be many
+        rows = min(max(size * _PIECE // path.stat().st_size, _ROWS[0]), _ROWS[1])
+        for start in range(0, size, rows):
+            yield table.slice(start, rows).collect()
 
 
 def _stem(name: str, names: Sequence[str]) -> str:
