@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
-import json
 import os
 import re
 import subprocess
@@ -38,6 +37,7 @@ from data_prep.note_signs import UnreadableError, legible, mimic_id, placeholder
 from data_prep.publishable import withheld
 from data_prep.word_windows import WINDOW, card_of, corpora_below, runs_of, shared_runs
 from marn.errors import MarnError
+from marn.settings import read_json
 
 ALLOWED: Final = (
     "*.py *.md *.ipynb Makefile LICENSE citation.cff pyproject.toml requirements.lock "
@@ -198,14 +198,9 @@ def _text(data: bytes) -> str:
 
 
 def _json(text: str) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(pairs) > len(dict(pairs)):
-            raise ValueError  # only the last of two equal keys would be seen
-        return dict(pairs)
-
     try:
-        return json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError):
+        return read_json(text)
+    except ValueError:
         raise UnreadableError(f"is not JSON that can be read; {_KEEP}") from None
 
 

@@ -124,7 +124,7 @@ def train(
     from marn.train.recipes import RECIPES, suits
 
     config = TrainConfig.of(system(name), **given)
-    options, said = dict(command_line.pair("--model", text) for text in model or []), ""
+    options, said = command_line.pairs("--model", model or []), ""
     check_options(name, {key: options[key] for key in options if key != "seed"})
     data = Corpus.load(corpus)
     chosen = {*options} - {"seed", "vectors"} or (_RECIPE - _LENGTH) & {*given} or init_from
@@ -210,7 +210,7 @@ def sweep(
     options = vars(SweepConfig(**given))
     table, out = options.pop("table"), options.pop("out")
     folder = out or Path("runs") / experiment.stem
-    options["changes"] = dict(command_line.pair("--set", text) for text in options.pop("set"))
+    options["changes"] = command_line.pairs("--set", options.pop("set"))
     if table is not None:
         results.check_place(table)
     runs = sweep(experiment, folder, **options)

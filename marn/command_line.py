@@ -1,10 +1,9 @@
 """Command lines made of typed settings, by typer: `marn.cli` and `python -m data_prep`."""
 
 import inspect
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from marn.errors import MarnError
-from marn.settings import check, kinds
+from marn.settings import check, kinds, read_json
 
 ARGUMENT = "argument"
 """In the annotation of a field: it is given by its place, not as an option."""
@@ -147,26 +146,33 @@ def _unwritten(stream: TextIO) -> OSError | None:
 def json_or_text(text: str) -> Any:
     """Read JSON, such as 8, true or {"icd": 1}, or None; anything else is text."""
     try:
-        return None if text == "None" else json.loads(text)
+        return None if text == "None" else read_json(text)
+    except MarnError:
+        raise
     except ValueError:
         return text
 
 
-def pair(option: str, text: str) -> tuple[str, Any]:
-    """Read KEY=VALUE; the value is JSON, or text.
+def pairs(option: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Read KEY=VALUE, each key once; the values are JSON, or text.
 
     Raises:
-        MarnError: the text has not that form.
+        MarnError: a text has not that form, or a key is there twice.
 
     Example:
-        >>> pair("--set", "seeds=[0, 1]")
-        ('seeds', [0, 1])
+        >>> pairs("--set", ["seeds=[0, 1]", "model=caml"])
+        {'seeds': [0, 1], 'model': 'caml'}
     """
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        example = "hidden_size=64" if option == "--model" else "seeds=[0]"
-        raise MarnError(f"{option} must be KEY=VALUE, but got {text!r}; try {example}")
-    return key, json_or_text(value)
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            example = "hidden_size=64" if option == "--model" else "seeds=[0]"
+            raise MarnError(f"{option} must be KEY=VALUE, but got {text!r}; try {example}")
+        if key in found:
+            raise MarnError(f"{option} {key}=… is there twice; keep one of them")
+        found[key] = json_or_text(value)
+    return found
 
 
 def _read(text: Any, annotation: Any) -> Any:

@@ -14,6 +14,7 @@ bad value is one line:
 
 import difflib
 import functools
+import json
 from collections.abc import Iterable, Mapping
 from os.path import expanduser
 from pathlib import Path
@@ -123,6 +124,25 @@ def unknown(what: str, name: str, known: Iterable[str]) -> MarnError:
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(known))}"
     return MarnError(f"{what} {name!r}; {hint}")
+
+
+def read_json(written: str) -> Any:
+    """Read JSON whose objects have each key once; of two values, json would take the last.
+
+    Raises:
+        MarnError: a key is there twice.
+        ValueError: it is not JSON.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise MarnError("an object of the JSON has the same key twice; keep one of them")
+        return found
+
+    try:
+        return json.loads(written, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def kinds(annotation: Any) -> set[Any]:

@@ -227,6 +227,7 @@ SECRET = "Mr Smith has a fever"
         ("a.csv", "note_id,text\n", "holds no note"),
         ("a.csv", f"note_id,text\n1,{SECRET} é\udcff\n", "is neither UTF-8 nor Windows-1252"),
         ("a.jsonl", f'{{"text": "{SECRET}\n', "row at line 1: it is not a JSON object"),
+        ("a.jsonl", f'{{"text": "", "text": "{SECRET}"}}', "row at line 1: .*same key twice; keep"),
         ("a.jsonl", f'["{SECRET}"]\n', "row at line 1: it is not a JSON object"),
         ("a.jsonl", f'{{"text": ["{SECRET}"]}}\n', "column text is not text"),
         ("a.parquet", SECRET, "cannot be read"),

@@ -113,6 +113,8 @@ def test_a_wrong_setting_or_place_is_said_by_the_command_before_any_run(home, ca
     line = ["sweep", str(write(home)), "--out", str(home / "runs")]
     (home / "file").touch()
     for more, said in (
+        (["--set", "a=1", "--set", "a=2"], "--set a=… is there twice; keep one of them"),
+        (["--set", 'a={"b": 1, "b": 2}'], "has the same key twice; keep one of them"),
         (["--set", "seeds"], "--set must be KEY=VALUE, but got 'seeds'; try seeds=[0]"),
         (["--set", "seeds=x"], "marn sweep: seeds"),
         (["--table", str(home / "file" / "t")], "could not be written"),
@@ -157,6 +159,7 @@ BOMB = "a: &a0 [1, 1]" + "".join(f"\nb{n}: &a{n + 1} [*a{n}, *a{n}]" for n in ra
         ("a: 2020-01-01", "is not YAML .*date is not JSON"),
         ("a: &a [*a]", "is not YAML .*recursion"),
         ("a: " + "[" * 9999, "is not YAML .*recursion"),
+        ("a: 1\nb: {c: 1,\n  c: 2}", "bad.yaml, line 3: a second 'c'; keep one of them"),
         (BOMB, "unfolds to more than 1,000,000 values; drop its aliases"),
         (f"notebook: a\nseeds: {[*range(100)]}\ngrid: {{a: {[*range(101)]}}}", "10,100 runs, and"),
     ],

@@ -12,7 +12,6 @@ import csv
 import gzip
 import io
 import itertools
-import json
 import os
 import re
 import subprocess
@@ -31,6 +30,7 @@ import polars as pl
 from marn import lifeline
 from marn.corpus.columns import SEPARATOR_LINE, TEXT_NAMES, bare, encoding_of, open_bytes
 from marn.errors import MarnError
+from marn.settings import read_json
 
 Names = Mapping[str, Sequence[str]]
 """The names that each column may have, the likeliest first."""
@@ -357,7 +357,7 @@ def _json_lines(name: str, lines: Iterator[str]) -> _Records:
         if len(line) > ROW_LIMIT:
             raise fault_on(name, number, f"more than {ROW_LIMIT:,} characters; check the table")
         if line.strip():
-            row = _parsed(line)
+            row = _parsed(f"{name}, row at line {number}", line)
             if not isinstance(row, dict):
                 what = 'it is not a JSON object; write one such as {"note_id": …} a line'
                 raise fault_on(name, number, what)
@@ -377,7 +377,7 @@ def _whole(name: str, lines: Iterator[str]) -> str:
 
 def _objects(name: str, written: str) -> list[dict[str, Any]]:
     """Read a list of JSON objects."""
-    rows = _parsed(written)
+    rows = _parsed(name, written)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise MarnError(
             f'{name} is not a list of JSON objects; give [{{"note_id": …}}, …], or JSONL'
@@ -385,11 +385,13 @@ def _objects(name: str, written: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _parsed(written: str) -> Any:
+def _parsed(where: str, written: str) -> Any:
     """Parse JSON; None if it is none."""
     try:
-        return json.loads(written)
-    except (ValueError, RecursionError):
+        return read_json(written)
+    except MarnError as error:
+        raise MarnError(f"{where}: {error}") from None
+    except ValueError:
         return None
 
 

@@ -84,13 +84,24 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
     labels), or a parameter of every run.
 
     Raises:
-        MarnError: the file is missing, is no YAML, or says something that is not a setting; an axis
-            of the grid is empty.
+        MarnError: the file is missing, is no YAML, has a key twice, or says something that is not a
+            setting; an axis of the grid is empty.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):  # which would take the last of two equal keys
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node, seen = super().compose_mapping_node(anchor), set[str]()
+            for key, _ in node.value:
+                name = str(key.value)
+                if name in seen:
+                    place = f"{path}, line {key.start_mark.line + 1}"
+                    raise MarnError(f"{place}: a second {name!r:.80}; keep one of them")
+                seen.add(name)
+            return node
+
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        said = yaml.load(path.read_text(encoding="utf-8"), Loader)
         if _size(said, {}) > _LARGEST:  # aliases of aliases unfold to more than any memory
             raise MarnError(f"{path} unfolds to more than {_LARGEST:,} values; drop its aliases")
         json.dumps(said)
