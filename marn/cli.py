@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -146,6 +146,16 @@ def train(
     run = fit(network, data, config, run_dir=run_dir, init_from=init_from)
     if test:
         _print_test_scores(run, data, run_dir)
+    with parallel.collective():
+        first = parallel.rank() == 0
+    if first:
+        places = shlex.quote(str(run_dir)), shlex.quote(str(corpus))
+        table = shlex.quote(str(run_dir / "new_codes.csv"))
+        sys.stdout.write(
+            f"the model is in {run_dir}; score it, or code new notes:\n"
+            f"  marn evaluate {' '.join(places)}\n"
+            f"  marn predict {places[0]} new_notes.csv --out {table}\n"
+        )
 
 
 def _print_test_scores(run: Run, corpus: Corpus, run_dir: Path) -> None:
@@ -154,7 +164,7 @@ def _print_test_scores(run: Run, corpus: Corpus, run_dir: Path) -> None:
     from marn.saving import read_card
 
     config, model = run.config, run.model
-    with parallel.collective() if config.processes > 1 else nullcontext():
+    with parallel.collective():
         found = predict(model, corpus, "test", batch_size=2 * config.batch_size)
         if parallel.rank() != 0:
             return
@@ -163,13 +173,21 @@ def _print_test_scores(run: Run, corpus: Corpus, run_dir: Path) -> None:
     few = ", which are few, so that they may not suit other notes" if dev < FEW_NOTES else ""
     for task in model.tasks:
         given = found.probabilities(task), found.targets[task]
-        for figure, score in metrics.score(*given).items():
+        for figure, score in _informative(metrics.score(*given), model.tasks[task]):
             sys.stdout.write(f"test {task} {figure} {score:.3f}\n")
         for figure, score in metrics.score(*given, threshold=thresholds[task]).items():
             if "_f1" in figure:
                 sys.stdout.write(f"test {task} {figure}_tuned {score:.3f}\n")
     tuned = ", ".join(f"{task} {thresholds[task]:.3f}" for task in model.tasks)
     sys.stdout.write(f"thresholds tuned on {dev} dev notes{few}: {tuned}\n")
+
+
+def _informative(scores: Mapping[str, float], codes: int) -> Iterator[tuple[str, float]]:
+    """Yield the scores but for those at k where k takes in all the codes, and so says nothing."""
+    for figure, value in scores.items():
+        k = figure.partition("_at_")[2]
+        if not k or int(k) < codes:
+            yield figure, value
 
 
 command_line.add(app, train, TrainConfig, defaults=False)
@@ -330,8 +348,8 @@ class EvaluateConfig:
 def evaluate(given: dict[str, Any], run: _Run, corpus: _CorpusFolder) -> None:
     """Score a model on a split of a corpus, which must have its words and codes.
 
-    Figures are printed at the thresholds of the model, and at 0.5 as in the papers. The run is only
-    read.
+    Figures are printed at the thresholds of the model, and at 0.5 as in the papers; precision and
+    recall at k only for a k below the number of codes. The run is only read.
     """
     from marn.corpus import Corpus
     from marn.evaluation import evaluate
@@ -348,7 +366,7 @@ def evaluate(given: dict[str, Any], run: _Run, corpus: _CorpusFolder) -> None:
         threshold = saved.thresholds[task]
         shown = f"{threshold:.3f}" if isinstance(threshold, float) else "own"
         typer.echo(f"{f'{config.split} {task}':32s} {f'threshold {shown}':>16s} {'0.5':>8s}")
-        for figure, value in columns[0][task].items():
+        for figure, value in _informative(columns[0][task], saved.model.tasks[task]):
             typer.echo(f"  {figure:30s} {value:16.3f} {columns[1][task][figure]:8.3f}")
 
 

@@ -52,7 +52,7 @@ _GROUP = 16  # words of a group, at least
 _KEPT = 2  # groups of a code whose words are tried one by one
 _LEAST = 0.05  # share of the heaviest word's weight that a listed word has at least
 _MARKUP = re.compile(r"</[a-z]\w*\s*>|<(br|img|p|div)\b[^<>]*>|&(nbsp|amp|[lg]t);", re.IGNORECASE)
-_STRANGE = 0.5  # share of unknown words from which on a note is remarked upon
+_STRANGE = 0.5  # a note with at least this share of unknown words gets a remark
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""How far long work is: tqdm's bar in a terminal or a notebook, plain lines in a log or a pipe."""
+"""Show the progress of long work: tqdm's bar in a terminal or notebook, plain lines in a log."""
 
 import os
 import time
 from typing import TextIO
+
+_SILENCE = 60.0  # seconds after which a log gets a line
 
 
 def duration(seconds: float) -> str:
@@ -21,16 +23,17 @@ def counted(count: int, noun: str) -> str:
 
 
 class Progress:
-    """Progress of work.
+    """Show the progress of work, with the time left.
 
-    A bar is shown where somebody watches, and is gone when the work ends. The environment variable
-    `TQDM_DISABLE` turns it off, as for the chapters of the book, whose outputs are stored.
+    A terminal or a notebook gets a bar, which disappears when the work ends; a log gets a line when
+    nothing was written for a minute. The environment variable `TQDM_DISABLE` turns both off, as for
+    the chapters of the book, whose outputs are stored.
 
     Attributes `done` and `bar` are the steps so far, and tqdm's bar or None.
 
     Args:
-        total: number of steps; None if nobody knows.
-        stream: where to write; None for silence.
+        total: number of steps; None if unknown.
+        stream: where to write; None writes nothing.
         done: steps completed before, if the work was resumed.
         unit: what a step is called.
     """
@@ -39,10 +42,12 @@ class Progress:
         self, total: int | None, *, stream: TextIO | None, done: int = 0, unit: str = "step"
     ) -> None:
         self.total, self.stream, self.done = total, stream, done
-        self._start, self._began = done, time.monotonic()
+        self.unit, self._start = unit, done
+        self._began = self._written = time.monotonic()
         self.bar = None
         in_notebook = type(stream).__module__.startswith("ipykernel")
-        if stream is None or os.environ.get("TQDM_DISABLE") or not (in_notebook or stream.isatty()):
+        self._disabled = stream is None or bool(os.environ.get("TQDM_DISABLE"))
+        if stream is None or self._disabled or not (in_notebook or stream.isatty()):
             return
         from tqdm.auto import tqdm  # imported only where it is seen
 
@@ -59,14 +64,19 @@ class Progress:
         return elapsed / steps * (self.total - self.done) if steps else float("nan")
 
     def step(self, text: str, count: int = 1) -> None:
-        """Count steps; `text` is shown before the bar."""
+        """Count steps; `text` names the last one. With an empty text a log gets no line."""
         self.done += count
         if self.bar is not None:
             self.bar.set_description_str(text, refresh=False)
             self.bar.update(count)
+        elif text and not self._disabled and time.monotonic() - self._written >= _SILENCE:
+            known = self.total is not None
+            how_far = f"{duration(self.left())} left" if known else counted(self.done, self.unit)
+            self.line(f"{text}: {how_far}")
 
     def line(self, text: str) -> None:
         """Write a line that stays."""
+        self._written = time.monotonic()
         if self.bar is not None:
             self.bar.write(text, file=self.stream)
         elif self.stream is not None:
@@ -74,7 +84,7 @@ class Progress:
             self.stream.flush()
 
     def close(self) -> None:
-        """Take the bar away, so that lines can follow it."""
+        """Remove the bar, so that lines can follow it."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

@@ -391,7 +391,7 @@ def _ranking(given: FilePredictions) -> dict[str, Floats]:
             precision[place, rows] = hits[:, min(k, width) - 1] / min(k, width)
         average[rows] = _ratio((hits * truth / np.arange(1, width + 1)).sum(1), hits[:, -1])
     found = {"mean_average_precision": average}
-    found |= {f"precision_at_{k}": precision[place] for place, k in enumerate(KS)}
+    found |= {f"precision_at_{k}": precision[place] for place, k in enumerate(KS) if k < width}
     counts = {"mean_average_precision": has_code}
     return {
         name: np.stack([values, counts.get(name, np.ones(size))])

@@ -58,9 +58,14 @@ def test_an_empty_argument_is_not_the_present_folder(corpus, capsys):
 
 
 def test_a_recipe_is_a_start_that_options_change(corpus, tmp_path, capsys):
-    words = ["bigru_la", str(corpus), str(tmp_path / "run"), "--recipe", "few_notes"]
+    folder = tmp_path / "a run"
+    words = ["bigru_la", str(corpus), str(folder), "--recipe", "few_notes"]
     assert main(["train", *words, "--epochs", "1", "--model", "hidden_size=8"]) == 0
-    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    *_, evaluate, predict = capsys.readouterr().out.splitlines()
+    assert evaluate == f"  marn evaluate '{folder}' {corpus}"
+    assert main(shlex.split(evaluate)[1:]) == 0
+    assert predict == f"  marn predict '{folder}' new_notes.csv --out '{folder}/new_codes.csv'"
+    settings = json.loads((folder / "run.json").read_text())["settings"]
     assert settings["model"]["options"]["code_start"] == "titles"
     assert settings["model"]["options"]["hidden_size"] == 8
     assert (settings["training"]["epochs"], settings["training"]["loss"]) == (1, "bce")

@@ -487,8 +487,13 @@ def test_the_same_command_for_one_device_and_for_two(corpus, folder, capfd):
     lines = [text for text in shown.stdout.splitlines() if not text.startswith("warning")]
     assert [text.startswith("epoch") for text in lines[:3]] == [True, True, False]
     tuned = marn.load_model(folder / "command").thresholds["icd"]
-    assert lines[-1].startswith("thresholds tuned on 7 dev notes, which are few")
-    assert f": icd {tuned:.3f}, ccs 0." in lines[-1]
+    about, *what_next = lines[-4:]
+    assert about.startswith("thresholds tuned on 7 dev notes, which are few")
+    assert f": icd {tuned:.3f}, ccs 0." in about
+    assert [text.split()[:2] for text in what_next[1:]] == [
+        ["marn", "evaluate"],
+        ["marn", "predict"],
+    ]
     assert len([text for text in lines if text.startswith("test icd micro_f1_tuned ")]) == 1
     assert len([text for text in lines if text.startswith("test icd micro_f1 ")]) == 1
     equal(marn.load_model(folder / "command").model.state_dict(), alone(corpus))

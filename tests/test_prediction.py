@@ -303,6 +303,8 @@ def test_evaluate_reads_the_run_and_prints_its_scores(run, corpus, capsys):
         plain = marn.evaluate(saved.model, corpus, "dev")[task]
         wanted = rf"dev {task}.*\n +micro_f1 +{tuned['micro_f1']:.3f} +{plain['micro_f1']:.3f}\n"
         assert re.search(wanted, shown)
+    assert "mean_average_precision" in shown
+    assert "_at_" not in shown  # all 4 codes are among the first 5
     assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
 
 

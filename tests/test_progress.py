@@ -53,6 +53,19 @@ def test_a_bar_can_be_turned_off(monkeypatch):
     assert stream.getvalue() == "kept\n"
 
 
+def test_a_log_gets_a_line_a_minute(monkeypatch, capsys):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    known, unknown = Progress(10, stream=sys.stdout), Progress(None, stream=sys.stdout, unit="note")
+    for _ in range(5):
+        now[0] += 40
+        known.step("step")
+        unknown.step("coding")
+    wanted = "step: 5 min 20 s left", "coding: 2 notes", "step: 4 min 00 s left", "coding: 4 notes"
+    assert capsys.readouterr().out.splitlines() == [*wanted]
+
+
 def test_only_whole_lines_outside_a_terminal(capsys):
     progress = Progress(2, stream=sys.stdout)
     progress.step("working")

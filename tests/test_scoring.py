@@ -210,6 +210,7 @@ def test_figures_are_those_of_the_metrics(seed):
     wanted = metrics.score(given.probabilities, given.targets)
     assert {"micro_f1", "macro_f1_caml", "mean_average_precision", "precision_at_5"} <= set(found)
     assert {"micro_auc", "macro_auc"} <= set(found)
+    assert "precision_at_8" not in found  # of 6 codes
     for name, value in found.items():
         assert value == pytest.approx(wanted[name]), name
 

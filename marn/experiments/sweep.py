@@ -277,7 +277,7 @@ class _Queue:
             self._submit(run)
         elif said == "done":
             self.done += 1
-            self.progress.step(run.name)
+            self.progress.step("")
             left = self.progress.left()
             more = f", about {duration(left)} left" if self.futures else ""
             took = json.loads((run.folder / DONE).read_text(encoding="utf-8"))["seconds"]
