@@ -300,12 +300,12 @@ def _mark(piece: str, weight: float | None, heaviest: float, proves: bool) -> st
     """Return a piece of escaped text, marked if it has a weight or is evidence."""
     if weight is None and not proves:
         return piece
-    # half at most: letters of a light and of a dark page have a contrast of 4.5 on it
+    # half at most: letters of a light and of a dark page have a contrast of 4.5 on it. Not <mark>,
+    # whose letters are black where JupyterLab strips `color:inherit` from an untrusted notebook
     shade = "none" if weight is None else f"rgba(245,133,24,{0.5 * weight / heaviest:.2f})"
     line = "2px solid #54a24b" if proves else "none"
     hover = "" if weight is None else f' title="{weight:.4f}"'
-    style = f"color:inherit;background:{shade};border-bottom:{line}"
-    return f'<mark style="{style}"{hover}>{piece}</mark>'
+    return f'<span style="background:{shade};border-bottom:{line}"{hover}>{piece}</span>'
 
 
 def largest(values: NDArray[np.floating], k: int) -> NDArray[np.int64]:

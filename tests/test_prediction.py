@@ -134,7 +134,7 @@ def test_a_page_is_escaped_and_shows_the_note(run):
     assert "<script" not in page.getvalue()
     assert "<b>" not in page.getvalue()
     assert "&lt;i&gt;" in page.getvalue()
-    assert re.search(r"<mark [^>]*>code3</mark>", page.getvalue())
+    assert re.search(r"<span [^>]*>code3</span>", page.getvalue())
 
 
 def test_spans_are_of_the_original_text(run):

@@ -81,9 +81,9 @@ def test_note_explorer_follows_note_and_code():
     note, _, code, view = explorer()
     note.value = 1
     assert [label.split()[2] for label, _ in code.options] == ["427.31", "780.6"]
-    assert 'title="4.0000">afib</mark>' in view.value
+    assert 'title="4.0000">afib</span>' in view.value
     code.value = 1
-    assert 'title="4.0000">fever</mark>' in view.value
+    assert 'title="4.0000">fever</span>' in view.value
 
 
 def test_note_explorer_underlines_only_what_proves_the_chosen_code():

@@ -43,6 +43,7 @@
   const paint = (host) => {
     const figure = JSON.parse(host.querySelector("script").textContent);
     if (isPhone) figure.layout.legend = {...figure.layout.legend, ...below};
+    host.height = figure.layout.height ?? 450; // plotly's own
     host.canvas = document.createElement("div");
     host.append(host.canvas);
     Plotly.newPlot(host.canvas, {
@@ -64,11 +65,18 @@
     screenTheme = now ? root.dataset.theme ?? "light" : undefined;
     root.dataset.theme = theme;
     const size = now ? {autosize: false, width: PRINT_WIDTH} : {autosize: true, width: null};
-    for (const host of hosts) Plotly.relayout(host.canvas, {...size, template: current()});
+    for (const {canvas, style, height} of hosts) {
+      // A figure that does not fit leaves the end of its sheet white, and one of rows needs them.
+      const rows = canvas._fullLayout.yaxis?.type === "category";
+      style.zoom = now ? (rows ? 0.65 : 0.75) : "";
+      style.minHeight = now ? 0 : `${height}px`;
+      Plotly.relayout(canvas, {...size, height: now && !rows ? 0.8 * height : height, template: current()});
+    }
   };
   addEventListener("beforeprint", () => print(true));
   addEventListener("afterprint", () => print(false));
-  matchMedia("print").addEventListener("change", (media) => print(media.matches));
+  const paper = matchMedia("print"); // an event that comes late must not print again
+  paper.addEventListener("change", () => print(paper.matches));
 
   new MutationObserver(() => {
     for (const host of hosts) Plotly.relayout(host.canvas, {template: current()});
