@@ -243,11 +243,21 @@ def test_code_on_paper_breaks_its_lines(figures_page: Any) -> None:
     assert not figures_page.evaluate(cut)
 
 
-def test_nothing_on_paper_is_wider_than_a4(figures_page: Any) -> None:
+def test_what_is_on_paper_fits_a_sheet(figures_page: Any) -> None:
     figures_page.set_viewport_size({"width": 680, "height": 900})  # 21 cm without the margins
     figures_page.emulate_media(media="print")
-    wide = "[...document.querySelectorAll('.marn-fig')].filter(f => f.scrollWidth > f.clientWidth)"
-    figures_page.wait_for_function(f"!{wide}.length")  # figures hear of the medium a frame later
+    figures_page.evaluate(FRAMES)  # figures hear of the medium a frame later
+    found = figures_page.eval_on_selector_all(
+        ".marn-fig",
+        "all => all.map(f => [f.scrollWidth - f.clientWidth, f.getBoundingClientRect().height])",
+    )
+    assert max(over for over, _ in found) == 0
+    assert max(height for _, height in found) < SHEET / 2  # two to a sheet
+    whole = """tables => tables.filter(table =>
+        getComputedStyle(table).breakInside === "avoid" || table.closest(".cell_output .output")
+        && getComputedStyle(table.closest(".output")).overflowX !== "visible")
+        .map(table => table.getBoundingClientRect().height)"""
+    assert max(figures_page.eval_on_selector_all("table", whole), default=0) < SHEET / 3
 
 
 def test_the_head_of_a_chapter_is_on_one_sheet(site: Path, browser: Any) -> None:
