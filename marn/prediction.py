@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from marn import pages
 from marn.attribution import Method, word_weights
 from marn.corpus import CodeEntry
+from marn.corpus.columns import as_text
 from marn.corpus.text import Vocabulary, token_spans
 from marn.errors import MarnError
 from marn.evaluation import evaluating, sigmoid
@@ -375,8 +376,9 @@ def write_coded(notes: Iterable[CodedNote], file: IO[str], kind: str, title: str
     if kind == ".csv":
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
-        for note in notes:
-            table.writerows(note.rows())
+        for row in (row for note in notes for row in note.rows()):
+            cells = {k: as_text(v) if isinstance(v, str) else v for k, v in row.items()}
+            table.writerow(cells)
     elif kind == ".jsonl":
         for note in notes:
             codes = [

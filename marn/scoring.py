@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from marn.corpus import Corpus
-from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, alias, encoding_of, plain_id
+from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, alias, encoding_of, plain_id, shown
 from marn.corpus.loose_tables import check_unfolds, find_column, header_of
 from marn.errors import MarnError
 from marn.resampling import Estimate, Floats, Measure, difference, holm, interval
@@ -109,21 +109,24 @@ class _Matcher:
         # a code without its dot, where that is one code only
         self._codes |= {c: i for i, c in enumerate(plain) if several[c] == 1}
         self.notes: set[int] = set()
-        self._unknown: dict[str, list[str]] = {"notes": [], "codes": []}
+        self._unknown: dict[str, dict[str, str]] = {"notes": {}, "codes": {}}  # by one spelling
         self.twice = 0
 
     def note(self, written: str) -> int:
         """Return the place of a note, or -1."""
         whole = plain_id(re.sub(r"\.0+$", "", written))
         place = self._ids.get(written, self._ids.get(whole, self._aliases.get(alias(whole), -1)))
-        self._unknown["notes"] += [written] if place < 0 else []
+        if place < 0:
+            self._unknown["notes"].setdefault(alias(whole), written)
         self.notes |= {place} - {-1}
         return place
 
     def code(self, written: str) -> int:
         """Return the column of a code, or -1."""
-        place = self._codes.get(written, self._codes.get(written.upper(), -1))
-        self._unknown["codes"] += [written] if place < 0 else []
+        code = shown(written)
+        place = self._codes.get(code, self._codes.get(code.upper(), -1))
+        if place < 0:
+            self._unknown["codes"].setdefault(code.upper().replace(".", ""), code)
         return place
 
     def remarks(self, size: int) -> list[str]:
@@ -134,7 +137,9 @@ class _Matcher:
         for what, unknown in self._unknown.items():
             if unknown:
                 # a column that has slipped may hold a text, which is not shown
-                shown = [text for text in unknown if re.fullmatch(r"[\w.:-]{1,20}", text)][:3]
+                shown = [text for text in unknown.values() if re.fullmatch(r"[\w.:-]{1,20}", text)][
+                    :3
+                ]
                 more = ["…"] if len(unknown) > len(shown) else []
                 examples = f" ({', '.join([*shown, *more])})" if shown else ""
                 where = "the split" if what == "notes" else "the corpus"

@@ -12,6 +12,8 @@ from toys import rewrite, toy_corpus
 import marn
 from marn import MarnError, TrainConfig
 from marn.cli import main
+from marn.corpus import CodeEntry
+from marn.corpus.columns import plain_id
 from marn.prediction import COLUMNS, _some, write_coded
 from marn.privacy import SWITCH
 
@@ -135,6 +137,20 @@ def test_a_page_is_escaped_and_shows_the_note(run):
     assert "<b>" not in page.getvalue()
     assert "&lt;i&gt;" in page.getvalue()
     assert re.search(r"<span [^>]*>code3</span>", page.getvalue())
+
+
+def test_no_cell_of_a_table_is_a_formula(run):
+    saved, table = marn.load(run), io.StringIO(newline="")
+    ids = ["=1+1", "@SUM(A1)", "+a", "\t=1", "-7", "-a"]
+    write_coded(saved.code((id_, "") for id_ in ids), table, ".csv")
+    table.seek(0)
+    cells = [row["note_id"] for row in csv.DictReader(table)]
+    assert cells == ["'=1+1", "'@SUM(A1)", "'+a", "'\t=1", "-7", "'-a"]
+    assert [plain_id(cell) for cell in cells] == ids
+    saved.codes["icd"][3] = CodeEntry("=404", "dx", "=HYPERLINK(1)")
+    table = io.StringIO(newline="")
+    write_coded(saved.code([("a", "code3")]), table, ".csv")
+    assert "a,'=404,'=HYPERLINK(1)," in table.getvalue()
 
 
 def test_spans_are_of_the_original_text(run):

@@ -8,6 +8,7 @@ from toys import toy_corpus
 
 from marn import MarnError, metrics, scoring
 from marn.cli import main
+from marn.corpus.columns import as_text
 from marn.scoring import (
     FilePredictions,
     _measure,
@@ -133,6 +134,22 @@ def test_ids_in_another_spelling_and_other_encodings(tmp_path, corpus, scores, e
 def test_ids_that_differ_in_zeros_only_are_matched_unless_two_do(tmp_path):
     matcher = scoring._Matcher(tmp_path, {"0012": 0, "7": 1, "007": 2}, ["401.0"])
     assert [matcher.note(id_) for id_ in ("12", "12.0", " 012", "7", "07")] == [0, 0, 0, 1, -1]
+
+
+def test_an_unknown_note_or_code_in_several_spellings_is_one(tmp_path):
+    matcher = scoring._Matcher(tmp_path, {"7": 0}, ["401.0"])
+    assert {matcher.note(id_) for id_ in ("5", "05", "5.0", "A", "a", "a.txt")} == {-1}
+    assert {matcher.code(code) for code in ("250.0", "2500", "V1", "v1")} == {-1}
+    assert matcher.remarks(0) == [
+        "not in the split, and left out: 2 notes (5, A)",
+        "not in the corpus, and left out: 2 codes (250.0, V1)",
+    ]
+
+
+def test_what_predict_marks_as_text_for_spreadsheets_is_found(tmp_path):
+    matcher = scoring._Matcher(tmp_path, {"=1+1": 0, "@a": 1, "-7": 2}, ["=401", "+1x"])
+    assert [matcher.note(as_text(id_)) for id_ in ("=1+1", "@a", "-7")] == [0, 1, 2]
+    assert [matcher.code(as_text(code)) for code in ("=401", "+1x")] == [0, 1]
 
 
 def test_a_wide_table_of_0_and_1_has_no_ranking(tmp_path, corpus):

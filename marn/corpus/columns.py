@@ -22,7 +22,8 @@ ID_NAMES = (
 SEPARATOR_LINE = re.compile(r'\s*"?sep=.?"?[,;]*\s*', re.IGNORECASE)
 """The first line that Excel may write above the header of a CSV."""
 _WHOLE_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
-_KEPT_AS_TEXT = re.compile(r"""(?:="|'(?=\w))(.*?)"?""")  # ="007" and '007 in spreadsheets
+_KEPT_AS_TEXT = re.compile(r"""="(.*?)"?|'(?=[\w\t=+@＝＋－＠-])(.*)""")  # ="007" and '007
+_FORMULA = re.compile(r"[\t=@＝＋－＠]|[+-](?!\d+([.,]\d+)?$)")  # by OWASP, "CSV Injection"
 _UNSEEN = re.compile("[\ufeff\u200b-\u200d\u2060]")
 _NUMBER = re.compile(r"0*(\d+)", re.ASCII)
 # Between letters, Windows-1252 has signs here (‚ † ¢), DOS and old Macs the vowels with accents.
@@ -48,7 +49,16 @@ def shown(cell: str) -> str:
     """
     seen = _UNSEEN.sub("", cell).strip()
     match = _KEPT_AS_TEXT.fullmatch(seen)
-    return match[1] if match else seen
+    return str(match[match.lastindex or 1]) if match else seen
+
+
+def as_text(cell: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula; `shown` undoes it.
+
+    >>> as_text("=1+1"), as_text("-7"), shown(as_text("@a"))
+    ("'=1+1", '-7', '@a')
+    """
+    return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
 def plain_id(written: str) -> str:
