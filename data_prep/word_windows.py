@@ -9,7 +9,6 @@ corpus, and nothing of its notes is written.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from marn.errors import MarnError
+from marn.settings import read_json_file
 
 WINDOW: Final = 8
 """Words in a run."""
@@ -34,8 +34,8 @@ _FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)  # odd, of 64 bits
 def card_of(folder: Path) -> dict[str, Any] | None:
     """Return the card of the corpus in a folder, None if there is none that can be read."""
     try:
-        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        card = read_json_file(folder / "card.json")
+    except (OSError, ValueError):
         return None
     return card if isinstance(card, dict) and "hash" in card else None
 

@@ -34,12 +34,12 @@ from marn.evaluation import check_corpus, fingerprint
 from marn.models import Coder
 from marn.prediction import SavedModel
 from marn.registry import build
+from marn.settings import read_json_file
 
 WEIGHTS, CARD, CHECKPOINT = "model.safetensors", "model.json", "checkpoint.pt"
 README = "README.md"
 FORMAT = 2
 
-_LARGEST_CARD: Final = 1 << 28  # bytes; a card with 10,000 codes has a few million
 _SHOWN: Final = ("micro_f1", "macro_f1_all", "mean_average_precision")
 _SPARE: Final = 1 << 26  # bytes that building a model may take besides twice its weights
 
@@ -340,11 +340,12 @@ def read_card(folder: Path) -> dict[str, Any]:
         MarnError: it is of another version.
     """
     path = folder / CARD
-    if path.stat().st_size > _LARGEST_CARD:
-        raise DamagedError(f"{CARD} is larger than {_LARGEST_CARD:,} bytes")
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        card = read_json_file(path)
+    except MarnError as error:
+        what = str(error).partition(";")[0]
+        raise DamagedError(f"{CARD}: {what}") from None
+    except ValueError:
         raise DamagedError(f"{CARD} is not JSON") from None
     if not isinstance(card, dict):
         raise DamagedError(f"{CARD} is not a card")

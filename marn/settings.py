@@ -55,6 +55,8 @@ Encoding = Annotated[str, AfterValidator(_known)]
 Location = Annotated[Path, Strict(False), AfterValidator(lambda path: Path(expanduser(path)))]
 """A path, or text that names one; ~ is the home directory, as in --out=~/mine."""
 
+_VALUES = 1 << 24  # of JSON
+_LARGEST = 1 << 26  # bytes of a card; that of a model with 10,000 codes has a few million
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 _WORDS = {
     "Input should be ": "must be ",
@@ -130,7 +132,7 @@ def read_json(written: str) -> Any:
     """Read JSON whose objects have each key once; of two values, json would take the last.
 
     Raises:
-        MarnError: a key is there twice.
+        MarnError: a key is there twice, or there are so many values that they would take a GB.
         ValueError: it is not JSON.
     """
 
@@ -139,10 +141,27 @@ def read_json(written: str) -> Any:
             raise MarnError("an object of the JSON has the same key twice; keep one of them")
         return found
 
+    if sum(map(written.count, "[{,")) > _VALUES:
+        raise MarnError(f"the JSON has more than {_VALUES:,} values; split it, or get it again")
     try:
         return json.loads(written, object_pairs_hook=once)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def read_json_file(path: Path) -> Any:
+    """Read the JSON in which a folder, perhaps a stranger's, says what it holds.
+
+    Raises:
+        MarnError: as `read_json`, or it is larger than any such file.
+        OSError: it cannot be read.
+        ValueError: it is not JSON in UTF-8.
+    """
+    with path.open("rb") as file:
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise MarnError(f"it is larger than {_LARGEST:,} bytes; get it again")
+    return read_json(data.decode())
 
 
 def kinds(annotation: Any) -> set[Any]:

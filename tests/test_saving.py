@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from toys import SYSTEM_SIZES, rewrite, toy_corpus
 
-from marn import MarnError, build, evaluate, load_model
+from marn import MarnError, build, evaluate, load_model, settings
 from marn.evaluation import tune_thresholds
 from marn.saving import provenance, read_checkpoint, replace, save_model
 
@@ -124,6 +124,17 @@ def test_a_card_that_is_none(folder, card, says):
         load_model(folder)
 
 
+@pytest.mark.parametrize(("limit", "says"), [("_VALUES", "values"), ("_LARGEST", "bytes")])
+def test_a_card_that_unfolds_or_is_too_large_is_refused(folder, monkeypatch, limit, says):
+    monkeypatch.setattr(settings, limit, 59_999)
+    card = (folder / "model.json").read_text()
+    (folder / "model.json").write_text(
+        card.replace("{", '{"recipe": [' + "[]," * 33_334 + "1],", 1)
+    )
+    with pytest.raises(MarnError, match=rf"\(model.json: .* 59,999 {says}\); train it again"):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_not_numbers_are_refused(folder, corpus, value):
     model = load_model(folder).model
@@ -145,10 +156,10 @@ def test_weights_of_another_kind_are_refused(folder, dtype):
 
 
 def test_a_folder_that_may_not_be_read(folder, monkeypatch):
-    def refuse(path, **_):
+    def refuse(path, *_):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(MarnError, match=r"model\.json cannot be read \(Permission denied\); allow"):
         load_model(folder)
 

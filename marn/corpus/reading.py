@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from marn import privacy
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
+from marn.settings import read_json_file
 
 FORMAT = 1
 """Version of the layout on disk; a corpus of another version is refused."""
@@ -417,15 +418,16 @@ class _Column(BaseModel, strict=True):
 def _read_json(path: Path, form: Any) -> Any:
     """Read JSON of a form, a type that pydantic knows."""
     try:
-        return TypeAdapter(form).validate_json(path.read_bytes())
+        return TypeAdapter(form).validate_python(read_json_file(path))
     except ValidationError as error:
-        fault = error.errors(include_input=False)[0]
-        place = "not JSON" if fault["type"] == "json_invalid" else ".".join(map(str, fault["loc"]))
-        raise MarnError(
-            f"{path} is damaged ({place or 'its contents'}); make the corpus again"
-        ) from None
+        what = ".".join(map(str, error.errors(include_input=False)[0]["loc"])) or "its contents"
+    except MarnError as error:
+        what = str(error).partition(";")[0]
+    except ValueError:
+        what = "not JSON"
     except OSError as error:
         raise MarnError(f"{path} cannot be read: {error.strerror}") from None
+    raise MarnError(f"{path} is damaged ({what}); make the corpus again")
 
 
 def read_card(path: Path) -> dict[str, Any]:

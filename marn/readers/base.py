@@ -17,6 +17,7 @@ from torch import Tensor
 
 from marn.corpus import Corpus
 from marn.errors import MarnError
+from marn.settings import read_json
 
 Logits = dict[str, NDArray[np.float32]]
 """{task: (N, C)}: a sigmoid turns them into probabilities."""
@@ -120,7 +121,7 @@ def as_bytes(value: Any) -> NDArray[np.uint8]:
 
 def from_bytes(array: NDArray[np.uint8]) -> Any:
     """Read what `as_bytes` wrote."""
-    return json.loads(array.tobytes())
+    return read_json(array.tobytes().decode())
 
 
 def training_notes(corpus: Corpus, notes: NDArray[np.int64] | None) -> NDArray[np.int64]:

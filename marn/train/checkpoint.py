@@ -33,6 +33,7 @@ from marn.saving import (
     write_readme,
 )
 from marn.saving import replace as replace_file
+from marn.settings import read_json_file
 from marn.train.config import TrainConfig
 
 SETTINGS, SCORES, LOCK = "run.json", "scores.json", "lock"
@@ -161,7 +162,7 @@ class RunFolder:
     def _claim(self, folder: Path, state: dict[str, Any] | None) -> None:
         """Refuse another run; write the settings where the folder lacks them."""
         try:
-            known = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["settings"]
+            known = read_json_file(folder / SETTINGS)["settings"]
         except (OSError, KeyError, TypeError, ValueError):
             known = None  # missing or damaged, and in the checkpoint too
         if state is not None:
@@ -262,8 +263,8 @@ def _digest(folder: Path) -> dict[str, Any]:
 
 def _scores_are_its_own(folder: Path) -> bool:
     try:
-        return _digest(folder).items() <= json.loads((folder / SCORES).read_bytes()).items()
-    except (OSError, ValueError, RecursionError, AttributeError):
+        return _digest(folder).items() <= read_json_file(folder / SCORES).items()
+    except (OSError, ValueError, AttributeError):
         return False
 
 
