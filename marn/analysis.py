@@ -82,14 +82,10 @@ class JointPCA(NamedTuple):
 
 
 def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike) -> JointPCA:
-    """Project ICD and CCS vectors on the first two principal components of both together.
+    """Project ICD (C_icd, D) and CCS vectors (C_ccs, D) on their two common principal components.
 
     The two sets are stacked, each code counting once, and centred on their common mean. The sign of
     a component is arbitrary, so it is fixed: its largest loading is positive.
-
-    Args:
-        icd_vectors: (C_icd, D) float.
-        ccs_vectors: (C_ccs, D) float, in the same D features.
 
     Raises:
         MarnError: the widths differ, D is 1, or all vectors are equal.
@@ -237,14 +233,9 @@ def _plane(name: str, points: ArrayLike) -> FloatArray:
 
 
 def focal_term(probability: ArrayLike, gamma: float) -> FloatArray:
-    """Return (1 - p)^gamma * (-log p), the focal loss of a present code before any alpha.
+    """Return (1 - p)^gamma * (-log p), the focal loss of a present code before any alpha, in nats.
 
-    Args:
-        probability: predicted p, in (0, 1]. For an absent code, pass 1 - p.
-        gamma: focusing exponent, >= 0; 0 is cross-entropy.
-
-    Returns:
-        Nats, in the shape of `probability`.
+    The predicted p is in (0, 1]; for an absent code, pass 1 - p. Gamma 0 is cross-entropy.
 
     References:
         Eq. 16.

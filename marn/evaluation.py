@@ -128,7 +128,7 @@ def predict(
     *,
     batch_size: int = 32,
 ) -> Predictions:
-    """Compute the logits of every note of a split.
+    """Compute the logits of every note of a split, in its order, with the targets.
 
     In a training on several devices (`marn.parallel.collective`) the ranks share the batches, and
     each gets all logits.
@@ -140,9 +140,6 @@ def predict(
         split: `"train"`, `"dev"` or `"test"`.
         batch_size: notes at a time; affects only speed and memory. A model with
             `padding="released"` always reads one note at a time, as the authors' evaluation does.
-
-    Returns:
-        Logits and targets in the order of the split.
 
     Raises:
         MarnError: the corpus lacks the split or a task of the model, or the split is empty, or a

@@ -79,7 +79,7 @@ def explain_note(
     *,
     method: Method | None = None,
 ) -> Explanation:
-    """Predict the codes of a note, and say which words carried each.
+    """Predict the k likeliest codes of a note, and say which words carried each.
 
     Args:
         model: any system, or an object with `model(tokens, lengths) -> {task: (1, C)}` and what
@@ -148,15 +148,8 @@ def faithfulness(
     """Measure whether the model really uses the words that explanations name.
 
     The heaviest words are replaced by the unknown word, or all but them, and the probability of
-    the code is compared with that of the whole note; the mean over `SHARES` of the words.
-
-    Args:
-        model: on any device.
-        tokens: (T,) int64, the note, without padding.
-        columns: M columns of the task's logits, one for each explanation.
-        task: one of the model's.
-        unknown: the number of the unknown word.
-        weights: (M, T) of the words.
+    the code is compared with that of the whole note; the mean over `SHARES` of the words. There are
+    M explanations: columns of the task's logits, with weights (M, T) of the note's words (T,).
 
     Returns:
         (M,) each: `comprehensiveness`, the fall of the probability without the words (larger is

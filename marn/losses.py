@@ -17,11 +17,7 @@ Reduction = Literal["mean", "sum_codes", "none"]
 
 
 def smooth(targets: Tensor, share: float) -> Tensor:
-    """Soften targets for cross-entropy: y (1 - s) + s / C.
-
-    Args:
-        targets: (B, C) float, 0 or 1.
-        share: s in [0, 1); 0 returns `targets` as they are.
+    """Soften targets (B, C), 0 or 1, for cross-entropy: y (1 - s) + s / C, with s in [0, 1).
 
     References:
         Ji et al. 2020 (DCAN), with s = 0.1.
@@ -121,9 +117,7 @@ def focal_loss(
 def multitask_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Add up the losses of the tasks, weighted: Eq. 17 (MARN), Eq. 14 (MT-RAM).
 
-    Args:
-        losses: one scalar per task.
-        weights: weight per task; a task that is not named has weight 1.
+    A task without a weight has weight 1.
 
     Raises:
         MarnError: there is no task, or a weight names a task that has no loss.

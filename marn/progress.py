@@ -23,13 +23,11 @@ def counted(count: int, noun: str) -> str:
 
 
 class Progress:
-    """Show the progress of work, with the time left.
+    """Show the progress of work; `done` are the steps so far, `bar` is tqdm's bar or None.
 
     A terminal or a notebook gets a bar, which disappears when the work ends; a log gets a line when
     nothing was written for a minute. The environment variable `TQDM_DISABLE` turns both off, as for
     the chapters of the book, whose outputs are stored.
-
-    Attributes `done` and `bar` are the steps so far, and tqdm's bar or None.
 
     Args:
         total: number of steps; None if unknown.

@@ -145,8 +145,7 @@ def compare(presets: Iterable[Preset | str]) -> pd.DataFrame:
     """Compare presets, given as such or by name, side by side.
 
     Returns:
-        `option` and a column per preset, one row per option on which they differ, in the order of
-        the table.
+        `option` and a column per preset, one row per option on which they differ.
 
     Raises:
         MarnError: a name is unknown, or two presets have the same name.

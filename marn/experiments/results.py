@@ -28,12 +28,10 @@ _TRAINING = ("loss", "learning_rate", "batch_size")  # settings that are columns
 
 
 def collect(folder: Folders, runs: Container[str] | None = None) -> pd.DataFrame:
-    """Collect the finished runs of a sweep into a tidy table.
+    """Collect the finished runs of a sweep, or of some of its keys, into a tidy table.
 
-    Args:
-        folder: that `python -m marn sweep` wrote to.
-        runs: keys of the runs that are meant; by default all that are there, also those of an
-            earlier version of the code or of another corpus.
+    Without keys all that are there count, also those of an earlier version of the code or of
+    another corpus.
 
     Returns:
         One row per run, task and rule of `recording.RULES`: the run's labels and seed, `task`,

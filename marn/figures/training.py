@@ -22,13 +22,13 @@ from marn.figures.style import (
 
 
 def training_curves(history: pd.DataFrame, scores: Sequence[str], *, best_epoch: int) -> go.Figure:
-    """Draw the training loss above and scores below, epoch by epoch.
+    """Draw the training loss above and scores below, epoch by epoch; mark the best one.
 
     Args:
         history: `Run.history`: one row per epoch with the columns `epoch`, `loss` (mean over the
             epoch's batches) and those named in `scores` (fractions).
         scores: columns drawn in the lower panel, such as "dev/icd/micro_f1".
-        best_epoch: epoch marked in both panels.
+        best_epoch: the epoch that is marked.
 
     Raises:
         MarnError: a column is missing.

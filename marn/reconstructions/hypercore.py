@@ -28,18 +28,13 @@ Edges = Mapping[str, Sequence[Sequence[float]]]
 
 
 def distance(u: Tensor, v: Tensor) -> Tensor:
-    r"""Compute the distance of points in the Poincaré ball.
+    r"""Compute the distance of points (…, p) inside the Poincaré ball of radius 1: (…), >= 0.
 
     .. math::
         d(u, v) = \operatorname{arcosh}\left(
         1 + 2 \frac{\lVert u - v \rVert^2}{(1 - \lVert u \rVert^2)(1 - \lVert v \rVert^2)}\right)
 
-    Args:
-        u: (…, p), inside the ball of radius 1.
-        v: (…, p), the same.
-
-    Returns:
-        (…), >= 0; at least about 1e-6, because the gradient is infinite at 0.
+    It is at least about 1e-6, because the gradient is infinite at 0.
 
     References:
         Nickel and Kiela 2017, Eq. 1.

@@ -94,8 +94,7 @@ class RunFolder:
         holds nothing that is worth keeping, so that any run may begin there.
 
         Raises:
-            MarnError: the folder holds another run, a file is damaged, or the ranks are not of one
-                run.
+            MarnError: the folder holds another run, a file is damaged, or the ranks differ.
         """
         path = self.path
         state = None
