@@ -3,8 +3,6 @@
 Every module of `data_prep.sources` is a source (see `data_prep.prepare`); `audit` is a command too.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import time

@@ -11,8 +11,6 @@ References:
     C parser with ``low_memory``: the largest power of two of rows below 2**20 cells, half of it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice

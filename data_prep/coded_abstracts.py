@@ -1,7 +1,5 @@
 """The coded abstracts that CodiEsp's authors published besides: one JSON file, read as a stream."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """Names that columns of your own tables, the splits and the kinds of codes may have."""
 
-from __future__ import annotations
-
 from typing import Final
 
 PATIENTS: Final = ("subject_id", "patient_id", "person_id", "subject", "patient", "mrn")

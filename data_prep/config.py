@@ -1,7 +1,5 @@
 """What you choose when you make a corpus, the same for every source."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

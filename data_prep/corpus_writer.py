@@ -1,7 +1,5 @@
 """Writing a corpus: whole or not at all, the card last; `marn.corpus` reads it."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

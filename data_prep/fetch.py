@@ -1,7 +1,5 @@
 """Files that are public but not ours to ship: fetched once, kept, and known by their SHA-256."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tell what share of a source a corpus leaves out, and when that deserves a warning."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeVar

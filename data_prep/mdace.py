@@ -14,8 +14,6 @@ The coders coded these admissions anew, in ICD-10, and ICD-9 was mapped from it.
 speak for a code that the admission does not have in MIMIC-III.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path

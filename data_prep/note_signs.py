@@ -1,7 +1,5 @@
 """Signs of MIMIC's notes and tables in a text, each found in time linear in the text."""
 
-from __future__ import annotations
-
 import base64
 import html
 import re

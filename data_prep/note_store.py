@@ -1,7 +1,5 @@
 """All notes of a source on disk, as text and as numbers of words, with an index in memory."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter

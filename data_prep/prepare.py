@@ -9,8 +9,6 @@ first line says what it is, settings `Config`, a subclass of `data_prep.config.P
 and `run(config, progress) -> Path`; `tests/test_sources.py` checks every source.
 """
 
-from __future__ import annotations
-
 import re
 from array import array
 from collections import Counter

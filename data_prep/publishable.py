@@ -3,8 +3,6 @@
 `data_prep.commit_check` applies this to every JSON file that names a credentialed corpus.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase

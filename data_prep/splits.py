@@ -5,8 +5,6 @@ tables of the critical review (Edin et al. 2023, columns _id and split, Feather,
 JoakimEdin/medical-coding-reproducibility). Without either, a hash assigns the patients.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from bisect import bisect
@@ -103,7 +101,7 @@ def by_patient(seed: int, shares: Sequence[int] = tuple(PROPORTIONS.values())) -
         The splitter. It raises a `MarnError` if a split would stay empty.
 
     References:
-        The proportions are those of the papers' top-50 split (data.md 1); the rule is ours.
+        The proportions are those of the papers' top-50 split; the rule is ours.
     """
     wanted = [name for name, share in zip(SPLITS, shares, strict=True) if share]
     bounds = list(accumulate(shares))

@@ -4,8 +4,6 @@ Columns are found by name in any case, files in any case and with or without `.g
 mean is up to the sources.
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 import io

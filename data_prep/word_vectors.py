@@ -3,8 +3,6 @@
 How they are used (frozen or not, with which dropout) is up to the models.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
@@ -16,6 +14,18 @@ NEGATIVE = 5
 
 _SENTENCE = 10_000  # gensim reads no further into one sentence, so a longer note is cut in pieces
 _UNKNOWN = "<unknown>"
+
+
+class _Sentences:
+    """The notes as lists of words, again and again."""
+
+    def __init__(self, notes: Callable[[], Iterable[np.ndarray]], names: np.ndarray) -> None:
+        self._notes, self._names = notes, names
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for tokens in self._notes():
+            for begin in range(0, len(tokens), _SENTENCE):
+                yield self._names[tokens[begin : begin + _SENTENCE]].tolist()
 
 
 def word2vec(
@@ -107,15 +117,3 @@ def _learn(
     model.train(sentences, total_words=int(counts.sum()), epochs=epochs, callbacks=[Report()])
     vectors: Mapping[str, np.ndarray] = model.wv
     return vectors
-
-
-class _Sentences:
-    """The notes as lists of words, again and again."""
-
-    def __init__(self, notes: Callable[[], Iterable[np.ndarray]], names: np.ndarray) -> None:
-        self._notes, self._names = notes, names
-
-    def __iter__(self) -> Iterator[list[str]]:
-        for tokens in self._notes():
-            for begin in range(0, len(tokens), _SENTENCE):
-                yield self._names[tokens[begin : begin + _SENTENCE]].tolist()

@@ -7,8 +7,6 @@ of the text are kept, and each corpus is read past them in pieces: memory does n
 corpus, and nothing of its notes is written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path

@@ -4,8 +4,6 @@ All return the same: for each code a weight >= 0 of each word that was read. A w
 against a code has weight 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 

@@ -4,8 +4,6 @@ An explanation says what the model used, not that it was right to. Every functio
 asks whether the text may be shown.
 """
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field

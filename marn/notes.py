@@ -3,8 +3,6 @@
 An id is the name of a text file, a column of a table, or the number of the row.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import os

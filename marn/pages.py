@@ -1,7 +1,5 @@
 """Pages of HTML that commands write: of coded notes, and of tables."""
 
-from __future__ import annotations
-
 import html
 
 TAIL = "</main></body></html>\n"

@@ -4,8 +4,6 @@
 so that any number of them needs the same memory.
 """
 
-from __future__ import annotations
-
 import csv
 import html
 import json
@@ -208,6 +206,7 @@ class _Reader:
         self.model, self.codes = saved.model, saved.codes[task]
         self.reads_text = isinstance(saved.model, TextSystem)
         self.device = None if self.reads_text else next(saved.model.parameters()).device
+        self.most = None if self.reads_text else saved.model.max_length  # words that are read
         known = saved.card.get("categories") if task == "icd" else None
         self.categories = known or [None] * len(self.codes)
 
@@ -237,7 +236,7 @@ class _Reader:
     ) -> NDArray[np.float64]:
         """Return (N, C) for the words of N notes; zero for a note without a known word."""
         found = np.zeros((len(notes), len(self.codes)))
-        unknown, most = self.saved.vocabulary.unknown, self._most
+        unknown, most = self.saved.vocabulary.unknown, self.most
         some = np.array([i for i, n in enumerate(notes) if (n[:most] != unknown).any()], np.int64)
         if self.reads_text and len(some):
             found[some] = sigmoid(self._of_texts([texts[i] for i in some]))
@@ -248,11 +247,6 @@ class _Reader:
                     logits = self.model(tokens, lengths)[self.task]
                     found[some[places]] = logits.double().sigmoid().cpu().numpy()
         return found
-
-    @property
-    def _most(self) -> int | None:
-        """Words that are read of a note; None for all."""
-        return None if self.reads_text else self.model.max_length
 
     def _of_texts(self, texts: list[str]) -> NDArray[np.float32]:
         """Return the logits (N, C) of a system that reads text."""
@@ -319,7 +313,7 @@ class _Reader:
         probabilities: NDArray[np.float64],
         about_id: list[str],
     ) -> CodedNote:
-        read = len(numbers[: self._most])
+        read = len(numbers[: self.most])
         remarks = self._remarks(text, numbers, read)
         count = max(self.top, int((probabilities > self.above).sum()))
         # where codes have thresholds of their own, those assigned come first

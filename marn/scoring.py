@@ -5,8 +5,6 @@ mean average precision nor precision at k. Notes of the split that a file lacks 
 without codes, and whatever does not match is counted.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

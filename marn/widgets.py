@@ -3,8 +3,6 @@
 They need `ipywidgets` and a running kernel; the rendered book shows the figures instead.
 """
 
-from __future__ import annotations
-
 import html
 
 import ipywidgets

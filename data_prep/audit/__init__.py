@@ -9,8 +9,6 @@ credentialed data, a code is an example only if at least `marn.privacy.MINIMUM_C
 have it, and in JSON a count of 1 to 10 notes, patients, admissions or rows is written "1 to 10".
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

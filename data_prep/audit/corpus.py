@@ -1,7 +1,5 @@
 """The audit of a prepared corpus."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

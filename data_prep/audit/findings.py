@@ -1,7 +1,5 @@
 """Findings: what they are, how they are reported, and the codes that they name."""
 
-from __future__ import annotations
-
 import hashlib
 import textwrap
 from collections import Counter

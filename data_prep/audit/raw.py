@@ -1,11 +1,10 @@
 """The audit of raw tables in the format of MIMIC-III, and what reading codes as numbers does."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from data_prep import tables
 from data_prep.audit.findings import Codes, Finding, collisions, finding
@@ -15,6 +14,46 @@ from data_prep.code_systems.systems import dotted_icd9, known
 from data_prep.prepare import Pair, Progress, quiet
 from data_prep.sources import mimic3
 from marn.corpus.codes import KINDS, dotted, undotted
+
+
+@dataclass
+class _Rows:
+    """The rows of both code tables, counted."""
+
+    frequency: Counter[Pair] = field(default_factory=Counter)
+    """Rows of each kind and dotted code."""
+    written: dict[str, Counter[str]] = field(default_factory=lambda: {k: Counter() for k in KINDS})
+    """For each kind, rows of each code as written, without its dot."""
+    count: int = 0
+    homeless: int = 0
+    empty: int = 0
+    shapeless: int = 0
+    repeated: int = 0
+    admissions: set[str] = field(default_factory=set)
+    """Those with a code."""
+
+    @classmethod
+    def read(cls, raw: Path) -> Self:
+        rows = cls()
+        for kind, name in mimic3.CODE_TABLES.items():
+            path = tables.require(raw, name)
+            seen: set[tuple[str, str]] = set()
+            for place, (admission, code) in tables.read(path, ("HADM_ID", "ICD9_CODE")):
+                rows.count += 1
+                id_, code = tables.identifier(path, place, admission), code.strip().upper()
+                if id_ is None:
+                    rows.homeless += 1
+                elif not code:
+                    rows.empty += 1
+                elif (found := dotted_icd9(kind, code)) is None:
+                    rows.shapeless += 1
+                else:
+                    rows.repeated += (id_, code) in seen
+                    seen.add((id_, code))
+                    rows.admissions.add(id_)
+                    rows.written[kind][code] += 1
+                    rows.frequency[kind, found] += 1
+        return rows
 
 
 def audit_raw(
@@ -46,46 +85,6 @@ def audit_raw(
     if tables.find(raw, "NOTEEVENTS") is not None:
         found += _notes(raw, rows, progress)
     return found
-
-
-@dataclass
-class _Rows:
-    """The rows of both code tables, counted."""
-
-    frequency: Counter[Pair] = field(default_factory=Counter)
-    """Rows of each kind and dotted code."""
-    written: dict[str, Counter[str]] = field(default_factory=lambda: {k: Counter() for k in KINDS})
-    """For each kind, rows of each code as written, without its dot."""
-    count: int = 0
-    homeless: int = 0
-    empty: int = 0
-    shapeless: int = 0
-    repeated: int = 0
-    admissions: set[str] = field(default_factory=set)
-    """Those with a code."""
-
-    @classmethod
-    def read(cls, raw: Path) -> _Rows:
-        rows = cls()
-        for kind, name in mimic3.CODE_TABLES.items():
-            path = tables.require(raw, name)
-            seen: set[tuple[str, str]] = set()
-            for place, (admission, code) in tables.read(path, ("HADM_ID", "ICD9_CODE")):
-                rows.count += 1
-                id_, code = tables.identifier(path, place, admission), code.strip().upper()
-                if id_ is None:
-                    rows.homeless += 1
-                elif not code:
-                    rows.empty += 1
-                elif (found := dotted_icd9(kind, code)) is None:
-                    rows.shapeless += 1
-                else:
-                    rows.repeated += (id_, code) in seen
-                    seen.add((id_, code))
-                    rows.admissions.add(id_)
-                    rows.written[kind][code] += 1
-                    rows.frequency[kind, found] += 1
-        return rows
 
 
 def _faults(rows: _Rows) -> list[Finding]:

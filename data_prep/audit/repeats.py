@@ -9,8 +9,6 @@ References:
     Broder, On the resemblance and containment of documents, 1997.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Final

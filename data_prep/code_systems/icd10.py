@@ -6,8 +6,6 @@ body system, and these are the categories here ("PCS:02", medical and surgical, 
 vessels). HCUP's CCSR of procedures is finer.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import cache

@@ -3,8 +3,6 @@
 Kinds are "dx" and "pr".
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter

@@ -6,8 +6,6 @@ perhaps ``kind, category, category_title``). Lists of lines without one, as CMS 
 blanks, a title; or the files in order (``icd10cm_order_2024.txt``), in columns of fixed width.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator

@@ -13,7 +13,6 @@ from data_prep.code_systems.ccs import titles
 from data_prep.hospital.codes import MOTHER, NEWBORN, Code, category, head_and_tail
 from data_prep.hospital.data_files import settings
 from data_prep.hospital.portable_random import PortableRandom, running_sums
-from marn.corpus.codes import undotted
 
 RAREST = 1000
 """Rank of the first rare code."""
@@ -146,7 +145,7 @@ def _weighted() -> tuple[tuple[Code, float, list[str]], ...]:
 
 def _chapter(kind: str, code: str) -> tuple[float, list[str]] | None:
     """Return the weight and the services of the chapter of a code."""
-    place = undotted(code)[: 2 if kind == "pr" else 3]
+    place = code[: 2 if kind == "pr" else 3]
     for of, first, last, weight, services in settings("rare.toml")["chapters"]:
         if of == kind and first <= place <= last:
             return weight, services.split()

@@ -12,8 +12,6 @@ whose codes are written as in the tables (8140/31, and 8140/3/H for a suspicion)
 from ``--titles``, a table with a code and a title in each row, such as that of eCIE-O-3.1.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

@@ -17,8 +17,6 @@ MeSH terms of the abstracts. They are ``{"articles": [{"title", "pmid", "abstrac
 [{"Code", "Word", "CIE": [code, ...]}]}]}`` in one JSON file.
 """
 
-from __future__ import annotations
-
 import re
 import tempfile
 import zipfile

@@ -7,8 +7,6 @@ under an empty label. The notes of an admission are joined by CHARTDATE, then RO
 them as they come in the file.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

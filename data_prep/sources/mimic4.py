@@ -11,8 +11,6 @@ of the other are counted. ICD-9 is grouped by CCS as MIMIC-III is, ICD-10 by
 `data_prep.code_systems.icd10`.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

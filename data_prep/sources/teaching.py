@@ -1,7 +1,5 @@
 """The teaching hospital: synthetic notes and codes in MIMIC-III's dialect, open to everyone."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

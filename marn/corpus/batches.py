@@ -1,9 +1,8 @@
 """Batches of notes of similar length, in an order determined by a seed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -35,10 +34,12 @@ class Batch:
     notes: NDArray[np.int64]
     """(B,) indices of the notes in their split."""
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Self:
         """Return the batch with its tensors on a device."""
         targets = {task: target.to(device) for task, target in self.targets.items()}
-        return Batch(self.tokens.to(device), self.lengths.to(device), targets, self.notes)
+        return replace(
+            self, tokens=self.tokens.to(device), lengths=self.lengths.to(device), targets=targets
+        )
 
 
 def collate(

@@ -1,7 +1,5 @@
 """Experiments as YAML files: the runs that one asks for, each checked and known by a key."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import itertools

@@ -5,15 +5,13 @@ Papers, released code and sound practice disagree in some thirty places. Each is
 Nothing here branches on the name of a preset.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -104,7 +102,7 @@ class Preset:
         ]
         return pd.DataFrame(found, columns=["row", "what", "why"])
 
-    def changed(self, values: Mapping[str, Any], name: str | None = None) -> Preset:
+    def changed(self, values: Mapping[str, Any], name: str | None = None) -> Self:
         """Return a new preset with some values {path: value} changed.
 
         Besides the paths of the table, any option of `marn.build`, `marn.TrainConfig` or

@@ -1,7 +1,5 @@
 """What a run of a sweep leaves to be collected: its scores, and its predictions note by note."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Results of the runs of a sweep, see `marn.experiments.recording`: one table, and comparisons."""
 
-from __future__ import annotations
-
 import html
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Tables of results: the papers' with own figures beside the printed ones, and what seeds say."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Sequence

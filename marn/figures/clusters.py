@@ -1,7 +1,5 @@
 """Figures of code vectors in the plane of their principal components."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

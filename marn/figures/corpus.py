@@ -1,7 +1,5 @@
 """Figures of a corpus: how often codes occur, how they are grouped, how long notes are."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 

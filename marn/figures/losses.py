@@ -1,7 +1,5 @@
 """Figures of the losses: the focal loss, the output that it asks for, and the loss of each code."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ A figure leaves the colours of text, grid and background to the page that shows 
 small and the same on every machine.
 """
 
-from __future__ import annotations
-
 import functools
 import html
 import inspect

@@ -1,7 +1,5 @@
 """Figures of training and results: curves over epochs, and bars of scores."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

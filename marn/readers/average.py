@@ -15,7 +15,7 @@ from marn.errors import DamagedError, MarnError
 from marn.models.base import Coder
 from marn.models.reading import batches
 from marn.readers.base import Ensemble, Logits, TextSystem, as_bytes, from_bytes, of_member
-from marn.settings import check, unknown
+from marn.settings import check
 
 Pool = Literal["probabilities", "logits"]
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -54,12 +54,8 @@ class Average(Ensemble):
         super().__init__(**shared)
         self.pool = pool
         given = [members] if isinstance(members, str) else members
-        named = [{"name": one} if isinstance(one, str) else dict(one) for one in given]
+        named = self.named(given, {*Coder.registry, *self.registry})
         self.specs: list[dict[str, Any]] = [{"options": {}} | one for one in named]
-        known = {*Coder.registry, *self.registry}
-        for spec in self.specs:
-            if spec.get("name") not in known:
-                raise unknown("members cannot hold", str(spec.get("name")), known)
         equal = [1.0] * len(self.specs)
         self.weights = [*check("weights", Sequence[Weight], weights or equal)]
         if len(self.specs) < 2 or len(self.weights) != len(self.specs):

@@ -7,7 +7,7 @@ take either. They need no vocabulary, epochs or GPU, and no padding.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from marn.corpus import Corpus
 from marn.errors import MarnError
-from marn.settings import read_json
+from marn.settings import read_json, unknown
 
 Logits = dict[str, NDArray[np.float32]]
 """{task: (N, C)}: a sigmoid turns them into probabilities."""
@@ -99,6 +99,15 @@ class Ensemble(TextSystem):
     """A system made of others; the names of a member's arrays begin with its number."""
 
     members: Sequence[Any]
+
+    @staticmethod
+    def named(members: Sequence[str | Mapping[str, Any]], known: Collection[str]) -> list[Any]:
+        """Return members, given by name or as a dictionary with one, as dictionaries."""
+        specs = [{"name": one} if isinstance(one, str) else dict(one) for one in members]
+        for spec in specs:
+            if spec.get("name") not in known:
+                raise unknown("members cannot hold", str(spec.get("name")), known)
+        return specs
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what the system and its members have learnt."""

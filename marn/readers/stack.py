@@ -12,7 +12,6 @@ from marn.corpus import Corpus
 from marn.errors import MarnError
 from marn.readers import linear, phrases  # noqa: F401  their systems are members
 from marn.readers.base import Ensemble, Logits, TextSystem, log_odds, of_member, training_notes
-from marn.settings import unknown
 
 _CLIP = 12.0
 _PAIRS = 2_000_000
@@ -53,14 +52,10 @@ class Stack(Ensemble):
         if folds < 2:
             raise MarnError(f"folds must be at least 2, but got {folds}")
         self.folds = folds
-        specs = [{"name": one} if isinstance(one, str) else dict(one) for one in members]
         known = sorted(set(self.registry) - {self.name})
-        if not specs:
+        self.specs = self.named(members, known)
+        if not self.specs:
             raise MarnError(f"members must name at least one system; choose among {known}")
-        for spec in specs:
-            if spec.get("name") not in known:
-                raise unknown("members cannot hold", str(spec.get("name")), known)
-        self.specs = specs
         self.members = self._built()
 
     def _built(self) -> list[TextSystem]:

@@ -1,7 +1,5 @@
 """Recipes: how a system is trained where neither the notes nor the hours of its paper are there."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
