@@ -9,7 +9,9 @@ from pathlib import Path
 from textwrap import indent
 from types import SimpleNamespace
 
+import ipywidgets
 import nbformat
+import plotly.graph_objects as go
 import pytest
 from checkouts import ROOT, make_checkout
 
@@ -35,11 +37,7 @@ def test_every_view_of_text_asks_by_the_same_name() -> None:
                 continue
             signature = inspect.signature(view)
             shown = {"text", "words", "corpus"} & set(signature.parameters)
-            if shown and str(signature.return_annotation) in (
-                "str",
-                "go.Figure",
-                "ipywidgets.VBox",
-            ):
+            if shown and signature.return_annotation in (str, go.Figure, ipywidgets.VBox):
                 views[name] = signature.parameters
     assert {"note_html", "note_explorer"} <= set(views)
     for name, parameters in views.items():
