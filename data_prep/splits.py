@@ -127,11 +127,9 @@ def by_patient(seed: int, shares: Sequence[int] = tuple(PROPORTIONS.values())) -
 def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
     """Place admissions by lists, and leave out those that the lists do not name.
 
-    Args:
-        folder: holds `train_50_hadm_ids.csv` and so on, one id per line.
-        which: part of the names of the files: "50" or "full" for CAML's.
-        dropped: gets the number of ids listed twice, of listed ids that the tables lack, and of
-            admissions that the lists lack.
+    The folder holds `train_50_hadm_ids.csv` and so on, one id per line; `which` is "50" or "full"
+    for CAML's. `dropped` gets the number of ids listed twice, of listed ids that the tables lack,
+    and of admissions that the lists lack.
 
     Returns:
         The splitter. It raises a `MarnError` if no listed admission is there.

@@ -69,10 +69,7 @@ def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
 def check_may_write(path: Path | None, open_text: bool, show_credentialed_text: bool) -> None:
     """Refuse to write text that is not open where git would see it, or where a notebook saves it.
 
-    Args:
-        path: file to write, which need not exist; None for standard output, which may be a file.
-        open_text: whether the text is open.
-        show_credentialed_text: whether the caller asked for it anyway.
+    The file need not exist; None is standard output, which may be a file.
 
     Raises:
         MarnError: the file would be in a git work tree that does not ignore it, or a notebook reads

@@ -51,15 +51,11 @@ class FilePredictions:
 def read_predictions(
     path: Path, corpus: Corpus, split: str = "test", task: str = "icd", threshold: float = 0.5
 ) -> FilePredictions:
-    """Read predictions for a split of a corpus.
+    """Read predictions of a task for a split of a corpus.
 
-    Args:
-        path: `.csv`, `.tsv` or `.parquet`, long (note, code, perhaps probability and assigned) or
-            wide (note, and a column per code); `.jsonl` of `marn predict`; or CAML's `.psv`.
-        corpus: with the notes and codes that are meant.
-        split: of the corpus.
-        task: whose codes are predicted.
-        threshold: a code is assigned where its probability is above it, if the file does not say.
+    The file is `.csv`, `.tsv` or `.parquet`, long (note, code, perhaps probability and assigned) or
+    wide (note, and a column per code); `.jsonl` of `marn predict`; or CAML's `.psv`. A code is
+    assigned where its probability is above the threshold, if the file does not say.
 
     Raises:
         MarnError: the file is of another kind or damaged, a probability is not in [0, 1], or none

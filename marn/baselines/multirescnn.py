@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from marn.baselines.caml import CAML
 from marn.models.base import Coder
 from marn.nn.convolution import Convolution, ResidualConvolution
 from marn.nn.ram import TokenNorm
@@ -58,12 +59,7 @@ class MultiResCNN(Coder):
     """
 
     name = "multirescnn"
-    training_defaults: ClassVar[Mapping[str, Any]] = {
-        "loss": "bce",
-        "learning_rate": 1e-4,
-        "clip_norm": None,
-        "epochs": 500,
-    }
+    training_defaults: ClassVar[Mapping[str, Any]] = {**CAML.training_defaults, "epochs": 500}
 
     def __init__(
         self,

@@ -135,12 +135,7 @@ def micro_f1(counts: Array) -> Array:
 
 
 def compare(
-    folder: Folders,
-    by: Sequence[str],
-    baseline: Mapping[str, Any],
-    *,
-    draws: int = 10_000,
-    seed: int = 0,
+    folder: Folders, by: Sequence[str], baseline: Mapping[str, Any], *, draws: int = 10_000
 ) -> pd.DataFrame:
     """Compare the micro-F1 of ICD codes of systems with a baseline's, on the same seeds and notes.
 
@@ -155,7 +150,6 @@ def compare(
         by: labels that name a system.
         baseline: values of these labels, for the system that the others are compared with.
         draws: of the bootstrap, and of the test.
-        seed: of the draws.
 
     Returns:
         One row per other system: its labels, `seeds` that both have, `difference` of the mean
@@ -186,7 +180,7 @@ def compare(
         if not seeds:
             raise MarnError(f"{name} and {first} share no seed; run both with the same seeds")
         ours, base = ([of[key] for key in seeds] for of in (theirs, runs[first]))
-        gap = difference(ours, base, lambda sums: {"f1": micro_f1(sums)}, draws, seed)["f1"]
+        gap = difference(ours, base, lambda sums: {"f1": micro_f1(sums)}, draws)["f1"]
         row = {"difference": gap.value, "low": gap.low, "high": gap.high, "p": gap.p}
         rows.append({**dict(zip(by, name, strict=True)), "seeds": len(seeds), **row})
     table = pd.DataFrame(rows)

@@ -33,19 +33,12 @@ def blocks_of(label: str) -> str:
 def beside(
     own: pd.DataFrame, paper: str, table: str, *, dataset: str = "MIMIC-III-50", task: str = "icd"
 ) -> pd.DataFrame:
-    """Lay own figures out as a table of a paper, beside those that it prints.
+    """Lay own figures out as a table of a paper, one of `published.PAPERS`, beside those it prints.
 
     MARN is the BiGRU with all three blocks, and MT-RAM that with two. Own rows that the paper lacks
-    come last.
-
-    Args:
-        own: one row per system, from `marn.experiments.results.summary` with one `rule`: `model`,
-            perhaps `blocks` (labels such as "+RAM+MTL"), and for each score its mean (a fraction)
-            and `SCORE sd`.
-        paper: one of `published.PAPERS`.
-        table: such as "Table 5".
-        dataset: of the table.
-        task: of the table.
+    come last. Own figures have one row per system, from `marn.experiments.results.summary` with one
+    `rule`: `model`, perhaps `blocks` (labels such as "+RAM+MTL"), and for each score its mean (a
+    fraction) and `SCORE sd`.
 
     Returns:
         One row per printed row: `row`, `seeds`, and for each score that the paper prints `SCORE`,

@@ -5,8 +5,6 @@ differs. RAM, the set of tasks and the treatment of padding are options of every
 thresholds are outside.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -79,7 +77,7 @@ class Coder(nn.Module):
     """Whether the released code hides padding from the encoder: `encode` always gets a mask."""
     takes_words: ClassVar[bool] = True
     """Whether `word_path` may be chosen: codes attend to the features of each position."""
-    registry: ClassVar[dict[str, type[Coder]]] = {}
+    registry: ClassVar[dict[str, "type[Coder]"]] = {}
     fingerprint: dict[str, str] | None = None
     """Hashes of the words and codes that it was trained with; see `marn.evaluation`."""
     options: dict[str, Any]

@@ -4,8 +4,6 @@ They stand beside `Coder`: `marn.build`, `fit`, `predict`, `evaluate`, `save_mod
 take either. They need no vocabulary, epochs or GPU, and no padding.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -36,7 +34,7 @@ class TextSystem:
     name: ClassVar[str]
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     has_attention: ClassVar[bool] = False
-    registry: ClassVar[dict[str, type[TextSystem]]] = {}
+    registry: ClassVar[dict[str, "type[TextSystem]"]] = {}
     fingerprint: dict[str, str] | None = None
     """Hashes of the words and codes that it was trained with; see `marn.evaluation`."""
     options: dict[str, Any]
