@@ -109,12 +109,14 @@ def _articles(path: Path) -> Iterator[dict[str, Any]]:
                 comma = None
             if comma is None:  # cut within an article or behind it, or damaged
                 if is_last or len(text) - place > _LONGEST:
-                    raise MarnError(f"{path} is cut or damaged: get a fresh copy")
+                    raise MarnError(f"{path} is cut off or damaged; get a fresh copy")
                 more = file.read(_PIECE)
                 text, place, is_last = text[place:] + more, 0, not more
                 continue
             if not isinstance(article, dict):
-                raise MarnError(f"{path} holds something else than articles; give the JSON file")
+                raise MarnError(
+                    f"{path} contains something other than articles; give the JSON file"
+                )
             yield article
             place = comma.end()
 

@@ -59,7 +59,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(former, ignore_errors=True)
             if former.exists():
                 raise MarnError(
-                    f"{path} is complete, but the corpus that was there cannot be removed whole; "
+                    f"{path} is complete, but the former corpus cannot be removed completely; "
                     f"remove {former} yourself"
                 )
         else:

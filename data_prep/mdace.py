@@ -66,7 +66,7 @@ class Mdace:
         paths = sorted(p for p in files if "predictions" not in p.relative_to(folder).parts)
         if not paths:
             raise MarnError(
-                f"{folder} holds no annotations (NAME.json); give with --mdace the folder of MDACE"
+                f"{folder} contains no annotations (NAME.json); pass the folder of MDACE"
             )
         self._given = [
             (str(chart.hadm_id), note, passage)
@@ -131,6 +131,6 @@ def _read(path: Path) -> _Chart:
     except ValidationError as error:
         where = ".".join(map(str, error.errors(include_input=False)[0]["loc"])) or "its JSON"
         raise MarnError(
-            f"{path} is not an MDACE file: {where} is missing or wrong; give with --mdace the "
-            "folder of MDACE, and get a fresh copy of a damaged file"
+            f"{path} is not an MDACE file: {where} is missing or wrong; give --mdace the "
+            "folder of MDACE, or get a fresh copy of the file"
         ) from None

@@ -277,7 +277,7 @@ class NoteStore:
         kept = np.flatnonzero(notes_with >= min_count).tolist()
         if not kept:
             raise MarnError(
-                f"no word occurs in {min_count} training notes ({notes} there are); choose a "
+                f"no word occurs in {min_count} training notes (of {notes}); choose a "
                 "smaller --min-count or give more notes"
             )
         kept.sort(key=self.words.__getitem__)

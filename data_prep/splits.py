@@ -56,7 +56,7 @@ def chosen(
         return by_patient(seed, shares), {"split": f"by patient, {given}"}
     if not given.exists():
         raise MarnError(
-            f"{given} does not exist; give with --splits the folder of the lists, a table of ids "
+            f"{given} does not exist; give --splits the folder of the lists, a table of ids "
             "and splits, or three shares such as 0.8,0.1,0.1"
         )
     if given.is_file():
@@ -224,7 +224,7 @@ def _paths(folder: Path, which: str) -> dict[str, Path]:
     for path in paths.values():
         if not path.is_file():
             raise MarnError(
-                f"{path} does not exist; give with --splits the folder of the lists "
+                f"{path} does not exist; give --splits the folder of the lists "
                 f"(train_{which}_hadm_ids.csv, dev_..., test_...), or leave --splits out"
             )
     return paths

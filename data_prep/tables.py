@@ -201,7 +201,9 @@ def read_text(path: Path) -> str:
     with readable(path):
         data = path.read_bytes()
         if b"\0" in data:
-            raise MarnError(f"{path} holds a NUL byte: it is damaged or not text; get a fresh copy")
+            raise MarnError(
+                f"{path} contains a NUL byte, so it is not text or is damaged; get a fresh copy"
+            )
         try:
             return data.removeprefix(codecs.BOM_UTF8).decode()
         except UnicodeDecodeError:

@@ -22,7 +22,7 @@ def average(
         pool: `"probabilities"` or `"logits"`, see `marn.readers.average.Average`.
 
     Raises:
-        MarnError: there are fewer than two runs, one holds no model, two of them do not know the
+        MarnError: there are fewer than two runs, one contains no model, two of them do not have the
             same words and codes, the weights are not one number above 0 for each, or `pool` is
             neither of the two.
 
@@ -41,7 +41,7 @@ def average(
     for run, other in zip(runs, saved, strict=True):
         if other.model.fingerprint != first.model.fingerprint:
             raise MarnError(
-                f"{run} knows other words or codes than {runs[0]}; average runs of one corpus"
+                f"{run} has other words or codes than {runs[0]}; average runs of one corpus"
             )
     options: dict[str, Any] = {
         "members": [one.model.name for one in saved],

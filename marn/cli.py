@@ -45,7 +45,7 @@ _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the model."
 _CorpusFolder = Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus.")]
 
 app = command_line.new(
-    "MARN and the systems it is compared with: train and score them.", completion=True
+    "Train, score and use MARN and the systems it is compared with.", completion=True
 )
 
 
@@ -70,10 +70,14 @@ def train(
     given: dict[str, Any],
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="The system.", autocompletion=lambda: marn.available()),
+        typer.Argument(
+            metavar="NAME",
+            help="The system, such as marn, bigru_la or average; chapter 10 lists them.",
+            autocompletion=lambda: marn.available(),
+        ),
     ],
     corpus: _CorpusFolder,
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of the run.")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder to write the run to.")],
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,18 +89,19 @@ def train(
     recipe: Annotated[
         Literal["auto", "paper", "laptop", "few_notes"],
         typer.Option(
-            help="Options and settings to start from: of the system's paper; for one processor "
-            "core; or for some hundred notes (words and titles of codes, see chapter 7). auto: "
-            "few_notes for at most 1,000 notes, if it suits the system and you give no option of "
-            "it, no rate, schedule or clipping, and no --init-from; else paper."
+            help="Options and settings to start from: those of the system's paper; laptop, for one "
+            "processor core; or few_notes, for a few hundred notes (words and titles of codes, see "
+            "chapter 7). auto takes few_notes for up to 1,000 notes if the system supports it and "
+            "you give no option of the system, learning rate, schedule, clipping or --init-from; "
+            "otherwise paper."
         ),
     ] = "auto",
     init_from: Annotated[
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Start from the weights of another run of the same system, options and words; "
-            "where its codes differ, the head of the task begins anew.",
+            help="Start from the weights of another run with the same system, options and words; "
+            "if its codes differ, the head of the task starts afresh.",
         ),
     ] = None,
     test: Annotated[
@@ -106,15 +111,17 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train a system, and write it to a run directory.
+    """Train a system and write it to a run directory.
 
-    Repeat the command after an interruption and training resumes after the last complete epoch,
-    with other devices if you like; with more --epochs or --patience it goes on. With several
-    devices the command starts a process for each. With several nodes, give it on each node, with
-    MASTER_ADDR, MASTER_PORT and NODE_RANK set, or start it by torchrun or srun. An option that you
-    leave out has the value of the recipe. The paper's settings make too few steps of few notes: if
-    an epoch has fewer than 250 and you give no rate, epochs or the like, training takes 1,000 steps
-    at a rate that learns something in them.
+    Repeat the command after an interruption and training resumes after the last complete epoch, on
+    other devices if you like. Repeat it with more --epochs or --patience to train further. With
+    several devices the command starts a process for each. With several nodes, run it on each node
+    with MASTER_ADDR, MASTER_PORT and NODE_RANK set, or start it with torchrun or srun.
+
+    An option that you leave out takes its value from the recipe; the values of MARN's paper are in
+    brackets. They give too few steps for a small corpus: if an epoch has fewer than 250 steps and
+    you set neither the learning rate nor the length of training, it takes 1,000 steps at a suitable
+    rate.
     """
     from marn import parallel
     from marn.corpus import Corpus
@@ -190,7 +197,7 @@ def _informative(scores: Mapping[str, float], codes: int) -> Iterator[tuple[str,
             yield figure, value
 
 
-command_line.add(app, train, TrainConfig, defaults=False)
+command_line.add(app, train, TrainConfig, default="MARN")
 
 
 @settings
@@ -198,29 +205,29 @@ class SweepConfig:
     """Options of `marn sweep`."""
 
     out: Location | None = None
-    """Folder of the runs; by default runs/ and the name of the experiment."""
+    """Folder of the runs; by default runs/ followed by the name of the experiment."""
     jobs: Count = 1
-    """Runs at a time, on this machine."""
+    """Number of runs at a time on this machine."""
     address: str | None = None
-    """Use the workers of this Dask scheduler, as tcp://host:8786."""
+    """Use the workers of this Dask scheduler, such as tcp://host:8786."""
     dry_run: bool = False
-    """List the runs and their time, and run none."""
+    """List the runs and the time that they will take, without running any."""
     set: tuple[str, ...] = ()
-    """KEY=VALUE: a parameter of every run, such as corpus=../../data/mine, or the values of an axis
-    or of seeds, as seeds=[0,1], instead of what the file says. Repeat it for several."""
+    """KEY=VALUE: replace what the file says: a parameter of every run (corpus=../../data/mine), the
+    values of an axis, or the seeds (seeds=[0,1]). Repeat the option for several."""
     table: Location | None = None
-    """Write the table of results here, as CSV, JSON, Markdown, HTML and LaTeX."""
+    """File to write the table of results to, as CSV, JSON, Markdown, HTML and LaTeX."""
 
 
 def sweep(
     given: dict[str, Any],
     experiment: Annotated[
-        Path, typer.Argument(metavar="EXPERIMENT", help="Its YAML file, as in book/experiments.")
+        Path, typer.Argument(metavar="EXPERIMENT", help="YAML file, as in book/experiments.")
     ],
 ) -> None:
-    """Run an experiment: a notebook over a grid of parameters and seeds.
+    """Run a notebook over a grid of parameters and seeds.
 
-    Repeat the command after an interruption: what is finished stays, the rest is taken up.
+    Repeat the command after an interruption: finished runs are kept and the others resumed.
     """
     from marn.experiments import results
     from marn.experiments.sweep import sweep
@@ -241,30 +248,30 @@ class PredictConfig:
     """Options of `marn predict`."""
 
     out: Location | None = None
-    """File to write: a table (.csv), a JSON object per note (.jsonl) or a page (.html); without it
+    """File to write: a table (.csv), a JSON object per note (.jsonl) or a page (.html); by default
     the table goes to standard output."""
     explain: (
         Literal["attention_gradients", "gradients", "attention", "occlusion", "none"] | None
     ) = None
-    """How the words that carried a code are found, see marn.attribution; by default the best that
-    the model allows; "none" is many times faster."""
+    """How to find the words that carried a code (see marn.attribution); by default the best method
+    for the model. "none" is many times faster."""
     top: NonNegativeInt = 0
-    """List at least so many codes per note, those below the threshold with 0 as assigned."""
+    """List at least this many codes per note; those below the threshold have assigned=0."""
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Probability above which a code is assigned; by default the model's own."""
+    """Probability above which a code is assigned; by default the model's threshold."""
     task: str | None = None
     """Codes to predict: "icd" or "ccs"; by default the model's first task."""
     split: str | None = None
     """Split of a corpus to code; by default all its notes."""
     text_column: str | None = None
-    """Column of the text, by default text or a name like it."""
+    """Column of the text; by default text, or a similar name."""
     id_column: str | None = None
-    """Column of the id, by default note_id or a name like it; else rows are numbered."""
+    """Column of the id; by default note_id, or a similar name. Without one, rows are numbered."""
     encoding: Encoding | None = None
-    """Encoding of the notes, such as cp850; by default it is found among UTF-8, UTF-16, UTF-32 and
-    Windows-1252."""
+    """Encoding of the notes, such as cp850; by default UTF-8, UTF-16, UTF-32 or Windows-1252,
+    whichever fits."""
     show_credentialed_text: bool = False
-    """Write credentialed text although git would see the file."""
+    """Write credentialed text even to a file that git does not ignore."""
 
 
 def predict(
@@ -275,13 +282,14 @@ def predict(
         typer.Argument(
             metavar="NOTES",
             help="A text file, a folder of texts (.txt, at any depth), a table with a column text "
-            "(CSV, JSONL, JSON, Parquet or Feather), a corpus, or - for standard input.",
+            "(CSV, JSONL, JSON, Parquet or Feather), a corpus, or - (standard input).",
         ),
     ],
 ) -> None:
-    """Code notes: a table of codes, titles, probabilities, categories and the words that counted.
+    """Predict the codes of notes, with probabilities and words.
 
-    Any number of notes needs the same memory. A file is written whole or not at all.
+    The table has a row per code: title, probability, category and the words that carried it. Memory
+    does not grow with the number of notes. A file is written completely or not at all.
     """
     from marn import notes as reading
     from marn import privacy
@@ -340,16 +348,17 @@ class EvaluateConfig:
     """Options of `marn evaluate`."""
 
     split: str = "test"
-    """Split of the corpus."""
+    """Split to score."""
     batch_size: Count = 32
-    """Notes at a time; affects only speed and memory."""
+    """Number of notes at a time; affects only speed and memory."""
 
 
 def evaluate(given: dict[str, Any], run: _Run, corpus: _CorpusFolder) -> None:
-    """Score a model on a split of a corpus, which must have its words and codes.
+    """Score a model on a split of a corpus.
 
-    Figures are printed at the thresholds of the model, and at 0.5 as in the papers; precision and
-    recall at k only for a k below the number of codes. The run is only read.
+    The corpus must have the words and codes that the model was trained on. Scores are printed at
+    the thresholds of the model and at 0.5, as in the papers; precision and recall at k only for k
+    below the number of codes. The run is not changed.
     """
     from marn.corpus import Corpus
     from marn.evaluation import evaluate
@@ -377,13 +386,13 @@ class ScoreConfig:
     split: str = "test"
     """Split of the corpus that the predictions are for."""
     task: str | None = None
-    """Codes that are predicted: "icd" or "ccs"; by default the corpus's first task."""
+    """Task that the predictions are for: "icd" or "ccs"; by default the corpus's first task."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Probability above which a code counts as assigned, where the file does not say."""
+    """Probability above which a code counts as assigned, unless the file says which are."""
     resamples: Count = 1000
-    """Random samples of the notes for intervals and tests."""
+    """Number of random samples of the notes for intervals and tests."""
     seed: Seed = 0
-    """Of the random samples."""
+    """Seed of the random samples."""
 
 
 def score(
@@ -393,19 +402,21 @@ def score(
         typer.Argument(metavar="PREDICTIONS... CORPUS", help="Files, then the folder of a corpus."),
     ],
 ) -> None:
-    """Score anybody's predictions for a split of a corpus, and compare those of several files.
+    """Score predictions of any system, and compare several files.
 
-    A file is what marn predict writes (.csv, .jsonl); a long table of note_id, code and perhaps
-    probability; a wide one with a column per code (CSV or Parquet); or CAML's preds_*.psv. Notes
-    and codes are matched by name. 95 % intervals are bootstrap intervals over notes; two files are
-    compared by paired permutation tests.
+    A file is the output of marn predict (.csv, .jsonl); a long table with note_id, code and
+    optionally probability; a wide table with a column per code (CSV or Parquet); or CAML's
+    preds_*.psv. Notes and codes are matched by name. Intervals are 95 % bootstrap intervals over
+    notes; two files are compared by paired permutation tests.
     """
     from marn.corpus import Corpus
     from marn.scoring import compare, read_predictions, report
 
     config = ScoreConfig(**given)
     if len(files) < 2:
-        raise MarnError("score needs files of predictions and a corpus; name the corpus last")
+        raise MarnError(
+            "score needs one or more files of predictions and a corpus; give the corpus last"
+        )
     *paths, folder = files
     corpus = Corpus.load(folder)
     task = config.task or next(iter(corpus.tasks))

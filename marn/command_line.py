@@ -1,6 +1,7 @@
 """Command lines made of typed settings, by typer: `marn.cli` and `python -m data_prep`."""
 
 import inspect
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,13 +39,13 @@ def new(summary: str, *, completion: bool = False) -> typer.Typer:
 
 
 def add(
-    app: typer.Typer, function: Callable[..., Any], settings: Any, *, defaults: bool = True
+    app: typer.Typer, function: Callable[..., Any], settings: Any, *, default: str = "default"
 ) -> None:
     """Add a command whose options are the fields of `settings`, and which calls `function`.
 
-    The function takes the settings that were given, as a dictionary, and then options of its own,
-    written as typer's. Its name is the command's, its docstring what `--help` prints, with the
-    defaults of the fields if `defaults`.
+    The function takes a dictionary of the settings given, then further options, written as typer's.
+    The command has its name, and `--help` prints its docstring and the default of each field, which
+    it calls `default`.
     """
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     fields = settings.__pydantic_fields__
@@ -61,7 +62,7 @@ def add(
         }
         return function(given, **values)
 
-    parameters = [*own, *(_parameter(name, fields[name], defaults) for name in names)]
+    parameters = [*own, *(_parameter(name, fields[name], default) for name in names)]
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
     )
@@ -103,7 +104,7 @@ def run(
             said = f"interrupted; {kept}"
     except TyperException as error:  # the line itself is wrong
         said = error.format_message().rstrip(".")
-        said = f"{said[:1].lower()}{said[1:]}; {name} --help lists what there is"
+        said = f"{said[:1].lower()}{said[1:]}; see {name} --help"
     except MarnError as error:
         said = "" if type(error) in silent else str(error)
     except OSError as error:  # what nothing foresaw, such as a full disk or a closed pipe
@@ -157,7 +158,7 @@ def pairs(option: str, texts: Iterable[str]) -> dict[str, Any]:
     """Read KEY=VALUE, each key once; the values are JSON, or text.
 
     Raises:
-        MarnError: a text has not that form, or a key is there twice.
+        MarnError: a text has not that form, or a key is given twice.
 
     Example:
         >>> pairs("--set", ["seeds=[0, 1]", "model=caml"])
@@ -170,7 +171,7 @@ def pairs(option: str, texts: Iterable[str]) -> dict[str, Any]:
             example = "hidden_size=64" if option == "--model" else "seeds=[0]"
             raise MarnError(f"{option} must be KEY=VALUE, but got {text!r}; try {example}")
         if key in found:
-            raise MarnError(f"{option} {key}=… is there twice; keep one of them")
+            raise MarnError(f"{option} {key}=… is given twice; keep one of them")
         found[key] = json_or_text(value)
     return found
 
@@ -186,15 +187,16 @@ def _read(text: Any, annotation: Any) -> Any:
     return known.get(text.casefold(), json_or_text(text) if is_json else text)
 
 
-def _parameter(key: str, field: Any, defaults: bool) -> inspect.Parameter:
+def _parameter(key: str, field: Any, label: str) -> inspect.Parameter:
     """Make typer's parameter of a field: a flag, a list or a text."""
     wanted = kinds(field.annotation) - {NoneType}
     choices = sorted(kind for kind in wanted if isinstance(kind, str))
     kind: Any = bool if bool in wanted else list[str] if tuple in wanted else str
     about = {"help": field.description, "autocompletion": (lambda: choices) if choices else None}
     default = field.get_default(call_default_factory=True)
-    if defaults and kind is str and not field.is_required() and default is not None:
-        about["help"] += f"  [default: {default}]"
+    if kind is str and not field.is_required() and default is not None:
+        shown = json.dumps(default) if isinstance(default, Mapping) else default
+        about["help"] += f"  [{label}: {shown}]"
     if ARGUMENT in field.metadata:
         given = typer.Argument(metavar=key.upper(), **about)
     else:

@@ -115,8 +115,8 @@ def check_corpus(model: Coder, corpus: Corpus) -> None:
         if other:
             what = "words" if other[0] == "words" else f"codes of task {other[0]!r}"
             raise MarnError(
-                f"the model was trained with other {what} than corpus {corpus.name!r} has; use the "
-                "corpus that it was trained on, train it on this one, or match codes by name: "
+                f"the model was trained with other {what} than corpus {corpus.name!r} has; use "
+                "the corpus that it was trained on, train it on this one, or match codes by name: "
                 "marn predict, then marn score"
             )
 

@@ -104,7 +104,7 @@ def _checked(name: str, notes: Iterable[Note]) -> Iterator[Note]:
         empty = False
         yield note
     if empty:
-        raise MarnError(f"{name} holds no note; give a text, a folder of texts or a table")
+        raise MarnError(f"{name} contains no notes; give a text, a folder of texts or a table")
 
 
 def _corpus(path: Path, split: str | None) -> Iterator[Note]:

@@ -147,7 +147,7 @@ class SavedModel:
         if isinstance(texts, str):
             texts = [texts]
         if not isinstance(texts, Iterable):
-            raise MarnError(f"texts must be notes, but is a {type(texts).__name__}; give a list")
+            raise MarnError(f"texts must be a list of notes, but got {texts!r:.40}")
         notes = texts.items() if isinstance(texts, Mapping) else enumerate(texts, start=1)
         named = ((str(note), text) for note, text in notes)
         coded = self.code(named, task=task, top=top, threshold=threshold, explain=explain)
@@ -266,7 +266,9 @@ class _Reader:
             method = None if self.explain == "none" else self.explain
             return word_weights(self.model, tokens, columns, self.task, unknown, method)
         if self.explain not in (None, "occlusion"):
-            raise MarnError(f"{self.model.name} can be explained by occlusion only; leave it out")
+            raise MarnError(
+                f"{self.model.name} can only be explained by occlusion; leave explain out"
+            )
         places: dict[str, list[int]] = {}
         for place, (begin, end) in enumerate(spans.tolist()):
             places.setdefault(text[begin:end].lower(), []).append(place)

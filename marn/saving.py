@@ -288,7 +288,7 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
         The model with its vocabulary, codes and card.
 
     Raises:
-        MarnError: the folder holds no model, a damaged one, one of another version, or one with
+        MarnError: the folder contains no model, a damaged one, one of another version, or one with
             other words or codes than the corpus, if one is given.
     """
     folder = Path(folder)
@@ -310,7 +310,7 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
         if missing == CHECKPOINT:
             raise MarnError(f"{folder} has no finished epoch yet; repeat its training") from error
         raise MarnError(
-            f"{folder} holds no model ({missing} is missing); pass the folder of a run, which "
+            f"{folder} contains no model ({missing} is missing); pass the folder of a run, which "
             "marn train … or marn.fit(…) writes"
         ) from error
     except OSError as error:
@@ -358,7 +358,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         _Card.model_validate(card)
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"][:3]))
-        raise DamagedError(f"{CARD} has no {place} as it should be") from None
+        raise DamagedError(f"{CARD}: {place} is missing or invalid") from None
     return card
 
 
@@ -383,7 +383,7 @@ def _read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, torch.Tens
     try:
         return load_file(folder / WEIGHTS)
     except SafetensorError:
-        raise DamagedError(f"{WEIGHTS} is not a file of safetensors, or is cut") from None
+        raise DamagedError(f"{WEIGHTS} is not a safetensors file, or is cut off") from None
 
 
 class _Allowance(TorchDispatchMode):
@@ -440,7 +440,7 @@ def _rebuilt(card: dict[str, Any]) -> SavedModel:
     starts = ("bias_start", "code_start")  # need a corpus, and are over
     start = {key: options.pop(key) for key in starts if key in options}
     for option in {"pretrained", "vectors"} & {*options}:  # `saved_options` leaves none
-        raise MarnError(f"a card reads no other files, but has the option {option!r}")
+        raise MarnError(f"a card must not name other files, but has the option {option!r}")
     vocabulary = Vocabulary(card["vocabulary"], is_open=card["corpus"]["open"])
     model = build(card["name"], vocabulary_size=len(vocabulary), tasks=tasks, **options)
     model.options |= start
@@ -451,7 +451,7 @@ def _rebuilt(card: dict[str, Any]) -> SavedModel:
         if np.shape(thresholds[task]) not in ((), (tasks[task],)) or not np.min(threshold) >= 0:
             raise DamagedError(f"the thresholds of task {task!r} are not a number or one per code")
     if len(card.get("categories", ())) not in (0, tasks.get("icd", 0)) and "icd" in tasks:
-        raise DamagedError(f"{CARD} has not one category per code")
+        raise DamagedError(f"{CARD} does not have one category per code")
     model.fingerprint = fingerprint(vocabulary, codes)
     if not _is_whole(card):
         raise DamagedError(f"{CARD} is not the file that was written")

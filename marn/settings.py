@@ -132,7 +132,7 @@ def read_json(written: str) -> Any:
     """Read JSON whose objects have each key once; of two values, json would take the last.
 
     Raises:
-        MarnError: a key is there twice, or there are so many values that they would take a GB.
+        MarnError: a key occurs twice, or there are so many values that they would take a GB.
         ValueError: it is not JSON.
     """
 

@@ -275,5 +275,5 @@ def test_start_with_other_codes_and_what_does_not_match(corpus, run, tmp_path):
     ):
         with pytest.raises(MarnError, match=says):
             fit(model, data, first, **one)
-    with pytest.raises(MarnError, match="holds no model"):
+    with pytest.raises(MarnError, match="contains no model"):
         fit(small(corpus), corpus, first, init_from=tmp_path / "nowhere")

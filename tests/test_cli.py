@@ -31,11 +31,11 @@ def corpus(tmp_path_factory):
         ("--model seed=abc", "seed must be a whole number, but got 'abc'"),
         ("--device meta", "device must be 'auto', 'cpu'"),
         ("--seed 99999999999999999999", "seed must be at most 9223372036854775807"),
-        ("--seed", "option '--seed' requires an argument; marn train --help"),
+        ("--seed", "option '--seed' requires an argument; see marn train --help"),
         ("--learning-rate NaN", "learning_rate must be a finite number"),
         ("--device=", "--device is empty; give a value, or leave the option out"),
         ("extra", "got unexpected extra argument"),
-        ("--init-from nowhere", "nowhere holds no model (model.json is missing)"),
+        ("--init-from nowhere", "nowhere contains no model (model.json is missing)"),
     ],
 )
 def test_what_is_wrong_is_one_line(corpus, tmp_path, capsys, given, says):
@@ -119,7 +119,7 @@ def test_version_and_no_command(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"marn {marn.__version__}\n"
     assert main([]) == 2
-    assert capsys.readouterr().err == "marn: missing command; marn --help lists what there is\n"
+    assert capsys.readouterr().err == "marn: missing command; see marn --help\n"
     assert main(["trian"]) == 2
     assert "Did you mean 'train'?" in capsys.readouterr().err
 
@@ -143,7 +143,7 @@ def test_options_are_read_by_the_types_of_their_fields():
         """Try it."""
         seen.append((given, model, test))
 
-    command_line.add(app, attempt, marn.TrainConfig, defaults=False)
+    command_line.add(app, attempt, marn.TrainConfig)
     line = (
         "attempt --model a=1 --model b=2 --epochs 3 --clip-norm None --model c=3 --test --keep LAST"
     )

@@ -165,7 +165,7 @@ def test_a_former_corpus_that_cannot_be_removed_is_told(tiny_raw, tmp_path, corp
         patch.setattr("shutil.rmtree", refuse)
         assert main(_arguments(tiny_raw, out)) == 2
         (former,) = tmp_path.glob("*.former")
-        said = "out is complete, but the corpus that was there cannot be removed whole; remove "
+        said = "out is complete, but the former corpus cannot be removed completely; remove "
         assert f"{said}{former} yourself" in capsys.readouterr().err
         assert main(_arguments(tmp_path / "nowhere", out)) == 2
         assert f"{former}, left by an interruption: cannot be removed" in capsys.readouterr().err

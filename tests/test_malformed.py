@@ -153,7 +153,7 @@ REFUSED = {
     ),
     "a list of a split missing": (
         lambda r: (r.lists / "dev_full_hadm_ids.csv").unlink(),
-        "dev_full_hadm_ids.csv does not exist; give with --splits",
+        "dev_full_hadm_ids.csv does not exist; give --splits the folder",
     ),
     "an id in the lists of two splits": (listed_twice, "admission 145000 is also in the list of"),
     "a list that is none": (

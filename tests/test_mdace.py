@@ -194,7 +194,10 @@ def test_no_files_and_no_json(prepare, tmp_path, capsys):
     (tmp_path / "MDACE").mkdir()
     for mdace in ("nowhere", "MDACE"):
         assert prepare(mdace=tmp_path / mdace) is None
-        assert f"{mdace} holds no annotations (NAME.json); give with" in capsys.readouterr().err
+        assert (
+            f"{mdace} contains no annotations (NAME.json); pass the folder of MDACE"
+            in capsys.readouterr().err
+        )
     for data in (b"Secretword", b'{"hadm_id": 1', b"\xff\xfe{"):
         (tmp_path / "MDACE" / "x.json").write_bytes(data)
         assert prepare() is None

@@ -123,7 +123,7 @@ def test_lists_of_admissions(raw, prepare, tmp_path):
     lists.mkdir()
     for name, mine in parts.items():
         (lists / f"{name}_full_hadm_ids.csv").write_text("\n".join(mine))
-    assert "train_50_hadm_ids.csv does not exist; give with --splits" in prepare(
+    assert "train_50_hadm_ids.csv does not exist; give --splits the folder" in prepare(
         "--splits", str(lists)
     )
     corpus = prepare("--codes", "full", "--splits", str(lists))

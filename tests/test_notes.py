@@ -80,7 +80,7 @@ def test_frames_are_refused_before_they_unfold(tmp_path, monkeypatch, write):
         if size == 3:
             assert len(list(read_notes(path))) == 3
     for read in (read_notes, loose_tables.check_unfolds):
-        with pytest.raises(MarnError, match="or unfolds to more than 300,000,000 bytes"):
+        with pytest.raises(MarnError, match="or expands to more than 300,000,000 bytes"):
             read(path)
 
 
@@ -224,7 +224,7 @@ SECRET = "Mr Smith has a fever"
             f'note_id,text\n1,"{SECRET}\n',
             "row at line 2: a quote is opened and never closed",
         ),
-        ("a.csv", "note_id,text\n", "holds no note"),
+        ("a.csv", "note_id,text\n", "contains no notes"),
         ("a.csv", f"note_id,text\n1,{SECRET} é\udcff\n", "is neither UTF-8 nor Windows-1252"),
         ("a.jsonl", f'{{"text": "{SECRET}\n', "row at line 1: it is not a JSON object"),
         ("a.jsonl", f'{{"text": "", "text": "{SECRET}"}}', "row at line 1: .*same key twice; keep"),
@@ -246,7 +246,7 @@ def test_what_is_wrong_is_one_line_without_a_cell(tmp_path, name, data, says):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(data.encode(errors="surrogateescape"))
     source = tmp_path / name.partition("/")[0]
-    with pytest.raises(MarnError, match=says or "holds no note") as caught:
+    with pytest.raises(MarnError, match=says or "contains no notes") as caught:
         list(read_notes(source))
     assert "\n" not in str(caught.value)
     assert "Smith" not in str(caught.value)

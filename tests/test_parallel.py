@@ -299,7 +299,7 @@ def test_processes_that_do_not_fit_together(both):
         assert "differ (training.seed was" in found["other seeds"]
         assert "own is a BatchNorm1d" in found["own statistics"]
         assert "2 processes were started for a training on one device" in found["one process"]
-        assert "holds another run (training.seed was 3, now 9)" in found["another run"]
+        assert "contains another run (training.seed was 3, now 9)" in found["another run"]
 
 
 def full(rank, folder):
@@ -500,7 +500,7 @@ def test_the_same_command_for_one_device_and_for_two(corpus, folder, capfd):
     # With one device the same command finds the run finished.
     assert main([*line, "--test"]) == 0
     again = capfd.readouterr().out.splitlines()
-    assert again == [f"{folder / 'command'}: 2 epochs were done before", *lines[2:]]
+    assert again == [f"{folder / 'command'}: 2 epochs already done", *lines[2:]]
 
 
 @pytest.mark.parametrize(
@@ -521,7 +521,7 @@ def test_the_same_command_for_one_device_and_for_two(corpus, folder, capfd):
             "at least the number of processes, 9, but got 8",
         ),
         ({"more": ["--device", "cuda:7"]}, "device 'cuda:7' "),
-        ({"more": ["--init-from", "nowhere"]}, "nowhere holds no model"),
+        ({"more": ["--init-from", "nowhere"]}, "nowhere contains no model"),
     ],
 )
 def test_a_command_line_that_is_wrong_is_one_line(folder, tmp_path, capsys, changes, says):
@@ -551,7 +551,7 @@ def test_the_command_takes_every_setting(folder, tmp_path, capsys):
     assert settings["training"]["learning_rate"] == 0.01
     assert not {"device", "devices", "nodes"} & set(settings["training"])
     assert main([*line, "--seed", "4"]) == 2
-    assert "holds another run" in capsys.readouterr().err
+    assert "contains another run" in capsys.readouterr().err
 
 
 def test_the_budget_of_several_devices_is_a_share(corpus):

@@ -115,7 +115,7 @@ def test_what_is_not_a_note_is_refused(run):
 @pytest.mark.parametrize(
     ("texts", "options", "says"),
     [
-        (5, {}, "texts must be notes, but is a int"),
+        (5, {}, "texts must be a list of notes, but got 5"),
         (["a"], {"threshold": float("nan")}, "threshold must be in .0, 1., but got nan"),
         (["a"], {"threshold": 7}, "but got 7"),
         (["a"], {"threshold": "a"}, "but got 'a'"),
@@ -246,7 +246,7 @@ def test_predict_writes_tables_json_and_pages(run, notes, tmp_path, capsys):
     ("options", "says"),
     [
         (["{run}", "{tmp}/nothing.csv"], "nothing.csv does not exist"),
-        (["{tmp}", "{tmp}/notes.csv"], "holds no model (model.json is missing)"),
+        (["{tmp}", "{tmp}/notes.csv"], "contains no model (model.json is missing)"),
         (["{run}", "{tmp}/notes.csv", "--out", "{tmp}/x.xls"], "out must end in .csv, .jsonl"),
         (["{run}", "{tmp}/notes.csv", "--text-column", "body"], "has no column body"),
         (["{run}", "{tmp}/notes.csv", "--threshold", "2"], "threshold must be at most 1"),

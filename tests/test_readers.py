@@ -337,7 +337,7 @@ def test_an_average_is_of_runs_of_one_corpus(corpus, tmp_path):
     other = toy_corpus(tmp_path / "other", codes=5)
     for name, data in (("one", corpus), ("two", other)):
         fit(build("titles", data), data, run_dir=tmp_path / name, quiet=True)
-    with pytest.raises(MarnError, match="two knows other words or codes than"):
+    with pytest.raises(MarnError, match="two has other words or codes than"):
         marn.average([tmp_path / "one", tmp_path / "two"])
 
 

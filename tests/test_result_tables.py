@@ -26,9 +26,9 @@ def test_own_figures_stand_beside_those_of_table_5():
     assert (found["seeds"]["MARN"], found["seeds"]["MARN w/o MTL"]) == (3, 0)
     assert math.isnan(found["micro_f1"]["MARN w/o MTL"])
     assert math.isnan(found["micro_f1 published"]["bigru_la bias"])
-    with pytest.raises(MarnError, match="nothing is published as"):
+    with pytest.raises(MarnError, match="no published scores for"):
         tables.beside(own, "MARN", "Table 50")
-    with pytest.raises(MarnError, match="is there twice"):
+    with pytest.raises(MarnError, match="occurs twice"):
         tables.beside(pd.concat([own, own]), "MARN", "Table 5")
 
 

@@ -113,7 +113,7 @@ def test_a_wrong_setting_or_place_is_said_by_the_command_before_any_run(home, ca
     line = ["sweep", str(write(home)), "--out", str(home / "runs")]
     (home / "file").touch()
     for more, said in (
-        (["--set", "a=1", "--set", "a=2"], "--set a=… is there twice; keep one of them"),
+        (["--set", "a=1", "--set", "a=2"], "--set a=… is given twice; keep one of them"),
         (["--set", 'a={"b": 1, "b": 2}'], "has the same key twice; keep one of them"),
         (["--set", "seeds"], "--set must be KEY=VALUE, but got 'seeds'; try seeds=[0]"),
         (["--set", "seeds=x"], "marn sweep: seeds"),
@@ -160,7 +160,7 @@ BOMB = "a: &a0 [1, 1]" + "".join(f"\nb{n}: &a{n + 1} [*a{n}, *a{n}]" for n in ra
         ("a: &a [*a]", "is not YAML .*recursion"),
         ("a: " + "[" * 9999, "is not YAML .*recursion"),
         ("a: 1\nb: {c: 1,\n  c: 2}", "bad.yaml, line 3: a second 'c'; keep one of them"),
-        (BOMB, "unfolds to more than 1,000,000 values; drop its aliases"),
+        (BOMB, "expands to more than 1,000,000 values; remove its aliases"),
         (f"notebook: a\nseeds: {[*range(100)]}\ngrid: {{a: {[*range(101)]}}}", "10,100 runs, and"),
     ],
 )
@@ -316,7 +316,7 @@ def test_a_run_whose_worker_dies_is_taken_up_once(home):
     queue._submit = submitted.append
     queue._ended(future, run)
     assert submitted == [run]
-    assert "seed 0: its worker died; it is taken up again" in said.getvalue()
+    assert "seed 0: its worker died; trying again" in said.getvalue()
     assert not queue.failed
     queue._ended(future, run)
     assert submitted == [run]

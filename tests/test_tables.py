@@ -211,7 +211,7 @@ def test_a_row_without_end_does_not_draw_the_file_into_memory(table, monkeypatch
 @pytest.mark.parametrize("size", [5, 40, -3])
 def test_cut_download(table, size):
     whole = gzip.compress(b"ROW_ID,TEXT\n" + b"".join(b"%d,abc\n" % i for i in range(999)))
-    with pytest.raises(MarnError, match=r"T\.csv\.gz cannot be unpacked .* get it again"):
+    with pytest.raises(MarnError, match=r"T\.csv\.gz cannot be unpacked .* get a fresh copy"):
         _read(table(whole[:size], "T.csv.gz"))
 
 

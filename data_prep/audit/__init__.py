@@ -1,10 +1,10 @@
-"""What is wrong, or merely odd, with a corpus or with raw tables, in counts.
+"""Count the problems and oddities of a corpus or of raw tables.
 
-`audit` reads a prepared corpus, `audit_raw` the raw code tables of MIMIC-III with notes or none
-beside them. Both return findings: a count, of how many, what it means and what to do. The texts of
-all findings are in `findings.csv`.
+`audit` reads a prepared corpus, `audit_raw` the raw code tables of MIMIC-III, with or without
+notes. Both return findings: a count, the total, what it means and what to do. The texts of all
+findings are in `findings.csv`.
 
-A finding names codes, and never text, ids or dates, no matter whose data they are. For
+A finding names codes, and never text, ids or dates, whatever the data. For
 credentialed data, a code is an example only if at least `marn.privacy.MINIMUM_CELL` notes or rows
 have it, and in JSON a count of 1 to 10 notes, patients, admissions or rows is written "1 to 10".
 """

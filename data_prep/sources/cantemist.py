@@ -1,4 +1,4 @@
-"""CANTEMIST: 1,301 real cases of tumours with ICD-O-3 morphology codes, open, in Spanish.
+"""Prepare CANTEMIST: 1,301 open Spanish tumour cases, ICD-O-3 codes.
 
 Reads the folder that ``cantemist.zip`` of Zenodo record 3978041 unpacks to::
 

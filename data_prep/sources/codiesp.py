@@ -1,6 +1,7 @@
-"""CodiEsp: 1,000 real clinical cases with ICD-10-CM diagnoses, open, in Spanish and in English.
+"""Prepare CodiEsp: 1,000 open clinical cases with ICD-10-CM codes.
 
-Reads the folder that ``codiesp.zip`` of Zenodo record 3837305 (version 4) unpacks to::
+The cases are in Spanish, and in English by machine translation. Reads the folder that
+``codiesp.zip`` of Zenodo record 3837305 (version 4) unpacks to::
 
     train/trainD.tsv           case, diagnosis code
     train/trainX.tsv           case, table of origin, code, the words marked, their offsets
@@ -217,7 +218,7 @@ def fetch_cases(sums: Sequence[str] = ()) -> tuple[Path, str]:
             Path(aside, "codiesp").rename(unpacked)
     homes = [home.parent.parent for home in unpacked.glob("**/train/trainD.tsv")]
     if len(homes) != 1:
-        raise MarnError(f"{path} holds no CodiEsp, or several; remove it to fetch it anew")
+        raise MarnError(f"{path} does not contain exactly one CodiEsp; remove it to fetch it again")
     return homes[0], found
 
 

@@ -1,10 +1,10 @@
-"""MIMIC-III v1.4 from PhysioNet, or tables written in its dialect by the teaching hospital.
+"""Prepare MIMIC-III v1.4 from PhysioNet, or tables in its format.
 
-Three choices differ from CAML's scripts, and the audit counts what they touch. A code counts once
-for an admission; CAML's lists repeat it, which its means of codes per note count and its scores do
-not. Admissions without a code are left out (--keep-uncoded keeps them); CAML keeps four in training
-under an empty label. The notes of an admission are joined by CHARTDATE, then ROW_ID; CAML joins
-them as they come in the file.
+Three choices differ from CAML's scripts, and the audit counts the cases that they affect. A code
+counts once per admission; CAML's lists repeat it, which affects its mean codes per note but not its
+scores. Admissions without a code are left out (--keep-uncoded keeps them); CAML keeps four in
+training under an empty label. The notes of an admission are joined in the order of CHARTDATE, then
+ROW_ID; CAML joins them in file order.
 """
 
 from collections import Counter

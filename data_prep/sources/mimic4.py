@@ -1,13 +1,13 @@
-"""MIMIC-IV 2.x or 3.x with the discharge summaries of MIMIC-IV-Note, from PhysioNet.
+"""Prepare MIMIC-IV 2.x or 3.x with the summaries of MIMIC-IV-Note.
 
-Reads, with or without ``.gz``, by the names of their columns, in any order::
+Reads these tables from PhysioNet, with or without ``.gz``; columns may be in any order::
 
     hosp/diagnoses_icd.csv, hosp/procedures_icd.csv        hadm_id, icd_code, icd_version
-    hosp/d_icd_diagnoses.csv, hosp/d_icd_procedures.csv    titles, where they are there
+    hosp/d_icd_diagnoses.csv, hosp/d_icd_procedures.csv    titles (optional)
     note/discharge.csv                                     note_id, subject_id, hadm_id, text, ...
 
-An admission is coded in ICD-9 or in ICD-10, so a corpus has one of them (``--version``); the rows
-of the other are counted. ICD-9 is grouped by CCS as MIMIC-III is, ICD-10 by
+An admission is coded in either ICD-9 or ICD-10, so a corpus contains one of them (``--version``);
+rows of the other are counted. ICD-9 is grouped by CCS as in MIMIC-III, ICD-10 by
 `data_prep.code_systems.icd10`.
 """
 

@@ -1,6 +1,6 @@
-"""Notes of your own: a table or a folder of texts, and a table of their codes.
+"""Prepare your own notes and their codes.
 
-Needs the first, and takes the others::
+Reads the following, of which only the first is required::
 
     --notes    a table with an id and a text for each note, and perhaps a patient and a split; or
                a folder of texts NAME.txt, whose names are their ids, at any depth, perhaps in
@@ -123,7 +123,7 @@ def _check_paths(config: Config) -> None:
         for path in given if isinstance(given, tuple) else [given]:
             if path is not None and not path.exists():
                 what = "a table, or of a folder of texts" if option == "notes" else "a table"
-                raise MarnError(f"{path} does not exist; give with --{option} the path of {what}")
+                raise MarnError(f"{path} does not exist; pass the path of {what} with --{option}")
 
 
 def _code_table(config: Config) -> Table:
@@ -326,7 +326,7 @@ class _Codings:
         if count["rows"] and count["homeless"] == count["rows"]:
             raise MarnError(
                 f"none of the {counted(count['rows'], 'row')} of {path} names a note of "
-                f"{self.notes.path}; write the ids alike in both"
+                f"{self.notes.path}; use the same ids in both"
             )
         if 2 * count["foreign"] > count["codes"]:
             other = 2 * count["of the other"] > count["foreign"]

@@ -1,4 +1,4 @@
-"""The teaching hospital: synthetic notes and codes in MIMIC-III's dialect, open to everyone."""
+"""Make the teaching hospital: open, synthetic notes in MIMIC-III's format."""
 
 import sys
 from collections.abc import Callable

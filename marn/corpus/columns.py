@@ -138,7 +138,9 @@ def _encoding_of(file: IO[bytes], path: Path, given: str | None) -> str:
         is_odd = is_odd or _OTHER_PAGE.search(piece) is not None
         piece = file.read(_PIECE)
         if "\0" in text:
-            raise MarnError(f"{path} holds a NUL byte: it is damaged or no text; get it again")
+            raise MarnError(
+                f"{path} contains a NUL byte, so it is not text or is damaged; get a fresh copy"
+            )
         if not text.isascii():
             marks = set(text) - set(map(chr, range(128)))
             is_other |= any("\udc80" <= mark <= "\udcff" for mark in marks)

@@ -40,7 +40,7 @@ ROW_LIMIT = 1 << 24
 """Characters in one row or text at most. The longest note of MIMIC-III has under 2 ** 20; a quote
 that is never closed would otherwise draw the rest of a file of gigabytes into one field."""
 _JSON_LIMIT: Final = 1 << 28  # characters of JSON, which is read as a whole
-DAMAGED: Final = "the file is cut or damaged; get a fresh copy"
+DAMAGED: Final = "the file is cut off or damaged; get a fresh copy"
 FRAMES: Final = (".parquet", ".pq", ".feather", ".arrow", ".ipc")
 JSON_LINES: Final = (".jsonl", ".ndjson")
 _FRAME_LIMIT: Final = 1 << 31  # bytes of memory that some rows of Parquet or Feather may take
@@ -219,7 +219,7 @@ def find_columns(
     """Return the names of each column in the header: none if it is missing, several if numbered.
 
     Raises:
-        MarnError: if a column that is wanted is missing, or a column is there twice.
+        MarnError: if a column that is wanted is missing, or a column occurs twice.
     """
     found: dict[str, list[str]] = {}
     for key, known in names.items():
@@ -303,14 +303,14 @@ def readable(path: Path) -> Iterator[None]:
         raise
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
         raise MarnError(
-            f"{path} cannot be unpacked ({error}): its download was cut or damaged; get it again"
+            f"{path} cannot be unpacked ({error}), so it was cut off or damaged; get a fresh copy"
         ) from None
     except OSError as error:
         raise MarnError(f"{path} cannot be read: {error.strerror or 'it is damaged'}") from None
     except (RecursionError, ValueError, pl.exceptions.PolarsError) as error:
         raise MarnError(
-            f"{path} cannot be read ({type(error).__name__}): it is damaged, or of another form "
-            "than its name says; get it again"
+            f"{path} cannot be read ({type(error).__name__}): it is damaged, or in another format "
+            "than its name says; get a fresh copy"
         ) from None
 
 
@@ -412,8 +412,8 @@ def check_unfolds(path: Path, *columns: str) -> None:
     command = [sys.executable, "-c", code, *given]
     if subprocess.run(command, env=about, stderr=subprocess.DEVNULL).returncode:
         raise MarnError(
-            f"{path} is damaged, or unfolds to more than {_FRAME_LIMIT:,} bytes; get it again, or "
-            "save it as CSV"
+            f"{path} is damaged, or expands to more than {_FRAME_LIMIT:,} bytes; get a fresh copy, "
+            "or save it as CSV"
         )
 
 

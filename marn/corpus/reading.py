@@ -440,7 +440,7 @@ def read_card(path: Path) -> dict[str, Any]:
         raise MarnError(f"{path} cannot be read: {error.strerror}") from None
     if not has_card:
         if (path / "model.json").exists():
-            raise MarnError(f"{path} is the folder of a run; pass that of a corpus in its place")
+            raise MarnError(f"{path} is the folder of a run; pass the folder of a corpus instead")
         raise MarnError(
             f"no corpus at {path}; make one with: python -m data_prep teaching --out {path} "
             "(or mimic3, codiesp: see python -m data_prep --help)"

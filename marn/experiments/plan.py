@@ -101,7 +101,7 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
     try:
         said = yaml.load(path.read_text(encoding="utf-8"), Loader)
         if _size(said, {}) > _LARGEST:  # aliases of aliases unfold to more than any memory
-            raise MarnError(f"{path} unfolds to more than {_LARGEST:,} values; drop its aliases")
+            raise MarnError(f"{path} expands to more than {_LARGEST:,} values; remove its aliases")
         json.dumps(said)
     except OSError as error:
         raise MarnError(f"{path} cannot be read ({error.strerror}); give a YAML file") from None

@@ -178,7 +178,9 @@ def compare(
         if name == first:
             continue
         if not seeds:
-            raise MarnError(f"{name} and {first} share no seed; run both with the same seeds")
+            raise MarnError(
+                f"{name} and {first} have no seed in common; run both with the same seeds"
+            )
         ours, base = ([of[key] for key in seeds] for of in (theirs, runs[first]))
         gap = difference(ours, base, lambda sums: {"f1": micro_f1(sums)}, draws)["f1"]
         row = {"difference": gap.value, "low": gap.low, "high": gap.high, "p": gap.p}

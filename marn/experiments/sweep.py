@@ -261,7 +261,7 @@ class _Queue:
             except TimeoutError:
                 workers = self.client.scheduler_info(n_workers=-1)["workers"]
                 if not workers and not alone:
-                    self.progress.line("no worker is left; waiting for one")
+                    self.progress.line("all workers have stopped; waiting for one")
                 alone = not workers
                 continue
             for future in ended:
@@ -286,7 +286,7 @@ class _Queue:
             )
         elif type(error).__name__ == "KilledWorker" and run.key not in self.died:
             self.died.add(run.key)
-            self.progress.line(f"{run.name}: its worker died; it is taken up again")
+            self.progress.line(f"{run.name}: its worker died; trying again")
             self._submit(run)
         else:
             self.failed.append(f"{run.name}: {said}")

@@ -45,20 +45,20 @@ def beside(
         `SCORE sd` (own) and `SCORE published`, all in percent.
 
     Raises:
-        MarnError: the paper has no such table, or a system is there twice.
+        MarnError: the paper has no such table, or a system occurs twice.
     """
     cells = published.figures()
     wanted = {"paper": paper, "table": table, "dataset": dataset, "task": task}
     for column, value in wanted.items():
         cells = cells[cells[column] == value]
     if cells.empty:
-        raise MarnError(f"nothing is published as {wanted}; see marn.experiments.published.figures")
+        raise MarnError(f"no published scores for {wanted}; see marn.experiments.published.figures")
     scores = list(dict.fromkeys(cells["metric"]))
     mine: dict[Any, dict[Any, Any]] = {}
     for row in own[own["task"] == task].to_dict("records"):
         key = (row["model"], blocks_of(str(row.get("blocks", ""))))
         if mine.setdefault(_SAME.get(key, key), row) is not row:
-            raise MarnError(f"{key} is there twice; give rows of one rule, and no other axis")
+            raise MarnError(f"{key} occurs twice; give rows of one rule, and no other axis")
     lines = []
     rows: Any = cells.groupby(["printed", "system", "blocks"], sort=False)
     for (name, system, blocks), group in rows:

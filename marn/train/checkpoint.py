@@ -94,7 +94,7 @@ class RunFolder:
         holds nothing that is worth keeping, so that any run may begin there.
 
         Raises:
-            MarnError: the folder holds another run, a file is damaged, or the ranks differ.
+            MarnError: the folder contains another run, a file is damaged, or the ranks differ.
         """
         path = self.path
         state = None
@@ -168,15 +168,15 @@ class RunFolder:
             old = state.get("settings", known)  # those of version 0.2.0 have none
             if not isinstance(old, dict):
                 raise MarnError(
-                    f"{folder / SETTINGS} is damaged, so that the settings of the run are not "
-                    "known; delete the folder and train again, or choose another run_dir"
+                    f"{folder / SETTINGS} is damaged, so the settings of the run are "
+                    "unknown; delete the folder and train again, or choose another run_dir"
                 )
             changed = _differences(
                 self._lengthened(folder, old, len(state["history"])), self.settings
             )
             if changed:
                 raise MarnError(
-                    f"run_dir {folder} holds another run ({'; '.join(changed[:4])}); choose "
+                    f"run_dir {folder} contains another run ({'; '.join(changed[:4])}); choose "
                     "another run_dir, or delete it"
                 )
         elif (folder / WEIGHTS).exists():

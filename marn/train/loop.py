@@ -235,7 +235,7 @@ def _fit(
     out = None if quiet or parallel.rank() != 0 else sys.stdout
     progress = Progress(steps * config.epochs, stream=out, done=steps * resumed)
     if resumed:
-        progress.line(f"{folder.path}: {resumed} epochs were done before")
+        progress.line(f"{folder.path}: {resumed} epochs already done")
     score = f"dev/{next(iter(model.tasks))}/{config.monitor}"
 
     def ended() -> bool:

@@ -55,7 +55,7 @@ def laptop(name: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
     if name in available(text=True):
         return Recipe({}, {}, "none; it learns at once, from whole notes")
     if name not in _rows():
-        raise unknown("no laptop recipe is for a system named", name, _rows())
+        raise unknown("there is no laptop recipe for", name, _rows())
     row = _rows()[name]
     training = of_steps(steps, notes, 16, row["rate"])
     shared = {"max_length": 1000, "bias_start": "prior"}
