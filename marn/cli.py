@@ -118,10 +118,10 @@ def train(
     several devices the command starts a process for each. With several nodes, run it on each node
     with MASTER_ADDR, MASTER_PORT and NODE_RANK set, or start it with torchrun or srun.
 
-    An option that you leave out takes its value from the recipe; the values of MARN's paper are in
-    brackets. They give too few steps for a small corpus: if an epoch has fewer than 250 steps and
-    you set neither the learning rate nor the length of training, it takes 1,000 steps at a suitable
-    rate.
+    An option that you leave out takes its value from the recipe; those of recipe paper for MARN are
+    in brackets. They give too few steps for a small corpus: if an epoch has fewer than 250 steps
+    and you set neither the learning rate nor the length of training, it takes 1,000 steps at a
+    suitable rate.
     """
     from marn import parallel
     from marn.corpus import Corpus

@@ -126,7 +126,7 @@ def test_a_card_that_was_changed_is_one_line(folder, change, message):
 )
 def test_a_card_that_is_none(folder, card, says):
     (folder / "model.json").write_text(card)
-    with pytest.raises(MarnError, match=rf"the model in .* is damaged \(model.json .*{says}"):
+    with pytest.raises(MarnError, match=rf"the model in .* is damaged \(model.json.*{says}"):
         load_model(folder)
 
 

@@ -1,6 +1,6 @@
-"""Prepare CANTEMIST: 1,301 open Spanish tumour cases, ICD-O-3 codes.
+"""Prepare CANTEMIST: 1,301 Spanish tumour cases, ICD-O-3.
 
-Reads the folder that ``cantemist.zip`` of Zenodo record 3978041 unpacks to::
+The cases are open. Reads the folder that ``cantemist.zip`` of Zenodo record 3978041 unpacks to::
 
     train-set/cantemist-norm/NAME.txt                the cases
     train-set/cantemist-norm/NAME.ann                the words marked, their offsets and codes

@@ -1,6 +1,6 @@
-"""Prepare CodiEsp: 1,000 open clinical cases with ICD-10-CM codes.
+"""Prepare CodiEsp: 1,000 clinical cases with ICD-10-CM codes.
 
-The cases are in Spanish, and in English by machine translation. Reads the folder that
+The cases are open, in Spanish, and in English by machine translation. Reads the folder that
 ``codiesp.zip`` of Zenodo record 3837305 (version 4) unpacks to::
 
     train/trainD.tsv           case, diagnosis code

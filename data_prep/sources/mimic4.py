@@ -1,4 +1,4 @@
-"""Prepare MIMIC-IV 2.x or 3.x with the summaries of MIMIC-IV-Note.
+"""Prepare MIMIC-IV 2.x or 3.x with the notes of MIMIC-IV-Note.
 
 Reads these tables from PhysioNet, with or without ``.gz``; columns may be in any order::
 

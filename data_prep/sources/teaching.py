@@ -1,4 +1,4 @@
-"""Make the teaching hospital: open, synthetic notes in MIMIC-III's format."""
+"""Make the teaching hospital: synthetic notes, as in MIMIC-III."""
 
 import sys
 from collections.abc import Callable
