@@ -1,6 +1,6 @@
-"""MARN and the systems it is compared with: understand, run, check and extend them.
+"""MARN and the systems it is compared with: train, score, explain and extend them.
 
-The public names load on first use, so that preparing data does not wait for torch.
+Public names are loaded on first use, so that preparing data does not wait for torch.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""The numbers behind the figures: loss by frequency, code clusters, the focal optimum.
+"""Compute the numbers behind the figures: loss by frequency, code clusters, the focal optimum.
 
-Arrays and frames in, arrays and frames out; nothing here knows a corpus, a model or a plot.
+Functions take and return arrays and frames; none depends on a corpus, a model or a plot.
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ def loss_per_code(
         and the columns dropped because their frequency is 0.
 
     Raises:
-        MarnError: the shapes do not fit, there is no note, or a logit is not finite.
+        MarnError: the shapes do not match, there are no notes, or a logit is not finite.
 
     References:
         Fig. 11 of the journal version (Fig. 10 of the preprint) and the text above it.
@@ -71,7 +71,7 @@ def loss_per_code(
 
 
 class JointPCA(NamedTuple):
-    """ICD and CCS vectors in one plane."""
+    """Hold ICD and CCS vectors projected onto one plane."""
 
     icd: FloatArray
     """(C_icd, 2) points."""
@@ -82,10 +82,10 @@ class JointPCA(NamedTuple):
 
 
 def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike) -> JointPCA:
-    """Project ICD (C_icd, D) and CCS vectors (C_ccs, D) on their two common principal components.
+    """Project ICD (C_icd, D) and CCS vectors (C_ccs, D) onto two common principal components.
 
-    The two sets are stacked, each code counting once, and centred on their common mean. The sign of
-    a component is arbitrary, so it is fixed: its largest loading is positive.
+    The two sets are stacked, so that each code counts once, and centred on their common mean. To
+    fix the arbitrary sign of a component, its largest loading is made positive.
 
     Raises:
         MarnError: the widths differ, D is 1, or all vectors are equal.
@@ -112,7 +112,7 @@ def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike) -> JointPCA:
 def diameter(points: ArrayLike) -> float:
     """Return the largest distance between two of n >= 1 points (n, 2) of the plane.
 
-    The farthest pair are corners of the convex hull, so 8,921 points need no 8,921 x 8,921 table.
+    Only corners of the convex hull are compared, which avoids an 8,921 x 8,921 table.
 
     Example:
         >>> diameter([[0, 0], [3, 4], [1, 1]])
@@ -135,14 +135,14 @@ def significant_ccs(
     tau: float = 0.01,
     radius_share: float = 0.10,
 ) -> pd.DataFrame:
-    """Test which CCS codes have more of their ICD codes nearby than chance would put there.
+    """Test which CCS codes have more of their ICD codes nearby than expected by chance.
 
     A radius around each CCS point holds n ICD points, k of which map to it. If ICD codes were
     placed without regard to CCS, k would be about Binomial(n, p), where p is the share of all ICD
     codes that map to it. With T the smallest number for which P(K > T) < tau, the code is
     significant if k > T; that is the one-sided exact test P(K >= k) < tau.
 
-    With tau = 0.01 up to 1 % of the codes pass by chance, with 0.1 up to 10 %. The journal
+    With tau = 0.01, up to 1 % of the codes pass by chance; with 0.1, up to 10 %. The journal
     version uses 0.1 and the preprint 0.01, yet both report 157 of 295.
 
     Args:
@@ -157,7 +157,7 @@ def significant_ccs(
         map to it anywhere), `p`, `threshold` (T), `p_value`, `significant`.
 
     Raises:
-        MarnError: the shapes do not fit, or `tau`, `radius_share` or a parent is out of range.
+        MarnError: the shapes do not match, or `tau`, `radius_share` or a parent is out of range.
 
     References:
         Eq. 18 and the text around it; Fig. 10 of the journal version.
@@ -186,12 +186,12 @@ def permutation_null(
     permutations: int = 200,
     seed: int = 0,
 ) -> NDArray[np.int64]:
-    """Count significant CCS codes when ICD codes are given each other's CCS codes at random.
+    """Count significant CCS codes after shuffling the CCS codes of the ICD codes.
 
-    The points stay where they are, so the counts show how many codes `significant_ccs` finds in the
-    same cloud when there is nothing to find. The binomial draws with replacement and the
-    permutation without: the count stays a little below tau times the number of codes. The first
-    five arguments are those of `significant_ccs`, and `seed` is that of the permutations.
+    The points do not move, so the counts show how many codes `significant_ccs` finds in the same
+    cloud when there is nothing to find. The binomial draws with replacement and the permutation
+    without, so the count is slightly below tau times the number of codes. The first five arguments
+    are those of `significant_ccs`; `seed` is for the permutations.
 
     Returns:
         (permutations,) number of significant CCS codes in each.
@@ -253,8 +253,8 @@ def focal_optimum(
 ) -> FloatArray:
     """Return the output that minimises the expected focal loss at each true probability.
 
-    A model that knows the true probability pi of a code minimises its loss by answering the q for
-    which this is smallest:
+    A model that knows the true probability pi of a code minimises its loss by returning the q that
+    minimises:
 
         a * pi * (1 - q)^gamma * (-log q) + b * (1 - pi) * q^gamma * (-log(1 - q)).
 

@@ -1,6 +1,6 @@
-"""Which words carried a code: attention, occlusion, integrated gradients, or two of them.
+"""Find the words that carried a code: attention, occlusion, integrated gradients or a product.
 
-All return the same: for each code a weight >= 0 of each word that was read. A word that speaks
+Every method returns, for each code, a weight >= 0 for each word that was read. A word that counts
 against a code has weight 0.
 """
 
@@ -19,18 +19,18 @@ from marn.models import Coder
 Method = Literal["attention_gradients", "gradients", "attention", "occlusion"]
 
 STEPS = 4
-"""Points on the path of the integrated gradients. Eight find the same words."""
+"""Points on the path of the integrated gradients; eight find the same words."""
 CANDIDATES = 16
 """Words of each code that are occluded: those with the largest integrated gradients."""
 _BATCH = 32
 
 
 def default_method(model: Any) -> Method:
-    """Return the method that is used unless another is asked for: gradients, where there are any.
+    """Return the default method for a model: gradients, if it has any.
 
-    By `book/experiments/explanations.py` (chapter 12) they are never far from the best method, for
-    CAML, BiGRU and MARN, on the hospital's evidence and CodiEsp's. Attention is best for recurrent
-    encoders, but points beside the evidence in CAML.
+    In `book/experiments/explanations.py` (chapter 12) gradients are always close to the best method
+    for CAML, BiGRU and MARN, on the evidence of the hospital and of CodiEsp. Attention is best for
+    recurrent encoders, but misses the evidence in CAML.
 
     Example:
         >>> from marn import build
@@ -52,8 +52,8 @@ def word_weights(
 
     * `"attention"`: the share of the code's attention.
     * `"gradients"`: integrated gradients of the logit, from a note of unknown words to the note,
-      summed over the features of a word; in the unit of the logit.
-    * `"occlusion"`: how far the logit falls if the word is replaced by the unknown word.
+      summed over the features of a word, in units of the logit.
+    * `"occlusion"`: drop in the logit when the word is replaced by the unknown word.
     * `"attention_gradients"`: the product of the first two.
 
     Args:
@@ -65,10 +65,10 @@ def word_weights(
         method: None for `default_method`.
 
     Returns:
-        (K, T') float32 >= 0, with T' the words that the model reads of the note.
+        (K, T') float32 >= 0, where T' is the number of words that the model reads.
 
     Raises:
-        MarnError: the method is unknown, or the model does not allow it.
+        MarnError: the method is unknown, or does not work with the model.
 
     References:
         Sundararajan et al. 2017, integrated gradients; Edin et al. 2024, the product of attention

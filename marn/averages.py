@@ -1,4 +1,4 @@
-"""Make an average of runs."""
+"""Average trained runs into one model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,18 +13,17 @@ from marn.settings import check
 def average(
     runs: Sequence[str | Path], weights: Sequence[float] | None = None, pool: Pool = "probabilities"
 ) -> Average:
-    """Average the probabilities of trained models, or their logits: one model, made of all of them.
+    """Combine trained models into one that averages their probabilities or logits.
 
     Args:
-        runs: run directories of models of the same words and codes, at least two.
-        weights: of each run, above 0; only their ratio counts. By default all weigh the same.
+        runs: at least two run directories of models with the same words and codes.
+        weights: weight of each run, above 0; only their ratio matters. By default they are equal.
             Choose them on dev notes.
         pool: `"probabilities"` or `"logits"`, see `marn.readers.average.Average`.
 
     Raises:
-        MarnError: there are fewer than two runs, one contains no model, two of them do not have the
-            same words and codes, the weights are not one number above 0 for each, or `pool` is
-            neither of the two.
+        MarnError: there are fewer than two runs, one contains no model, their words or codes
+            differ, the weights are not one number above 0 per run, or `pool` is unknown.
 
     Example:
         >>> model = average(["runs/network", "runs/stack"], [0.7, 0.3])  # doctest: +SKIP

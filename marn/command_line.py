@@ -1,4 +1,4 @@
-"""Command lines made of typed settings, by typer: `marn.cli` and `python -m data_prep`."""
+"""Build command lines from typed settings, with typer, for `marn` and `python -m data_prep`."""
 
 import inspect
 import json
@@ -18,15 +18,15 @@ from marn.errors import MarnError
 from marn.settings import check, kinds, read_json
 
 ARGUMENT = "argument"
-"""In the annotation of a field: it is given by its place, not as an option."""
+"""Marks a field, in its annotation, as a positional argument instead of an option."""
 
 _METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH", Mapping: "JSON"}
 
 
 def new(summary: str, *, completion: bool = False) -> typer.Typer:
-    """Make a command line without commands, of which `--help` prints a summary first.
+    """Make a command line without commands; `--help` prints the summary first.
 
-    A program that is installed may offer completion to the shell.
+    An installed program may offer shell completion.
     """
     app = typer.Typer(
         help=summary,
@@ -78,14 +78,14 @@ def run(
     kept: str,
     silent: Sequence[type[BaseException]] = (),
 ) -> int:
-    """Run a command line; what goes wrong is one line on standard error.
+    """Run a command line, and print an error as one line on standard error.
 
     Args:
         app: from `new`.
         program: its name in messages.
-        arguments: None takes the process's.
+        arguments: by default those of the process.
         kept: what is left after Ctrl-C or on a full disk, for the message.
-        silent: errors, or `KeyboardInterrupt`, that another process prints already.
+        silent: errors, or `KeyboardInterrupt`, that another process already prints.
 
     Returns:
         The exit status: 0, 2 for an error, 130 for Ctrl-C.
@@ -124,7 +124,7 @@ def run(
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
-    """Refuse what "$NAME" is where NAME is not set: an empty path would be the present folder."""
+    """Refuse an empty argument, such as an unset "$NAME": as a path it would be this folder."""
     for before, text in pairwise([sys.argv[0], *arguments]):
         if not text or (text.startswith("--") and text.endswith("=")):
             what = text[:-1] or (before if before.startswith("--") else f"what follows {before}")
@@ -132,10 +132,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _unwritten(stream: TextIO) -> OSError | None:
-    """Write what is buffered; where it has nowhere to go, keep Python from trying again.
-
-    It would end with a status of its own, 120.
-    """
+    """Flush a stream; if that fails, keep Python from trying again and exiting with status 120."""
     try:
         stream.flush()
     except OSError as error:
@@ -158,7 +155,7 @@ def pairs(option: str, texts: Iterable[str]) -> dict[str, Any]:
     """Read KEY=VALUE, each key once; the values are JSON, or text.
 
     Raises:
-        MarnError: a text has not that form, or a key is given twice.
+        MarnError: a text does not have this form, or a key is given twice.
 
     Example:
         >>> pairs("--set", ["seeds=[0, 1]", "model=caml"])
@@ -188,7 +185,7 @@ def _read(text: Any, annotation: Any) -> Any:
 
 
 def _parameter(key: str, field: Any, label: str) -> inspect.Parameter:
-    """Make typer's parameter of a field: a flag, a list or a text."""
+    """Make typer's parameter for a field: a flag, a list or a text."""
     wanted = kinds(field.annotation) - {NoneType}
     choices = sorted(kind for kind in wanted if isinstance(kind, str))
     kind: Any = bool if bool in wanted else list[str] if tuple in wanted else str

@@ -1,13 +1,13 @@
-"""The one error that the library raises for input it cannot use."""
+"""The errors that the library raises for input that it cannot use."""
 
 
 class MarnError(ValueError):
-    """Bad input met at a public boundary.
+    """Report bad input.
 
-    The message is one line: what was wrong, by name, and what to do about it. The command line
+    The message is one line: what is wrong, by name, and what to do about it. The command line
     prints it without a traceback and exits with status 2.
     """
 
 
 class DamagedError(MarnError):
-    """A file of a model is not as it was written; the text says what is wrong with it."""
+    """Report a damaged model file; the text says what is wrong with it."""

@@ -48,7 +48,7 @@ class Predictions:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, without gradients, and back into its former mode."""
+    """Put a model into evaluation mode without gradients, then restore its former mode."""
     training = model.training
     model.eval()
     try:
@@ -134,16 +134,16 @@ def predict(
     each gets all logits.
 
     Args:
-        model: from `marn.build` or `marn.load_model`; its device is where it runs, and its mode is
-            left as it was.
-        corpus: must have the model's tasks; or its folder.
+        model: from `marn.build` or `marn.load_model`; it runs on its own device, and its mode is
+            restored.
+        corpus: a corpus with the model's tasks, or its folder.
         split: `"train"`, `"dev"` or `"test"`.
         batch_size: notes at a time; affects only speed and memory. A model with
             `padding="released"` always reads one note at a time, as the authors' evaluation does.
 
     Raises:
-        MarnError: the corpus lacks the split or a task of the model, or the split is empty, or a
-            trained model knows other words or codes.
+        MarnError: the corpus lacks the split or a task of the model, the split is empty, or a
+            trained model has other words or codes.
     """
     model, corpus = as_coder(model), as_corpus(corpus)
     batch_size = check("batch_size", Count, batch_size)
@@ -172,8 +172,8 @@ def tune_thresholds(
 ) -> dict[str, float | NDArray[np.floating]]:
     """Find the best thresholds on the dev split.
 
-    With `per_code` one threshold per code, by its F1 (`marn.metrics.best_thresholds`); otherwise
-    one per task, by the micro-F1 of its codes. The rest is as in `predict`.
+    With `per_code`, choose one threshold per code by its F1 (`marn.metrics.best_thresholds`);
+    otherwise one per task by the micro-F1 of its codes. The other arguments are those of `predict`.
 
     Returns:
         {task: a number, or (C,) float64}, to be used with `>`.
@@ -223,16 +223,16 @@ def evaluate(
         corpus: see `predict`.
         split: see `predict`.
         ks: cut-offs of precision and recall at k.
-        threshold: one number for all tasks (0.5 in the papers); or {task: a number, or one for
-            each code}; or `"dev"` for the number with the highest micro-F1 on the dev split, found
-            for each task; or `"dev_codes"` for that with each code's highest F1 there.
-        codes: `"all"`; or `"seen"`, those that training notes of the corpus have, or `"unseen"`,
-            the others, so that the two are reported apart.
+        threshold: one number for all tasks (0.5 in the papers); {task: a number, or one for each
+            code}; `"dev"`, for each task the number with the highest micro-F1 on the dev split; or
+            `"dev_codes"`, for each code the number with its highest F1 there.
+        codes: `"all"`; `"seen"`, codes that occur in training notes of the corpus; or `"unseen"`,
+            the others.
         rule: see `marn.metrics.score`; "caml" for published figures.
         batch_size: notes at a time.
 
     Returns:
-        {task: {figure: fraction in [0, 1]}}; a task that has no such codes is left out.
+        {task: {figure: fraction in [0, 1]}}; a task without such codes is left out.
 
     Raises:
         MarnError: see `predict`; or `threshold` or `codes` is not understood.
@@ -260,9 +260,9 @@ def mean_code_features(
 ) -> dict[str, NDArray[np.float64]]:
     """Average the label representations of each code, V of Eq. 13, over the notes of a split.
 
-    These are the vectors of the papers' Figs. 9 and 10: the text speaks of document features and
-    plots codes, so a code's vector is taken to be the mean over the test notes. Both tasks share
-    one space. The arguments are those of `predict`.
+    The papers' Figs. 9 and 10 show these vectors: the text mentions document features but plots
+    codes, so a code's vector is taken to be the mean over the test notes. Both tasks share one
+    space. The arguments are those of `predict`.
 
     Returns:
         {task: (C, D) float64}.

@@ -1,7 +1,7 @@
-"""Explain codes: the words of a note that carried each, and how well they do as an explanation.
+"""Explain codes by the words of a note that carried them, and measure the explanations.
 
-An explanation says what the model used, not that it was right to. Every function that shows text
-asks whether the text may be shown.
+An explanation shows what the model used, not whether it was right to use it. Every function that
+shows text checks first whether it may.
 """
 
 import html
@@ -27,7 +27,7 @@ SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Shares of a note's words that `faithfulness` removes and keeps (DeYoung et al. 2020)."""
 
 WORDS = 8
-"""Words that are listed for a code, at most."""
+"""Maximum number of words listed for a code."""
 
 
 class TopWord(NamedTuple):
@@ -77,21 +77,21 @@ def explain_note(
     *,
     method: Method | None = None,
 ) -> Explanation:
-    """Predict the k likeliest codes of a note, and say which words carried each.
+    """Predict the k most likely codes of a note, and find the words that carried each.
 
     Args:
-        model: any system, or an object with `model(tokens, lengths) -> {task: (1, C)}` and what
-            the method needs. Its mode does not change.
+        model: any system, or an object with `model(tokens, lengths) -> {task: (1, C)}` and
+            whatever the method needs. Its mode does not change.
         vocabulary: vocabulary of the corpus that the model was trained on.
         codes: (C,) entries with `code` and `title`: `corpus.codes[task]`.
         text: the note as written.
         k: number of codes.
         task: "icd" or "ccs".
-        method: of `marn.attribution.word_weights`; None for the best that the model allows.
+        method: see `marn.attribution.word_weights`; by default the best method for the model.
 
     Raises:
-        MarnError: the note has no word that the model knows, the model has no such task, or
-            `codes` are not those of the model.
+        MarnError: the model knows no word of the note or lacks the task, or `codes` are not those
+            of the model.
     """
     found, spans = token_spans(text)
     numbers = _encoded(found, vocabulary)
@@ -123,7 +123,7 @@ def explain_note(
 
 
 def _encoded(words: list[str], vocabulary: Vocabulary) -> NDArray[np.int32]:
-    """Turn the words of a note into numbers, unless there is none that is known."""
+    """Turn the words of a note into numbers; refuse a note without a known word."""
     if not words:
         raise MarnError("the note has no words, and numbers are not read; give some text")
     numbers = vocabulary.encode(words)
@@ -145,14 +145,14 @@ def faithfulness(
 ) -> dict[str, NDArray[np.float64]]:
     """Measure whether the model really uses the words that explanations name.
 
-    The heaviest words are replaced by the unknown word, or all but them, and the probability of
-    the code is compared with that of the whole note; the mean over `SHARES` of the words. There are
-    M explanations: columns of the task's logits, with weights (M, T) of the note's words (T,).
+    Either the heaviest words or all the others are replaced by the unknown word, and the
+    probability of the code is compared with that for the whole note, averaged over `SHARES`. There
+    are M explanations: columns of the task's logits, with weights (M, T) of the note's words (T,).
 
     Returns:
-        (M,) each: `comprehensiveness`, the fall of the probability without the words (larger is
-        better), and `sufficiency`, its fall with nothing but them (smaller is better, and it may
-        be negative).
+        (M,) each: `comprehensiveness`, the drop in probability without the words (larger is
+        better), and `sufficiency`, the drop with only these words (smaller is better; may be
+        negative).
 
     References:
         DeYoung et al. 2020 (ERASER), Section 4.2.
@@ -179,7 +179,7 @@ def faithfulness(
 def evidence_overlap(
     weights: ArrayLike, spans: ArrayLike, evidence: Sequence[tuple[int, int]], k: int = 5
 ) -> dict[str, float]:
-    """Measure how well the weights of words agree with the passages that are evidence for a code.
+    """Measure how well the weights of words agree with the evidence passages of a code.
 
     A word counts as evidence if it shares a character with one of the passages.
 
@@ -190,14 +190,14 @@ def evidence_overlap(
         k: number of words considered for a hit and for the token F1.
 
     Returns:
-        `mass`: share of the weight that is on evidence, in [0, 1]; `mass_chance`: the same for
-        equal weights; `hit`: 1 if one of the k heaviest words is evidence, else 0;
+        `mass`: share of the weight on evidence, in [0, 1]; `mass_chance`: the same for equal
+        weights; `hit`: 1 if one of the k heaviest words is evidence, else 0;
         `hit_chance`: the probability of a hit for k words drawn at random; `token_f1`: F1 of the k
         heaviest words against the words that are evidence; `average_precision`: of the ranking of
         all words, ties in the order of the text, and 0 where no word is evidence.
 
     Raises:
-        MarnError: shapes do not fit, weights are negative or all 0, or there is no evidence.
+        MarnError: shapes do not match, weights are negative or all 0, or evidence is empty.
 
     Example:
         >>> evidence_overlap([0.25, 0.75], [(0, 2), (3, 8)], [(3, 8)], k=1)["mass"]
@@ -237,18 +237,18 @@ def note_html(
 ) -> str:
     """Render a note as HTML with its words shaded by weight.
 
-    The stronger the colour, the heavier the word; hovering over a word shows its weight. Words of
-    at most a twentieth of the heaviest stay plain. Colours are translucent, so that the page may be
-    light or dark.
+    A stronger colour means a larger weight; hovering over a word shows its weight. Words with at
+    most a twentieth of the largest weight stay plain. Colours are translucent, for light and dark
+    pages.
 
     Args:
         text: the note.
         spans: (T, 2) int, where the words are in `text`, ascending and without overlap.
         weights: (T,) float >= 0.
         title: shown above; plain text.
-        open_text: whether the text is open: `corpus.is_open`. It has no default, so that every
-            caller decides.
-        evidence: passages (begin, end) in characters that are underlined.
+        open_text: whether the text is open, as in `corpus.is_open`. Every caller must decide, so
+            there is deliberately no default.
+        evidence: passages (begin, end), in characters, to underline.
         show_credentialed_text: show the text although it is not open.
 
     Returns:

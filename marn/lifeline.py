@@ -1,19 +1,19 @@
-"""Processes that end with the one that started them, even if that is killed."""
+"""End a process together with the one that started it, even if that one is killed."""
 
 import os
 import threading
 import time
 
 PARENT = "MARN_PARENT_PROCESS"
-"""In the environment of a process that is started to train with another: the number of that one."""
+"""Environment variable with the process id of the process that started a further one to train."""
 
 _LOOK = 0.2  # seconds between two looks at the parent
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Let this process end as soon as the one that started it has ended.
+    """End this process as soon as its parent has ended.
 
-    Its number is None where multiprocessing did, which knows, and may have used a server for it.
+    Pass None as its id if multiprocessing, which may use a server, started this process.
     """
     from multiprocessing import parent_process  # no burden for what is not started so
 

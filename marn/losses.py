@@ -1,6 +1,6 @@
 """Losses: binary cross-entropy, focal loss in both readings, and the weighted sum over tasks.
 
-A loss sees logits and targets, and nothing of the model that made them.
+A loss depends only on logits and targets, not on the model.
 """
 
 from collections.abc import Mapping
@@ -115,12 +115,12 @@ def focal_loss(
 
 
 def multitask_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Add up the losses of the tasks, weighted: Eq. 17 (MARN), Eq. 14 (MT-RAM).
+    """Sum the losses of the tasks with weights: Eq. 17 (MARN), Eq. 14 (MT-RAM).
 
     A task without a weight has weight 1.
 
     Raises:
-        MarnError: there is no task, or a weight names a task that has no loss.
+        MarnError: there are no losses, or a weight names a task without a loss.
     """
     if not losses:
         raise MarnError("losses must have at least one task, but got none")

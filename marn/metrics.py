@@ -5,12 +5,12 @@ Shapes: N notes, C codes. Scores are fractions in [0, 1]. The rules:
 * A code is predicted where its probability is above the threshold, not equal to it.
 * Ties in a ranking (precision and recall at k, mean average precision) are broken by the lower code
   index; under the ROC curve a tied pair counts one half.
-* A k above C counts all C codes, so that precision at k is that at C, and recall 1.
-* A share of nothing is 0: the precision of no prediction, the recall of no code, and their F1. What
-  measures an order that is not there is `nan`: an area without positives or negatives, the mean
-  average precision and `macro_f1_present` without any code.
+* If k exceeds C, all C codes count, so that precision at k equals that at C, and recall is 1.
+* A share of nothing is 0: precision without predictions, recall without codes, and their F1. A
+  ranking measure is `nan` where nothing can be ranked: an area without positives or negatives, and
+  mean average precision and `macro_f1_present` without any code.
 
-`score(…, rule="caml")` follows CAML's released script, as published figures do: ties are broken by
+`score(…, rule="caml")` follows CAML's released script, and so published scores: ties are broken by
 the higher index (a reversed argsort, which leaves the order of ties open), and micro-averages that
 divide by 0 are `nan`.
 """
@@ -28,15 +28,15 @@ Array = NDArray[np.floating]
 Indices = NDArray[np.intp]
 Rule = Literal["sound", "caml"]
 BINS = ((0, 9), (10, 29), (30, 99), (100, 299), (300, None))
-"""Training notes of a code, from and to, of the groups of `by_frequency`."""
+"""Ranges of training notes per code, the groups of `by_frequency`."""
 _BLOCK = 128  # notes or codes at once: 3,372 x 128 float32 is 1.7 MB
 
 
 def auc_per_code(probabilities: ArrayLike, targets: ArrayLike) -> Array:
     """Return the area under the ROC curve of each code: (N, C), (N, C) bool or 0/1 -> (C,) float64.
 
-    Any increasing transform of the probabilities (logits) gives the same; `nan` for a code that all
-    notes or no note has.
+    Any increasing transform of the probabilities (logits) gives the same. The area is `nan` for a
+    code that is in all notes or in none.
 
     Raises:
         MarnError: the shapes differ, or values are out of range.
@@ -57,9 +57,9 @@ def score(
     threshold: float | ArrayLike = 0.5,
     rule: Rule = "sound",
 ) -> dict[str, float]:
-    """Score predictions of one task with every measure that the papers print, and some more.
+    """Score predictions of one task with every measure that the papers report, and some more.
 
-    Three macro-F1s are in use in this field and differ by up to a factor of two:
+    Three versions of macro-F1 are in use, which differ by up to a factor of two:
 
     * `macro_f1_caml`: harmonic mean of macro-precision and macro-recall over all codes, where a
       code without positives or predictions counts 0 (the released code of CAML, MultiResCNN, LAAT,
@@ -77,13 +77,13 @@ def score(
         ks: cut-offs of precision and recall at k, at least 1.
         threshold: a code is predicted where its probability is above this: one number or (C,).
             0.5 is what rounding does in the released code.
-        rule: for ties and for shares of nothing, those of this module ("sound") or of CAML's
-            script ("caml").
+        rule: how to treat ties and shares of nothing: as this module ("sound") or as CAML's script
+            ("caml").
 
     Returns:
         Fractions in [0, 1] under `micro_f1`, `micro_precision`, `micro_recall`,
         `macro_f1_caml`, `macro_f1_all`, `macro_f1_present`, `macro_precision`, `macro_recall`,
-        `micro_auc`, `macro_auc` (mean over codes that some notes have and some have not),
+        `micro_auc`, `macro_auc` (mean over codes with both positives and negatives),
         `mean_average_precision`, and `precision_at_k`, `recall_at_k` for each k.
 
     Raises:
@@ -159,12 +159,12 @@ def by_frequency(
     frequency: ArrayLike,
     threshold: float | ArrayLike = 0.5,
 ) -> dict[str, dict[str, float]]:
-    """Score rare and frequent codes apart, by the training notes (C,) that have each code.
+    """Score rare and frequent codes separately, by the training notes (C,) that have each code.
 
     The other arguments are those of `score`.
 
     Returns:
-        {group of `BINS` that has codes: `codes`, their number, and `micro_f1`}.
+        {group of `BINS`: `codes`, their number, and `micro_f1`}, for groups with codes.
 
     Raises:
         MarnError: the shapes differ, or values are out of range.
@@ -186,10 +186,10 @@ def by_frequency(
 
 
 def best_threshold(probabilities: ArrayLike, targets: ArrayLike) -> float:
-    """Find the one threshold for all codes with the highest micro-F1, given (N, C) and (N, C).
+    """Find the single threshold for all codes with the highest micro-F1, given (N, C) and (N, C).
 
-    Candidates are halfway between neighbouring probabilities; among equals the lowest threshold
-    wins. Tune it on dev and apply it to test.
+    Candidates are halfway between neighbouring probabilities; the lowest of equally good ones is
+    chosen. Tune it on dev and apply it to test.
 
     Returns:
         The threshold, to be used with `>`; 0.5 where no target is present.
@@ -217,13 +217,13 @@ def best_threshold(probabilities: ArrayLike, targets: ArrayLike) -> float:
 
 
 def best_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> Array:
-    """Find each code's own threshold with the highest F1.
+    """Find the threshold with the highest F1 for each code.
 
-    Rare codes have few positives to choose by, so that one threshold for all codes
-    (`best_threshold`, which has the same arguments) is often the safer choice.
+    Rare codes have few positives to choose from, so a single threshold for all codes
+    (`best_threshold`, with the same arguments) is often safer.
 
     Returns:
-        (C,) float64, to be used with `>`; 0.5 for a code that no note has.
+        (C,) float64, to be used with `>`; 0.5 for a code without positives.
     """
     scores, truth = _checked(probabilities, targets)
     codes = range(scores.shape[1])
@@ -233,10 +233,10 @@ def best_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> Array:
 def reliability(
     probabilities: ArrayLike, targets: ArrayLike, bins: int = 10
 ) -> tuple[Array, Array, Array]:
-    """Compare what was said, (N, C) in [0, 1], with what came true, by bins of equal width.
+    """Compare predictions (N, C) in [0, 1] with the truth, in bins of equal width.
 
-    Their expected calibration error is `np.nansum(share * abs(said - true))`, after Guo et al.
-    (2017), "On Calibration of Modern Neural Networks", Eq. 3, over all pairs of note and code.
+    The expected calibration error is `np.nansum(share * abs(said - true))`, over all pairs of note
+    and code (Guo et al. 2017, "On Calibration of Modern Neural Networks", Eq. 3).
 
     Returns:
         `said`, the mean probability in each bin, (B,); `true`, the share of its pairs that are

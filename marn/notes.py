@@ -1,6 +1,6 @@
-"""Read notes to be coded, one after the other: a text, a folder, a table, standard input, a corpus.
+"""Read notes to code, one at a time, from a text, folder, table, corpus or standard input.
 
-An id is the name of a text file, a column of a table, or the number of the row.
+The id of a note is the name of its file, a column of the table, or the number of its row.
 """
 
 import io
@@ -45,21 +45,21 @@ def read_notes(
     split: str | None = None,
     encoding: str | None = None,
 ) -> Iterator[Note]:
-    """Yield the notes of a source, in its order.
+    """Yield the notes of a source in their order.
 
     Args:
         source: a text file; a folder of texts NAME.txt at any depth; a CSV with a header (or
-            semicolons or tabs), JSONL, JSON, Parquet or Feather; `"-"` for standard input, which
-            may hold a CSV, JSONL, JSON or one text; or the folder of a corpus.
-        text_column: the column with the text, by default one of `TEXT_NAMES`.
-        id_column: the column with the id, by default one of `ID_NAMES`, else rows are numbered.
-        split: of a corpus; by default all its splits.
-        encoding: of texts and tables that are text; by default it is found (of standard input,
+            semicolons or tabs), JSONL, JSON, Parquet or Feather; `"-"` for standard input: a CSV,
+            JSONL, JSON or a single text; or the folder of a corpus.
+        text_column: column of the text; by default one of `TEXT_NAMES`.
+        id_column: column of the id; by default one of `ID_NAMES`. Without one, rows are numbered.
+        split: split of a corpus; by default all.
+        encoding: encoding of texts and text tables; by default it is detected (for standard input,
             UTF-8).
 
     Raises:
-        MarnError: the source is missing, of another kind, damaged or empty. No message shows a
-            cell of a table.
+        MarnError: the source is missing, of an unknown kind, damaged or empty. Messages never show
+            a cell of a table.
     """
     wanted: dict[str, Sequence[str]] = {"text": [text_column] if text_column else TEXT_NAMES}
     wanted |= {"id": [id_column]} if id_column else {}
@@ -86,19 +86,19 @@ def read_notes(
 
 
 def is_corpus(path: Path) -> bool:
-    """Tell whether a folder is a prepared corpus."""
+    """Return whether a folder is a prepared corpus."""
     return (path / "card.json").is_file() and (path / "codes.json").is_file()
 
 
 def is_open(source: str | Path) -> bool:
-    """Tell whether notes may be shown: not if they are of a credentialed corpus or lie in one."""
+    """Return whether notes may be shown: not those in the folder of a credentialed corpus."""
     path = Path(source).resolve()
     folders = [folder for folder in (path, *path.parents) if is_corpus(folder)]
     return str(source) == "-" or all(read_card(folder).get("text") == "open" for folder in folders)
 
 
 def _checked(name: str, notes: Iterable[Note]) -> Iterator[Note]:
-    """Yield notes; a source without one is an error."""
+    """Yield notes; raise an error if there are none."""
     empty = True
     for note in notes:
         empty = False
@@ -116,7 +116,7 @@ def _corpus(path: Path, split: str | None) -> Iterator[Note]:
 
 
 def _folder(path: Path, encoding: str | None) -> Iterator[Note]:
-    """Yield the texts of a folder and of the folders in it, by name."""
+    """Yield the texts of a folder and its subfolders, by name."""
     for folder, inner, names in os.walk(path):
         inner.sort()
         for name in sorted(names):
@@ -127,13 +127,13 @@ def _folder(path: Path, encoding: str | None) -> Iterator[Note]:
 
 
 def _rows(table: Table) -> Iterator[Note]:
-    """Yield the notes of a table; without a column of ids the number of the row is it."""
+    """Yield the notes of a table; without a column of ids, rows are numbered."""
     for _, number, row in table.rows():
         yield plain_id(row["id"]) if table.columns["id"] else str(number), row["text"]
 
 
 def _standard_input(columns: tuple[Names, Names], encoding: str | None) -> Iterator[Note]:
-    """Yield the notes of standard input: JSON or a CSV if its first line says so, else one."""
+    """Yield the notes of standard input: JSON or CSV if its first line is, otherwise one text."""
     name = "standard input"
     file = io.TextIOWrapper(sys.stdin.buffer, encoding or "utf-8-sig", newline="")
     try:

@@ -1,4 +1,4 @@
-"""Pages of HTML that commands write: of coded notes, and of tables."""
+"""Write HTML pages of coded notes and of tables."""
 
 import html
 
@@ -18,7 +18,7 @@ th, td {{ text-align: left; vertical-align: top; padding: 0.2rem 0.6rem; min-wid
 
 
 def head(title: str) -> str:
-    """Begin a page that fits a phone and is light or dark as its reader likes; `TAIL` ends it.
+    """Begin a page for any screen, with light and dark themes; `TAIL` ends it.
 
     >>> "<h1>a &amp; b</h1>" in head("a & b")
     True
@@ -27,9 +27,9 @@ def head(title: str) -> str:
 
 
 def wide(table: str, name: str) -> str:
-    """Put the HTML of a table into a box with an edge, which scrolls if the table is too wide.
+    """Put the HTML of a table into a bordered box, which scrolls if the table is too wide.
 
-    Its name, plain text, is for those who do not see the box.
+    The plain-text name is read out by screen readers.
 
     >>> wide("<table></table>", "codes").endswith("<table></table></div>")
     True

@@ -1,7 +1,7 @@
-"""Collective operations of the processes that train one model, named as in torch.distributed.
+"""Run collective operations of the processes that train one model, named as in torch.distributed.
 
-Outside `collective` they act as if there were one process, so code that calls them needs no
-process group. `marn.train.launch` starts the processes.
+Outside `collective` they act as if there were one process, so callers need no process group.
+`marn.train.launch` starts the processes.
 """
 
 import re
@@ -33,7 +33,7 @@ def rank() -> int:
 
 
 def is_shadow() -> bool:
-    """Tell whether this rank only shadows the others; see `shadowing`."""
+    """Return whether this rank only shadows the others; see `shadowing`."""
     return _shadow
 
 
@@ -78,7 +78,7 @@ def alone() -> Iterator[None]:
 def shadowing(enabled: bool) -> Iterator[None]:
     """Take part in collective operations without contributing to batch statistics.
 
-    A rank without a note of the batch does so, because the other ranks wait for its calls.
+    A rank without notes of the batch does this, because the other ranks wait for its calls.
     """
     global _shadow
     _shadow = enabled
@@ -89,7 +89,7 @@ def shadowing(enabled: bool) -> Iterator[None]:
 
 
 def all_reduce(tensor: Tensor) -> Tensor:
-    """Sum a tensor over the ranks, in place; the result is the same to the bit on each."""
+    """Sum a tensor over the ranks, in place; the result is bit-identical on all of them."""
     if world_size() > 1:
         distributed.all_reduce(tensor)
     return tensor

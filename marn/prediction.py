@@ -1,7 +1,7 @@
 """Code notes with a saved model: codes, probabilities, categories, and the words that carried them.
 
-`SavedModel` is what `marn.load` returns. Notes are read, coded and written a few hundred at a time,
-so that any number of them needs the same memory.
+`marn.load` returns a `SavedModel`. Notes are read, coded and written a few hundred at a time, so
+memory does not grow with their number.
 """
 
 import csv
@@ -36,9 +36,9 @@ COLUMNS = (
     *("note_id", "code", "title", "probability", "assigned"),
     *("category", "category_title", "words", "remark"),
 )
-"""Of the table: a row per code; a note without one has a row with an empty code."""
+"""Columns of the table, which has a row per code; a note without codes has a row without one."""
 REMARKS = "; "
-"""Between the remarks on a note."""
+"""Separates the remarks on a note."""
 FORMATS = (".csv", ".jsonl", ".html")
 Explained = Method | Literal["none"]
 
@@ -56,7 +56,7 @@ _STRANGE = 0.5  # a note with at least this share of unknown words gets a remark
 
 @dataclass(frozen=True)
 class PredictedCode(CodeExplanation):
-    """A code of a note."""
+    """Describe a code predicted for a note."""
 
     assigned: bool
     """Whether the probability is above the threshold."""
@@ -67,7 +67,7 @@ class PredictedCode(CodeExplanation):
 
 @dataclass(frozen=True)
 class CodedNote:
-    """A note with its codes; its `repr` shows nothing of the note."""
+    """Hold a note with its codes; `repr` shows nothing of the note."""
 
     id: str
     text: str = field(repr=False)
@@ -76,8 +76,8 @@ class CodedNote:
     codes: list[PredictedCode]
     """Most probable first."""
     remark: str
-    """Why no code is given, what the model could not read, or what is wrong with the id; else
-    ""."""
+    """Why there are no codes, what the model could not read, or what is wrong with the id; "" if
+    nothing is."""
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of the table, by `COLUMNS`."""
@@ -98,7 +98,7 @@ class CodedNote:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model read from a folder, with what is needed to use it on your own notes.
+    """Hold a model read from a folder, with all that it needs to code your notes.
 
     Example:
         >>> import marn
@@ -128,18 +128,19 @@ class SavedModel:
         threshold: float | None = None,
         explain: Explained | None = None,
     ) -> pd.DataFrame:
-        """Code notes, and say which words carried each code.
+        """Code notes, and find the words that carried each code.
 
         Args:
             texts: a note, a list of notes, or {id: note}; without ids they are numbered from 1.
-            task: by default the model's first, the ICD codes.
-            top: list at least so many codes per note, those below the threshold with `assigned` 0.
-            threshold: probability above which a code is assigned; by default the model's own.
+            task: task to predict; by default the model's first, the ICD codes.
+            top: list at least this many codes per note; those below the threshold have
+                `assigned` 0.
+            threshold: probability above which a code is assigned; by default the model's.
             explain: method of `marn.attribution`, or `"none"`, which is much faster.
 
         Returns:
-            A row per code, with `COLUMNS`; a note without a code has a row that says why. In a
-            notebook, words of a credentialed corpus need the permission of `marn.privacy`.
+            A row per code, with `COLUMNS`; a note without codes has a row that says why. In a
+            notebook, showing words of a credentialed corpus must be allowed (`marn.privacy`).
 
         Raises:
             MarnError: a note is not text, or an argument is out of range.
@@ -163,9 +164,9 @@ class SavedModel:
         explain: Explained | None = None,
         to_file: bool = False,
     ) -> Iterator[CodedNote]:
-        """Code notes (id, text) as `predict` does, one after the other in the same memory.
+        """Code notes (id, text) as `predict` does, one at a time.
 
-        Those that go `to_file` were asked for by `marn.privacy.check_may_write`.
+        For output that goes `to_file`, call `marn.privacy.check_may_write` first.
         """
         if explain != "none" and not to_file:
             check_may_show(self.is_open, show_credentialed_text=True)
@@ -182,7 +183,7 @@ class SavedModel:
 
 
 def _some(notes: Iterator[Note]) -> list[Note]:
-    """Take the next notes, as many as are held at once."""
+    """Take the next chunk of notes."""
     taken: list[Note] = []
     size = 0
     while len(taken) < _CHUNK and size < _CHARACTERS and (note := next(notes, None)):
@@ -255,10 +256,11 @@ class _Reader:
     def _weights(
         self, text: str, numbers: NDArray[np.int64], spans: NDArray[np.int64], columns: list[int]
     ) -> NDArray[np.float32]:
-        """Weigh the words that are read of a note, (K, T).
+        """Weigh the words that the model reads of a note, (K, T).
 
-        Of a system that reads text: how far the logit falls where a word is blank, each time that
-        it occurs. In a long note only words of the groups that matter most are tried one by one.
+        For a system that reads text, the weight is the drop in the logit when all occurrences of a
+        word are blanked. In a long note only words of the most important groups are tried one by
+        one.
         """
         unknown = self.saved.vocabulary.unknown
         if not self.reads_text:
@@ -293,7 +295,7 @@ class _Reader:
         erased: Sequence[Sequence[int]],
         columns: list[int],
     ) -> NDArray[np.float32]:
-        """Return (N, K): how far the logits fall where the words at each of N lists are blank."""
+        """Return (N, K): the drop in the logits when the words of each of N lists are blanked."""
         whole = self._of_texts([text])[0, columns]
         falls = np.zeros((len(erased), len(columns)), np.float32)
         for start in range(0, len(erased), _BATCH):
@@ -365,7 +367,7 @@ class _Reader:
 
 
 def write_coded(notes: Iterable[CodedNote], file: IO[str], kind: str, title: str = "") -> None:
-    """Write coded notes into a text file opened with `newline=""`, one after the other.
+    """Write coded notes, one at a time, into a text file opened with `newline=""`.
 
     The kind is one of `FORMATS`: a table, a JSON object per note, or a page that shows the notes.
     """
@@ -403,7 +405,7 @@ coding, billing or treatment.</p>
 
 
 def _section(note: CodedNote) -> str:
-    """Return the part of the page that is about one note."""
+    """Return the section of the page for one note."""
     remark = f"<p>{html.escape(note.remark)}</p>" if note.remark else ""
     body = ""
     for row in note.rows():

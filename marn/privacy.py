@@ -1,15 +1,15 @@
-"""Protect note text under a data use agreement where it is shown.
+"""Keep note text under a data use agreement from being shown or shared.
 
-The card of a corpus says whether its text is open or credentialed. From there:
+The card of a corpus says whether its text is open or credentialed. If it is credentialed:
 
 * what returns or shows note text (`Split.text`, `Vocabulary.decode`, `marn.explain.note_html`,
   `marn.widgets.note_explorer`) asks `check_may_show`, which refuses credentialed text in a notebook
   unless the person who started the notebook's program allowed it;
 * loading a credentialed corpus logs a line that names it, which marks every notebook and log made
   from it (`announce`);
-* `marn predict` writes no credentialed text where git would see it (`check_may_write`);
-* `python -m data_prep.commit_check` refuses to commit what carries the mark, what it does not know
-  to be harmless, and what shares words with a credentialed corpus on this machine.
+* `marn predict` does not write the text to files that git does not ignore (`check_may_write`);
+* `python -m data_prep.commit_check` refuses to commit files with this line, files that it cannot
+  examine, and files that share words with a credentialed corpus on this machine.
 """
 
 import logging
@@ -27,12 +27,12 @@ from marn.errors import MarnError
 log = logging.getLogger(__name__)
 
 MINIMUM_CELL: Final = 11
-"""Smallest number of notes, patients, admissions or rows, other than 0, that is published.
+"""Smallest number of notes, patients, admissions or rows, other than 0, that may be published.
 
-MIMIC's agreement names no number. This is that of the Cell Size Suppression Policy of CMS, the
-agency behind the codes: no cell of 1 to 10 "admissions, discharges, patients, services" (ResDAC,
-version of 26 January 2024). The policy also bars figures from which such a cell can be computed,
-which no program can see: that remains with the author."""
+MIMIC's agreement does not name a number. This one is from the Cell Size Suppression Policy of CMS,
+which maintains the codes: no cell of 1 to 10 "admissions, discharges, patients, services" (ResDAC,
+version of 26 January 2024). The policy also bars figures from which such a cell can be computed;
+no program can check that, so authors must."""
 
 SWITCH: Final = "MARN_SHOW_CREDENTIALED"
 """Environment variable that, set to 1, allows a notebook to show credentialed text.
@@ -44,7 +44,7 @@ _KERNEL: Final = re.compile(r"ipykernel|(^|/)kernel-[^/]*\.json$")  # in its com
 
 
 def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
-    """Refuse to show text that is not open unless the caller asked for it by name.
+    """Refuse to show text that is not open unless the caller passes `show_credentialed_text=True`.
 
     In a notebook, and in programs that a notebook starts, `SWITCH` must be set as well.
 
@@ -67,7 +67,7 @@ def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
 
 
 def check_may_write(path: Path | None, open_text: bool, show_credentialed_text: bool) -> None:
-    """Refuse to write text that is not open where git would see it, or where a notebook saves it.
+    """Refuse to write text that is not open to a file that git does not ignore, or to a notebook.
 
     The file need not exist; None is standard output, which may be a file.
 
@@ -99,19 +99,19 @@ def mark(name: str, digest: str) -> str:
 
 
 def announce(name: str, digest: str) -> None:
-    """Log the `mark` of a corpus, which so gets into logs and the outputs of notebooks."""
+    """Log the `mark` of a corpus, so that logs and notebooks contain it."""
     log.warning("%s", mark(name, digest))
 
 
 def _in_notebook() -> bool:
-    """Tell whether this process is the kernel of a notebook, or was started by one."""
+    """Return whether this process is the kernel of a notebook, or was started by one."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return hasattr(shell, "kernel") or "JPY_PARENT_PID" in os.environ or _below_kernel()
 
 
 @cache
 def _below_kernel() -> bool:
-    """Tell whether a kernel is above this process, whatever environment it was given."""
+    """Return whether a kernel is an ancestor of this process, whatever its environment."""
     with suppress(ImportError):  # where there is a kernel of Python, there is psutil
         import psutil
 
@@ -122,7 +122,7 @@ def _below_kernel() -> bool:
 
 
 def _could_be_committed(path: Path) -> bool:
-    """Tell whether a file, which need not exist, is in a git work tree that does not ignore it."""
+    """Return whether git could commit a file, which need not exist: it is not ignored."""
     folder = next(parent for parent in path.parents if parent.is_dir())
     try:
         asked = subprocess.run(

@@ -1,4 +1,4 @@
-"""The systems by name: `available` lists them, `build` makes one."""
+"""Find systems by name: `available` lists them, `build` makes one."""
 
 import importlib
 import inspect
@@ -34,19 +34,19 @@ _LONG = ("max_length", "piece_count", "tree_steps")  # what memory grows with sl
 
 
 def available(*, text: bool = False) -> list[str]:
-    """Names of the systems that `build` knows, in alphabetical order.
+    """Return the names of the systems that `build` knows, in alphabetical order.
 
     Args:
-        text: those that read the text of a note (`marn.readers`), instead of the networks.
+        text: list the systems that read text (`marn.readers`) instead of the networks.
     """
     return sorted(TextSystem.registry if text else Coder.registry)
 
 
 def system(name: str) -> type[Coder]:
-    """Return the class of a system; one that reads text has what a training asks of a `Coder`.
+    """Return the class of a system; a text reader has what training needs of `Coder`.
 
     Raises:
-        MarnError: no system has this name.
+        MarnError: there is no such system.
     """
     if name in TextSystem.registry:
         return cast(type[Coder], TextSystem.registry[name])
@@ -68,16 +68,16 @@ def build(
 
     Args:
         name: one of `available()` or `available(text=True)`.
-        corpus: gives vocabulary, tasks and, where it has them, word vectors; or its folder.
-        vocabulary_size: embedding rows (words + 2); instead of a corpus.
-        tasks: number of codes of each task; instead of a corpus, or some of its tasks.
-        seed: of the initial weights; the caller's random state is left as it was.
+        corpus: provides the vocabulary, tasks and, if it has them, word vectors; or its folder.
+        vocabulary_size: embedding rows (words + 2), instead of a corpus.
+        tasks: number of codes of each task, instead of a corpus; or some of its tasks.
+        seed: seed of the initial weights; the caller's random state does not change.
         **options: hyper-parameters of the system and of `Coder`; the defaults are the papers'.
-            `vectors` may be what `marn.corpus.vectors.read_vectors` takes, such as a GloVe file;
-            how many of the words have one is printed.
+            `vectors` accepts whatever `marn.corpus.vectors.read_vectors` does, such as a GloVe
+            file, and prints how many words have a vector.
 
     Returns:
-        The system, on the CPU, in training mode. `name` and `options` stay readable on it.
+        The system, on the CPU, in training mode, with attributes `name` and `options`.
 
     Raises:
         MarnError: the name or an option is unknown or out of range, or the sizes are missing.
@@ -117,7 +117,7 @@ def build(
 
 
 def _vectors(given: Any, corpus: Corpus | None, seed: int) -> Tensor:
-    """Return word vectors as a tensor; what is read from a file or by words needs a corpus."""
+    """Return word vectors as a tensor; a file or a lookup by word needs a corpus."""
     if isinstance(given, np.ndarray):
         return torch.tensor(given, dtype=torch.float32)
     if corpus is None:
@@ -129,7 +129,7 @@ def _vectors(given: Any, corpus: Corpus | None, seed: int) -> Tensor:
 
 
 def _start(model: Coder, corpus: Corpus | None) -> None:
-    """Let biases, queries and classifiers begin at what a corpus says of the codes, if asked."""
+    """Initialise biases, queries and classifiers from the codes of a corpus, if asked."""
     if model.bias_start == "prior":
         if corpus is None:
             raise MarnError("bias_start='prior' needs a corpus, whose notes give the codes' shares")
@@ -141,10 +141,10 @@ def _start(model: Coder, corpus: Corpus | None) -> None:
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Check options of a system by themselves, without building it; return them as `build` does.
+    """Check options of a system without building it, and return them as `build` does.
 
     Raises:
-        MarnError: the name or an option is unknown, or of another type or range.
+        MarnError: the name or an option is unknown, or has the wrong type or range.
     """
     known = _options(system(name))
     for key in options:
@@ -154,7 +154,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _options(cls: type[Coder]) -> dict[str, tuple[Any, Any]]:
-    """Return the type and the default of every option: those of all systems, and a system's own."""
+    """Return the type and default of every option, shared or the system's own."""
     found: dict[str, tuple[Any, Any]] = {}
     for base in reversed(cls.__mro__):
         if not issubclass(base, Coder | TextSystem) or "__init__" not in vars(base):
@@ -171,7 +171,7 @@ def _options(cls: type[Coder]) -> dict[str, tuple[Any, Any]]:
 
 
 def _checked(key: str, annotation: Any, default: Any, value: Any) -> Any:
-    """Check an option that is a number, a text or a choice; systems check what is built of them."""
+    """Check an option that is a number, a text or a choice; systems check the others."""
     wanted = kinds(annotation)
     if annotation in (Sequence[int], tuple[int, int]):
         annotation = Sequence[_Size]

@@ -1,7 +1,7 @@
-"""Intervals over notes and seeds, and paired tests of two systems.
+"""Compute intervals over notes and seeds, and paired tests of two systems.
 
-A score is made of sums over units: notes, or patients with all their notes. A table (U, K) holds
-what each unit adds to K sums, and a measure makes figures of them: (B, K) -> {figure: (B,)}.
+A score is computed from sums over units: notes, or patients with all their notes. A table (U, K)
+has each unit's contribution to K sums; a measure turns sums into figures: (B, K) -> {figure: (B,)}.
 """
 
 import math
@@ -22,21 +22,21 @@ _BLOCK = 50  # samples at once: 50 x 3 x 8,921 float64 are 11 MB
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, or a difference of one, with its 95 % interval."""
+    """Hold a figure, or a difference between two, with its 95 % interval."""
 
     value: float
     low: float
     high: float
     p: float = math.nan
-    """Of the paired test; nan without one."""
+    """p-value of the paired test; nan without one."""
 
 
 def interval(
     tables: Sequence[Any], measure: Measure, draws: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimate figures, of which the mean over seeds counts, with bootstrap intervals.
+    """Estimate the mean of figures over seeds, with bootstrap intervals.
 
-    Of each seed there is a table (U, K), dense or scipy's sparse; units, and seeds, are drawn with
+    Each seed has a table (U, K), dense or a scipy sparse array; both units and seeds are drawn with
     replacement, `draws` times.
 
     Example:
@@ -62,11 +62,11 @@ def interval(
 def difference(
     ours: Sequence[Any], theirs: Sequence[Any], measure: Measure, draws: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimate how the figures of two systems differ, on the same seeds and units.
+    """Estimate the difference between the figures of two systems on the same seeds and units.
 
-    For the interval, units and seeds are drawn with replacement. For the test, what the two systems
-    say of a random half of the units is exchanged, and p is how often the difference is then as
-    large. The arguments are those of `interval`, with the tables of both systems.
+    For the interval, units and seeds are drawn with replacement. For the test, the predictions of
+    the two systems are swapped for a random half of the units, and p is how often the difference is
+    at least as large. The arguments are those of `interval`, with the tables of both systems.
 
     Raises:
         MarnError: the tables are not of the same units.
@@ -112,8 +112,8 @@ def holm(p: ArrayLike) -> Floats:
     """Correct p-values for the number of comparisons, by Holm's step-down method.
 
     Returns:
-        Values of the same shape, in [0, 1]: reject those of at most alpha, and the probability of
-        any false rejection is at most alpha.
+        Values of the same shape, in [0, 1]. Rejecting those up to alpha keeps the probability of
+        any false rejection at or below alpha.
 
     References:
         Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.

@@ -1,6 +1,6 @@
-"""Files of models: weights as safetensors beside a card that people can read.
+"""Save and load models: weights as safetensors, with a human-readable card.
 
-Nothing in these files is executed when they are read. Every file is complete or absent.
+Reading these files never executes anything in them. Every file is complete or absent.
 """
 
 import hashlib
@@ -77,8 +77,8 @@ class _Card(BaseModel, strict=True):
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under another name and rename it, so that it is complete or unchanged.
 
-    Its folder is created if missing. The umask decides who may read it, whatever library writes it.
-    A symbolic link stays, and the file that it points to is replaced.
+    Its folder is created if missing. Permissions follow the umask, whatever library writes it. A
+    symbolic link is kept, and the file that it points to is replaced.
 
     Raises:
         MarnError: the disk is full, or the folder cannot be written.
@@ -110,7 +110,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """Describe what made a result: versions, processor, device, commit; no path, no host."""
+    """Describe what made a result: versions, processor, device and commit, but no path or host."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         commit = subprocess.check_output(
@@ -141,9 +141,9 @@ def save_model(
     Args:
         folder: created if missing; a model in it is replaced.
         model: from `marn.build`, which records its name and options.
-        corpus: the one that it was trained on.
-        thresholds: of each task, as `marn.evaluation.tune_thresholds` finds them, one for all its
-            codes or one per code; 0.5 otherwise, as in the papers.
+        corpus: the corpus that it was trained on.
+        thresholds: {task: one threshold, or one per code}, as returned by
+            `marn.evaluation.tune_thresholds`; by default 0.5, as in the papers.
 
     Raises:
         MarnError: the folder cannot be written.
@@ -165,8 +165,8 @@ def write_card(
 ) -> None:
     """Write the card of a model: all that `load_model` needs besides the weights.
 
-    The arguments are those of `save_model`; `weights` is the SHA-256 of their file, or None while a
-    training has them in its checkpoint.
+    The arguments are those of `save_model`; `weights` is the SHA-256 of their file, or None while
+    they are in the checkpoint of a training.
     """
     card = {
         "format": FORMAT,
@@ -195,18 +195,18 @@ def write_card(
 
 
 def _digest(card: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a card, but for what it says of that."""
+    """Return the SHA-256 of a card, excluding its field for that hash."""
     kept = json.loads(json.dumps({k: v for k, v in card.items() if k != "card_sha256"}))
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _is_whole(card: Mapping[str, Any]) -> bool:
-    """Tell whether a card is as it was written; version 0.2.0 wrote no sum."""
+    """Return whether a card is unchanged; version 0.2.0 wrote no hash."""
     return "card_sha256" not in card or card["card_sha256"] == _digest(card)
 
 
 def write_readme(folder: Path, scores: Mapping[str, Any] | None = None) -> None:
-    """Write what a person should know of a model, from its card and its `scores.json`, if known."""
+    """Write the README of a model from its card and, if known, its `scores.json`."""
     card = read_card(folder)
     about = card["corpus"]
     notes = ", ".join(f"{count:,} {name}" for name, count in about["notes"].items())
@@ -248,7 +248,7 @@ def write_readme(folder: Path, scores: Mapping[str, Any] | None = None) -> None:
 
 
 def is_intact(folder: Path) -> bool:
-    """Tell whether a folder holds a model as `save_model` wrote it."""
+    """Return whether a folder contains a model as `save_model` wrote it."""
     try:
         card = read_card(folder)
         return sha256(folder / WEIGHTS) == card.get("weights_sha256") and _is_whole(card)
@@ -260,7 +260,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of a training; nothing in it is executed.
 
     Raises:
-        MarnError: it is not as it was written: each part of the file has a checksum.
+        MarnError: it is damaged; each part of the file has a checksum.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -278,11 +278,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
-    """Read a model that `save_model` or `marn.fit` wrote to a run directory.
+    """Load a model that `save_model` or `marn.fit` wrote to a run directory.
 
-    Of a training that goes on or was interrupted, the best epoch so far is read, with thresholds of
-    0.5. Files of strangers are safe: nothing in them is executed, no other file and no network is
-    asked, and no more memory is taken than the weights justify.
+    If training is still running or was interrupted, the best epoch so far is loaded, with
+    thresholds of 0.5. Untrusted files are safe: nothing in them is executed, no other file or
+    network is accessed, and no more memory is used than the weights justify.
 
     Returns:
         The model with its vocabulary, codes and card.
@@ -328,14 +328,14 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
 
 
 load = load_model
-"""`marn.load`: the same, under the name that one types."""
+"""Short name of `load_model`: `marn.load`."""
 
 
 def read_card(folder: Path) -> dict[str, Any]:
     """Read the card of a model.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no card.
         DamagedError: it is not a card.
         MarnError: it is of another version.
     """
@@ -363,7 +363,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the name of the first weight that holds nan or infinity."""
+    """Return the name of the first weight that contains nan or infinity."""
     for name, weight in weights.items():
         bounds = weight.aminmax() if weight.is_floating_point() and weight.numel() else ()
         if not all(bound.isfinite() for bound in bounds):
@@ -372,7 +372,7 @@ def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def _read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Read the weights of a card: of its file, or of the best epoch so far of a training."""
+    """Read the weights of a card from its file, or from the best epoch so far of a training."""
     digest = card.get("weights_sha256", "")  # version 0.2.0 wrote none
     if digest is None:
         (folder / CHECKPOINT).stat()
@@ -387,7 +387,7 @@ def _read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, torch.Tens
 
 
 class _Allowance(TorchDispatchMode):
-    """Refuse to create more tensors, or larger ones, than weights justify, before they are made."""
+    """Refuse to create more or larger tensors than the weights justify."""
 
     def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
         super().__init__()

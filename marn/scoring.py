@@ -1,8 +1,8 @@
-"""Score anybody's predictions: tables matched by note and code, intervals, paired tests.
+"""Score the predictions of any system: tables matched by note and code, intervals, paired tests.
 
-What a file cannot carry is not scored: a file of assigned codes has no ranking, so neither AUC nor
-mean average precision nor precision at k. Notes of the split that a file lacks count as notes
-without codes, and whatever does not match is counted.
+A file of assigned codes has no ranking, so AUC, mean average precision and precision at k are not
+computed. Notes of the split that a file lacks count as notes without codes, and whatever does not
+match is counted.
 """
 
 import json
@@ -35,7 +35,7 @@ _DECISIONS = 1 << 20  # looked up at once
 
 @dataclass(frozen=True)
 class FilePredictions:
-    """What a file says about the N notes and C codes of a split."""
+    """Hold the predictions in a file for the N notes and C codes of a split."""
 
     name: str
     targets: NDArray[np.bool_]
@@ -43,9 +43,9 @@ class FilePredictions:
     assigned: NDArray[np.bool_]
     """(N, C)."""
     probabilities: Floats | None
-    """(N, C) float32; None if the file ranks not all codes of all notes."""
+    """(N, C) float32; None unless the file ranks all codes of all notes."""
     remarks: list[str]
-    """What does not match the corpus, in sentences."""
+    """Sentences about what does not match the corpus."""
 
 
 def read_predictions(
@@ -55,11 +55,11 @@ def read_predictions(
 
     The file is `.csv`, `.tsv` or `.parquet`, long (note, code, perhaps probability and assigned) or
     wide (note, and a column per code); `.jsonl` of `marn predict`; or CAML's `.psv`. A code is
-    assigned where its probability is above the threshold, if the file does not say.
+    assigned if its probability is above the threshold, unless the file says which are.
 
     Raises:
-        MarnError: the file is of another kind or damaged, a probability is not in [0, 1], or none
-            of its notes or codes is of the split.
+        MarnError: the file is of an unknown kind or damaged, a probability is not in [0, 1], or
+            none of its notes or codes belongs to the split.
     """
     if not path.is_file():
         raise MarnError(f"{path} does not exist; give a file of predictions")
@@ -91,7 +91,7 @@ def read_predictions(
 
 
 class _Matcher:
-    """Find notes and codes of the corpus by how a file writes them, and count what is unknown."""
+    """Find the notes and codes of the corpus that a file names, and count unknown ones."""
 
     def __init__(self, path: Path, ids: Mapping[str, int], codes: list[str]) -> None:
         self.path, self._ids = path, ids
@@ -124,7 +124,7 @@ class _Matcher:
         return place
 
     def remarks(self, size: int) -> list[str]:
-        """Say what does not match."""
+        """Yield what does not match."""
         found = []
         if missing := size - len(self.notes):
             found.append(f"{missing:,} of {size:,} notes are missing; they count as without codes")
@@ -145,7 +145,7 @@ class _Matcher:
 
 
 def _read(path: Path) -> pl.DataFrame:
-    """Return the rows, ids in column `note_id`; a long table has a column `code`."""
+    """Return the rows, with ids in column `note_id`; a long table has a column `code`."""
     kind = path.suffix.lower()
     if kind not in KINDS:
         raise MarnError(f"{path} cannot be read; give {', '.join(KINDS)}")
@@ -306,11 +306,11 @@ def report(given: FilePredictions, resamples: int = 1000, seed: int = 0) -> Iter
 def compare(
     files: Sequence[FilePredictions], resamples: int = 1000, seed: int = 0
 ) -> Iterator[str]:
-    """Describe in lines how each two files, for the same split and task, differ on the same notes.
+    """Describe the differences between each pair of files for the same split and task, in lines.
 
-    Each figure that both carry has the difference, its 95 % bootstrap interval over notes, and the
-    p-value of a permutation test that exchanges the two predictions of randomly chosen notes. Of
-    more than two files, p is also corrected for the number of pairs, figure by figure.
+    Each figure that both have is given with the difference, its 95 % bootstrap interval over notes,
+    and the p-value of a permutation test that swaps the two predictions of randomly chosen notes.
+    With more than two files, p is also corrected for the number of pairs, separately per figure.
     """
     rankings = [_ranking(file) for file in files]
     pairs: dict[tuple[int, int], dict[str, Estimate]] = {}
@@ -343,7 +343,7 @@ def _table(given: FilePredictions, ranking: Mapping[str, Floats]) -> sparse.csr_
 
 
 def _measure(width: int, ranking: Sequence[str]) -> Measure:
-    """Return what computes the figures, by the rules of `marn.metrics.score`, of `_table`."""
+    """Return a function that computes the figures of a `_table`, as `marn.metrics.score` does."""
 
     def figures(sums: Floats) -> dict[str, Floats]:
         each = np.split(sums[:, : 3 * width], 3, axis=1)  # (B, C) hits, claims, present
@@ -401,8 +401,8 @@ def _ranking(given: FilePredictions) -> dict[str, Floats]:
 def _areas(scores: Floats, targets: NDArray[np.bool_]) -> dict[str, Floats]:
     """Return {figure: (N,)} whose means are the micro- and macro-averaged area under the ROC curve.
 
-    An area is not a mean over notes. With each note's influence on it, it is one to first
-    order, and so are its resamples.
+    An area is not a mean over notes. To first order it becomes one by adding each note's influence,
+    and so do its resamples.
 
     References:
         DeLong et al. 1988, the variance of one area; Obuchowski 1997, where several decisions are

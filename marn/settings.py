@@ -1,7 +1,7 @@
-"""Settings as typed classes: pydantic checks them, `marn.command_line` makes options of them.
+"""Define settings as typed classes: pydantic checks them, `marn.command_line` makes them options.
 
-The annotation of a field is what is checked, the docstring below it is what `--help` prints, and a
-bad value is one line:
+The annotation of a field says what is valid, the docstring below it is its `--help`, and a bad
+value is reported in one line:
 
     >>> @settings
     ... class Diet:
@@ -40,7 +40,7 @@ T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
-"""What both torch and numpy take."""
+"""A seed that both torch and numpy accept."""
 
 
 def _known(encoding: str) -> str:
@@ -53,7 +53,7 @@ def _known(encoding: str) -> str:
 
 Encoding = Annotated[str, AfterValidator(_known)]
 Location = Annotated[Path, Strict(False), AfterValidator(lambda path: Path(expanduser(path)))]
-"""A path, or text that names one; ~ is the home directory, as in --out=~/mine."""
+"""A path, or its text; ~ is the home directory, as in --out=~/mine."""
 
 _VALUES = 1 << 24  # of JSON
 _LARGEST = 1 << 26  # bytes of a card; that of a model with 10,000 codes has a few million
@@ -70,15 +70,15 @@ _WORDS = {
     "a valid integer": "a whole number",
     "a valid ": "a ",
 }
-"""Pydantic's words and ours. A validator's ValueError says what a value must be."""
+"""Replaces pydantic's wording. The ValueError of a validator says what a value must be."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 def settings(cls: type[T]) -> type[T]:
-    """Make a class of annotated fields with docstrings a frozen dataclass that checks them.
+    """Turn a class of annotated, documented fields into a frozen dataclass that checks them.
 
-    Values must be of a field's type: `epochs="3"` is refused in a one-line `MarnError`. Numbers of
-    numpy and torch count as Python's, and become them.
+    Values must have a field's type: `epochs="3"` is refused with a one-line `MarnError`. Numbers of
+    numpy and torch are converted to Python's.
     """
     made: Any = dataclass(frozen=True, kw_only=True, config=_CONFIG)(cls)
     fields, validate = made.__pydantic_fields__, made.__init__
@@ -105,13 +105,13 @@ def settings(cls: type[T]) -> type[T]:
 def check(
     name: str, annotation: Any, value: Any, default: Any = None, *, as_text: bool = False
 ) -> Any:
-    """Check one value as `settings` checks a field, and return it, numpy's numbers as Python's.
+    """Check one value as `settings` checks a field, and return it with Python's own numbers.
 
-    The default is what the message recommends. `as_text` says whether text may stand for the value,
-    as on a command line.
+    The message recommends the default. With `as_text` the value may be given as text, as on a
+    command line.
 
     Raises:
-        MarnError: the value is of another type than the annotation, or out of range.
+        MarnError: the value has the wrong type, or is out of range.
     """
     adapter = TypeAdapter(annotation, config=_CONFIG)
     try:
@@ -122,14 +122,14 @@ def check(
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> MarnError:
-    """Make the error for a name that does not exist: it offers the nearest one that does."""
+    """Make the error for an unknown name, which suggests the most similar known one."""
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(known))}"
     return MarnError(f"{what} {name!r}; {hint}")
 
 
 def read_json(written: str) -> Any:
-    """Read JSON whose objects have each key once; of two values, json would take the last.
+    """Read JSON, refusing objects with a key twice, of which json would keep the last.
 
     Raises:
         MarnError: a key occurs twice, or there are so many values that they would take a GB.
@@ -188,7 +188,7 @@ def _to_python(value: Any) -> Any:
 
 
 def _explained(error: ValidationError, defaults: Mapping[str, Any], *name: str) -> MarnError:
-    """Describe what pydantic met first in one line."""
+    """Describe the first fault that pydantic found, in one line."""
     fault = error.errors()[0]
     place = [*name, *map(str, fault["loc"])]
     if not place:  # a rule over several fields, which is a sentence of its own

@@ -1,6 +1,6 @@
-"""Widgets for a live kernel: read a note through a model, and vary the focal loss.
+"""Provide widgets for a live kernel: explore a model's predictions, and vary the focal loss.
 
-They need `ipywidgets` and a running kernel; the rendered book shows the figures instead.
+They need `ipywidgets` and a running kernel; the rendered book shows figures instead.
 """
 
 import html
@@ -16,7 +16,7 @@ from marn.models import Coder
 from marn.privacy import check_may_show
 
 OWN = -1
-"""Value of the choice "my own text" among the notes."""
+"""Value of the choice "my own text" in the list of notes."""
 
 
 def note_explorer(
@@ -31,13 +31,13 @@ def note_explorer(
 ) -> ipywidgets.VBox:
     """Show the codes that a model predicts for a note, and the words that carried each.
 
-    The reader picks one of the first `notes` notes of the split or types one, then one of k codes.
-    Codes that the note really has are ticked; passages known as evidence for the code are
-    underlined. A notebook saves what it shows: clear its outputs before it leaves the machine, if
-    you show notes that are not open.
+    Pick one of the first `notes` notes of the split or type one, then pick one of k codes. Codes
+    that the note really has are ticked; passages known to be evidence for the code are underlined.
+    A notebook saves what it shows: if you show notes that are not open, clear its outputs before
+    you share it.
 
     Returns:
-        A box with, from the top: choice of note, text area, choice of code, view.
+        A box with, from top to bottom: choice of note, text area, choice of code, view.
 
     Raises:
         MarnError: the notes may not be shown.
@@ -47,7 +47,7 @@ def note_explorer(
 
 
 class _NoteExplorer:
-    """The controls of `note_explorer`, and what each does when it changes."""
+    """Hold the controls of `note_explorer`, and respond to changes."""
 
     def __init__(
         self, model: Coder, corpus: Corpus, split: str, task: str, k: int, notes: int, show: bool
@@ -114,7 +114,7 @@ def focal_explorer() -> ipywidgets.VBox:
     """Show the best output under the focal loss for any alpha, gamma and reading.
 
     Returns:
-        A box with, from the top: alpha, gamma, reading, a sentence, the figure.
+        A box with, from top to bottom: alpha, gamma, reading, a sentence, the figure.
     """
     alphas = [0.25, 0.5, 0.75, 0.9, 0.99, 0.999]
     alpha = ipywidgets.SelectionSlider(options=alphas, value=0.999, description="α")

@@ -14,11 +14,11 @@ from marn.corpus import Split
 Order = list[NDArray[np.int64]]
 
 POOL = 20
-"""Batches in a pool of notes that are sorted by length together; see `training_order`.
+"""Number of batches that are sorted by length together; see `training_order`.
 
-A larger pool pads less, and gives a note the same companions more often. With MIMIC-III's lengths
-and batches of 16, a pool of 1 (random batches) pads about as much again as there is text; at 20
-padding is down to 5 %, and a larger pool has little left to save."""
+A larger pool needs less padding but groups the same notes together more often. With MIMIC-III's
+lengths and batches of 16, a pool of 1 (random batches) pads about as much again as there is text;
+at 20 padding is down to 5 %, and a larger pool saves little more."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def training_order(
 
 
 def reading_order(lengths: Iterable[int], batch_size: int) -> Order:
-    """Sort notes by length into batches, longest first, so that lack of memory shows at once.
+    """Sort notes by length into batches, longest first, so that memory errors show at once.
 
     Example:
         >>> [batch.tolist() for batch in reading_order([5, 1, 9, 2], batch_size=2)]

@@ -1,12 +1,12 @@
-"""ICD-9-CM codes as text: where the dot goes.
+"""Write ICD-9-CM codes as text, with their dot.
 
 Raw tables write codes without their dot, so 1,593 strings are both a billable diagnosis and a
 billable procedure (``9604`` is poisoning 960.4, or intubation 96.04). The table that a code comes
-from therefore says which of the two ``KINDS`` it is and where its dot belongs; with its dot, a
-diagnosis never looks like a procedure: three digits, ``V`` and two or ``E`` and three precede the
-dot of a diagnosis, two digits that of a procedure.
+from therefore says which of the two ``KINDS`` it is and where its dot belongs. With its dot, a
+diagnosis never looks like a procedure: it has three digits, ``V`` and two, or ``E`` and three
+before the dot, and a procedure has two.
 
-A code is always text. Read as a number, ``0331`` (spinal tap, 03.31) turns into 33.1.
+A code is always text. Read as a number, ``0331`` (spinal tap, 03.31) would become 33.1.
 """
 
 import re
@@ -26,14 +26,14 @@ _NOUN: Final = {"dx": "diagnosis", "pr": "procedure"}
 
 
 def dotted(kind: str, raw: str) -> str:
-    """Write a code with its dot, placed according to the table that the code comes from.
+    """Write a code with its dot, placed according to its kind.
 
     The kind is ``"dx"`` for a diagnosis, ``"pr"`` for a procedure. The code may be written with or
-    without the dot, in either case, with blanks around it; it is returned in upper case.
+    without the dot, in upper or lower case, with blanks around it; it is returned in upper case.
 
     Raises:
-        MarnError: ``kind`` is unknown, ``raw`` is not text (its zeros may be lost already), or it
-            does not have the shape of a code of that kind.
+        MarnError: ``kind`` is unknown, ``raw`` is not text (its zeros may already be lost), or it
+            does not look like a code of that kind.
 
     Example:
         >>> dotted("dx", "42731"), dotted("pr", "0331"), dotted("dx", "486")

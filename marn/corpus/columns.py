@@ -1,4 +1,4 @@
-"""How tables of notes are written: names of columns, spellings of ids, encodings."""
+"""Recognise how tables of notes are written: column names, spellings of ids, encodings."""
 
 import codecs
 import gzip
@@ -18,7 +18,7 @@ ID_NAMES = (
     *("report_id", "file_name", "filename", "file", "document", "doc", "note", "case", "name"),
     *("encounter_id", "visit_id", "row_id", "study_id", "uid", "key", "identifier"),
 )
-"""Names of a column of ids, the likeliest first, compared by `bare`."""
+"""Names of a column of ids, most likely first, compared by `bare`."""
 SEPARATOR_LINE = re.compile(r'\s*"?sep=.?"?[,;]*\s*', re.IGNORECASE)
 """The first line that Excel may write above the header of a CSV."""
 _WHOLE_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
@@ -37,12 +37,12 @@ _BINARY = {
 
 
 def bare(name: str) -> str:
-    """Return a column's name without case, blanks and punctuation: "Note ID" is "noteid"."""
+    """Return a column's name without case, blanks and punctuation: "Note ID" becomes "noteid"."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
 def shown(cell: str) -> str:
-    """Return what a spreadsheet shows of a cell: no mark that keeps text text, nothing unseen.
+    """Return what a spreadsheet shows of a cell, without invisible characters or marks for text.
 
     >>> shown('="007"'), shown("'007"), shown(" 428.0\u200b")
     ('007', '007', '428.0')
@@ -62,7 +62,7 @@ def as_text(cell: str) -> str:
 
 
 def plain_id(written: str) -> str:
-    """Return an id in the one form that is kept: as `shown`, composed, and 123 for 123.0.
+    """Return an id in its canonical form: as `shown`, Unicode-composed, and 123 for 123.0.
 
     >>> plain_id(" 123.0 "), plain_id("007"), plain_id("cafe\u0301") == "café"
     ('123', '007', True)
@@ -73,10 +73,9 @@ def plain_id(written: str) -> str:
 
 
 def alias(id_: str) -> str:
-    """Return what the ways of writing an id have in common.
+    """Return a key that is the same for all spellings of an id.
 
-    Zeros before a number, case, compatible characters and an ending .txt may differ between two
-    tables.
+    Leading zeros, case, compatible characters and the ending .txt may differ between two tables.
 
     >>> alias("007"), alias("Note_A.TXT")
     ('7', 'note_a')
@@ -94,14 +93,14 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def encoding_of(path: Path, given: str | None = None) -> str:
-    """Return the encoding of a file: UTF-8, UTF-16, UTF-32 or, where that is plain, Windows-1252.
+    """Return the encoding of a file: UTF-8, UTF-16, UTF-32 or, if unambiguous, Windows-1252.
 
-    It is plain where no byte above 127 is part of UTF-8, and every one is a character of
-    Windows-1252 (which holds Latin-1's) that can be where it is. Of what can be read only once,
-    such as a pipe, UTF-8 is assumed. An encoding that is given is only checked.
+    Windows-1252 (which includes Latin-1) is unambiguous if no byte above 127 is part of UTF-8 and
+    each is a plausible Windows-1252 character in its place. A source that can be read only once,
+    such as a pipe, is assumed to be UTF-8. A given encoding is only checked.
 
     Raises:
-        MarnError: if it is none of these, or not the one that is given.
+        MarnError: if it is none of these, or not the one given.
     """
     if not path.is_file() and path.exists():
         return given or "utf-8-sig"

@@ -1,9 +1,9 @@
-"""Tables and texts in the forms in which people have them, for `marn` and `data_prep` alike.
+"""Read the tables and texts that people have, for both `marn` and `data_prep`.
 
-CSV with commas, semicolons, tabs or bars, JSONL, JSON, Parquet or Feather; UTF-8, UTF-16, UTF-32 or
-Windows-1252; columns under any of their common names. What cannot be found out is one line that
-says what to do, and never shows a cell. Only as much is held in memory as one row needs (of Parquet
-and Feather, some rows; of JSON, all).
+They are CSV with commas, semicolons, tabs or bars, JSONL, JSON, Parquet or Feather, in UTF-8,
+UTF-16, UTF-32 or Windows-1252, with columns under any of their common names. Whatever cannot be
+recognised is reported in one line that says what to do and never shows a cell. Only one row at a
+time is kept in memory (for Parquet and Feather, a few rows; for JSON, all).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from marn.errors import MarnError
 from marn.settings import read_json
 
 Names = Mapping[str, Sequence[str]]
-"""The names that each column may have, the likeliest first."""
+"""Names that each column may have, most likely first."""
 _Records = Iterator[tuple[int, int, Mapping[str, Any]]]
 
 ROW_LIMIT = 1 << 24
-"""Characters in one row or text at most. The longest note of MIMIC-III has under 2 ** 20; a quote
-that is never closed would otherwise draw the rest of a file of gigabytes into one field."""
+"""Maximum number of characters in one row or text. The longest note of MIMIC-III has under 2 ** 20;
+without a limit, an unclosed quote would read the rest of a huge file into one field."""
 _JSON_LIMIT: Final = 1 << 28  # characters of JSON, which is read as a whole
 DAMAGED: Final = "the file is cut off or damaged; get a fresh copy"
 FRAMES: Final = (".parquet", ".pq", ".feather", ".arrow", ".ipc")
@@ -54,21 +54,21 @@ _HEADER: Final = re.compile(r"[A-Za-z_][\w.-]{0,30}", re.ASCII)
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose form has been found out; `rows` reads it once."""
+    """Hold a table whose format has been recognised; `rows` reads it once."""
 
     name: str
     columns: Names
-    """Of each column that was looked for its names in the table, or none."""
+    """For each column looked for, its names in the table; empty if it is missing."""
     encoding: str
     _header: tuple[str, ...]  # of JSON, whose objects may differ; else none
     _records: _Records
     _names: Names
 
     def rows(self) -> Iterator[tuple[int, int, dict[str, str]]]:
-        """Yield the line (without lines, the number) of each row, its number, and its fields.
+        """Yield the line (or number) of each row, its number, and its fields.
 
         A missing column is "". The fields of several columns, such as code_1 and code_2, and the
-        items of a list have semicolons between them.
+        items of a list are joined by semicolons.
 
         Raises:
             MarnError: naming table and row, if it cannot be read, or a note is not a string.
@@ -104,17 +104,17 @@ def open_table(
     encoding: str | None = None,
     remedy: str | None = None,
 ) -> Table:
-    """Find out the form of a table, by the ending of its name; an unknown one is CSV.
+    """Recognise the format of a table by the ending of its name; an unknown one is CSV.
 
     Args:
-        path: of the file.
-        wanted: the columns that must be there.
-        optional: those that may be missing.
-        encoding: of a table that is text; by default it is found.
-        remedy: for a missing column; by default it is to rename one.
+        path: the file.
+        wanted: columns that must be present.
+        optional: columns that may be missing.
+        encoding: encoding of a text table; by default it is detected.
+        remedy: for a missing column; by default, to rename one.
 
     Raises:
-        MarnError: if the file is missing or no table, or lacks a column.
+        MarnError: if the file is missing, is not a table, or lacks a column.
     """
     if path.is_dir():
         columns = ", ".join(names[0] for names in wanted.values())
@@ -145,9 +145,9 @@ def table_of(
     remedy: str | None = None,
     encoding: str = "utf-8-sig",
 ) -> Table:
-    """Return the table of lines with their ends, in the form "csv", "jsonl" or "json".
+    """Return the table in lines (with line ends) of the format "csv", "jsonl" or "json".
 
-    The rest is as in `open_table`; `encoding` is the one that the lines had.
+    The other arguments are those of `open_table`; `encoding` is the one that the lines had.
     """
     header: Sequence[str]
     if form == "json":
@@ -183,14 +183,14 @@ def read_text(path: Path, given: str | None = None) -> tuple[str, str]:
 
 
 def suffix_of(path: Path) -> str:
-    """Return the ending of a file's name, in lower case and without .gz."""
+    """Return the suffix of a file name, in lower case and without .gz."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def header_of(line: str, wanted: Names) -> tuple[str, list[str]]:
     """Return the separator of a table and its header, read from its first line.
 
-    It is the separator that gives most columns, of those that give all that are wanted.
+    It is the separator that gives the most columns, among those that give all wanted ones.
     """
     csv.field_size_limit(ROW_LIMIT)  # one limit for the whole process
     headers = {mark: next(csv.reader([line], delimiter=mark), []) for mark in _SEPARATORS}
@@ -204,7 +204,7 @@ def header_of(line: str, wanted: Names) -> tuple[str, list[str]]:
 
 
 def find_column(header: Sequence[str], names: Sequence[str], numbered: bool = False) -> str | None:
-    """Return the column with the first of these names that is there."""
+    """Return the column with the first of these names that is present."""
     known = [_stem(name, names) if numbered else bare(name) for name in header]
     return next((header[known.index(name)] for name in map(bare, names) if name in known), None)
 
@@ -219,7 +219,7 @@ def find_columns(
     """Return the names of each column in the header: none if it is missing, several if numbered.
 
     Raises:
-        MarnError: if a column that is wanted is missing, or a column occurs twice.
+        MarnError: if a wanted column is missing, or a column occurs twice.
     """
     found: dict[str, list[str]] = {}
     for key, known in names.items():
@@ -296,7 +296,7 @@ def csv_rows(
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what reading a file may raise into one line."""
+    """Turn the errors of reading a file into one-line errors."""
     try:
         yield
     except MarnError:
@@ -326,7 +326,7 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def _csv(name: str, lines: Iterator[str], wanted: Names) -> tuple[list[str], _Records]:
-    """Return the header of a CSV, none if it is empty, and its rows but those that are blank."""
+    """Return the header of a CSV (empty if there is none) and its rows, without blank ones."""
     seen = [next(lines, "")]
     while SEPARATOR_LINE.fullmatch(seen[-1]):
         seen.append(next(lines, ""))
@@ -365,7 +365,7 @@ def _json_lines(name: str, lines: Iterator[str]) -> _Records:
 
 
 def _whole(name: str, lines: Iterator[str]) -> str:
-    """Join lines, but not those of a file without end."""
+    """Join lines, up to a limit."""
     read, size = [], 0
     for line in lines:
         read.append(line)
@@ -386,7 +386,7 @@ def _objects(name: str, written: str) -> list[dict[str, Any]]:
 
 
 def _parsed(where: str, written: str) -> Any:
-    """Parse JSON; None if it is none."""
+    """Parse JSON; return None if it is invalid."""
     try:
         return read_json(written)
     except MarnError as error:
@@ -398,12 +398,12 @@ def _parsed(where: str, written: str) -> Any:
 def check_unfolds(path: Path, *columns: str) -> None:
     """Refuse Parquet or Feather that would take more memory than `_FRAME_LIMIT`, or is damaged.
 
-    A few kB can hold any number of bytes, and polars ends the process that cannot have them. So it
-    is another process, which may take no more, that reads the table first.
+    A few kB can expand to any number of bytes, and polars kills a process that runs out of memory.
+    So another process, with limited memory, reads the table first.
 
     Args:
         path: the table.
-        columns: that are read some rows at a time; without one, all is read at once.
+        columns: columns read a few rows at a time; without any, everything is read at once.
     """
     code = f"import sys, {__name__} as here; here._try(sys.argv)"
     paths = os.pathsep.join(filter(None, sys.path))
@@ -431,7 +431,7 @@ def _scan(path: Path) -> pl.LazyFrame:
 
 
 def _frames(path: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """Yield the rows of Parquet or Feather, some at a time."""
+    """Yield the rows of Parquet or Feather, a few at a time."""
     with readable(path):
         table = _scan(path).select(columns)
         size = table.select(pl.len()).collect().item()
@@ -448,7 +448,7 @@ def _stem(name: str, names: Sequence[str]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Write a typed value as a CSV would hold it."""
+    """Write a typed value as in a CSV."""
     if isinstance(value, (list, tuple, pl.Series)):
         return "; ".join(_cell(item) for item in value)
     text = "" if value is None else value if isinstance(value, str) else str(value)

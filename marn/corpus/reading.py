@@ -1,6 +1,6 @@
 """Read a prepared corpus from disk; `data_prep.corpus_writer` writes it.
 
-Nothing here reads all notes into memory: arrays are mapped from their files.
+Arrays are mapped from their files, so the notes are never all in memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPLITS = ("train", "dev", "test")
 EVIDENCE = np.dtype(
     [("note", "<i4"), ("code", "<i4"), ("begin", "<i4"), ("end", "<i4"), ("role", "|u1")]
 )
-"""One row of a split's evidence: index of the note in the split, column of the code in task "icd",
+"""Row of a split's evidence: index of the note in the split, column of the code in task "icd",
 character offsets into the note's text, index of the role in the card's list."""
 
 CARD = "card.json"
@@ -37,32 +37,32 @@ VECTORS = "vectors.npy"
 
 @dataclass(frozen=True)
 class CodeEntry:
-    """One column of a task."""
+    """Describe one code of a task, a column of its logits."""
 
     code: str
     """Dotted ICD code ("427.31"), or the name of a CCS category ("dx:106")."""
     kind: str
     """"dx" for a diagnosis, "pr" for a procedure, "dx+pr" where a merged category holds both."""
     title: str
-    """What the code stands for, in English."""
+    """Title of the code, in English."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A passage of a note about one of the corpus's codes."""
+    """Mark a passage of a note about one of the corpus's codes."""
 
     code: int
     """Column of the code in task "icd"."""
     begin: int
     """First character of the passage in the note's text."""
     end: int
-    """The character after the last."""
+    """One past the last character."""
     role: str
     """What the passage does: "evidence" asserts the code, "negated" denies it, and so on."""
 
 
 class Split:
-    """The notes of one split, with everything that is known about each; made by `Corpus`.
+    """Access the notes of one split, with their codes and evidence; made by `Corpus`.
 
     `len(split)` is N, the number of notes.
     """
@@ -116,7 +116,7 @@ class Split:
 
     @property
     def lengths(self) -> np.ndarray:
-        """(N,) int64: words in each note, in tokens."""
+        """(N,) int64: number of words in each note."""
         return np.diff(self._token_offsets)
 
     def _slice(self, values: np.ndarray, offsets: np.ndarray, note: int) -> np.ndarray:
@@ -132,8 +132,8 @@ class Split:
         """Return the text of one note, as it was written.
 
         Raises:
-            MarnError: the text is credentialed and a notebook, which saves what it shows, asks for
-                it (see `marn.privacy.SWITCH`).
+            MarnError: the text is credentialed and this is a notebook, which saves what it shows
+                (see `marn.privacy.SWITCH`).
         """
         privacy.check_may_show(self._is_open, show_credentialed_text=True)
         return bytes(self._slice(self._text, self._text_offsets, note)).decode()
@@ -173,14 +173,14 @@ class Split:
     def evidence(self, note: int) -> list[Evidence]:
         """Return the passages about the corpus's codes, in the order of the text.
 
-        Empty if the source of the corpus marks none.
+        Empty if the source of the corpus has no evidence.
         """
         rows = self._slice(*self._evidence, note)[["code", "begin", "end", "role"]].tolist()
         return [Evidence(code, begin, end, self._roles[role]) for code, begin, end, role in rows]
 
 
 class Corpus:
-    """A prepared corpus: notes with their codes, a vocabulary, and a card that describes it.
+    """Access a prepared corpus: notes with their codes, a vocabulary and a card.
 
     `Corpus.load` opens one; `python -m data_prep` makes one.
 
@@ -215,8 +215,8 @@ class Corpus:
         is announced in the log (`marn.privacy.announce`).
 
         Raises:
-            MarnError: there is no corpus, it was written by another version, or a file of it is
-                missing or differs in size from what was written.
+            MarnError: there is no corpus, it was written by another version, or a file is missing
+                or differs in size from what was written.
         """
         path = Path(path)
         card = read_card(path)
@@ -265,10 +265,10 @@ class Corpus:
 
     @property
     def hash(self) -> str:
-        """Hash of the contents: two corpora with one hash hold the same notes, words and codes.
+        """Hash of the contents: corpora with the same hash have the same notes, words and codes.
 
-        Vectors are not part of it, since their last digits differ between processors. A corpus cut
-        by `head` has a suffix that says so.
+        It excludes word vectors, whose last digits differ between processors. A corpus cut by
+        `head` has a suffix that says so.
         """
         cut = ",".join(f"{name}={size}" for name, size in self._sizes.items())
         return self.card["hash"] + (f"+head({cut})" if cut else "")
@@ -312,7 +312,7 @@ class Corpus:
 
     @cached_property
     def categories(self) -> list[CodeEntry | None]:
-        """Return the category of each ICD code, None where it has none."""
+        """Return the category of each ICD code, or None if it has none."""
         columns = self._columns
         above = [CodeEntry(c.code, c.kind, c.title) for c in columns.get("ccs", ())]
         found = [column.ccs for column in columns.get("icd", ())]
@@ -343,7 +343,7 @@ class Corpus:
         """Return the same corpus with only some of its tasks, in the order given.
 
         Raises:
-            MarnError: the corpus lacks one, or none is named.
+            MarnError: the corpus lacks a task, or none is named.
         """
         missing = [task for task in tasks if task not in self.tasks]
         if missing or not tasks:
@@ -356,9 +356,9 @@ class Corpus:
     def head(
         self, *, train: int | None = None, dev: int | None = None, test: int | None = None
     ) -> Corpus:
-        """Return the same corpus with so many first notes of each split; None keeps all.
+        """Return the same corpus with only the first notes of each split; None keeps all.
 
-        Vocabulary, codes and vectors stay those of the whole corpus.
+        Vocabulary, codes and vectors remain those of the whole corpus.
 
         Raises:
             MarnError: a number is below 1.

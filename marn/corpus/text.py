@@ -15,7 +15,7 @@ from marn.errors import MarnError
 from marn.privacy import check_may_show
 
 PAD = 0
-"""The number that pads a batch; no word has it."""
+"""Number that pads a batch; no word has it."""
 
 WORD = re.compile(r"\w[\w\u0300-\u036f]*")
 """A word: letters, digits and underscores, with accents that are characters of their own (NFD)."""
@@ -26,12 +26,12 @@ ASCII = bytes(
 
 
 def split_words(text: str) -> list[str]:
-    """Split a text into lower-case words, numbers included.
+    """Split a text into lower-case words, including numbers.
 
-    `tokenize` drops the numbers; a reader of large tables calls this and drops them later, all at
-    once. Words are maximal runs of letters, digits and underscores, in order. An accent that is a
-    character of its own (NFD, as macOS writes names) is part of its letter, and `e` with it is the
-    same letter as `é`; CAML's pattern ends a word there.
+    `tokenize` drops the numbers; for large tables, call this and drop them later, all at once.
+    Words are maximal runs of letters, digits and underscores, in order. A separate
+    accent character (NFD, as macOS writes names) is part of its letter, so `e` with it equals `é`;
+    CAML's pattern ends a word there.
     """
     if text.isascii():  # seven times as fast as the pattern, and equal to it
         return text.encode("ascii").translate(ASCII).decode("ascii").split()
@@ -45,8 +45,8 @@ def _composed(word: str) -> str:
 def tokenize(text: str) -> list[str]:
     r"""Split a text into the words that a model reads.
 
-    Words are matches of `\w+` in lower case, without those that are numeric throughout. So "7.5 mg"
-    gives one word, and "q8h" and "1_2" stay.
+    Words are matches of `\w+` in lower case, except those that are entirely numeric. So "7.5 mg"
+    gives one word, and "q8h" and "1_2" are kept.
 
     References:
         Mullenbach et al. 2018 (CAML), section 4; the numeric test is `str.isnumeric`, as in the
@@ -60,9 +60,9 @@ def tokenize(text: str) -> list[str]:
 
 
 def token_spans(text: str) -> tuple[list[str], np.ndarray]:
-    """Return the words of `tokenize` with their places in the text.
+    """Return the words of `tokenize` with their spans in the text.
 
-    Places are (n, 2) int64: the first character of each word, and the one after its last.
+    Spans are (n, 2) int64: the first character of each word, and one past its last.
 
     Example:
         >>> words, spans = token_spans("ate 3 Figs")
@@ -75,18 +75,18 @@ def token_spans(text: str) -> tuple[list[str], np.ndarray]:
 
 
 class Vocabulary:
-    """The words a model knows, each with its number.
+    """Number the words that a model knows.
 
     Numbers: 0 is padding (`PAD`), 1 to V are the words in order, V + 1 is any other word.
     `len(vocabulary)` is V + 2, the rows of an embedding table.
 
     Args:
         words: the V words, sorted and distinct.
-        is_open: whether the notes that they are from are open; others are not decoded in a
-            notebook (see `marn.privacy.SWITCH`).
+        is_open: whether their notes are open; if not, numbers are not decoded in a notebook (see
+            `marn.privacy.SWITCH`).
 
     Raises:
-        MarnError: the words are not sorted, or one repeats.
+        MarnError: the words are not sorted, or not distinct.
 
     Example:
         >>> vocabulary = Vocabulary(["fever", "lasix"])

@@ -21,21 +21,21 @@ _LINE = 1 << 20  # bytes of a line at most
 def read_vectors(source: Any, vocabulary: Vocabulary, seed: int = 0) -> tuple[Tensor, int]:
     """Give the words of a vocabulary the vectors that a source has for them.
 
-    Vectors are scaled to length 1, as those of a prepared corpus; padding is zero, and words that
-    the source lacks are drawn at random. A word of the source in capitals stands for the one in
-    lower case where that is missing. A file is read word by word, so that it may be of any size.
+    Vectors are scaled to length 1, like those of a prepared corpus. Padding is zero, and words
+    missing from the source get random vectors. A capitalised word of the source is used where the
+    lower-case form is missing. Files of any size can be read, since they are read word by word.
 
     Args:
         source: a file in the format of word2vec, as text or binary (`.bin`), or of GloVe or
             fastText (text; perhaps `.gz`); a dictionary of vectors; or gensim's `KeyedVectors`.
         vocabulary: of a corpus.
-        seed: of the words that the source lacks.
+        seed: for the vectors of missing words.
 
     Returns:
         (V + 2, E) float32, and how many of the V words the source has.
 
     Raises:
-        MarnError: the source is missing, damaged or of another kind, or has none of the words.
+        MarnError: the source is missing, damaged or of an unknown kind, or has none of the words.
     """
     found: Iterator[tuple[str, Any]]
     named = getattr(source, "key_to_index", source)

@@ -1,4 +1,4 @@
-"""Time and memory that a training will take on this machine, measured by a few of its steps."""
+"""Estimate the time and memory of a training on this machine from a few of its steps."""
 
 import copy
 import time
@@ -20,11 +20,11 @@ from marn.train.step import TrainingStep, epoch_batches
 def estimate(
     model: Coder, corpus: Corpus | str | Path, config: TrainConfig | None = None
 ) -> dict[str, float]:
-    """Measure a few steps of a training and extrapolate to an epoch; the model is left as it was.
+    """Measure a few training steps and extrapolate to an epoch; the model does not change.
 
     The first step has the longest notes, so a batch that does not fit is found at once. The time of
-    an epoch follows from three steps of usual length, in proportion to the padded tokens. For
-    several devices one is measured, with its share of each batch and without their communication.
+    an epoch is estimated from three steps of typical length, in proportion to padded tokens. With
+    several devices, one is measured, with its share of each batch and without communication.
 
     Returns:
         `steps` of an epoch; their `seconds`, without scoring the dev split; `notes_per_second`;

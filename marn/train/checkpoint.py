@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, its checkpoint, its logs and the model that it ends with."""
+"""Read and write the folder of a run: settings, checkpoint, logs and final model."""
 
 import fcntl
 import json
@@ -44,11 +44,11 @@ _HEADER = "epoch,step,loss,learning_rate,notes_per_second,peak_memory_mb\n"
 
 
 class RunFolder:
-    """The files of one run; with `path=None` nothing is read or written.
+    """Manage the files of one run; with `path=None` nothing is read or written.
 
     Enter it to lock the folder for this process. On several devices every rank makes the same
-    calls, and only rank 0 locks and writes; all nodes see the folder. A training that starts from
-    the weights of another run has their digest, `start`.
+    calls, but only rank 0 locks and writes; all nodes must see the folder. `start` is the digest of
+    the weights of another run that training starts from.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class RunFolder:
         self.settings = json.loads(json.dumps(settings))  # as they are read back
 
     def __enter__(self) -> Self:
-        """Lock the folder, or raise a `MarnError` where it cannot be used."""
+        """Lock the folder, or raise a `MarnError` if it cannot be used."""
         self._do(lambda path: self._lock.enter_context(_locked(path)))
         return self
 
@@ -81,17 +81,17 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has ended and its model is there, as it was written, with its scores."""
+        """Whether the run has ended, and its model and scores are intact."""
         path = self.path
         return path is not None and parallel.on_main_process(
             lambda: is_intact(path) and (path / README).is_file() and _scores_are_its_own(path)
         )
 
     def load(self) -> dict[str, Any] | None:
-        """Make the folder ours, read its checkpoint if there is one, and drop later lines of logs.
+        """Claim the folder, read its checkpoint if there is one, and drop later lines of logs.
 
-        A run may be repeated with more epochs or more patience. A folder without a checkpoint
-        holds nothing that is worth keeping, so that any run may begin there.
+        A run may be repeated with more epochs or patience. A folder without a checkpoint contains
+        nothing worth keeping, so any run may start there.
 
         Raises:
             MarnError: the folder contains another run, a file is damaged, or the ranks differ.
@@ -114,14 +114,14 @@ class RunFolder:
         return state
 
     def begin(self) -> None:
-        """Say that the model is yet to come: until `finish`, the best one is in the checkpoint."""
+        """Record that training has begun: until `finish`, the best model is in the checkpoint."""
         self._do(
             lambda path: (path / SCORES).unlink(missing_ok=True),
             lambda path: write_card(path, self._model, self._corpus, weights=None),
         )
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write the history and the checkpoint, which holds it, after an epoch.
+        """Write the history, and the checkpoint that contains it, after an epoch.
 
         The checkpoint comes last: an epoch without one is repeated as a whole.
         """
@@ -153,13 +153,13 @@ class RunFolder:
         )
 
     def _do(self, *steps: Callable[[Path], object]) -> None:
-        """Let rank 0 take steps in the folder, if there is one, while the other ranks wait."""
+        """Let rank 0 work in the folder, if there is one, while the other ranks wait."""
         if (path := self.path) is not None:
             for step in steps:
                 parallel.on_main_process(partial(step, path))
 
     def _claim(self, folder: Path, state: dict[str, Any] | None) -> None:
-        """Refuse another run; write the settings where the folder lacks them."""
+        """Refuse another run, or write the settings if the folder lacks them."""
         try:
             known = read_json_file(folder / SETTINGS)["settings"]
         except (OSError, KeyError, TypeError, ValueError):
@@ -190,7 +190,7 @@ class RunFolder:
             write_json(folder / SETTINGS, about | {"provenance": provenance()})
 
     def _lengthened(self, folder: Path, old: dict[str, Any], done: int) -> dict[str, Any]:
-        """Return the settings of the run with our epochs and patience, where it may go on so."""
+        """Return the settings of the run with this call's epochs and patience, if it may go on."""
         training, mine = dict(old["training"]), self.settings["training"]
         if mine["patience"] > training["patience"]:
             training["patience"] = mine["patience"]
@@ -211,7 +211,7 @@ class RunFolder:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run directory, which the system frees however this process ends.
+    """Hold the lock of a run directory, which is released however this process ends.
 
     Raises:
         MarnError: another training has it, or the folder cannot be a run directory.
@@ -238,7 +238,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(file: TextIO, path: Path) -> bool:
-    """Lock an open file, and tell whether it is still the one of this path."""
+    """Lock an open file, and return whether the path still refers to it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -256,7 +256,7 @@ def _lock(file: TextIO, path: Path) -> bool:
 
 
 def _digest(folder: Path) -> dict[str, Any]:
-    """Return what a card says of the weights, by which scores are known to be of them."""
+    """Return the hash of the weights in a card, which tells whether scores belong to them."""
     return {"weights_sha256": read_card(folder)["weights_sha256"]}
 
 
@@ -273,7 +273,7 @@ def _write_history(history: list[dict[str, float]], folder: Path) -> None:
 
 
 def _cut_log(path: Path, epochs: int) -> None:
-    """Drop lines that are of later epochs, or were not finished."""
+    """Drop lines of later epochs and unfinished lines."""
     try:
         lines = path.read_text(errors="replace").splitlines(keepends=True)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Settings of a training, each with its source, checked before any work is done."""
+"""Define the settings of training, each with its source, checked before any work is done."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SCORES = [*metrics.score([[0.9, 0.1]], [[1, 0]], ks=()), "precision_at_K", "rec
 def of_steps(
     steps: int, notes: int, batch_size: int, rate: float, *, least: int = 1, most: int | None = None
 ) -> dict[str, Any]:
-    """Return settings that train for so many steps, in whole epochs, at least `least` of them.
+    """Return settings for this many steps, in whole epochs and at least `least` of them.
 
-    The learning rate warms up over 5 % of the steps and then falls linearly to 0.
+    The learning rate warms up over 5 % of the steps and then decays linearly to 0.
     """
     epochs = max(-(-steps // max(1, -(-notes // batch_size))), least)
     epochs = epochs if most is None else min(epochs, most)
@@ -46,10 +46,10 @@ def of_steps(
 
 @settings
 class TrainConfig:
-    """Settings of one training.
+    """Set up one training.
 
     The defaults are MARN's. `TrainConfig.of(model, …)` starts from the settings of a system's
-    paper. A wrong setting raises a `MarnError`:
+    paper. An invalid setting raises a `MarnError`:
 
         >>> TrainConfig(batch_size=0)
         Traceback (most recent call last):
@@ -64,9 +64,9 @@ class TrainConfig:
     """Which notes share a batch: "bucketed", notes of similar length (the sound choice), or
     "random", any notes (released code). See `marn.corpus.batches.training_order`."""
     accumulate: Count = 1
-    """Parts that a batch is split into; their gradients are added up. More parts need less memory,
-    and the step stays the same to rounding; but batch normalisation sees one part at a time, and
-    dropout draws different masks."""
+    """Number of parts that a batch is split into; their gradients are summed. More parts need less
+    memory, and the step is the same up to rounding; but batch normalisation sees one part at a
+    time, and dropout draws different masks."""
     learning_rate: PositiveFloat = 1e-3
     """AdamW learning rate (MARN Section 4.2; MT-RAM uses 8e-3)."""
     schedule: Literal["constant", "linear", "plateau"] = "constant"
@@ -76,7 +76,7 @@ class TrainConfig:
     score (LAAT)."""
     warmup: Share = 0.0
     """Fraction of all steps over which the learning rate first rises linearly from 0; in [0, 1).
-    PLM-ICD uses it, none of the other systems of 2018 to 2022."""
+    PLM-ICD uses it; the other systems of 2018 to 2022 do not."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Factor of `schedule` "plateau" (LAAT's released code, whose floor of 1e-4 cannot be reached
     in 50 epochs)."""
@@ -87,8 +87,8 @@ class TrainConfig:
     loss: Literal["focal", "bce"] = "focal"
     """Loss of a task: "focal" (MARN) or "bce", binary cross-entropy (MT-RAM, CAML)."""
     label_smoothing: Share = 0.0
-    """Smoothing s, in [0, 1): targets y become y (1 - s) + s / C for C codes (0.1 in DCAN). Only
-    with `loss` "bce"."""
+    """Label smoothing s, in [0, 1): targets y become y (1 - s) + s / C for C codes (0.1 in DCAN).
+    Only with `loss` "bce"."""
     alpha: NonNegativeFloat = 0.999
     """Weight α of the focal loss (MARN Section 4.2)."""
     gamma: NonNegativeFloat = 2.0
@@ -100,33 +100,33 @@ class TrainConfig:
     """How the losses of a batch become one number: "mean" over notes and codes
     (released code of all systems), or "sum_codes", the sum over codes and mean over notes (MARN
     Eq. 16, MT-RAM Eqs. 12-13). None follows `reading` for the focal loss, and is the mean for
-    "bce". Adam ignores the difference, but for its epsilon; `clip_norm` does not."""
+    "bce". The difference affects `clip_norm`, but not Adam, apart from its epsilon."""
     task_weights: Mapping[str, NonNegativeFloat] = Field({"icd": 0.7, "ccs": 0.3})
-    """Weight of each task's loss (Eq. 17; MARN Section 4.2). A task that is not named has
-    weight 1, and so has a single task."""
+    """Weight of each task's loss (Eq. 17; MARN Section 4.2). A task that is not named, or a
+    single task, has weight 1."""
     clip_norm: PositiveFloat | None = 1.0
-    """Maximum norm of all gradients together; None does not clip (1.0 in the released code)."""
+    """Maximum norm of all gradients together (1.0 in the released code); None disables clipping."""
     patience: Count = 10
-    """Epochs without a better dev score after which training stops (MARN Section 4.2)."""
+    """Number of epochs without a better dev score after which training stops (MARN Section 4.2)."""
     monitor: str = "mean_average_precision"
     """Dev score of the first task that chooses the best epoch. The default needs no threshold
     (sound reading); MARN's paper uses precision_at_5, its code macro_f1_caml."""
     keep: Literal["best", "last"] = "best"
-    """Which weights the model ends with: those of the "best" epoch, or the "last" ones if all
-    epochs were trained, even if the patience ran out in the last of them (released code)."""
+    """Which weights to keep: those of the "best" epoch, or the "last" ones if all epochs were
+    trained, even if patience ran out in the last epoch (released code)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the forward pass: "fp32", or torch's autocast to "bf16" or "fp16". Weights,
     optimiser and loss stay in fp32. "fp16" needs CUDA."""
     seed: Seed = 0
-    """Seed of the order of the notes and of dropout. `marn.build` has its own for the weights."""
+    """Seed of the order of the notes and of dropout. `marn.build` has another for the weights."""
     device: str = "auto"
-    """Torch device, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is a device."""
+    """Torch device, such as "cpu" or "cuda:0"; "auto" uses CUDA if available."""
     devices: Count = 1
-    """Devices per node: GPUs, or processes on a CPU. Each has a process and its share of every
-    batch (1 in all the papers). Training is the same to rounding, except that dropout draws
-    different masks. See `marn.fit`."""
+    """Number of devices per node: GPUs, or processes on a CPU. Each has a process and a share of
+    every batch (1 in all the papers). Training is the same up to rounding, except that dropout
+    draws different masks. See `marn.fit`."""
     nodes: Count = 1
-    """Machines, each with `devices` (1 in all the papers)."""
+    """Number of machines, each with `devices` (1 in all the papers)."""
 
     @classmethod
     def of(cls, model: Coder | type[Coder], **changes: Any) -> Self:
@@ -139,13 +139,13 @@ class TrainConfig:
 
     @classmethod
     def suited(cls, model: Coder | type[Coder], notes: int, **changes: Any) -> Self:
-        """Start from the settings of a system's paper, made for few notes where there are few.
+        """Start from the settings of a system's paper, adapted to the number of notes.
 
-        The papers count epochs of 500 steps and more; of CAML's rate 1e-4 a few hundred notes see
-        nothing. So where an epoch has fewer than 250 steps, training takes the epochs that make
-        1,000 steps (10 to 50), and a rate of 8e-3 (MT-RAM Section 4.3) that warms up over 5 % of
-        them and then falls linearly to 0. A rate below 1e-4 belongs to a pre-trained transformer
-        and is kept. Changes have priority.
+        The papers' epochs have 500 or more steps; with CAML's rate of 1e-4, nothing is learned from
+        a few hundred notes. If an epoch has fewer than 250 steps, training therefore takes 1,000
+        steps (10 to 50 epochs), at a rate of 8e-3 (MT-RAM Section 4.3) that warms up over 5 % of
+        the steps and then decays linearly to 0. A rate below 1e-4 belongs to a pre-trained
+        transformer and is kept. Changes take precedence.
 
         Example:
             >>> from marn.registry import system

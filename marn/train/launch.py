@@ -1,4 +1,4 @@
-"""Start Lightning Fabric for a training: device, precision, and a process for each device."""
+"""Start Lightning Fabric for training: device, precision, and a process for each device."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _PRECISIONS: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
     """Start Lightning Fabric, and with several devices the process group.
 
-    With `launch` the other processes of this node are started, each of which runs the command line
-    of this one from its beginning. Otherwise torchrun, srun or the like has started them.
+    With `launch`, start the other processes of this node, which run the same command line as this
+    one. Otherwise torchrun, srun or the like has started them.
 
     Raises:
         MarnError: a device is missing or cannot do the precision, or the number of processes is
@@ -85,7 +85,7 @@ def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
 
 
 def _plainly(record: logging.LogRecord) -> bool:
-    """Say what Fabric is about to do when a process that it started has ended: to kill this one."""
+    """Reword Fabric's announcement that it kills this process because another has ended."""
     record.msg = (
         "another process of this training was killed or failed; the last checkpoint is kept, so "
         "repeat the command to resume"
@@ -119,7 +119,7 @@ def _check_devices(config: TrainConfig, kind: str, index: str) -> None:
 
 
 def _check_launch(config: TrainConfig, strategy: DDPStrategy, launch: bool) -> None:
-    """Refuse to wait for processes that nobody starts."""
+    """Refuse to wait for processes that are not started."""
     environment = strategy.cluster_environment
     if environment is not None and environment.creates_processes_externally:
         return

@@ -1,6 +1,6 @@
-"""Training: a loop that stops early, keeps the best weights and can be resumed.
+"""Train a model in a loop that stops early, keeps the best weights and can be resumed.
 
-It knows no system by name: a model defined in a notebook cell trains like any other.
+The loop does not depend on any system: a model defined in a notebook cell trains like any other.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 LOG_EVERY = 50
-"""Steps between two lines of `steps.csv`; reading the loss makes a GPU wait."""
+"""Number of steps per line of `steps.csv`; reading the loss makes a GPU wait."""
 
 _RANK_STRIDE = 2_654_435_761  # far apart in 32 bits, as torch's generator of the CPU reads no more
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training."""
+    """Hold the result of a training."""
 
     model: Coder
-    """The model that was given, with the weights that were kept, on the device of its training."""
+    """The model given, with the kept weights, on the device that it was trained on."""
     history: pd.DataFrame
     """One row per epoch: `epoch` (from 1), `loss` (mean over training notes, nats), `seconds`, and
     every dev score as `dev/<task>/<figure>`."""
     best_epoch: int
     """The epoch, from 1, with the best dev score."""
     kept_epoch: int
-    """The epoch whose weights were kept; differs from the best only with `keep="last"`."""
+    """The epoch whose weights were kept; it differs from the best only with `keep="last"`."""
     config: TrainConfig
     folder: Path | None
     """Run directory; None if nothing was written."""
@@ -81,38 +81,38 @@ def fit(
 ) -> Run:
     """Train a model and leave it with the weights of its best dev score (see `TrainConfig.keep`).
 
-    With a run directory every epoch ends in a checkpoint. Repeat the call and training resumes
+    With a run directory, every epoch ends with a checkpoint. Repeat the call and training resumes
     after the last complete epoch, with the same result as without an interruption; a finished run
-    is returned at once, or trained further if the call asks for more epochs or patience. The
-    directory is locked meanwhile, and `marn.load_model` reads the best model so far. In the end it
-    holds `model.safetensors` and `model.json`, `scores.json` (dev scores of the epoch kept),
+    is returned at once, or trained further if you ask for more epochs or patience. The directory is
+    locked during training, and `marn.load_model` reads the best model so far. At the end it
+    contains `model.safetensors` and `model.json`, `scores.json` (dev scores of the kept epoch),
     `run.json` (settings and provenance), `checkpoint.pt`, `history.csv` (a row per epoch) and
     `steps.csv` (a row every 50 steps: mean loss of the notes since the last row in nats, learning
-    rate, notes per second, and the most memory taken so far in MB, of a CUDA device, else of the
+    rate, notes per second, and peak memory so far in MB, of a CUDA device or otherwise of the
     process).
 
-    On several devices (`TrainConfig.devices`, `nodes`) each has a process that makes this call
-    with the same arguments; `python -m marn train` starts them, or torchrun does. They share each
-    batch; gradients, batch statistics, loss and scores are those of the whole batch. Only rank 0
-    writes and prints. A run may resume on another number of devices.
+    With several devices (`TrainConfig.devices`, `nodes`), a process for each makes this call with
+    the same arguments; `python -m marn train` or torchrun starts them. They share each batch;
+    gradients, batch statistics, loss and scores are those of the whole batch. Only rank 0 writes
+    and prints. A run may resume on a different number of devices.
 
     Args:
         model: from `marn.build`, or of your own class.
         corpus: a corpus with the splits train and dev and the model's tasks, or its folder.
         config: by default `TrainConfig.suited(model, notes)`: the settings of the system's paper,
-            or those for few notes where there are few. A mapping changes some of the paper's.
+            adapted to the number of notes. A mapping changes some settings of the paper.
         run_dir: folder to write to; by default nothing is written.
         init_from: run directory whose weights to start from; see `marn.train.start.copy_weights`.
-        quiet: whether to print nothing. Otherwise each epoch prints a line, with the time left.
+        quiet: print nothing. Otherwise each epoch prints a line with the time left.
 
     Returns:
         The run; `run.model` is `model`.
 
     Raises:
-        MarnError: the corpus does not fit the model, the run directory belongs to another run or
-            is being trained, the loss is not finite, the disk or the memory of the device is full,
-            the device is lost, or another process ended. The last checkpoint is kept.
-        KeyboardInterrupt: the last checkpoint is kept.
+        MarnError: the corpus does not match the model, the run directory belongs to another run or
+            is in use, the loss is not finite, the disk or the memory of the device is full, the
+            device is lost, or another process ended. The last checkpoint is kept.
+        KeyboardInterrupt: you pressed Ctrl-C; the last checkpoint is kept.
 
     Example:
         >>> run = marn.fit(model, corpus, run_dir="runs/mine")  # doctest: +SKIP
@@ -134,7 +134,7 @@ def fit(
 def _fit_reader(
     model: Any, corpus: Corpus, config: TrainConfig, folder: RunFolder, quiet: bool
 ) -> Run:
-    """Fit a system that reads text, which learns all at once: a run of one epoch without a loss."""
+    """Fit a system that reads text, as a run of one epoch without a loss."""
     if config.processes > 1:
         raise MarnError(f"{model.name} learns on one device; leave out devices and nodes")
     state = folder.load()
@@ -204,7 +204,7 @@ def _check_weights(config: TrainConfig, tasks: Mapping[str, int]) -> None:
 
 
 def _prepare(model: Coder, corpus: Corpus, init_from: str | Path | None) -> str | None:
-    """Refuse a corpus that does not fit, and return the digest of weights to start from."""
+    """Refuse a corpus that does not match, and return the digest of the weights to start from."""
     missing = sorted({"train", "dev"} - {s for s in corpus.splits if len(corpus[s])})
     if missing:
         raise MarnError(f"corpus {corpus.name!r} has no notes in {missing}; training needs them")
@@ -280,7 +280,7 @@ def _fit(
 def _finish(
     step: TrainingStep, corpus: Corpus, folder: RunFolder, scores: dict[str, Any], out: Progress
 ) -> None:
-    """Tune the thresholds, write the model, and warn of one that predicts nothing."""
+    """Tune the thresholds, write the model, and warn if it predicts nothing."""
     found = any(figures["micro_recall"] for figures in scores["dev"].values())
     if found and folder.path is None:
         return
@@ -298,7 +298,7 @@ def _finish(
 
 
 def _tuned(dev: Predictions, corpus: Corpus, scores: dict[str, Any]) -> dict[str, float]:
-    """Find the threshold of each task; add to the scores what it gives rare and frequent codes."""
+    """Find the threshold of each task, and add the scores of rare and frequent codes with it."""
     thresholds, groups = {}, {}
     for task, targets in dev.targets.items():
         found = dev.probabilities(task)

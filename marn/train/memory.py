@@ -1,4 +1,4 @@
-"""Memory of a training: how much it takes, and what to do when a device runs out of it."""
+"""Measure the memory of a training, and save memory when a device runs out of it."""
 
 import os
 import resource
@@ -14,7 +14,7 @@ from marn.models import Coder
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the most memory taken so far, in MB: of a CUDA device, else of the process."""
+    """Return the peak memory so far, in MB: of a CUDA device, otherwise of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
@@ -22,7 +22,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def capacity(device: torch.device) -> float:
-    """Return the memory that a device has, in MB: of a CUDA device, else of the machine."""
+    """Return the memory of a CUDA device, or otherwise of the machine, in MB."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / 1e6
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
@@ -33,24 +33,24 @@ REHEARSED = ("cuda",)
 
 
 class MemorySaver:
-    """Repeats a step that ran out of device memory in a way that needs less of it.
+    """Repeat a step that ran out of device memory in a way that needs less memory.
 
-    First fewer attention scores are held at a time, which changes nothing but the time. When that
-    does not help, the batch is computed in more `parts`, unless batch normalisation would notice.
-    With several ranks no step can be repeated, because the others wait for its gradients; so
-    `rehearse` tries the largest one before the first.
+    First, fewer attention scores are held at a time, which only costs time. If that does not help,
+    the batch is computed in more `parts`, unless batch normalisation would be affected. With
+    several ranks no step can be repeated, because the others wait for its gradients; so `rehearse`
+    tries the largest one before the first.
     """
 
     def __init__(self, model: Coder, parts: int) -> None:
         self.model, self.parts = model, parts
 
     def run(self, work: Callable[[], Tensor], notes: int, tokens: int) -> Tensor:
-        """Compute gradients, as often as it takes.
+        """Compute gradients, retrying with less memory until it works.
 
-        The work returns the loss and reads `parts`; its batch has so many notes of up to `tokens`.
+        The work returns the loss and reads `parts`; its batch has `notes` notes of up to `tokens`.
 
         Raises:
-            RankError: nothing helps.
+            RankError: memory does not suffice.
         """
         device = next(self.model.parameters()).device
         while True:
@@ -67,12 +67,12 @@ class MemorySaver:
             restore()
 
     def rehearse(self, work: Callable[[], Tensor], notes: int, tokens: int) -> None:
-        """Try work on each rank alone, and agree on a way for which all of them have memory.
+        """Try work on each rank alone, and agree on a way that fits into the memory of all.
 
-        The gradients that the work leaves are dropped.
+        The resulting gradients are discarded.
 
         Raises:
-            MarnError: a rank has too little memory, whatever it does.
+            MarnError: a rank does not have enough memory.
         """
         restore, said = _state_of(self.model), ""
         try:
@@ -107,7 +107,7 @@ class MemorySaver:
 
 
 def _state_of(model: Coder) -> Callable[[], None]:
-    """Remember what a forward pass changes: running statistics and random numbers."""
+    """Copy what a forward pass changes: running statistics and random number generators."""
     device = next(model.parameters()).device
     buffers = [buffer.clone() for buffer in model.buffers()]
     random = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Recipes: how a system is trained where neither the notes nor the hours of its paper are there."""
+"""Provide recipes for training with fewer notes, or less time, than the systems' papers."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def _rows() -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a system is built and trained."""
+    """Hold how to build and train a system."""
 
     model: Mapping[str, Any]
     """Options of `marn.build`."""
@@ -35,17 +35,16 @@ LAPTOP_STEPS = 768
 
 
 def laptop(name: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
-    """Return the recipe that trains a system on one processor core in some minutes.
+    """Return the recipe for training a system on one processor core in a few minutes.
 
-    The size and the rate of each system are a row of `laptop.json`, and all share the rest: notes
-    of up to 1,000 words, output biases that begin at the codes' shares (with 378 steps 16 of 17
-    systems score higher so, see book/results/systems.json), batches of 16, and
-    `marn.train.config.of_steps`. A recipe counts in steps, because a system that gets too few
-    learns nothing; they are rounded up to whole epochs. That of a reader of text, which learns at
-    once, is empty.
+    `laptop.json` has the size and learning rate of each system. The rest is shared: notes of up to
+    1,000 words, output biases that start at the codes' shares (with 378 steps, 16 of 17 systems
+    score higher with them, see book/results/systems.json), batches of 16, and
+    `marn.train.config.of_steps`. Recipes count steps, because a system that gets too few learns
+    nothing; they are rounded up to whole epochs. The recipe of a system that reads text is empty.
 
     Raises:
-        MarnError: the system has no such recipe.
+        MarnError: there is no such recipe for the system.
 
     Example:
         >>> recipe = laptop("marn", notes=1000)
@@ -63,16 +62,16 @@ def laptop(name: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
 
 
 def few_notes(name: str, notes: int, *, steps: int = 420) -> Recipe:
-    """Return the recipe that trains a system on some hundred notes, such as your own.
+    """Return the recipe for training a system on a few hundred notes, such as your own.
 
-    It is that of `laptop`, and besides: a word path, queries and classifiers that begin at the
-    codes' titles; cross-entropy; batches of 8, and 7 epochs or 420 steps, whichever is more. These
-    four settings and the start of the biases were chosen together, out of eleven tries with one
-    seed, on half of CodiEsp's dev notes; the page on real text has what each is worth. The system
-    must have label attention, or read text.
+    It extends `laptop` with a word path; queries and classifiers that start at the codes' titles;
+    cross-entropy; and batches of 8, for 7 epochs or 420 steps, whichever is more. These four
+    settings and the start of the biases were chosen together, from eleven trials with one seed, on
+    half of CodiEsp's dev notes; chapter 7 shows what each contributes. The system must have label
+    attention, or read text.
 
     Raises:
-        MarnError: the system has no such recipe.
+        MarnError: there is no such recipe for the system.
 
     Example:
         >>> few_notes("bigru_la", notes=487).training["epochs"]
@@ -88,13 +87,13 @@ def few_notes(name: str, notes: int, *, steps: int = 420) -> Recipe:
 
 
 FEW = 1000
-"""Training notes up to which `few_notes` was measured (CodiEsp's 487, 1,000 of the hospital)."""
+"""Most training notes that `few_notes` was measured on (487 of CodiEsp, 1,000 of the hospital)."""
 
 
 def suits(name: str, notes: int) -> bool:
-    """Tell whether `few_notes` suits this system and this number of training notes.
+    """Return whether `few_notes` suits this system and this number of training notes.
 
-    Not for systems whose encoder is pre-trained: their recipe has a small one that is not.
+    It does not suit a pre-trained encoder, which the recipe replaces by a small random one.
     """
     if notes > FEW or name not in _rows():
         return False
@@ -103,4 +102,4 @@ def suits(name: str, notes: int) -> bool:
 
 
 RECIPES = {"laptop": laptop, "few_notes": few_notes}
-"""What `marn train --recipe` knows besides the settings of the papers."""
+"""Recipes of `marn train --recipe`, besides the settings of the papers."""

@@ -11,9 +11,9 @@ from marn.saving import load_model
 
 
 def copy_weights(model: Coder, corpus: Corpus, source: str | Path) -> str:
-    """Give a model the weights of a run, also one that has not ended, of the same system and words.
+    """Copy the weights of a run of the same system and words, finished or not, into a model.
 
-    A task may have other codes than in the run, or be new: its part of the head keeps its start.
+    A task may have other codes than in the run, or be new; then its part of the head is not copied.
 
     Returns:
         A digest of the weights that the model starts from, 16 hexadecimal digits.

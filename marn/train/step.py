@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def epoch_batches(train: Split, model: Coder, config: TrainConfig, epoch: int) -> Order:
-    """Return the batches of an epoch, from 1, as places of notes in the split."""
+    """Return the batches of an epoch (counted from 1) as places of notes in the split."""
     return training_order(
         train.lengths.clip(max=model.max_length),
         config.batch_size,
@@ -73,7 +73,7 @@ class TrainingStep:
         self._forward, self._optimizer = self.fabric.setup(model, self.optimizer)
 
     def __call__(self, notes: np.ndarray, learning_rate: float) -> Tensor:
-        """Change the weights by the gradient of a batch, given as places (B,) in the split.
+        """Update the weights with the gradient of a batch, given as places (B,) in the split.
 
         Returns:
             Scalar: mean loss of the batch before the step, in nats; on several devices the share
