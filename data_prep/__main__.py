@@ -76,7 +76,12 @@ def _report(line: str) -> None:
 
 
 def summary_of(corpus: Corpus, seconds: float) -> str:
-    """Say what a command has made, and how long it took."""
+    """Say what a command has made.
+
+    Args:
+        corpus: the corpus.
+        seconds: how long it took.
+    """
     card = corpus.card
     tasks = ", ".join(counted(count, f"{task} code") for task, count in corpus.tasks.items())
     lines = [f"{corpus.path}: {card['source']}; text {card['text']}; {tasks}"]

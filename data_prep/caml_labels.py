@@ -54,9 +54,11 @@ def caml_label(kind: str, code: str) -> str:
 class CamlLabels:
     """Names codes as CAML's scripts do; where a label stands for several codes, it says so.
 
-    `title` and `category` are those of a code; `is_lost` says whether a label has no category,
-    whatever its code has. `noted` gives each discharge summary's admission, and is complete when
-    `codings` is iterated.
+    Args:
+        title: of a code.
+        category: of a code.
+        is_lost: whether a label has no category, whatever its code has.
+        noted: from each discharge summary to its admission; complete when `codings` is iterated.
     """
 
     def __init__(

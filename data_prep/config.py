@@ -86,8 +86,12 @@ class CcsConfig(PrepareConfig):
 def check_out(out: Path, *raw: Path | None) -> None:
     """Refuse to write a corpus over the raw files.
 
+    Args:
+        out: folder of the corpus.
+        *raw: files and folders that are read; None is passed over.
+
     Raises:
-        MarnError: `out` is a file or folder that is read, or holds one.
+        MarnError: `out` is one of them, or holds one.
     """
     for path in raw:
         if path is not None and out.resolve() in [path.resolve(), *path.resolve().parents]:

@@ -29,8 +29,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Make a folder whole or not at all.
 
     Yields a fresh folder beside `path`, which takes its place at the end. Whatever interrupts
-    the work, an error or Ctrl-C, removes the fresh folder and leaves `path` as it was: missing, an
-    empty folder, or a corpus. A symbolic link stays, and the folder it points to is replaced.
+    the work, an error or Ctrl-C, removes the fresh folder and leaves `path` as it was.
+
+    Args:
+        path: where the corpus goes; missing, an empty folder, or a corpus, which is replaced. A
+            symbolic link stays, and the folder it points to is replaced.
 
     Raises:
         MarnError: if something other than a corpus is there, the disk refuses, or the corpus that

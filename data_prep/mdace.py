@@ -55,7 +55,10 @@ class _Chart(BaseModel):
 
 
 class Mdace:
-    """The passages of a folder of MDACE, which are found again in the notes of MIMIC-III.
+    """The passages of a folder, which are found again in the notes of MIMIC-III.
+
+    Args:
+        folder: of MDACE, or one within it.
 
     Raises:
         MarnError: the folder has no files, or one of them cannot be read.
@@ -87,7 +90,9 @@ class Mdace:
     def passages(self, dropped: Counter[str], progress: Progress) -> Iterator[Annotation]:
         """Yield the passages of the notes that `watch` has handed on, each once.
 
-        `dropped` gets the number of those left out, by reason.
+        Args:
+            dropped: gets the number of passages left out, by reason.
+            progress: takes a line about how many were found.
         """
         seen: set[Annotation] = set()
         for given in self._given:

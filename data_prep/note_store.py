@@ -98,7 +98,10 @@ class WordIndexer:
         self._slot_numbers[:] = _EMPTY
 
     def index(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Number the words of N texts.
+        """Number the words of notes.
+
+        Args:
+            texts: N texts.
 
         Returns:
             (T,) int32, the numbers of the words of all notes, note after note; and (N,) int64, how
@@ -150,7 +153,10 @@ def _words_and_blanks(text: str) -> bytes:
 def _hashes(text: bytes, begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return a hash of each word, (T,) uint64, whose first bits are the best mixed.
 
-    Words begin at `begins` and have `lengths` bytes; in the text eight more follow the last.
+    Args:
+        text: in which eight more bytes follow the last word.
+        begins: (T,) int64, the first byte of each word.
+        lengths: (T,) int64, its bytes.
     """
     eights = np.ndarray((len(text) - 7,), "<u8", buffer=text, strides=(1,))  # from each byte on
     hashes = (eights[begins] & _LOWEST.take(lengths, mode="clip")) * _MIX
@@ -165,7 +171,11 @@ def _hashes(text: bytes, begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 class NoteStore:
-    """All notes on disk, with an index in memory; a context manager that removes the files."""
+    """All notes on disk, with an index in memory; a context manager that removes the files.
+
+    Args:
+        folder: for the files; created on entry, removed on exit.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -192,7 +202,12 @@ class NoteStore:
         return self._indexer.words
 
     def read(self, notes: Iterable[Note], dropped: Counter[str], progress: Progress) -> None:
-        """Store all notes; count in `dropped` those without a word, and repeats.
+        """Store all notes.
+
+        Args:
+            notes: iterated once.
+            dropped: gets the number of notes without a word, and of repeats of a note.
+            progress: takes lines about how far the work is.
 
         Raises:
             MarnError: if an admission has notes of two patients.
@@ -261,10 +276,14 @@ class NoteStore:
         return os.pread(self._text.fileno(), piece.bytes, piece.first_byte)
 
     def build_vocabulary(self, training: Iterable[Admission], min_count: int) -> Vocabulary:
-        """Choose the words in at least `min_count` training notes, and number all words by them.
+        """Choose the words in enough training notes, and number all words by them from now on.
+
+        Args:
+            training: the admissions to count in.
+            min_count: number of them that must have a word.
 
         Raises:
-            MarnError: if there is none.
+            MarnError: if no word occurs in `min_count` training notes.
         """
         notes_with = np.zeros(len(self.words), dtype=np.int64)
         last = np.empty(len(self.words), dtype=np.int64)

@@ -212,6 +212,12 @@ def _assign(
 
     Frequency is the number of admissions with a note; among equals the smaller code wins.
 
+    Args:
+        codings: all of them.
+        admissions: those with a note.
+        choices: how many codes to keep, and what becomes of notes without one.
+        dropped: gets what is left out.
+
     Returns:
         Columns admission, kind and code; and how many different codes there were.
     """

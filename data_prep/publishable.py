@@ -49,7 +49,10 @@ _LONGEST_KEY: Final = 80
 
 
 def withheld(result: Any) -> list[str]:
-    """List what keeps a result, parsed JSON, made from credentialed text from being published.
+    """List what keeps a result made from credentialed text from being published.
+
+    Args:
+        result: parsed JSON.
 
     Returns:
         One line per place, which shows nothing of a note; empty if all of it may be published.

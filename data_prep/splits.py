@@ -69,7 +69,15 @@ def chosen(
 
 
 def whole(given: Path | None, config: PrepareConfig) -> Splitter | None:
-    """Return the splitter whose training notes give the vocabulary, None for the corpus's own."""
+    """Return the splitter whose training notes give the vocabulary.
+
+    Args:
+        given: as `chosen` takes it.
+        config: what the user chose.
+
+    Returns:
+        None where these are the corpus's own.
+    """
     if config.vocabulary == "corpus":
         return None
     return chosen(given, "full", config.seed, Counter())[0]
@@ -127,9 +135,11 @@ def by_patient(seed: int, shares: Sequence[int] = tuple(PROPORTIONS.values())) -
 def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
     """Place admissions by lists, and leave out those that the lists do not name.
 
-    The folder holds `train_50_hadm_ids.csv` and so on, one id per line; `which` is "50" or "full"
-    for CAML's. `dropped` gets the number of ids listed twice, of listed ids that the tables lack,
-    and of admissions that the lists lack.
+    Args:
+        folder: holds `train_50_hadm_ids.csv` and so on, one id per line.
+        which: part of the names of the files: "50" or "full" for CAML's.
+        dropped: gets the number of ids listed twice, of listed ids that the tables lack, and of
+            admissions that the lists lack.
 
     Returns:
         The splitter. It raises a `MarnError` if no listed admission is there.
@@ -159,7 +169,9 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
 def in_table(path: Path, dropped: Counter[str]) -> Splitter:
     """Place admissions by a table of ids and splits, and leave out those that it does not name.
 
-    The table may have any form that `marn.corpus.loose_tables` reads; `dropped` is as for `listed`.
+    Args:
+        path: CSV, Parquet, Feather or another form that `marn.corpus.loose_tables` reads.
+        dropped: as for `listed`.
 
     Raises:
         MarnError: naming file and row, if it cannot be read, or an id is in two splits.
@@ -205,10 +217,14 @@ def _of_places(given: Path, places: Mapping[str, str], dropped: Counter[str]) ->
 
 
 def fetch_lists(which: str, sums: Sequence[str] = ()) -> Path:
-    """Fetch CAML's lists "50" or "full" once and return their folder.
+    """Fetch CAML's lists once and return their folder.
+
+    Args:
+        which: "50" or "full".
+        sums: SHA-256 sums of which each list must have one; none compares nothing.
 
     Raises:
-        MarnError: if a list cannot be fetched, or has none of the SHA-256 `sums` given.
+        MarnError: if a list cannot be fetched, or has another sum.
     """
     folder = Path()
     for name in SPLITS:

@@ -46,6 +46,10 @@ def folder(path: Path, option: str = "--raw") -> Path:
 def find(raw: Path, name: str) -> Path | None:
     """Return the file of a table in a folder, plain or gzipped, or None if there is none.
 
+    Args:
+        raw: the folder of the tables.
+        name: of the table, such as "NOTEEVENTS".
+
     Raises:
         MarnError: if several files match.
     """
@@ -211,22 +215,32 @@ def read_text(path: Path) -> str:
 
 
 def fault(path: Path, index: int, what: str) -> MarnError:
-    """Return the error that says what is wrong with a row, by the line that it begins on.
+    """Return the error that names a row of a table by the line it begins on.
 
     The table is read again to count its lines, so that reading itself need not count them.
+
+    Args:
+        path: the table.
+        index: of the row, as `read` yields it.
+        what: is wrong, and the remedy.
     """
     line = next(islice(_csv_rows(path, lenient=True), index, None))[0]
     return fault_on(path, line, what)
 
 
 def identifier(path: Path, index: int, value: str) -> str | None:
-    """Parse an id (ROW_ID, SUBJECT_ID, HADM_ID); "145834.0", as a data frame writes it, is 145834.
+    """Parse an id (ROW_ID, SUBJECT_ID, HADM_ID).
+
+    Args:
+        path: the table, for the error.
+        index: of the row, for the error.
+        value: the field; "145834.0", as a data frame writes it, means 145834.
 
     Returns:
         The id without leading zeros, or None for an empty field.
 
     Raises:
-        MarnError: naming the row with this index, if it is not a whole number.
+        MarnError: if it is not a whole number.
     """
     if _PLAIN.fullmatch(value):  # as nearly all are
         return value

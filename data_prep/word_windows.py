@@ -66,7 +66,11 @@ def _varied_runs(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def shared_runs(texts: Sequence[NDArray[np.uint64]], corpus: Path) -> list[int]:
-    """Count the runs of each text, from `runs_of`, that a note of the corpus in a folder holds too.
+    """Count the runs of each text that a note of a corpus holds too.
+
+    Args:
+        texts: the runs of each text, as `runs_of` returns them.
+        corpus: its folder.
 
     Raises:
         MarnError: the corpus cannot be read.

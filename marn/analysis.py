@@ -82,10 +82,14 @@ class JointPCA(NamedTuple):
 
 
 def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike) -> JointPCA:
-    """Project ICD (C_icd, D) and CCS vectors (C_ccs, D) onto two common principal components.
+    """Project ICD and CCS vectors on the first two principal components of both together.
 
-    The two sets are stacked, so that each code counts once, and centred on their common mean. To
-    fix the arbitrary sign of a component, its largest loading is made positive.
+    The two sets are stacked, each code counting once, and centred on their common mean. The sign of
+    a component is arbitrary, so it is fixed: its largest loading is positive.
+
+    Args:
+        icd_vectors: (C_icd, D) float.
+        ccs_vectors: (C_ccs, D) float, in the same D features.
 
     Raises:
         MarnError: the widths differ, D is 1, or all vectors are equal.
@@ -110,9 +114,12 @@ def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike) -> JointPCA:
 
 
 def diameter(points: ArrayLike) -> float:
-    """Return the largest distance between two of n >= 1 points (n, 2) of the plane.
+    """Return the largest distance between two points of the plane.
 
-    Only corners of the convex hull are compared, which avoids an 8,921 x 8,921 table.
+    The farthest pair are corners of the convex hull, so 8,921 points need no 8,921 x 8,921 table.
+
+    Args:
+        points: (n, 2) float, n >= 1.
 
     Example:
         >>> diameter([[0, 0], [3, 4], [1, 1]])
@@ -233,9 +240,14 @@ def _plane(name: str, points: ArrayLike) -> FloatArray:
 
 
 def focal_term(probability: ArrayLike, gamma: float) -> FloatArray:
-    """Return (1 - p)^gamma * (-log p), the focal loss of a present code before any alpha, in nats.
+    """Return (1 - p)^gamma * (-log p), the focal loss of a present code before any alpha.
 
-    The predicted p is in (0, 1]; for an absent code, pass 1 - p. Gamma 0 is cross-entropy.
+    Args:
+        probability: predicted p, in (0, 1]. For an absent code, pass 1 - p.
+        gamma: focusing exponent, >= 0; 0 is cross-entropy.
+
+    Returns:
+        Nats, in the shape of `probability`.
 
     References:
         Eq. 16.

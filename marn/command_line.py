@@ -24,9 +24,11 @@ _METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH", Mapping: "JSON"}
 
 
 def new(summary: str, *, completion: bool = False) -> typer.Typer:
-    """Make a command line without commands; `--help` prints the summary first.
+    """Make a command line that has no commands yet.
 
-    An installed program may offer shell completion.
+    Args:
+        summary: what `--help` prints first.
+        completion: whether to offer completion to the shell, for a program that is installed.
     """
     app = typer.Typer(
         help=summary,

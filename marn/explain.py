@@ -145,14 +145,21 @@ def faithfulness(
 ) -> dict[str, NDArray[np.float64]]:
     """Measure whether the model really uses the words that explanations name.
 
-    Either the heaviest words or all the others are replaced by the unknown word, and the
-    probability of the code is compared with that for the whole note, averaged over `SHARES`. There
-    are M explanations: columns of the task's logits, with weights (M, T) of the note's words (T,).
+    The heaviest words are replaced by the unknown word, or all but them, and the probability of
+    the code is compared with that of the whole note; the mean over `SHARES` of the words.
+
+    Args:
+        model: on any device.
+        tokens: (T,) int64, the note, without padding.
+        columns: M columns of the task's logits, one for each explanation.
+        task: one of the model's.
+        unknown: the number of the unknown word.
+        weights: (M, T) of the words.
 
     Returns:
-        (M,) each: `comprehensiveness`, the drop in probability without the words (larger is
-        better), and `sufficiency`, the drop with only these words (smaller is better; may be
-        negative).
+        (M,) each: `comprehensiveness`, the fall of the probability without the words (larger is
+        better), and `sufficiency`, its fall with nothing but them (smaller is better, and it may
+        be negative).
 
     References:
         DeYoung et al. 2020 (ERASER), Section 4.2.

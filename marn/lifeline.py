@@ -11,9 +11,11 @@ _LOOK = 0.2  # seconds between two looks at the parent
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """End this process as soon as its parent has ended.
+    """Let this process end as soon as the one that started it has ended.
 
-    Pass None as its id if multiprocessing, which may use a server, started this process.
+    Args:
+        parent: number of the process that started this one; None where multiprocessing did, which
+            knows, and may have used a server for it.
     """
     from multiprocessing import parent_process  # no burden for what is not started so
 

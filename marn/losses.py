@@ -17,7 +17,11 @@ Reduction = Literal["mean", "sum_codes", "none"]
 
 
 def smooth(targets: Tensor, share: float) -> Tensor:
-    """Soften targets (B, C), 0 or 1, for cross-entropy: y (1 - s) + s / C, with s in [0, 1).
+    """Soften targets for cross-entropy: y (1 - s) + s / C.
+
+    Args:
+        targets: (B, C) float, 0 or 1.
+        share: s in [0, 1); 0 returns `targets` as they are.
 
     References:
         Ji et al. 2020 (DCAN), with s = 0.1.
@@ -115,12 +119,14 @@ def focal_loss(
 
 
 def multitask_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Sum the losses of the tasks with weights: Eq. 17 (MARN), Eq. 14 (MT-RAM).
+    """Add up the losses of the tasks, weighted: Eq. 17 (MARN), Eq. 14 (MT-RAM).
 
-    A task without a weight has weight 1.
+    Args:
+        losses: one scalar per task.
+        weights: weight per task; a task that is not named has weight 1.
 
     Raises:
-        MarnError: there are no losses, or a weight names a task without a loss.
+        MarnError: there is no task, or a weight names a task that has no loss.
     """
     if not losses:
         raise MarnError("losses must have at least one task, but got none")

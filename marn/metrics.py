@@ -33,10 +33,14 @@ _BLOCK = 128  # notes or codes at once: 3,372 x 128 float32 is 1.7 MB
 
 
 def auc_per_code(probabilities: ArrayLike, targets: ArrayLike) -> Array:
-    """Return the area under the ROC curve of each code: (N, C), (N, C) bool or 0/1 -> (C,) float64.
+    """Return the area under the ROC curve of each code.
 
-    Any increasing transform of the probabilities (logits) gives the same. The area is `nan` for a
-    code that is in all notes or in none.
+    Args:
+        probabilities: (N, C) float; any increasing transform (logits) gives the same.
+        targets: (N, C) bool or 0/1.
+
+    Returns:
+        (C,) float64; `nan` for a code that all notes or no note has.
 
     Raises:
         MarnError: the shapes differ, or values are out of range.
@@ -159,12 +163,16 @@ def by_frequency(
     frequency: ArrayLike,
     threshold: float | ArrayLike = 0.5,
 ) -> dict[str, dict[str, float]]:
-    """Score rare and frequent codes separately, by the training notes (C,) that have each code.
+    """Score rare and frequent codes apart.
 
-    The other arguments are those of `score`.
+    Args:
+        probabilities: (N, C) float.
+        targets: (N, C) bool or 0/1.
+        frequency: (C,) training notes that have each code: `corpus.frequency(task)`.
+        threshold: see `score`.
 
     Returns:
-        {group of `BINS`: `codes`, their number, and `micro_f1`}, for groups with codes.
+        {group of `BINS` that has codes: `codes`, their number, and `micro_f1`}.
 
     Raises:
         MarnError: the shapes differ, or values are out of range.
@@ -186,10 +194,14 @@ def by_frequency(
 
 
 def best_threshold(probabilities: ArrayLike, targets: ArrayLike) -> float:
-    """Find the single threshold for all codes with the highest micro-F1, given (N, C) and (N, C).
+    """Find the one threshold for all codes with the highest micro-F1.
 
-    Candidates are halfway between neighbouring probabilities; the lowest of equally good ones is
-    chosen. Tune it on dev and apply it to test.
+    Candidates are halfway between neighbouring probabilities; among equals the lowest threshold
+    wins. Tune it on dev and apply it to test.
+
+    Args:
+        probabilities: (N, C) float.
+        targets: (N, C) bool or 0/1.
 
     Returns:
         The threshold, to be used with `>`; 0.5 where no target is present.
@@ -233,10 +245,15 @@ def best_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> Array:
 def reliability(
     probabilities: ArrayLike, targets: ArrayLike, bins: int = 10
 ) -> tuple[Array, Array, Array]:
-    """Compare predictions (N, C) in [0, 1] with the truth, in bins of equal width.
+    """Compare what was said with what came true, by bins of probability of equal width.
 
-    The expected calibration error is `np.nansum(share * abs(said - true))`, over all pairs of note
-    and code (Guo et al. 2017, "On Calibration of Modern Neural Networks", Eq. 3).
+    Their expected calibration error is `np.nansum(share * abs(said - true))`, after Guo et al.
+    (2017), "On Calibration of Modern Neural Networks", Eq. 3, over all pairs of note and code.
+
+    Args:
+        probabilities: (N, C) float in [0, 1].
+        targets: (N, C) bool or 0/1.
+        bins: number of them, B.
 
     Returns:
         `said`, the mean probability in each bin, (B,); `true`, the share of its pairs that are

@@ -18,21 +18,28 @@ th, td {{ text-align: left; vertical-align: top; padding: 0.2rem 0.6rem; min-wid
 
 
 def head(title: str) -> str:
-    """Begin a page for any screen, with light and dark themes; `TAIL` ends it.
+    """Begin a page that fits a phone and is light or dark as its reader likes; `TAIL` ends it.
 
-    >>> "<h1>a &amp; b</h1>" in head("a & b")
-    True
+    Args:
+        title: plain text.
+
+    Example:
+        >>> "<h1>a &amp; b</h1>" in head("a & b")
+        True
     """
     return _HEAD.format(title=html.escape(title))
 
 
 def wide(table: str, name: str) -> str:
-    """Put the HTML of a table into a bordered box, which scrolls if the table is too wide.
+    """Put the HTML of a table into a box with an edge, which scrolls if the table is too wide.
 
-    The plain-text name is read out by screen readers.
+    Args:
+        table: HTML.
+        name: of the box, for those who do not see it; plain text.
 
-    >>> wide("<table></table>", "codes").endswith("<table></table></div>")
-    True
+    Example:
+        >>> wide("<table></table>", "codes").endswith("<table></table></div>")
+        True
     """
     label = html.escape(name, quote=True)
     return f'<div class="wide" role="region" aria-label="{label}" tabindex="0">{table}</div>'

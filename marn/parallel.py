@@ -106,7 +106,11 @@ def all_gather_object(value: T) -> list[T]:
 def on_main_process(action: Callable[[], T]) -> T:
     """Run something on rank 0 only, such as writing a file, while the other ranks wait.
 
-    Its result, on every rank, must be small and picklable.
+    Args:
+        action: takes nothing; its result must be small and picklable.
+
+    Returns:
+        The result, on every rank.
 
     Raises:
         MarnError: the action raised it on rank 0; raised on every rank.

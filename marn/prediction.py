@@ -164,9 +164,15 @@ class SavedModel:
         explain: Explained | None = None,
         to_file: bool = False,
     ) -> Iterator[CodedNote]:
-        """Code notes (id, text) as `predict` does, one at a time.
+        """Code notes as `predict` does, one after the other in the same memory.
 
-        For output that goes `to_file`, call `marn.privacy.check_may_write` first.
+        Args:
+            notes: (id, text) of each.
+            task: see `predict`.
+            top: see `predict`.
+            threshold: see `predict`.
+            explain: see `predict`.
+            to_file: whether they go to a file, for which `marn.privacy.check_may_write` was asked.
         """
         if explain != "none" and not to_file:
             check_may_show(self.is_open, show_credentialed_text=True)
@@ -367,9 +373,13 @@ class _Reader:
 
 
 def write_coded(notes: Iterable[CodedNote], file: IO[str], kind: str, title: str = "") -> None:
-    """Write coded notes, one at a time, into a text file opened with `newline=""`.
+    """Write coded notes into a text file, one after the other.
 
-    The kind is one of `FORMATS`: a table, a JSON object per note, or a page that shows the notes.
+    Args:
+        notes: from `SavedModel.code`.
+        file: opened with `newline=""`.
+        kind: one of `FORMATS`: a table, a JSON object per note, or a page that shows the notes.
+        title: of the page.
     """
     if kind == ".csv":
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -44,9 +44,13 @@ _KERNEL: Final = re.compile(r"ipykernel|(^|/)kernel-[^/]*\.json$")  # in its com
 
 
 def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
-    """Refuse to show text that is not open unless the caller passes `show_credentialed_text=True`.
+    """Refuse to show credentialed text unless the caller asked for it by name.
 
     In a notebook, and in programs that a notebook starts, `SWITCH` must be set as well.
+
+    Args:
+        open_text: whether the text is open, `corpus.is_open`.
+        show_credentialed_text: whether the caller asked for it anyway.
 
     Raises:
         MarnError: the text is credentialed and may not be shown here.
@@ -67,9 +71,12 @@ def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
 
 
 def check_may_write(path: Path | None, open_text: bool, show_credentialed_text: bool) -> None:
-    """Refuse to write text that is not open to a file that git does not ignore, or to a notebook.
+    """Refuse to write text that is not open where git would see it, or where a notebook saves it.
 
-    The file need not exist; None is standard output, which may be a file.
+    Args:
+        path: file to write, which need not exist; None for standard output, which may be a file.
+        open_text: whether the text is open.
+        show_credentialed_text: whether the caller asked for it anyway.
 
     Raises:
         MarnError: the file would be in a git work tree that does not ignore it, or a notebook reads
@@ -90,7 +97,12 @@ def check_may_write(path: Path | None, open_text: bool, show_credentialed_text: 
 
 
 def mark(name: str, digest: str) -> str:
-    """Return the line that says that a corpus is credentialed; the commit check looks for it."""
+    """Return the line that says that a corpus is credentialed, by which the commit check finds it.
+
+    Args:
+        name: name of the corpus.
+        digest: its hash.
+    """
     name = "".join(sign for sign in name if sign.isprintable())  # it may be a stranger's
     return (
         f"{name} [credentialed corpus {digest[:12]}]: its text is confidential; what is shown or "

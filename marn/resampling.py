@@ -34,10 +34,14 @@ class Estimate:
 def interval(
     tables: Sequence[Any], measure: Measure, draws: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimate the mean of figures over seeds, with bootstrap intervals.
+    """Estimate figures, of which the mean over seeds counts, with bootstrap intervals.
 
-    Each seed has a table (U, K), dense or a scipy sparse array; both units and seeds are drawn with
-    replacement, `draws` times.
+    Args:
+        tables: (U, K), dense or scipy's sparse, for each of S seeds (or just one); units, and
+            seeds, are drawn with replacement.
+        measure: makes figures of sums.
+        draws: samples.
+        seed: of the draws.
 
     Example:
         >>> found = interval([np.array([[0.0], [1.0]])], lambda sums: {"mean": sums[:, 0] / 2})
@@ -62,11 +66,18 @@ def interval(
 def difference(
     ours: Sequence[Any], theirs: Sequence[Any], measure: Measure, draws: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimate the difference between the figures of two systems on the same seeds and units.
+    """Estimate how the figures of two systems differ, on the same seeds and units.
 
-    For the interval, units and seeds are drawn with replacement. For the test, the predictions of
-    the two systems are swapped for a random half of the units, and p is how often the difference is
-    at least as large. The arguments are those of `interval`, with the tables of both systems.
+    For the interval, units and seeds are drawn with replacement. For the test, what the two systems
+    say of a random half of the units is exchanged, and p is how often the difference is then as
+    large.
+
+    Args:
+        ours: a table (U, K) for each seed; see `interval`.
+        theirs: those of the other system, for the same seeds and units.
+        measure: makes figures of sums.
+        draws: of the bootstrap, and of the test.
+        seed: of the draws.
 
     Raises:
         MarnError: the tables are not of the same units.

@@ -278,18 +278,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
-    """Load a model that `save_model` or `marn.fit` wrote to a run directory.
+    """Read a model that `save_model` or `marn.fit` wrote.
 
-    If training is still running or was interrupted, the best epoch so far is loaded, with
-    thresholds of 0.5. Untrusted files are safe: nothing in them is executed, no other file or
-    network is accessed, and no more memory is used than the weights justify.
+    Of a training that goes on or was interrupted, the best epoch so far is read, with thresholds of
+    0.5. Files of strangers are safe: nothing in them is executed, no other file and no network is
+    asked, and no more memory is taken than the weights justify.
+
+    Args:
+        folder: the run directory.
+        corpus: to use the model on; its words and codes must be those of the model.
 
     Returns:
         The model with its vocabulary, codes and card.
 
     Raises:
-        MarnError: the folder contains no model, a damaged one, one of another version, or one with
-            other words or codes than the corpus, if one is given.
+        MarnError: the folder holds no model, a damaged one, one of another version, or one with
+            other words or codes than the corpus.
     """
     folder = Path(folder)
     if folder.is_file():

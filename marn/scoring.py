@@ -51,15 +51,19 @@ class FilePredictions:
 def read_predictions(
     path: Path, corpus: Corpus, split: str = "test", task: str = "icd", threshold: float = 0.5
 ) -> FilePredictions:
-    """Read predictions of a task for a split of a corpus.
+    """Read predictions for a split of a corpus.
 
-    The file is `.csv`, `.tsv` or `.parquet`, long (note, code, perhaps probability and assigned) or
-    wide (note, and a column per code); `.jsonl` of `marn predict`; or CAML's `.psv`. A code is
-    assigned if its probability is above the threshold, unless the file says which are.
+    Args:
+        path: `.csv`, `.tsv` or `.parquet`, long (note, code, perhaps probability and assigned) or
+            wide (note, and a column per code); `.jsonl` of `marn predict`; or CAML's `.psv`.
+        corpus: with the notes and codes that are meant.
+        split: of the corpus.
+        task: whose codes are predicted.
+        threshold: a code is assigned where its probability is above it, if the file does not say.
 
     Raises:
-        MarnError: the file is of an unknown kind or damaged, a probability is not in [0, 1], or
-            none of its notes or codes belongs to the split.
+        MarnError: the file is of another kind or damaged, a probability is not in [0, 1], or none
+            of its notes or codes is of the split.
     """
     if not path.is_file():
         raise MarnError(f"{path} does not exist; give a file of predictions")
@@ -290,7 +294,13 @@ def _fill_wide(frame: pl.DataFrame, matcher: _Matcher, values: Floats) -> bool:
 
 
 def report(given: FilePredictions, resamples: int = 1000, seed: int = 0) -> Iterator[str]:
-    """Describe the scores of a file in lines, with 95 % bootstrap intervals over notes."""
+    """Describe the scores of a file in lines, with 95 % bootstrap intervals over notes.
+
+    Args:
+        given: from `read_predictions`.
+        resamples: random samples of the notes, with replacement.
+        seed: of the samples.
+    """
     size, width = given.targets.shape
     yield f"{given.name}: {size:,} notes, {width:,} codes, {int(given.assigned.sum()):,} assigned"
     yield from (f"  note: {remark}" for remark in given.remarks)
@@ -306,11 +316,16 @@ def report(given: FilePredictions, resamples: int = 1000, seed: int = 0) -> Iter
 def compare(
     files: Sequence[FilePredictions], resamples: int = 1000, seed: int = 0
 ) -> Iterator[str]:
-    """Describe the differences between each pair of files for the same split and task, in lines.
+    """Describe in lines how each two files differ on the same notes.
 
-    Each figure that both have is given with the difference, its 95 % bootstrap interval over notes,
-    and the p-value of a permutation test that swaps the two predictions of randomly chosen notes.
-    With more than two files, p is also corrected for the number of pairs, separately per figure.
+    Each figure that both carry has the difference, its 95 % bootstrap interval over notes, and the
+    p-value of a permutation test that exchanges the two predictions of randomly chosen notes. Of
+    more than two files, p is also corrected for the number of pairs, figure by figure.
+
+    Args:
+        files: from `read_predictions`, for the same split and task.
+        resamples: random samples of the notes, and random exchanges.
+        seed: of both.
     """
     rankings = [_ranking(file) for file in files]
     pairs: dict[tuple[int, int], dict[str, Estimate]] = {}
@@ -343,7 +358,12 @@ def _table(given: FilePredictions, ranking: Mapping[str, Floats]) -> sparse.csr_
 
 
 def _measure(width: int, ranking: Sequence[str]) -> Measure:
-    """Return a function that computes the figures of a `_table`, as `marn.metrics.score` does."""
+    """Return what computes the figures, by the rules of `marn.metrics.score`, of `_table`'s sums.
+
+    Args:
+        width: C, the number of codes.
+        ranking: the R figures of which there is a mean over notes.
+    """
 
     def figures(sums: Floats) -> dict[str, Floats]:
         each = np.split(sums[:, : 3 * width], 3, axis=1)  # (B, C) hits, claims, present

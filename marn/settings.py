@@ -75,10 +75,16 @@ _WORDS = {
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 def settings(cls: type[T]) -> type[T]:
-    """Turn a class of annotated, documented fields into a frozen dataclass that checks them.
+    """Make a class a frozen dataclass that checks its fields.
 
-    Values must have a field's type: `epochs="3"` is refused with a one-line `MarnError`. Numbers of
-    numpy and torch are converted to Python's.
+    Values must be of a field's type: `epochs="3"` is refused. Numbers of numpy and torch count as
+    Python's, and become them.
+
+    Args:
+        cls: annotated fields with their defaults, and docstrings below them.
+
+    Returns:
+        The dataclass, which raises a one-line `MarnError` where a value is wrong.
     """
     made: Any = dataclass(frozen=True, kw_only=True, config=_CONFIG)(cls)
     fields, validate = made.__pydantic_fields__, made.__init__
@@ -105,13 +111,20 @@ def settings(cls: type[T]) -> type[T]:
 def check(
     name: str, annotation: Any, value: Any, default: Any = None, *, as_text: bool = False
 ) -> Any:
-    """Check one value as `settings` checks a field, and return it with Python's own numbers.
+    """Check one value as `settings` checks a field.
 
-    The message recommends the default. With `as_text` the value may be given as text, as on a
-    command line.
+    Args:
+        name: what the message calls it.
+        annotation: the type, perhaps with constraints, as `Count`.
+        value: what was given.
+        default: what the message recommends; None for nothing.
+        as_text: whether text may stand for the value, as on a command line.
+
+    Returns:
+        The value, as a Python number where it was numpy's.
 
     Raises:
-        MarnError: the value has the wrong type, or is out of range.
+        MarnError: the value is of another type or out of range.
     """
     adapter = TypeAdapter(annotation, config=_CONFIG)
     try:

@@ -17,10 +17,12 @@ from marn.privacy import MINIMUM_CELL
 
 
 def audit(corpus: Corpus, split_ids: Path | None = None) -> list[Finding]:
-    """Audit a prepared corpus with task "icd".
+    """Audit a prepared corpus.
 
-    What depends on other tasks or on ICD-9-CM is left out for a corpus without them. With
-    `split_ids`, the folder of CAML's lists of admissions, the splits are compared with those.
+    Args:
+        corpus: with task "icd". What depends on other tasks or on ICD-9-CM is left out for a
+            corpus without them.
+        split_ids: folder of CAML's lists of admissions, to compare the splits with.
 
     Raises:
         MarnError: if a list is missing.

@@ -36,10 +36,14 @@ class Finding:
 def finding(
     name: str, count: int, of: int, examples: Iterable[str] = (), **parts: object
 ) -> Finding:
-    """Make a finding: `count` of so many, with the texts of `findings.csv`.
+    """Make a finding with the texts of `findings.csv`.
 
-    `name` is that of the table, with its placeholders ("codes absent from {split}"); `parts` are
-    the values of the placeholders in name, meaning and remedy.
+    Args:
+        name: as in the table, with its placeholders ("codes absent from {split}").
+        count: how many there are.
+        of: among how many.
+        examples: codes.
+        **parts: values of the placeholders in name, meaning and remedy.
     """
     row = _texts()[name]
     name, meaning, remedy = (row[key].format(**parts) for key in ("name", "meaning", "remedy"))

@@ -63,10 +63,15 @@ def audit_raw(
     *,
     is_open: bool | None = None,
 ) -> list[Finding]:
-    """Audit a folder with DIAGNOSES_ICD and PROCEDURES_ICD, and perhaps ADMISSIONS and NOTEEVENTS.
+    """Audit raw tables.
 
-    Without HCUP's file of procedure categories (or "hcup"), only the categories of diagnoses are
-    looked up. Rare codes may be named if `is_open`; by default only those of the teaching hospital.
+    Args:
+        raw: folder with DIAGNOSES_ICD and PROCEDURES_ICD, and ADMISSIONS and NOTEEVENTS if there
+            are any (the demo of MIMIC-III has no notes).
+        ccs_procedures: HCUP's file of procedure categories, or "hcup"; without it, only the
+            categories of diagnoses are looked up.
+        progress: takes lines.
+        is_open: whether rare codes may be named; by default only those of the teaching hospital.
 
     Raises:
         MarnError: naming file and line, if a table is missing or a row cannot be read.

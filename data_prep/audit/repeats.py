@@ -27,9 +27,13 @@ _STEP: Final = np.uint64(0x9E3779B97F4A7C15)  # odd: 2**64 over the golden ratio
 
 
 def shingles(tokens: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """Return the runs of `SHINGLE` words of a note (T,) as numbers (n,) uint64, sorted, each once.
+    """Return the runs of `SHINGLE` words of a note as numbers, sorted, each once.
 
-    A note of fewer words is one run. Different runs collide with probability 2**-64.
+    Args:
+        tokens: (T,) indices of words; a note of fewer than `SHINGLE` words is one run.
+
+    Returns:
+        (n,) uint64, equal for equal runs; different runs collide with probability 2**-64.
     """
     return np.unique(_runs(tokens))
 
@@ -60,7 +64,10 @@ def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
 
 
 def repeats(notes: Sequence[NDArray[np.integer]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find notes that repeat an earlier one, given the words of N notes; empty ones repeat nothing.
+    """Find notes that repeat an earlier one.
+
+    Args:
+        notes: N notes as (T,) indices of words. Empty notes repeat nothing.
 
     Returns:
         Two arrays (N,) of indices of notes, -1 for none: the first note that is the same word for

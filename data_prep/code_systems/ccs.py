@@ -79,8 +79,11 @@ class Ccs:
     def key(self, kind: str, number: int, style: str = "kind:number") -> str:
         """Write a category as a label.
 
-        "kind:number" keeps the kinds apart ("dx:106", 514 labels in all); "number" merges them as
-        the papers' released converter does ("106", 295 labels).
+        Args:
+            kind: "dx" or "pr".
+            number: of the category.
+            style: "kind:number" keeps the kinds apart ("dx:106", 514 labels in all); "number"
+                merges them as the papers' released converter does ("106", 295 labels).
         """
         return f"{kind}:{number}" if style == "kind:number" else str(number)
 
@@ -106,10 +109,14 @@ def fetch_procedures() -> Path:
 
 @cache
 def titles(kind: str, form: Literal["long", "short"] = "long") -> Mapping[str, str]:
-    """Return the titles of the billable ICD-9-CM codes by dotted code (CMS, version 32 of 2014).
+    """Return the titles of the billable ICD-9-CM codes of one kind (CMS, version 32 of 2014).
 
-    There are 14,567 of kind "dx" and 3,882 of kind "pr"; codes retired before 2014 and categories
-    have none. Short titles have up to 24 characters.
+    Args:
+        kind: "dx" (14,567 codes) or "pr" (3,882).
+        form: "long", or "short" for the abbreviated ones of up to 24 characters.
+
+    Returns:
+        A mapping from dotted code to title. Codes retired before 2014 and categories have none.
     """
     table = {"dx": "DX", "pr": "SG"}[kind]
     name = f"ICD_9_CM_v32_master_descriptions/CMS32_DESC_{form.upper()}_{table}.txt"
@@ -146,7 +153,11 @@ class Ccsr:
         return undotted(code) in self.categories
 
     def category(self, code: str) -> str | None:
-        """Return the first CCSR category of a code or beginning, None where no code begins so."""
+        """Return the first CCSR category of a code or beginning, None where no code begins so.
+
+        Args:
+            code: an ICD-10-CM code in upper case, with or without its dot.
+        """
         code = undotted(code)
         if code in self.categories:
             return self.categories[code]
@@ -156,11 +167,14 @@ class Ccsr:
         return min(counts, key=lambda category: (-counts[category], category), default=None)
 
     def title(self, code: str) -> str:
-        """Return the title of an ICD-10-CM code in upper case, with or without its dot.
+        """Return the title of a code.
 
         A beginning gets the words that the titles of all codes below it begin with ("Multiple
         myeloma"). Where there are none or they break off, it gets "such as" and the first title,
         and "" where no code begins so.
+
+        Args:
+            code: an ICD-10-CM code in upper case, with or without its dot.
         """
         code = undotted(code)
         if code in self.names:
@@ -235,8 +249,11 @@ _HCUP_ROW: Final = re.compile(r"'([^']*)','([^']*)','([^']*)',")
 def read_hcup(kind: str, path: Path) -> tuple[dict[str, int], dict[int, str]]:
     """Read HCUP's categories of one kind, 2015: a note, a header, rows in single quotes.
 
-    The file is `$dxref 2015.csv`, `$prref 2015.csv`, or the archive that has the latter. The row of
-    the blank code, category 0 ("no diagnosis", "no procedure"), is left out.
+    The row of the blank code, category 0 ("no diagnosis", "no procedure"), is left out.
+
+    Args:
+        kind: "dx" or "pr".
+        path: `$dxref 2015.csv` or `$prref 2015.csv`, or the archive that has the latter.
 
     Returns:
         The category of each dotted code, and the title of each category.

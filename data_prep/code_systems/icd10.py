@@ -26,9 +26,11 @@ _PROCEDURE: Final = re.compile(r"[0-9A-HJ-NP-Z]{7}", re.ASCII)
 
 @cache
 def dotted(kind: str, written: str) -> str | None:
-    """Return an ICD-10-CM ("dx") or ICD-10-PCS ("pr") code with its dot, which procedures lack.
+    """Return a code with its dot, which procedures lack; None for what does not look like a code.
 
-    It may be in either case, with blanks around it. None stands for what does not look like a code.
+    Args:
+        kind: "dx" for ICD-10-CM, "pr" for ICD-10-PCS.
+        written: the code in either case, with or without its dot, with blanks around it.
     """
     code = written.strip().upper()
     if kind == "pr":
@@ -45,10 +47,13 @@ def title(kind: str, code: str) -> str:
 
 
 def categories(uses: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], CodeEntry]:
-    """Return the category of each (kind, code), given how often each is used.
+    """Return the category of each code that has one.
 
     No package has CCSR's own titles, so such a category is named after its body system and its
     most used member.
+
+    Args:
+        uses: how often each (kind, code) is used.
     """
     ccsr = Ccsr.load()
     found: dict[tuple[str, str], CodeEntry] = {}

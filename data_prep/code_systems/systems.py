@@ -130,6 +130,9 @@ class CodeSystem:
 class Icd9(CodeSystem):
     """ICD-9-CM under the categories of CCS.
 
+    Args:
+        config: how categories are found and written.
+
     Raises:
         MarnError: if HCUP's file of procedure categories cannot be fetched or read.
     """

@@ -47,7 +47,12 @@ class _Row(NamedTuple):
 def read_titles(paths: Iterable[Path], system: CodeSystem, dropped: Counter[str]) -> None:
     """Give a system the title of every code of the lists, and the category of those with one.
 
-    Of two titles of one code the last counts. `dropped` gets the rows left out, by reason.
+    Of two titles of one code the last counts.
+
+    Args:
+        paths: of the lists.
+        system: that the codes belong to.
+        dropped: gets the number of rows left out, by reason.
 
     Raises:
         MarnError: if a list cannot be read, or none of its codes is of the system.

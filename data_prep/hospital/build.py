@@ -77,9 +77,14 @@ def write(
 ) -> dict[str, int]:
     """Write the raw tables of a teaching hospital into a folder that is new or empty.
 
-    The preset is a key of `PRESETS`; `slips` multiplies the usual rate of misspellings. The same
-    seed gives the same bytes, with any number of workers, the processes that write notes. Progress
-    is called with (summaries so far, summaries in all) after every patient.
+    Args:
+        out: the folder.
+        preset: a key of `PRESETS`.
+        seed: the same seed gives the same bytes.
+        progress: called with (summaries so far, summaries in all) after every patient.
+        workers: processes that write notes; the bytes do not depend on it.
+        zipped: write `.csv.gz` instead of `.csv`.
+        slips: multiplies the usual rate of misspellings.
 
     Returns:
         The numbers of patients, admissions, summaries (admissions with a discharge summary),

@@ -27,8 +27,10 @@ Value = str | Callable[["NoteBuilder"], None]
 class NoteBuilder:
     """Expand templates into a text, and annotate the mentions of codes in it.
 
-    The values are those of the story, by the names of their slots. The author has phrases,
-    spellings and slips of the pen.
+    Args:
+        rng: decides between alternatives.
+        values: of the story, by the names of their slots.
+        author: whose phrases, spellings and slips of the pen are written.
 
     Example:
         >>> from data_prep.hospital.grammar import parse

@@ -41,9 +41,12 @@ class Sections(Story):
         self.note.raw("\n\n")
 
     def fill(self, rule: str, words: float, each: float) -> None:
-        """Write about so many words of a rule, whose sentences have `each` words on average.
+        """Write sentences of a rule.
 
-        No sentence comes twice before all have come.
+        Args:
+            rule: of which no sentence comes twice before all have come.
+            words: about so many in all.
+            each: words of a sentence, on average.
         """
         count = max(1, int(words / each + self.rng.random()))
         alternatives = self.author.rule(rule)
@@ -54,9 +57,13 @@ class Sections(Story):
                 self.note.say(rule)
 
     def items(self, codes: list[Code], filler: str = "", extra: int = 0) -> None:
-        """Write a list of codes in random order, and `extra` other things of the rule `filler`.
+        """Write a list of codes in random order.
 
-        Where there is a filler, some codes are written in the phrases of a history.
+        Args:
+            codes: to be listed.
+            filler: rule of other things to list. Where it is given, some codes are written in
+                the phrases of a history.
+            extra: how many other things.
         """
         note, rng, style = self.note, self.rng, self.author.bullet
         items: list[Code | None] = [*codes, *[None] * extra]

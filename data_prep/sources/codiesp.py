@@ -201,9 +201,11 @@ def _categories(system: Icd10, progress: Progress) -> dict[str, list[str]]:
 def fetch_cases(sums: Sequence[str] = ()) -> tuple[Path, str]:
     """Fetch CodiEsp's archive once, unpack it, and return its folder and its SHA-256.
 
+    Args:
+        sums: SHA-256 sums of which the archive must have one; none compares nothing.
+
     Raises:
-        MarnError: if it cannot be fetched or unpacked, has none of the `sums` given, or holds no
-            CodiEsp.
+        MarnError: if it cannot be fetched or unpacked, has another sum, or holds no CodiEsp.
     """
     remedy = "download it yourself, unpack it and pass its folder with --raw"
     path, found = fetch(ARCHIVE_URL, "codiesp.zip", remedy, sums)
@@ -289,8 +291,12 @@ def pieces_of(
 ) -> list[tuple[int, int]]:
     """Read where the pieces of a passage are, "2787 2801;2810 2823", the end exclusive.
 
-    Empty pieces go. If the words marked are not there, the passage has no pieces, and is counted in
-    `dropped`.
+    Args:
+        text: of the note.
+        offsets: characters of the text; empty pieces go.
+        marked: the words of the passage. If they are not there, the passage has no pieces.
+        path: of the file, for the error.
+        dropped: gets the number of such passages.
 
     Raises:
         MarnError: the offsets are not numbers.

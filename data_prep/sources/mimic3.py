@@ -88,13 +88,18 @@ def build(
     *,
     progress: Progress,
 ) -> None:
-    """Write the corpus of a folder of MIMIC-III tables into a fresh folder.
+    """Write the corpus of a folder of MIMIC-III tables.
 
-    The tables are NOTEEVENTS, DIAGNOSES_ICD, PROCEDURES_ICD, and for titles D_ICD_DIAGNOSES and
-    D_ICD_PROCEDURES. Only what the teaching hospital wrote is open text (`is_synthetic`). The card
-    gets the command line, to which the choices are added. `lists` are what `splits.chosen` takes,
-    `labels` "icd" or "caml" (`data_prep.caml_labels`); MDACE's annotations take the place of the
-    hospital's own evidence.
+    Args:
+        raw: NOTEEVENTS, DIAGNOSES_ICD, PROCEDURES_ICD, and for titles D_ICD_DIAGNOSES and
+            D_ICD_PROCEDURES. Only what the teaching hospital wrote is open text (`is_synthetic`).
+        folder: a fresh folder, as `data_prep.corpus_writer.replacing` yields it.
+        config: what the user chose.
+        command: the command line for the card, to which the choices are added.
+        lists: what `splits.chosen` takes; None splits by patient.
+        labels: "icd", or "caml" (`data_prep.caml_labels`).
+        mdace: folder of MDACE's annotations, instead of the hospital's own evidence.
+        progress: takes lines.
 
     Raises:
         MarnError: if a table is missing or damaged, or nothing is left.

@@ -16,8 +16,10 @@ from marn.nn.layers import BiGRU
 class FinalStates(PooledHead):
     """The features at the end of each direction: last token forwards, first token backwards.
 
-    Without a mask "last" is the last position of the batch, after the padding. So many of the
-    features as `backwards` says, the latter ones, run backwards.
+    Without a mask "last" is the last position of the batch, after the padding.
+
+    Args:
+        backwards: how many of the features, the latter ones, run backwards.
     """
 
     def __init__(self, size: int, tasks: Mapping[str, int], *, backwards: int) -> None:

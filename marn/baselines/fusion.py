@@ -18,7 +18,11 @@ HeadReading = Literal["standard", "released"]
 
 
 class NoteNorm(nn.Module):
-    """Normalisation of a note over its real positions and all channels: `GroupNorm`, one group."""
+    """Normalisation of a note over its real positions and all channels: `GroupNorm`, one group.
+
+    Args:
+        channels: C.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -41,6 +45,9 @@ class PairPooling(nn.Module):
 
     A position's score is the product of its features with one vector. The last position of a note
     of odd length is paired with zeros, whose score is 0.
+
+    Args:
+        channels: C.
 
     References:
         Luo et al. 2021 and their released code, with windows of 2.
@@ -68,11 +75,15 @@ def sinusoids(length: int, size: int) -> Tensor:
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and a two-layer network with ReLU, each added to its input, then normalised.
+    """Self-attention and a two-layer network, each added to its input and then normalised.
 
-    Readings: `"standard"`: each head is a slice of the features, scores are divided by the root of
-    its width. `"released"`: positions and features are cut into heads in memory order, which mixes
-    them, and scores are divided by the root of width // 4. The heads must divide the size D.
+    Args:
+        size: D.
+        heads: of the attention; must divide D.
+        hidden_size: of the network, with ReLU.
+        reading: `"standard"`: each head is a slice of the features, scores are divided by the root
+            of its width. `"released"`: positions and features are cut into heads in memory order,
+            which mixes them, and scores are divided by the root of width // 4.
 
     References:
         Vaswani et al. 2017, Section 3; the released code of Luo et al. 2021.

@@ -13,10 +13,15 @@ from marn.nn.heads import TanhAttention
 
 
 class JointAttention(TanhAttention):
-    r"""LAAT's head where one task, the coarse one, informs all others; none if it is None.
+    r"""LAAT's head where one task, the coarse one, informs all others.
 
     With coarse probabilities p, a fine code's view is its attended features followed by
-    :math:`g = \sigma(p G)`, `coarse_size` features, the same for all codes.
+    :math:`g = \sigma(p G)`, the same for all codes.
+
+    Args:
+        attention_size: A.
+        coarse: the task that informs the others; None if there is none.
+        coarse_size: features of g.
 
     References:
         Vu, Nguyen and Nguyen 2020 (JointLAAT).

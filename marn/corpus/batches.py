@@ -45,7 +45,14 @@ class Batch:
 def collate(
     split: Split, notes: NDArray[np.int64], tasks: dict[str, int], max_length: int
 ) -> Batch:
-    """Pad notes (B,) of a split to the longest of them, cut to their first `max_length` words."""
+    """Pad notes of a split to the longest of them.
+
+    Args:
+        split: the split that holds the notes.
+        notes: (B,) indices in the split.
+        tasks: number of codes of each task that gets targets.
+        max_length: tokens kept of a note, from its beginning.
+    """
     texts = [split.note_tokens(int(note))[:max_length] for note in notes]
     lengths = np.array([len(text) for text in texts], np.int64)
     tokens = np.zeros((len(notes), lengths.max()), np.int64)
@@ -67,11 +74,20 @@ def _cut(order: NDArray[np.int64], batch_size: int) -> Order:
 def training_order(
     lengths: Iterable[int], batch_size: int, *, seed: int, epoch: int, pool: int = POOL
 ) -> Order:
-    """Shuffle N notes into batches of similar length: their indices, each note once.
+    """Shuffle notes into batches of similar length.
 
     The notes are shuffled and cut into pools of `pool` batches; each pool is sorted by length and
     cut into batches, whose order is shuffled again. A note is batched with others in each epoch.
-    The same seed and epoch give the same order, and a pool of one batch gives random batches.
+
+    Args:
+        lengths: (N,) tokens per note.
+        batch_size: notes per batch; the last one may be smaller.
+        seed: seed of the run.
+        epoch: the same seed and epoch give the same order.
+        pool: batches per pool; 1 gives random batches.
+
+    Returns:
+        The indices of the notes, batch by batch; each note once.
     """
     rng = np.random.default_rng([seed, epoch])
     sizes = np.fromiter(lengths, np.int64)

@@ -26,14 +26,18 @@ _NOUN: Final = {"dx": "diagnosis", "pr": "procedure"}
 
 
 def dotted(kind: str, raw: str) -> str:
-    """Write a code with its dot, placed according to its kind.
+    """Write a code with its dot, placed according to the table that the code comes from.
 
-    The kind is ``"dx"`` for a diagnosis, ``"pr"`` for a procedure. The code may be written with or
-    without the dot, in upper or lower case, with blanks around it; it is returned in upper case.
+    Args:
+        kind: ``"dx"`` for a diagnosis, ``"pr"`` for a procedure.
+        raw: the code as written: with or without the dot, in either case, with blanks around it.
+
+    Returns:
+        The code in upper case.
 
     Raises:
-        MarnError: ``kind`` is unknown, ``raw`` is not text (its zeros may already be lost), or it
-            does not look like a code of that kind.
+        MarnError: ``kind`` is unknown, ``raw`` is not text (its zeros may be lost already), or it
+            does not have the shape of a code of that kind.
 
     Example:
         >>> dotted("dx", "42731"), dotted("pr", "0331"), dotted("dx", "486")

@@ -93,14 +93,18 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def encoding_of(path: Path, given: str | None = None) -> str:
-    """Return the encoding of a file: UTF-8, UTF-16, UTF-32 or, if unambiguous, Windows-1252.
+    """Return the encoding of a file: UTF-8, UTF-16, UTF-32 or, where that is plain, Windows-1252.
 
-    Windows-1252 (which includes Latin-1) is unambiguous if no byte above 127 is part of UTF-8 and
-    each is a plausible Windows-1252 character in its place. A source that can be read only once,
-    such as a pipe, is assumed to be UTF-8. A given encoding is only checked.
+    It is plain where no byte above 127 is part of UTF-8, and every one is a character of
+    Windows-1252 (which holds Latin-1's) that can be where it is.
+
+    Args:
+        path: of the file, perhaps gzipped; of what can be read only once, such as a pipe, UTF-8 is
+            assumed.
+        given: the encoding, if it is known; then the file is only read to see that it has it.
 
     Raises:
-        MarnError: if it is none of these, or not the one given.
+        MarnError: if it is none of these, or not the one that is given.
     """
     if not path.is_file() and path.exists():
         return given or "utf-8-sig"

@@ -208,15 +208,18 @@ class Corpus:
 
     @classmethod
     def load(cls, path: str | Path) -> Corpus:
-        """Open the corpus in a folder.
+        """Open a corpus.
 
         Cheap: the card is read, file sizes are compared with it, and the arrays are mapped.
         `verify` compares the contents as well. A corpus whose text is under a data use agreement
         is announced in the log (`marn.privacy.announce`).
 
+        Args:
+            path: the folder that `python -m data_prep` wrote.
+
         Raises:
-            MarnError: there is no corpus, it was written by another version, or a file is missing
-                or differs in size from what was written.
+            MarnError: there is no corpus, it was written by another version, or a file of it is
+                missing or differs in size from what was written.
         """
         path = Path(path)
         card = read_card(path)
@@ -356,9 +359,14 @@ class Corpus:
     def head(
         self, *, train: int | None = None, dev: int | None = None, test: int | None = None
     ) -> Corpus:
-        """Return the same corpus with only the first notes of each split; None keeps all.
+        """Return the same corpus with the first notes of each split, for a small machine.
 
-        Vocabulary, codes and vectors remain those of the whole corpus.
+        Vocabulary, codes and vectors stay those of the whole corpus.
+
+        Args:
+            train: notes of split "train" to keep, at most; None keeps all.
+            dev: the same for "dev".
+            test: the same for "test".
 
         Raises:
             MarnError: a number is below 1.

@@ -76,14 +76,16 @@ class Planned:
 
 
 def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
-    """Read an experiment's YAML file.
+    """Read an experiment.
 
-    Changes replace what it says: `seeds`, an axis of the grid with its values (or some of its
-    labels), or a parameter of every run.
+    Args:
+        path: the YAML file.
+        changes: `seeds`, an axis of the grid with its values (or some of its labels), or a
+            parameter of every run, instead of what the file says.
 
     Raises:
-        MarnError: the file is missing, is no YAML, has a key twice, or says something that is not a
-            setting; an axis of the grid is empty.
+        MarnError: the file is missing, is no YAML, or says something that is not a setting; an axis
+            of the grid is empty.
     """
     import yaml
 
@@ -199,11 +201,15 @@ def _set(parameters: dict[str, Any], key: str, value: Any) -> None:
 
 
 def plan(path: Path, out: Path, changes: Mapping[str, Any] | None = None) -> list[Planned]:
-    """List the runs of an experiment, each checked before any is begun, with folders in `out`.
+    """List the runs of an experiment, each checked before any is begun.
+
+    Args:
+        path: the experiment's YAML file.
+        out: folder for the runs.
+        changes: see `read`.
 
     Raises:
-        MarnError: see `read`; or something that the file says does not exist, or two runs are the
-            same.
+        MarnError: something that the file says does not exist, or two runs are the same.
     """
     try:
         import distributed  # noqa: F401

@@ -103,10 +103,13 @@ class Preset:
         return pd.DataFrame(found, columns=["row", "what", "why"])
 
     def changed(self, values: Mapping[str, Any], name: str | None = None) -> Self:
-        """Return a new preset with some values {path: value} changed.
+        """Return a new preset with some values changed.
 
-        Besides the paths of the table, any option of `marn.build`, `marn.TrainConfig` or
-        `marn.evaluate` may be set, such as `model.embedding_size`. Those calls check it.
+        Args:
+            values: {path: value}; besides the paths of the table, any option of `marn.build`,
+                `marn.TrainConfig` or `marn.evaluate`, such as `model.embedding_size`. Those calls
+                check it.
+            name: name of the new preset.
 
         Raises:
             MarnError: a path is unknown.

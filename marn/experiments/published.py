@@ -66,7 +66,10 @@ def table(
 ) -> pd.DataFrame:
     """Return the scores of a dataset as the papers lay them out, one row per printed row.
 
-    The dataset is `"MIMIC-III-50"` or `"MIMIC-III-full"`.
+    Args:
+        dataset: `"MIMIC-III-50"` or `"MIMIC-III-full"`.
+        task: `"icd"` or `"ccs"`.
+        papers: whose tables.
 
     Returns:
         `paper`, `table`, `printed`, `system`, `blocks`, a column per metric (percent; NaN where a

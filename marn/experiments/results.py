@@ -26,10 +26,12 @@ _TRAINING = ("loss", "learning_rate", "batch_size")  # settings that are columns
 
 
 def collect(folder: Folders, runs: Container[str] | None = None) -> pd.DataFrame:
-    """Collect the finished runs of a sweep, or of some of its keys, into a tidy table.
+    """Collect the finished runs of a sweep into a tidy table.
 
-    Without keys all that are there count, also those of an earlier version of the code or of
-    another corpus.
+    Args:
+        folder: that `python -m marn sweep` wrote to.
+        runs: keys of the runs that are meant; by default all that are there, also those of an
+            earlier version of the code or of another corpus.
 
     Returns:
         One row per run, task and rule of `recording.RULES`: the run's labels and seed, `task`,
@@ -84,9 +86,12 @@ def _folders(folder: Folders) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def summary(table: pd.DataFrame, by: Sequence[str], figures: Sequence[str]) -> pd.DataFrame:
-    """Average figures of a table from `collect` over seeds.
+    """Average figures, columns of a table from `collect`, over seeds.
 
-    `by` are columns that name a row, such as `["system", "loss"]`; `task` and `rule` are added.
+    Args:
+        table: from `collect`.
+        by: columns that name a row, such as `["system", "loss"]`; `task` and `rule` are added.
+        figures: columns to average.
 
     Returns:
         One row per group: `seeds`, and for each figure its mean and, as `FIGURE sd`, the standard
@@ -207,9 +212,17 @@ def _counts(place: Path) -> Array:
 
 
 def publish(table: pd.DataFrame, path: str | Path, *, digits: int = 4) -> list[Path]:
-    """Write a table as CSV, JSON, Markdown, HTML and LaTeX: `path` with a suffix; return the files.
+    """Write a table as CSV, JSON, Markdown, HTML and LaTeX.
 
     The JSON, a list of rows, is what the book keeps in `book/results/` and its chapters read.
+
+    Args:
+        table: any.
+        path: of the files, without a suffix.
+        digits: after the point.
+
+    Returns:
+        The files written.
     """
     rounded, path = table.round(digits), Path(path)
     written = {

@@ -33,19 +33,26 @@ def blocks_of(label: str) -> str:
 def beside(
     own: pd.DataFrame, paper: str, table: str, *, dataset: str = "MIMIC-III-50", task: str = "icd"
 ) -> pd.DataFrame:
-    """Lay own figures out as a table of a paper, one of `published.PAPERS`, beside those it prints.
+    """Lay own figures out as a table of a paper, beside those that it prints.
 
     MARN is the BiGRU with all three blocks, and MT-RAM that with two. Own rows that the paper lacks
-    come last. Own figures have one row per system, from `marn.experiments.results.summary` with one
-    `rule`: `model`, perhaps `blocks` (labels such as "+RAM+MTL"), and for each score its mean (a
-    fraction) and `SCORE sd`.
+    come last.
+
+    Args:
+        own: one row per system, from `marn.experiments.results.summary` with one `rule`: `model`,
+            perhaps `blocks` (labels such as "+RAM+MTL"), and for each score its mean (a fraction)
+            and `SCORE sd`.
+        paper: one of `published.PAPERS`.
+        table: such as "Table 5".
+        dataset: of the table.
+        task: of the table.
 
     Returns:
         One row per printed row: `row`, `seeds`, and for each score that the paper prints `SCORE`,
         `SCORE sd` (own) and `SCORE published`, all in percent.
 
     Raises:
-        MarnError: the paper has no such table, or a system occurs twice.
+        MarnError: the paper has no such table, or a system is there twice.
     """
     cells = published.figures()
     wanted = {"paper": paper, "table": table, "dataset": dataset, "task": task}
@@ -80,7 +87,13 @@ def _line(name: str, own: Any, theirs: Any, scores: Sequence[str]) -> dict[str, 
 
 
 def over_seeds(table: pd.DataFrame, by: Sequence[str], figure: str) -> pd.DataFrame:
-    """Average a figure of a table, with a row per run, over seeds, for each point named by `by`.
+    """Average a figure over seeds, for a curve or a row of a table.
+
+    Args:
+        table: a row per run, such as those of `marn.experiments.results.collect` with one task and
+            rule.
+        by: columns that name a point, such as `["model", "train_notes"]`.
+        figure: column to average.
 
     Returns:
         `by`, `seeds`, `mean`, `sd`, `low` and `high`: Student's 95 % interval over seeds, missing
@@ -98,10 +111,12 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], figure: str) -> pd.DataFr
 def by_frequency(
     codes: pd.DataFrame, by: Sequence[str], bins: Sequence[int] = BINS
 ) -> pd.DataFrame:
-    """Average the F1 of codes (`results.per_code`) by how many training notes have them.
+    """Average the F1 of codes by how many training notes have them.
 
-    Codes that no test note has are left out. `by` are labels that name a system, `bins` the least
-    training notes of each group.
+    Args:
+        codes: from `marn.experiments.results.per_code`; codes that no test note has are left out.
+        by: labels that name a system.
+        bins: least training notes of each group.
 
     Returns:
         `by`, `training notes` (as "10-29"), `codes`, and the mean over codes of F1, over seeds:

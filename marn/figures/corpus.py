@@ -65,8 +65,9 @@ def code_frequency(frequency: ArrayLike, names: Sequence[str], *, system: str = 
 def code_tree(codes: pd.DataFrame) -> go.Figure:
     """Draw ICD codes on the left, and on the right the CCS codes that they map to.
 
-    There is a row per ICD code, in the order drawn, with the columns `code`, `title`, `ccs` and
-    `ccs_title` (all str).
+    Args:
+        codes: one row per ICD code, in the order drawn, with the columns `code`, `title`, `ccs`
+            and `ccs_title` (all str).
 
     Raises:
         MarnError: a column is missing, or there is no code.
@@ -109,10 +110,12 @@ def code_tree(codes: pd.DataFrame) -> go.Figure:
 
 
 def note_lengths(lengths: Mapping[str, ArrayLike]) -> go.Figure:
-    """Draw how long notes are, by corpus or split, and what share is longer than BERT's 512 tokens.
+    """Draw how long the notes are, and what share of them is longer than the 512 tokens of BERT.
 
-    Notes of 4,000 tokens, where MARN truncates, and more share the last bar. Lengths are (N,) int,
-    tokens per note before truncation.
+    Notes of 4,000 tokens, where MARN truncates, and more share the last bar.
+
+    Args:
+        lengths: name of a corpus or split -> (N,) int, tokens per note before truncation.
 
     Raises:
         MarnError: there is no note.

@@ -99,9 +99,11 @@ def focal_optimum(
 def loss_by_frequency(losses: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Draw the normalised cross-entropy of each code, most frequent first, for several models.
 
-    With more than 300 codes, each point is the median of a run of neighbouring codes. Of each
-    training loss there is a frame of `marn.analysis.loss_per_code`, all with the same codes in the
-    same order.
+    With more than 300 codes, each point is the median of a run of neighbouring codes.
+
+    Args:
+        losses: name of the training loss -> frame of `marn.analysis.loss_per_code`, all with the
+            same codes in the same order.
 
     Raises:
         MarnError: the frames have different codes.

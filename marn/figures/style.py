@@ -59,8 +59,11 @@ _keep_figures_here()
 def lay_out(figure: go.Figure, title: str, height: int = 420, **layout: Any) -> go.Figure:
     """Give a figure, in place, the house layout: title wrapped for a phone, legend below.
 
-    The height is in pixels, and `layout` what else `update_layout` takes, such as
-    `xaxis_title="epoch"`.
+    Args:
+        figure: the figure, which is also returned.
+        title: its title.
+        height: in pixels.
+        layout: what else `update_layout` takes, such as `xaxis_title="epoch"`.
     """
     lines = textwrap.wrap(title, 42)
     figure.update_layout(

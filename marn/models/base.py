@@ -170,7 +170,11 @@ class Coder(nn.Module):
         return self.head(*self.features(tokens, lengths))
 
     def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Encode and recalibrate notes, given as to `forward`: the input of the head.
+        """Encode and recalibrate notes: the input of the head.
+
+        Args:
+            tokens: as in `forward`.
+            lengths: as in `forward`.
 
         Returns:
             Features (B, T', D), with `word_path` (B, T', D + E), and their mask (B, T'), None with
@@ -204,6 +208,10 @@ class Coder(nn.Module):
     def to_subwords(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Cut notes into embedded units: the first `max_length` words, unless overridden.
 
+        Args:
+            tokens: as in `forward`.
+            lengths: as in `forward`.
+
         Returns:
             Rows of the embedding (B, U), padded with 0, and how many each note has (B,).
         """
@@ -222,7 +230,12 @@ class Coder(nn.Module):
         return torch.cat([h, F.pad(x, (0, 0, 0, h.shape[1] - x.shape[1]))], dim=2)
 
     def attention(self, tokens: Tensor, lengths: Tensor, task: str) -> Tensor:
-        """Compute how much each code of a task attends to each token.
+        """Compute how much each code attends to each token.
+
+        Args:
+            tokens: as in `forward`.
+            lengths: as in `forward`.
+            task: one of `tasks`.
 
         Returns:
             (B, C, T') float with T' = min(T, max_length). With `padding="masked"` the weights over
@@ -245,10 +258,18 @@ class Coder(nn.Module):
         return self.subwords_to_words(over_units, tokens[:, : self.max_length], lengths)
 
     def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """Assign the weights of positions to tokens: (B, C, T') -> (B, C, T), T the width.
+        """Assign the weights of positions to tokens.
 
         Unless overridden, position i belongs to token i, and surplus positions belong to the last
-        token. Weights are zero at positions beyond `lengths` (B,), tokens that may receive some.
+        token.
+
+        Args:
+            weights: (B, C, T'), zero at positions beyond `lengths`.
+            lengths: (B,) tokens of each note that may receive weight, >= 1.
+            width: T, the tokens of a row.
+
+        Returns:
+            (B, C, T) with the sums of `weights`.
         """
         if weights.shape[2] == width:
             return weights
@@ -344,10 +365,12 @@ class Coder(nn.Module):
         return self.head.declared_unused
 
     def count_parameters(self, *, embeddings: bool = True, unused: bool = False) -> int:
-        """Count parameters, frozen ones included, with or without the word vectors.
+        """Count parameters, frozen ones included.
 
-        `unused` includes those that the released code declares and never uses (the bias of the
-        label queries); published counts include them.
+        Args:
+            embeddings: include the word vectors.
+            unused: include those that the released code declares and never uses (the bias of the
+                label queries); published counts include them.
         """
         count = sum(parameter.numel() for parameter in self.parameters())
         if not embeddings:

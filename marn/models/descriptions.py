@@ -33,13 +33,17 @@ def check_descriptions(
     *,
     every: bool,
 ) -> dict[str, list[list[int]]]:
-    """Check the descriptions of a model's codes: of every task, or of one at least.
+    """Check the descriptions of a model's codes.
 
-    Those of tasks that the model does not have are left out. The last of `vocabulary_size` rows of
-    the embedding is the unknown word, which a code without words gets.
+    Args:
+        system: name of the system, for the error.
+        descriptions: for some tasks; tasks that the model does not have are left out.
+        tasks: number of codes of each task of the model.
+        vocabulary_size: rows of the embedding; the last one is the unknown word.
+        every: whether all tasks must have descriptions, or one of them is enough.
 
     Returns:
-        {task: the words of each code}.
+        {task: the words of each code}; a code without words gets the unknown word.
 
     Raises:
         MarnError: descriptions are missing, not lists of word ids, or not one for each code.
@@ -66,7 +70,15 @@ def check_descriptions(
 
 
 def mean_vectors(texts: Sequence[Sequence[int]], table: Tensor) -> Tensor:
-    """Average the word vectors (rows, E) of each description: (C, E), detached from the table."""
+    """Average the word vectors of each description.
+
+    Args:
+        texts: the words of each code, at least one.
+        table: (rows, E), the word vectors.
+
+    Returns:
+        (C, E), detached from the table: they do not change with it.
+    """
     table = table.detach()
     return torch.stack([table[torch.tensor(list(text))].mean(dim=0) for text in texts])
 
@@ -77,8 +89,12 @@ def title_vectors(
     """Turn the title of each code into one direction: the sum of its words, the rare ones first.
 
     A word counts by log(N / n), if n of the N training notes have it. English stop words and words
-    that the vocabulary lacks do not count. Of words that are cut into pieces (`rows_of`) the pieces
-    count so; `table` (rows, E) has the vectors of words or pieces.
+    that the vocabulary lacks do not count. Of words that are cut into pieces, the pieces count so.
+
+    Args:
+        corpus: gives the titles, the vocabulary, and how many notes have a word.
+        table: (rows, E), the vectors of words, or of pieces of words.
+        rows_of: cuts words into the rows that stand for them; by default each has its own.
 
     Returns:
         {task: (C, E)} of length 1; zero for a title without any such word.

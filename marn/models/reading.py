@@ -16,10 +16,13 @@ from marn.models.base import Coder
 def batches(
     model: Coder, notes: Sequence[NDArray[np.integer]], batch_size: int
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Read notes of at least one word in batches on a network's device; each rank has its share.
+    """Read notes in batches on a network's device; each rank reads its share of the batches.
 
-    A network reads `max_length` words of a note. One with `padding="released"` is not
-    padding-invariant, and reads one note at a time as the authors' evaluation does.
+    Args:
+        model: a network; it reads `max_length` words of a note.
+        notes: the words of each note, at least one.
+        batch_size: notes at a time. A model with `padding="released"` is not padding-invariant,
+            and reads one note at a time as the authors' evaluation does.
 
     Yields:
         The places of B notes in `notes`, (B,); their words (B, T) int64; and their lengths (B,).

@@ -30,9 +30,14 @@ class Segmented:
 
 
 def cut_segments(x: Tensor, size: int) -> Tensor:
-    """Cut rows into segments of w positions, the last one filled up with zeros.
+    """Cut rows into consecutive segments, the last one filled up with zeros.
 
-    (B, T) or (B, T, E) -> (B, ceil(T / w), w) or (B, ceil(T / w), w, E).
+    Args:
+        x: (B, T) or (B, T, E).
+        size: w, positions of a segment.
+
+    Returns:
+        (B, ceil(T / w), w) or (B, ceil(T / w), w, E).
     """
     fill = (0, 0) * (x.dim() - 2) + (0, -x.shape[1] % size)
     return F.pad(x, fill).unflatten(1, (-1, size))

@@ -24,8 +24,15 @@ class ResidualConvolution(nn.Module):
     .. math:: \mathrm{dropout}(\tanh(N(C(\tanh(N(C(x))))) + N(S(x))))
 
     with convolutions C of an odd kernel, a convolution S of kernel 1, all without a bias, and a
-    normalisation N for each: `norm` creates it for so many channels, a module of (B, T, C) and a
-    mask that leaves padding zero, as `marn.nn.ram.TokenNorm` does.
+    normalisation N for each.
+
+    Args:
+        channels_in: features of a position in the input.
+        channels_out: features of a position in the output.
+        kernel_size: tokens that C spans; odd, so that the length is kept.
+        norm: creates a normalisation of so many channels: a module of (B, T, C) and a mask that
+            leaves padding zero, as `marn.nn.ram.TokenNorm` does.
+        dropout: share dropped at the end.
 
     Raises:
         MarnError: `kernel_size` is even.

@@ -19,7 +19,10 @@ class TanhAttention(Head):
         z_t = \tanh(h_t P), \quad a_l = \mathrm{softmax}_t(q_l \cdot z_t), \quad
         v_l = \sum_t a_{lt} h_t, \quad \mathrm{logit}_l = w_l \cdot v_l + b_l
 
-    Each task has its own projection, as each level of JointLAAT does. A is d_a in the paper.
+    Each task has its own projection, as each level of JointLAAT does.
+
+    Args:
+        attention_size: A, d_a in the paper.
 
     References:
         Vu, Nguyen and Nguyen 2020 (LAAT). P, q and w are drawn from a normal distribution with

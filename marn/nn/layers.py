@@ -23,10 +23,18 @@ SCORES_AT_ONCE = 2**28  # attention scores held at a time: 1 GiB in fp32
 
 
 def length_mask(lengths: Tensor, width: int) -> Tensor:
-    """Mark the real positions of a padded batch of width T: (B,) int -> (B, T) bool.
+    """Mark the real positions of a padded batch.
 
-    >>> length_mask(torch.tensor([1, 3]), 3).int().tolist()
-    [[1, 0, 0], [1, 1, 1]]
+    Args:
+        lengths: (B,) int.
+        width: T, the padded length.
+
+    Returns:
+        (B, T) bool.
+
+    Example:
+        >>> length_mask(torch.tensor([1, 3]), 3).int().tolist()
+        [[1, 0, 0], [1, 1, 1]]
     """
     return torch.arange(width, device=lengths.device) < lengths[:, None]
 
@@ -70,12 +78,16 @@ class WordEmbedding(nn.Module):
 
 
 class Bidirectional(nn.Module):
-    """Run one recurrent layer of width d_r in both directions, exactly for padded batches.
+    """Run one recurrent layer in both directions, exactly for padded batches.
 
     The backward direction reads each note from its own last word: its input is reversed per note
     by a gather, and its output is gathered back. This equals a packed sequence, but takes time
     linear in T (training on a CPU with packed sequences is quadratic). Without a mask the backward
     direction starts in the padding, as in the released code.
+
+    Args:
+        input_size: E.
+        hidden_size: d_r, width of one direction; the output has D = 2 d_r features.
     """
 
     cell: ClassVar[type[nn.GRU] | type[nn.LSTM]]
@@ -129,7 +141,15 @@ def convolve(
     The note is treated as a channels-last image of height 1, which needs no copy and runs up to a
     quarter faster on a CPU than `conv1d` on the transposed note.
 
-    (B, T, C), (O, C, K), (O,) -> (B, T + 2 padding - dilation (K - 1), O).
+    Args:
+        x: (B, T, C).
+        weight: (O, C, K).
+        bias: (O,).
+        padding: zeros before the first and after the last position.
+        dilation: positions between two taps.
+
+    Returns:
+        (B, T + 2 padding - dilation (K - 1), O).
     """
     image = x.transpose(1, 2)[:, :, None]  # (B, C, 1, T)
     out = F.conv2d(image, weight[:, :, None], bias, padding=(0, padding), dilation=(1, dilation))
@@ -142,11 +162,19 @@ def attend(
     """Average the values under each query's unscaled softmax, in bounded memory.
 
     On a CPU, torch's fused kernel never holds the scores if keys and values are equally wide.
-    Elsewhere it has no kernel for values this wide, so the queries are processed in parts of at
-    most `at_once` scores (at least one query per note; None for all), which the backward pass
-    recomputes.
+    Elsewhere it has no kernel for values this wide, so the queries are processed in parts whose
+    scores the backward pass recomputes.
 
-    (C, A), (B, T, A), (B, T, D), (B, T) -> (B, C, D).
+    Args:
+        queries: (C, A).
+        keys: (B, T, A).
+        values: (B, T, D).
+        mask: (B, T) bool, or None.
+        at_once: most scores held at a time where the fused kernel cannot be used (at least one
+            query per note); None for all.
+
+    Returns:
+        (B, C, D).
     """
     queries = queries.to(keys.dtype)
     size = len(queries) if at_once is None else max(1, at_once // keys[..., 0].numel())
@@ -306,13 +334,18 @@ the arrays to stay in the cache and below the 32 MB from which glibc maps memory
 
 
 def bidirectional_gru(x: Tensor, parameters: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Run `nn.GRU` in W directions at once, in one loop over time: (W, B, T, E) -> (W, B, T, H).
+    """Run `nn.GRU` in several directions at once, in one loop over time.
 
     Per step `nn.GRU` runs each direction by itself on a CPU and records a dozen operations for
     autograd. Here a step takes six operations for all directions together, and the gradient is
-    written out. The results agree up to rounding; a small model's step takes half the time. Each
-    direction has its input in its own reading order, and the parameters `[weight_ih, weight_hh,
-    bias_ih, bias_hh]` of an `nn.GRU`.
+    written out. The results agree up to rounding; a small model's step takes half the time.
+
+    Args:
+        x: (W, B, T, E), the input of each direction, in its own reading order.
+        parameters: for each direction `[weight_ih, weight_hh, bias_ih, bias_hh]` of an `nn.GRU`.
+
+    Returns:
+        (W, B, T, H), the states in the same reading order.
     """
     weights = [torch.stack(part) for part in zip(*parameters, strict=True)]
     states = _Recurrence.apply(x.transpose(1, 2), *weights, torch.is_grad_enabled())

@@ -42,10 +42,13 @@ class TokenNorm(nn.BatchNorm1d):
 
     @torch.no_grad()
     def _moments(self, rows: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Centre rows (N, C) by the moments of the real ones of all ranks; update the running ones.
+        """Centre the rows by the moments of the real rows of all ranks; update the running ones.
 
-        A single token has no variance: it is normalised by the running moments, which stay. `real`
-        (N, 1) is 1 for tokens and 0 for padding.
+        A single token has no variance: it is normalised by the running moments, which stay.
+
+        Args:
+            rows: (N, C).
+            real: (N, 1), 1 for tokens and 0 for padding.
 
         Returns:
             The rows less their mean (N, C), zero at padding; and in fp64 their mean (C,), one over
@@ -130,9 +133,13 @@ class _BatchNorm(torch.autograd.Function):
 class ConvNorm(nn.Module):
     """Convolve with kernel 3 over the tokens, stride 1, same length, no bias; then `TokenNorm`.
 
-    The paper prints 3 x 3; over a sequence this is a one-dimensional kernel of 3. With `transposed`
-    it holds the weights of a deconvolution, which with stride 1 is a convolution with the kernel
-    flipped: the same functions, initialised at another scale.
+    The paper prints 3 x 3; over a sequence this is a one-dimensional kernel of 3.
+
+    Args:
+        channels_in: features of a position in the input.
+        channels_out: features of a position in the output.
+        transposed: hold the weights of a deconvolution, which with stride 1 is a convolution with
+            the kernel flipped: the same functions, initialised at another scale.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, transposed: bool = False) -> None:
@@ -151,7 +158,10 @@ class ConvNorm(nn.Module):
 class Block(nn.Module):
     """Convolution, normalisation, tanh, convolution, normalisation (Eqs. 4, 5 and 6).
 
-    `transposed` says of each convolution whether it is a deconvolution.
+    Args:
+        channels_in: features of a position in the input.
+        channels_out: features of a position in the output.
+        transposed: whether the first and the second convolution are deconvolutions.
     """
 
     def __init__(
@@ -243,9 +253,14 @@ class RecalibratedAggregation(nn.Module):
             nn.init.constant_(self.up2.second.norm.bias, 1.0 if fusion == "multiply" else 0.0)
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Recalibrate the features of every position: (B, T, D), (B, T) -> (B, T, D).
+        """Recalibrate the features of every position.
 
-        With a mask, padding is zero before and after; without one it takes part.
+        Args:
+            h: (B, T, D); zero at padding if there is a mask.
+            mask: (B, T) bool, or None to let padding take part.
+
+        Returns:
+            (B, T, D), zero at padding if there is a mask.
         """
         d1 = self.down1(h, mask)  # (B, T, D // 2), Eq. 7
         d2 = self.down2(d1, mask)  # (B, T, D // 4), Eq. 8

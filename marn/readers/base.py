@@ -58,7 +58,15 @@ class TextSystem:
         return {}
 
     def fit(self, corpus: Corpus, notes: NDArray[np.int64] | None = None) -> Self:
-        """Learn from training notes, by default all of split "train"; return the system itself."""
+        """Learn from training notes.
+
+        Args:
+            corpus: must have the model's tasks.
+            notes: places in split "train"; all by default.
+
+        Returns:
+            The system itself.
+        """
         raise NotImplementedError
 
     def logits(self, texts: Sequence[str]) -> Logits:

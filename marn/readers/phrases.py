@@ -24,7 +24,9 @@ _UNSAID = 5.0
 def plain_words(text: str, stem: int | None = None) -> tuple[list[str], NDArray[np.int64]]:
     """Split a text into words without case and accents, numbers included, with their places.
 
-    Of a word so many letters are kept as `stem` says; all by default.
+    Args:
+        text: any.
+        stem: letters that are kept of a word; all by default.
 
     Returns:
         The words, and (n, 2): the first character of each and the one after its last.

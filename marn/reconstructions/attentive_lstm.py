@@ -35,10 +35,15 @@ def spell(words: Sequence[str]) -> list[list[int]]:
 
 
 def last_states(lstm: nn.LSTM, x: Tensor, sizes: Tensor) -> Tensor:
-    """Run an LSTM, one layer, one direction, and give its state at the end of each sequence.
+    """Run an LSTM and give its state at the end of each sequence.
 
-    (N, L, E), (N,) -> (N, H). What follows the end of a sequence has no effect; a sequence of
-    length 0 has state 0.
+    Args:
+        lstm: one layer, one direction, batch first.
+        x: (N, L, E); what follows the end of a sequence has no effect.
+        sizes: (N,) int; a sequence of length 0 has state 0.
+
+    Returns:
+        (N, H).
     """
     states, _ = lstm(x)
     ends = states[torch.arange(len(x), device=x.device), sizes.clamp(min=1) - 1]

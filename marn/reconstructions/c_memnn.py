@@ -48,7 +48,10 @@ class CondensedMemory(PooledHead):
         self.condense = nn.ModuleList(nn.Linear(width, width // 2, bias=False) for width in widths)
 
     def recall(self, asked: Tensor) -> tuple[Tensor, Tensor]:
-        """Ask the memory, given u_0 (B, D).
+        """Ask the memory.
+
+        Args:
+            asked: (B, D), u_0.
 
         Returns:
             The condensed state (B, S) and what each hop looked at (B, K, N), rows summing to 1.

@@ -25,6 +25,12 @@ class GatedPropagation(nn.Module):
         z'_t &= \sigma(o_t) \tanh(c'_t)
 
     With a kernel of 2 a position sees itself and the 2^levels - 1 tokens before it.
+
+    Args:
+        size: E, features of a word.
+        hidden_size: h.
+        kernel_size: tokens that a convolution spans.
+        levels: how often the weights are applied.
     """
 
     def __init__(self, size: int, hidden_size: int, kernel_size: int, levels: int) -> None:
@@ -81,7 +87,9 @@ class NoteCodeInteraction(LabelAttention):
     def interact(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Exchange the messages.
 
-        Features are (B, T, D), zero at padding if there is a mask (B, T).
+        Args:
+            features: (B, T, D), zero at padding if there is a mask.
+            mask: (B, T) bool or None.
 
         Returns:
             The codes of all tasks (B, sum of C, D), and the positions (B, T, D), zero at padding if

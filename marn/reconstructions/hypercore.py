@@ -28,13 +28,18 @@ Edges = Mapping[str, Sequence[Sequence[float]]]
 
 
 def distance(u: Tensor, v: Tensor) -> Tensor:
-    r"""Compute the distance of points (…, p) inside the Poincaré ball of radius 1: (…), >= 0.
+    r"""Compute the distance of points in the Poincaré ball.
 
     .. math::
         d(u, v) = \operatorname{arcosh}\left(
         1 + 2 \frac{\lVert u - v \rVert^2}{(1 - \lVert u \rVert^2)(1 - \lVert v \rVert^2)}\right)
 
-    It is at least about 1e-6, because the gradient is infinite at 0.
+    Args:
+        u: (…, p), inside the ball of radius 1.
+        v: (…, p), the same.
+
+    Returns:
+        (…), >= 0; at least about 1e-6, because the gradient is infinite at 0.
 
     References:
         Nickel and Kiela 2017, Eq. 1.
@@ -352,7 +357,14 @@ class HyperCore(CAML):
 
 
 def ancestry(kind: str, code: str) -> list[str]:
-    """Name a code, dotted or of a system without levels, and its ancestors up to its kind.
+    """Name a code and its ancestors, by its prefixes.
+
+    Args:
+        kind: "dx" or "pr".
+        code: dotted, or of a system without levels.
+
+    Returns:
+        Names from the code up to its kind.
 
     Example:
         >>> ancestry("dx", "427.31")
@@ -364,7 +376,11 @@ def ancestry(kind: str, code: str) -> list[str]:
 
 
 def company(corpus: Corpus, task: str) -> list[list[float]]:
-    """Find the codes of a task that occur together in the training notes.
+    """Find the codes that occur together in the training notes.
+
+    Args:
+        corpus: has a split "train".
+        task: whose codes.
 
     Returns:
         `[i, j, cosine]` with i < j: the notes with both codes over the geometric mean of the notes

@@ -20,11 +20,16 @@ from marn.train.step import TrainingStep, epoch_batches
 def estimate(
     model: Coder, corpus: Corpus | str | Path, config: TrainConfig | None = None
 ) -> dict[str, float]:
-    """Measure a few training steps and extrapolate to an epoch; the model does not change.
+    """Measure a few steps of a training and extrapolate to an epoch.
 
     The first step has the longest notes, so a batch that does not fit is found at once. The time of
-    an epoch is estimated from three steps of typical length, in proportion to padded tokens. With
-    several devices, one is measured, with its share of each batch and without communication.
+    an epoch follows from three steps of usual length, in proportion to the padded tokens. For
+    several devices one is measured, with its share of each batch and without their communication.
+
+    Args:
+        model: the model to train; it is left as it was.
+        corpus: a corpus with the split train and the model's tasks.
+        config: by default `TrainConfig.of(model)`.
 
     Returns:
         `steps` of an epoch; their `seconds`, without scoring the dev split; `notes_per_second`;

@@ -44,11 +44,17 @@ _HEADER = "epoch,step,loss,learning_rate,notes_per_second,peak_memory_mb\n"
 
 
 class RunFolder:
-    """Manage the files of one run; with `path=None` nothing is read or written.
+    """The files of one run; with `path=None` nothing is read or written.
 
     Enter it to lock the folder for this process. On several devices every rank makes the same
-    calls, but only rank 0 locks and writes; all nodes must see the folder. `start` is the digest of
-    the weights of another run that training starts from.
+    calls, and only rank 0 locks and writes.
+
+    Args:
+        path: the run directory, on a disk that all nodes see.
+        model: as it was built.
+        corpus: to train on.
+        config: settings of the training.
+        start: digest of the weights of another run, if the training starts from them.
     """
 
     def __init__(

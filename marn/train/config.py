@@ -130,7 +130,11 @@ class TrainConfig:
 
     @classmethod
     def of(cls, model: Coder | type[Coder], **changes: Any) -> Self:
-        """Start from the settings of a system's paper, and change some fields.
+        """Start from the settings of a system's paper, and change some.
+
+        Args:
+            model: a system or its class, which has `training_defaults`.
+            **changes: fields of this class.
 
         Raises:
             MarnError: a setting is unknown or out of range.
@@ -139,13 +143,18 @@ class TrainConfig:
 
     @classmethod
     def suited(cls, model: Coder | type[Coder], notes: int, **changes: Any) -> Self:
-        """Start from the settings of a system's paper, adapted to the number of notes.
+        """Start from the settings of a system's paper, made for few notes where there are few.
 
-        The papers' epochs have 500 or more steps; with CAML's rate of 1e-4, nothing is learned from
-        a few hundred notes. If an epoch has fewer than 250 steps, training therefore takes 1,000
-        steps (10 to 50 epochs), at a rate of 8e-3 (MT-RAM Section 4.3) that warms up over 5 % of
-        the steps and then decays linearly to 0. A rate below 1e-4 belongs to a pre-trained
-        transformer and is kept. Changes take precedence.
+        The papers count epochs of 500 steps and more; of CAML's rate 1e-4 a few hundred notes see
+        nothing. So where an epoch has fewer than 250 steps, training takes the epochs that make
+        1,000 steps (10 to 50), and a rate of 8e-3 (MT-RAM Section 4.3) that warms up over 5 % of
+        them and then falls linearly to 0. A rate below 1e-4 belongs to a pre-trained transformer
+        and is kept.
+
+        Args:
+            model: as for `of`.
+            notes: training notes.
+            **changes: fields of this class, which have priority.
 
         Example:
             >>> from marn.registry import system
@@ -210,7 +219,13 @@ class TrainConfig:
         return multitask_loss(losses, self.task_weights if len(losses) > 1 else {})
 
     def rate(self, step: int, steps: int, watched: Sequence[float] = ()) -> float:
-        """Learning rate of a step, from 1 to `steps`, given the dev score of each epoch so far."""
+        """Learning rate of a step.
+
+        Args:
+            step: from 1.
+            steps: of all epochs, `epochs` times those of one.
+            watched: the monitored dev score of each epoch so far.
+        """
         warm = round(self.warmup * steps)
         if step <= warm:
             return self.learning_rate * step / warm

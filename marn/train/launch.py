@@ -29,8 +29,11 @@ _PRECISIONS: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
     """Start Lightning Fabric, and with several devices the process group.
 
-    With `launch`, start the other processes of this node, which run the same command line as this
-    one. Otherwise torchrun, srun or the like has started them.
+    Args:
+        config: settings of the training.
+        launch: whether to start the other processes of this node, each of which runs the command
+            line of this one from its beginning. Otherwise torchrun, srun or the like has started
+            them.
 
     Raises:
         MarnError: a device is missing or cannot do the precision, or the number of processes is

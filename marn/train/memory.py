@@ -33,24 +33,31 @@ REHEARSED = ("cuda",)
 
 
 class MemorySaver:
-    """Repeat a step that ran out of device memory in a way that needs less memory.
+    """Repeats a step that ran out of device memory in a way that needs less of it.
 
-    First, fewer attention scores are held at a time, which only costs time. If that does not help,
-    the batch is computed in more `parts`, unless batch normalisation would be affected. With
-    several ranks no step can be repeated, because the others wait for its gradients; so `rehearse`
-    tries the largest one before the first.
+    First fewer attention scores are held at a time, which changes nothing but the time. When that
+    does not help, the batch is computed in more parts, unless batch normalisation would notice.
+    With several ranks no step can be repeated, because the others wait for its gradients; so
+    `rehearse` tries the largest one before the first.
+
+    Args:
+        model: the model that is trained.
+        parts: parts of a batch to begin with.
     """
 
     def __init__(self, model: Coder, parts: int) -> None:
         self.model, self.parts = model, parts
 
     def run(self, work: Callable[[], Tensor], notes: int, tokens: int) -> Tensor:
-        """Compute gradients, retrying with less memory until it works.
+        """Compute gradients, as often as it takes.
 
-        The work returns the loss and reads `parts`; its batch has `notes` notes of up to `tokens`.
+        Args:
+            work: computes gradients and returns the loss; it reads `parts`.
+            notes: number of notes in its batch.
+            tokens: length of the longest.
 
         Raises:
-            RankError: memory does not suffice.
+            RankError: nothing helps.
         """
         device = next(self.model.parameters()).device
         while True:

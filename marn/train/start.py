@@ -11,9 +11,14 @@ from marn.saving import load_model
 
 
 def copy_weights(model: Coder, corpus: Corpus, source: str | Path) -> str:
-    """Copy the weights of a run of the same system and words, finished or not, into a model.
+    """Give a model the weights of a run of the same system, sizes and words.
 
-    A task may have other codes than in the run, or be new; then its part of the head is not copied.
+    A task may have other codes than in the run, or be new: its part of the head keeps its start.
+
+    Args:
+        model: as it was built for the corpus; it is changed.
+        corpus: to train on.
+        source: run directory, also of a run that has not ended.
 
     Returns:
         A digest of the weights that the model starts from, 16 hexadecimal digits.

@@ -39,7 +39,11 @@ def epoch_batches(train: Split, model: Coder, config: TrainConfig, epoch: int) -
 class TrainingStep:
     """Changes the weights of a model by one batch at a time. Call it with the batch.
 
-    The model is moved to the device of `fabric`, by default one started for the settings.
+    Args:
+        model: the model to train, which is moved to the device.
+        train: the training notes.
+        config: settings of the training.
+        fabric: from `marn.train.launch.start`, by default one for these settings.
 
     Raises:
         MarnError: the device is missing or cannot do the precision; or the model has batch
@@ -73,7 +77,11 @@ class TrainingStep:
         self._forward, self._optimizer = self.fabric.setup(model, self.optimizer)
 
     def __call__(self, notes: np.ndarray, learning_rate: float) -> Tensor:
-        """Update the weights with the gradient of a batch, given as places (B,) in the split.
+        """Change the weights by the gradient of a batch.
+
+        Args:
+            notes: (B,) places in the split.
+            learning_rate: of this step.
 
         Returns:
             Scalar: mean loss of the batch before the step, in nats; on several devices the share

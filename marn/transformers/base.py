@@ -39,9 +39,13 @@ _MOST = 1 << 12  # of each: the library makes lists of them before any tensor
 
 
 def cut_words(words: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Cut every row of a vocabulary of V words into word pieces.
+    """Cut every row of a vocabulary into word pieces.
 
     Each word follows a blank, as in a text, because some tokenizers mark it.
+
+    Args:
+        words: the V words in the order of their numbers.
+        tokenizer: of `transformers`.
 
     Returns:
         Ids of pieces for V + 4 rows: padding (none), the words, the unknown word, [CLS] and [SEP].
@@ -58,7 +62,11 @@ def cut_words(words: Sequence[str], tokenizer: Any) -> list[list[int]]:
 
 
 class Pieces(nn.Module):
-    """The pieces of each word, as tables that are saved with the weights; word 0 is padding."""
+    """The pieces of each word, as tables that are saved with the weights.
+
+    Args:
+        rows: for each word its pieces, as rows of the embedding; row 0 is padding and empty.
+    """
 
     def __init__(self, rows: Sequence[Sequence[int]]) -> None:
         super().__init__()
@@ -69,7 +77,11 @@ class Pieces(nn.Module):
         self.register_buffer("ids", torch.tensor([piece for row in rows for piece in row]))
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Concatenate the pieces of the words (B, T) of notes, of which `lengths` (B,) are real.
+        """Concatenate the pieces of a note's words.
+
+        Args:
+            tokens: (B, T) int64, padded with 0.
+            lengths: (B,) int, real tokens of each note, >= 1.
 
         Returns:
             Rows of the embedding (B, P), padded with 0; how many each note has (B,); and the word
@@ -105,10 +117,13 @@ def _check_type(configuration: Mapping[str, Any], source: str) -> None:
 
 
 def read_pretrained(source: str) -> tuple[Any, Any]:
-    """Read a tokenizer and a model from a folder, for which the Hub is not asked, or from the Hub.
+    """Read a tokenizer and a model; code beside them is not run, pickles are not opened.
 
-    Code beside them is not run, pickles are not opened. The model is in single precision and
-    training mode.
+    Args:
+        source: a folder, for which the Hub is not asked, or a name on the Hub.
+
+    Returns:
+        The tokenizer, and the model in single precision and training mode.
 
     Raises:
         MarnError: they cannot be read, or are not of `ENCODERS`.
@@ -144,8 +159,9 @@ def _is_plain(key: str, value: Any) -> bool:
 def random_transformer(configuration: Mapping[str, Any], *, pieces: bool) -> Any:
     """Create a transformer with random weights; neither the Hub nor any file is read.
 
-    The configuration is that of `TransformerCoder`; `pieces` says whether its table of pieces will
-    be used.
+    Args:
+        configuration: see `TransformerCoder`.
+        pieces: whether the table of pieces will be used.
 
     Raises:
         MarnError: the configuration is not of `ENCODERS`, could name code, or does not fit.
@@ -177,7 +193,12 @@ def random_transformer(configuration: Mapping[str, Any], *, pieces: bool) -> Any
 def with_padding_first(
     own: nn.Embedding, padding: int, rows: Sequence[Sequence[int]]
 ) -> tuple[Tensor, list[list[int]]]:
-    """Swap the padding with row 0 in a transformer's table of N pieces, and in the rows of words.
+    """Swap the padding with row 0 in a transformer's table of pieces.
+
+    Args:
+        own: the table, N pieces of D features.
+        padding: row of its padding.
+        rows: the pieces of each word.
 
     Returns:
         The new table (N, D) and the new rows.
@@ -354,7 +375,11 @@ class TransformerCoder(Coder):
         return weights.new_zeros(*weights.shape[:2], tokens.shape[1]).scatter_add_(2, word, weights)
 
     def check_window(self, size: int, marks: int = 0) -> None:
-        """Refuse windows of more pieces and further `marks` ([CLS], [SEP]) than positions.
+        """Refuse windows longer than the transformer has positions.
+
+        Args:
+            size: pieces of a window.
+            marks: further positions that the window needs: 2 with [CLS] and [SEP].
 
         Raises:
             MarnError: `size` is below 1, or too large.
@@ -368,9 +393,14 @@ class TransformerCoder(Coder):
             raise MarnError(f"this transformer reads 1 to {room} pieces at once, but got {size}")
 
     def framed(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Put [CLS] before and [SEP] after the pieces of each window; an empty one stays empty.
+        """Put [CLS] before and [SEP] after the pieces of each window.
 
-        (N, w, E), embedded pieces, and (N, w) -> (N, w + 2, E) and (N, w + 2).
+        Args:
+            x: (N, w, E), embedded pieces.
+            mask: (N, w) bool; an empty window stays empty.
+
+        Returns:
+            (N, w + 2, E) and (N, w + 2).
         """
         rows = self.embedding.table.num_embeddings
         marks = torch.tensor([rows - 2, rows - 1], device=x.device)
@@ -387,7 +417,12 @@ class TransformerCoder(Coder):
     def read(self, x: Tensor, mask: Tensor) -> Tensor:
         """Run the transformer on each window; empty ones are skipped.
 
-        (N, w, E), embedded pieces, (N, w) -> (N, w, D), the last layer's states, zero at padding.
+        Args:
+            x: (N, w, E), embedded pieces.
+            mask: (N, w) bool.
+
+        Returns:
+            (N, w, D), the last layer's states, zero at padding.
         """
         filled = mask.any(dim=1).nonzero()[:, 0]
         real = mask[filled]

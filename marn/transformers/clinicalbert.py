@@ -15,7 +15,12 @@ Reading = Literal["state", "pooled"]
 
 
 class FirstPosition(PooledHead):
-    """The features of [CLS], through a narrow layer (`bottleneck` features) and dropout, if any."""
+    """The features of [CLS], through a narrow layer if asked to.
+
+    Args:
+        bottleneck: features of the narrow layer; None for none.
+        dropout: share dropped after it.
+    """
 
     def __init__(
         self, size: int, tasks: Mapping[str, int], *, bottleneck: int | None, dropout: float
