@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -487,6 +488,16 @@ def test_the_command_line_reports(
     assert "lost leading zeros" in said
     assert "raw tables; text open" in said
     assert "of these, turned into stub codes" in said
+
+
+def test_a_corpus_that_changed_since_is_not_audited(
+    tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = shutil.copytree(tiny_corpus, tmp_path / "changed")
+    words = changed / "test" / "tokens.npy"
+    words.write_bytes(words.read_bytes()[:-1] + b"\1")
+    assert main(["audit", str(changed)]) == 2
+    assert "the contents of test/tokens.npy changed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class Config:
 
 
 def run(config: Config, progress: Progress) -> str:
-    """Audit what the settings name, and return the report."""
+    """Audit what the settings name, and return the report; a corpus must be as it was written."""
     if config.corpus is None and config.raw is None:
         raise MarnError("nothing to audit; give the folder of a corpus, or --raw")
     if config.split_ids is not None and config.corpus is None:
@@ -71,6 +71,7 @@ def run(config: Config, progress: Progress) -> str:
     result: dict[str, Any] = {}
     if config.corpus is not None:
         corpus = Corpus.load(config.corpus)
+        corpus.verify()
         found = audit(corpus, config.split_ids)
         tasks = ", ".join(f"{count:,} {task} codes" for task, count in corpus.tasks.items())
         notes = sum(len(corpus[split]) for split in corpus.splits)
