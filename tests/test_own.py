@@ -111,7 +111,7 @@ def test_a_folder_of_texts(prepare, tmp_path, split):
 
 def test_what_cannot_be_used_is_counted(prepare, tmp_path):
     (tmp_path / "notes.csv").write_text(
-        NOTES + "a,p9,train,again\ne,p5,,fever\nf,p6,train, \ng,p7,train,12\n"
+        NOTES + "a,p9,train,again\ne,p5,,fever\nf,p6,train, \ng,p7,train,12\n,p8,train,cough\n"
     )
     (tmp_path / "codes.csv").write_text(
         ASSIGNED + "a,dx,\na,dx,nonsense\nnowhere,dx,428.0\na,dx, 428.0 \ne,dx,428.0\n"
@@ -119,6 +119,7 @@ def test_what_cannot_be_used_is_counted(prepare, tmp_path):
     assert prepare().card["dropped"] == {
         "codes repeated within an admission": 1,
         "notes with a note_id seen before": 1,
+        "notes with a note_id that is empty": 1,
         "notes without a split": 1,
         "notes without a word": 2,
         "rows whose code has no form of the system": 1,
@@ -130,7 +131,7 @@ def test_what_cannot_be_used_is_counted(prepare, tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("notes.csv", "note_id,text\n,x\n", "line 2: its note_id is empty"),
+        ("notes.csv", f"note_id,text\n{'a' * 201},x\n", "line 2: its note_id has more than 200"),
         ("notes.csv", "note_id,split,text\na,fold 1,x\n", "line 2: its split is none of train"),
         ("notes.csv", "who,text\na,x\n", "no column note_id (its columns are: who, text)"),
         ("notes.csv", "note_id,text,split,Split\na,x,,\n", "more than one column split"),

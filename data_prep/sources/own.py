@@ -211,10 +211,11 @@ class _Notes:
         _say_encoding(self.path, table.encoding, self.progress)
         for place, _, row in table.rows():
             id_ = plain_id(row["id"]) if table.columns["id"] else f"row{place}"
-            if not id_ or len(id_) > 200:
-                raise table.fault(place, "its note_id is empty or longer than 200 characters")
-            if id_ in self.ids:
-                self.dropped["notes with a note_id seen before"] += 1
+            if len(id_) > 200:
+                raise table.fault(place, "its note_id has more than 200 characters; name the ids")
+            if not id_ or id_ in self.ids:
+                why = "seen before" if id_ else "that is empty"
+                self.dropped[f"notes with a note_id {why}"] += 1
                 continue
             self._enter(id_)
             if row["split"].strip():

@@ -451,7 +451,7 @@ def read_card(path: Path) -> dict[str, Any]:
             raise MarnError(f"{path} is the folder of a run; pass the folder of a corpus instead")
         raise MarnError(
             f"no corpus at {path}; make one with: python -m data_prep teaching --out {path} "
-            "(or mimic3, codiesp: see python -m data_prep --help)"
+            "(own for your own notes; or mimic3, codiesp: see python -m data_prep --help)"
         )
     card: dict[str, Any] = _read_json(path / CARD, dict[str, Any])
     if "format" not in card or "created" not in card:

@@ -209,8 +209,8 @@ class RunFolder:
             raise MarnError(
                 f"run_dir {folder} was planned for {planned} epochs, on which its learning rates "
                 f"depend (schedule {training['schedule']!r}, warmup {training['warmup']}); train "
-                f"{mine['epochs']} epochs in another run_dir, with init_from={folder} if they are "
-                "to start from its weights"
+                f"{mine['epochs']} epochs in another run_dir; to start them from its weights, give "
+                "it as init_from (--init-from)"
             )
         return lengthened
 
