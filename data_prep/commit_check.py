@@ -61,6 +61,9 @@ _PICTURES: Final = {  # how they begin and end
     "image/jpeg": (b"\xff\xd8", b"\xff\xd9"),
     "image/gif": (b"GIF8", b"\x3b"),
 }
+_CHUNKS: Final = frozenset(  # of a PNG, without packed text or unknown data
+    b"IHDR PLTE IDAT IEND tEXt pHYs gAMA sRGB iCCP cHRM tIME bKGD tRNS sBIT".split()
+)
 _TEXT_TYPE: Final = re.compile(
     r"text/|image/svg|application/(?:[\w.+-]{0,80}json|javascript|vnd\.)"
 )
@@ -175,6 +178,7 @@ def _examine(name: str, data: bytes, checkout: _Checkout) -> tuple[list[str], ND
             parts = [_Part(text, ids=not lower.endswith(".py"), placeholders=not hospital)]
             if lower.endswith(".json"):
                 reasons += _of_result(_json(text), checkout)
+                parts += [_Part(_readable(_json(text)))]
         for part in (*parts, _Part(name, remedy="choose another name")):
             text = legible(part.text)
             if checkout.corpora:
@@ -233,8 +237,9 @@ def _of_notebook(notebook: Any, name: str, checkout: _Checkout) -> Iterator[_Par
             raise UnreadableError(
                 f"its outputs come from a corpus that is not known to be open; {_CLEAR}"
             )
-    yield _Part("\n".join(_strings([written, notebook["metadata"]])), _CLEAR)
-    yield _Part("\n".join(_strings(shown)), _CLEAR, placeholders=known != {True})
+    about = {key: notebook[key] for key in notebook if key != "cells"}
+    yield _Part(_readable([written, about]), _CLEAR)
+    yield _Part(_readable(shown), _CLEAR, placeholders=known != {True})
     for picture in pictures:
         yield _Part(_of_picture(picture), _CLEAR)
 
@@ -246,9 +251,19 @@ def _of_picture(encoded: str) -> str:
     except (binascii.Error, ValueError):
         data = b""
     whole = any(data.startswith(a) and data.rstrip().endswith(z) for a, z in _PICTURES.values())
-    if not whole or b"zTXt" in data or b"iTXt" in data:
+    kinds = _chunks(data) if data.startswith(b"\x89PNG") else set()
+    if not whole or kinds - _CHUNKS:
         raise UnreadableError(f"shows a picture that cannot be examined; {_CLEAR}")
     return "\n".join(run.decode() for run in re.findall(rb"[\t\n\r -~]{40,}", data))
+
+
+def _chunks(data: bytes) -> set[bytes]:
+    """Return the kinds of the parts of a PNG."""
+    kinds, place = set(), 8
+    while place < len(data):
+        kinds.add(data[place + 4 : place + 8])
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    return kinds
 
 
 def _of_result(value: Any, checkout: _Checkout) -> Iterator[str]:
@@ -280,6 +295,23 @@ def _signs(text: str, part: _Part, checkout: _Checkout) -> Iterator[str]:
         yield f"holds {found}"
     if part.ids and (found := mimic_id(text)):
         yield f"holds {found}"
+
+
+def _readable(value: Any) -> str:
+    """Return all texts in JSON, and the short ones again by their names, such as all tokens."""
+    named: dict[str, list[str]] = {}
+
+    def walk(value: Any) -> None:
+        for key, inner in value.items() if isinstance(value, Mapping) else ():
+            if isinstance(inner, str) and inner.count(" ") < WINDOW:
+                named.setdefault(key, []).append(inner)
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            if isinstance(inner, Mapping | list):
+                walk(inner)
+
+    if isinstance(value, Mapping | list):
+        walk(value)
+    return "\n".join([*_strings(value), *map(" ".join, named.values())])
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -4,6 +4,7 @@ import base64
 import html
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
@@ -21,14 +22,17 @@ _ESCAPE: Final = re.compile(
     r"|\\([01][0-7]{2})|\\([nrtfv])|\\",
     re.I,
 )
-_INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_INVISIBLE: Final = re.compile(  # colours of a terminal too
+    "[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]|\x1b\\[[0-9;]{0,20}m"
+)
+_APART: Final = re.compile(r"(?:(?<!\w)\w\W{1,9}){30,}")
 _INLINE: Final = re.compile(r"</?(?:a|b|code|em|i|mark|small|span|strong|sub|sup|u)\b[^<>]*>", re.I)
 _TAG: Final = re.compile(r"</?[a-z!][^<>]*>", re.I)
 _ENCODED: Final = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,6}")
 _CHARACTERS: Final = re.compile(r"(?:\b(?:chr\()?(?:0x)?[0-9a-f]{2,8}\b\W{1,6}){30,}", re.I)
 _HYPHENATED: Final = re.compile(r"-[ \t]{0,9}\r?\n[ \t]{0,9}")
 _COMPOUND: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_LOOKALIKES: Final = str.maketrans("аеорсухі", "aeopcyxi")  # Cyrillic
+_LOOKALIKES: Final = str.maketrans("аеорсухіαειοκνρτυχ", "aeopcyxiaeiokvptux")  # Cyrillic, Greek
 
 _TAUGHT: Final = frozenset({"Hospital1 18", "2151-7-16", "1999"})  # in docstrings and tests
 # With what stands between their characters where a text was split into words or lines.
@@ -63,7 +67,7 @@ class UnreadableError(Exception):
 def legible(text: str) -> str:
     r"""Return a text as a person reads it: without escapes and entities, then without tags as well.
 
-    What numbers and base64 hide is added at the end.
+    What numbers, base64 and letters that stand apart hide is added at the end.
 
     Raises:
         UnreadableError: they hide an archive or a document.
@@ -83,7 +87,8 @@ def legible(text: str) -> str:
     views = [_INVISIBLE.sub("", unicodedata.normalize("NFKC", plain))]
     if "<" in plain:
         views.append(_TAG.sub(" ", _INLINE.sub("", views[0])))
-    hidden = [_spelled(found[0]) for found in _CHARACTERS.finditer(views[0])]
+    hidden = [_joined(found[0]) for view in views for found in _APART.finditer(view)]
+    hidden += [_spelled(found[0]) for found in _CHARACTERS.finditer(views[0])]
     hidden += [_decoded(found[0]) for found in _ENCODED.finditer(views[0])]
     return "\n".join([*views, "".join(hidden)])
 
@@ -97,6 +102,13 @@ def respelled(text: str) -> str:
     letters = unicodedata.normalize("NFKD", text)
     bare = "".join(c for c in letters if not unicodedata.combining(c)).translate(_LOOKALIKES)
     return _COMPOUND.sub(" ", _HYPHENATED.sub("", bare))
+
+
+def _joined(letters: str) -> str:
+    """Return the words of letters that stand apart: where there is more than usual, one ends."""
+    found = re.findall(r"(\w)(\W+)", letters)
+    usual = Counter(gap for _, gap in found).most_common(1)[0][0]
+    return "".join(letter + " " * (gap != usual) for letter, gap in found) + "\n"
 
 
 def _spelled(numbers: str) -> str:

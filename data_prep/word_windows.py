@@ -53,7 +53,7 @@ def runs_of(text: str) -> NDArray[np.uint64]:
     """Hash the runs of a text, but for those that repeat a few words."""
     words = _word_hashes([text])
     rows = [words[first::step] for step in range(1, _APART + 1) for first in range(step)]
-    return np.unique(np.concatenate([*map(_varied_runs, rows)]))
+    return pl.Series(np.concatenate([*map(_varied_runs, rows)])).unique().to_numpy()
 
 
 def _varied_runs(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -196,7 +196,9 @@ def test_more_patience_trains_further(corpus, tmp_path):
 @pytest.mark.parametrize("change", [{"schedule": "linear"}, {"warmup": 0.5}])
 def test_a_schedule_that_depends_on_the_epochs_ends_with_them(corpus, tmp_path, change):
     train(corpus, tmp_path, **change)
-    with pytest.raises(MarnError, match=r"planned for 2 epochs, on which .* as init_from \(--init-from"):
+    with pytest.raises(
+        MarnError, match=r"planned for 2 epochs, on which .* as init_from \(--init-from"
+    ):
         train(corpus, tmp_path, epochs=4, **change)
     train(corpus, tmp_path, **change)
 

@@ -149,7 +149,7 @@ def test_a_run_or_a_corpus_is_refused_file_by_file(checkout: Path) -> None:
     assert any("is not on the list of what may be published" in line for line in reasons)
 
 
-# -- 108 ways to hide a note of a corpus that is on the machine ------------------------------------
+# -- 119 ways to hide a note of a corpus that is on the machine ------------------------------------
 
 
 def _png(*chunks: tuple[bytes, bytes], after: bytes = b"") -> bytes:
@@ -310,6 +310,22 @@ TEXTS: dict[str, tuple[str, Callable[[str], str | bytes]]] = {
     "accents": ("a.md", lambda t: re.sub(r"(\w)", "\\1\u0301", t)),
     "cyrillic": ("a.md", lambda t: t.replace("o", "о").replace("e", "е")),
     "joined words": ("a.py", lambda t: "".join(w.title() for w in t.split() if len(w) > 1)),
+    "a word in each cell": ("a.ipynb", lambda t: json.dumps(json.loads(_book()) | {
+        "cells": [json.loads(_book(source=w))["cells"][0] for w in t.split()]})),
+    "a word in each output": ("a.ipynb", lambda t: _book(outputs=[
+        {"output_type": "stream", "name": "stdout", "text": f"{w}\n"} for w in t.split()])),
+    "tokens": ("tests/a.json", lambda t: json.dumps(
+        [{"token": w, "tag": "O", "begin": "1a", "end": "2a"} for w in t.split()])),
+    "beside the cells": ("a.ipynb", lambda t: json.dumps(json.loads(_book()) | {"x": [t]})),
+    "colours": ("a.ipynb", lambda t: _shows(text_plain=_every(t, "\x1b[1;31m", "\x1b[0m"))),
+    "letters": ("a.py", lambda t: repr(list(t))),
+    "a letter a line": ("a.md", lambda t: "\n".join(t)),
+    "letters of a picture": ("book/a.svg", lambda t: "<svg>" + "".join(
+        f"<tspan x='{i}'>{c}</tspan>" for i, c in enumerate(t))),
+    "greek": ("a.md", lambda t: t.replace("o", "ο").replace("e", "ε")),
+    "marks of direction": ("a.md", "\u2066".join),
+    "picture with an unknown part": ("a.ipynb", lambda t: _shows(
+        image_png=_b64(_png((b"teXt", zlib.compress(t.encode())))))),
     "same cells twice": ("a.ipynb", lambda t: '{"cells": "' + t + '",' + _book()[1:]),
 }  # fmt: skip
 
