@@ -83,13 +83,14 @@ def execute(place: str, notebook: str, run: Mapping[str, Any]) -> str:
         try:
             with TemporaryDirectory() as sockets:  # of this kernel alone, where nobody else reads
                 kernel = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+                quiet = {"extra_arguments": ["--log-level=CRITICAL"]}  # at Ctrl-C too
                 papermill.execute_notebook(
                     notebook,
                     str(folder / NOTEBOOK),
                     parameters={**run["parameters"], **own},
                     cwd=str(home),
                     progress_bar=False,
-                    config=Config({"KernelManager": kernel}),
+                    config=Config({"KernelManager": kernel, "NotebookClient": quiet}),
                 )
             seconds = round(time.monotonic() - began, 1)
             write_json(folder / DONE, {**run, "seconds": seconds})
