@@ -1,1 +1,1 @@
-"""Raw tables to corpora: one command line, `python -m data_prep`."""
+"""Prepare corpora from raw tables, with the command line `python -m data_prep`."""

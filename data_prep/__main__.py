@@ -1,4 +1,4 @@
-"""The command line: `python -m data_prep SOURCE ...` makes a corpus.
+"""Run the command line: `python -m data_prep SOURCE ...` makes a corpus.
 
 Every module of `data_prep.sources` is a source (see `data_prep.prepare`); `audit` is a command too.
 """
@@ -34,7 +34,7 @@ def sources(wanted: str = "") -> dict[str, ModuleType]:
 
 
 def _command(name: str, module: Any) -> Callable[[dict[str, Any]], None]:
-    """Make the function behind a command: it takes the settings that were given."""
+    """Make the function of a command, which takes a dictionary of settings."""
 
     def command(given: dict[str, Any]) -> None:
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The label space of CAML's published predictions.
+"""Name codes as in CAML's published predictions.
 
 CAML's scripts read codes as numbers, twice. First the procedures, so that zeros at the front are
 lost, and then the table of all codes that they have written. Pandas reads that table in chunks of
@@ -24,12 +24,12 @@ CHUNK: Final = 1 << 17
 
 
 class CodeRow(NamedTuple):
-    """One row of a table of codes."""
+    """Hold one row of a table of codes."""
 
     admission: str
     kind: str
     written: str
-    """As in the table, without blanks around it; "" where the row has no code."""
+    """Code as in the table, without blanks around it; "" if the row has none."""
     code: str | None
     """Dotted; None if the row is left out."""
 
@@ -52,7 +52,7 @@ def caml_label(kind: str, code: str) -> str:
 
 
 class CamlLabels:
-    """Names codes as CAML's scripts do; where a label stands for several codes, it says so.
+    """Name codes as CAML's scripts do, including labels shared by several codes.
 
     Args:
         title: of a code.
@@ -99,17 +99,17 @@ class CamlLabels:
         return Coding(row.admission, row.kind, name)
 
     def passage(self, passage: Annotation) -> Annotation:
-        """Name the code of a passage as it is named for the admission of its note."""
+        """Name the code of a passage as for the admission of its note."""
         place = self._noted.get(passage.key, ""), passage.kind, passage.code
         name = self._numbers.get(place) or caml_label(passage.kind, passage.code)
         return passage._replace(code=name)
 
     def title(self, kind: str, name: str) -> str:
-        """Return the titles of all codes that a label stands for."""
+        """Return the titles of all codes with a label."""
         return " / ".join(self._title(kind, code) for code in sorted(self._meant[kind, name]))
 
     def category(self, kind: str, name: str) -> CodeEntry | None:
-        """Return the category of the code that a label stands for most often."""
+        """Return the category of the most frequent code with a label."""
         if self._is_lost(kind, name):
             return None
         meant = self._meant[kind, name]
@@ -117,5 +117,5 @@ class CamlLabels:
 
 
 def _is_number(written: str) -> bool:
-    """Return whether pandas reads a code as a number; a missing one does not hinder it."""
+    """Return whether pandas reads a code as a number, as it does if the code is missing."""
     return not written or written.replace(".", "").isdecimal()

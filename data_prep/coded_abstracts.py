@@ -1,4 +1,4 @@
-"""The coded abstracts that CodiEsp's authors published besides: one JSON file, read as a stream."""
+"""Read the coded abstracts that CodiEsp's authors also published, one JSON file, as a stream."""
 
 import io
 import json

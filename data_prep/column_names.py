@@ -1,4 +1,4 @@
-"""Names that columns of your own tables, the splits and the kinds of codes may have."""
+"""Recognise the names of columns, splits and kinds of codes in your own tables."""
 
 from typing import Final
 
@@ -37,7 +37,7 @@ _SPLIT_NAMES: Final = {
 
 
 def split_name(written: str) -> str | None:
-    """Return train, dev or test for one of their names, None for another word.
+    """Return train, dev or test for one of their names, or None for any other word.
 
     >>> split_name("Validation"), split_name("fold 3")
     ('dev', None)
@@ -46,5 +46,5 @@ def split_name(written: str) -> str | None:
 
 
 def kind_name(written: str) -> str | None:
-    """Return "dx" or "pr" for one of their names, "" for a blank, None for another word."""
+    """Return "dx" or "pr" for one of their names, "" for a blank, or None for any other word."""
     return _KIND_NAMES.get(written.strip().casefold())

@@ -1,16 +1,16 @@
-"""Refuse to commit what may hold credentialed text: `python -m data_prep.commit_check [FILES]`.
+"""Refuse to commit files that may contain credentialed text: `python -m data_prep.commit_check`.
 
-What is staged is examined, not the work tree. A file passes if
+Staged contents are examined, not the work tree. A file passes if
 
-* it is of a kind that the project is made of (`ALLOWED`), in UTF-8: what cannot be read is refused;
+* it is of a kind that belongs to the project (`ALLOWED`), in UTF-8; unreadable files are refused;
 * it has no sign of MIMIC's notes and ids, and no mark of a credentialed corpus
   (`marn.privacy.announce`);
-* no eight words in a row are a note's, in the credentialed corpora below `data/` and the folders of
-  `git config marn.corpora` (`data_prep.word_windows`);
-* the corpora of a notebook with outputs are known to be open;
-* a JSON result of a credentialed corpus holds aggregates only (`data_prep.publishable`).
+* it shares no eight consecutive words with a note of a credentialed corpus below `data/` or in the
+  folders of `git config marn.corpora` (`data_prep.word_windows`);
+* if it is a notebook with outputs, their corpora are known to be open;
+* if it is a JSON result of a credentialed corpus, it has aggregates only (`data_prep.publishable`).
 
-Pictures in the outputs of a notebook are not read.
+Pictures in the outputs of a notebook are not examined.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ ALLOWED: Final = (
     "data_prep/hospital/*.toml marn/experiments/*.csv marn/experiments/*.json "
     "marn/train/*.json marn/py.typed tests/*.json tests/*.cfg *_editmsg"
 ).lower().split()  # fmt: skip
-"""Names of files that may be committed if what they hold is harmless. A star matches anything."""
+"""Names of files that may be committed if their contents are harmless. A star matches anything."""
 
 REVIEWED: Final[frozenset[str]] = frozenset()
-"""SHA-256 of files that are refused although somebody looked at all of them: they pass."""
+"""SHA-256 of files that would be refused, but pass because a person has reviewed them."""
 
 _LARGEST: Final = 20_000_000  # bytes of a file that is read
 _HOSPITAL: Final = "data_prep/hospital/"  # the teaching hospital's language has placeholders
@@ -85,7 +85,7 @@ _AGGREGATE: Final = "publish aggregates, see data_prep.publishable"
 
 @dataclass(frozen=True)
 class _Checkout:
-    """A work tree, and the credentialed corpora that what is committed is compared with."""
+    """Hold a work tree, and the credentialed corpora to compare with."""
 
     root: Path
 
@@ -100,7 +100,7 @@ class _Checkout:
         return {card["hash"] for card in self.corpora.values()}
 
     def is_open(self, name: str, notebook: str) -> bool | None:
-        """Tell whether a corpus is open, None where nothing says so."""
+        """Return whether a corpus is open, or None if unknown."""
         places = (self.root / notebook).parent / name, self.root / "book" / name, self.root / name
         for folder in places:  # where kernels run
             if (card := card_of(folder)) is not None:
@@ -112,7 +112,7 @@ class _Checkout:
 
 @dataclass
 class _Part:
-    """A part of what would be committed, as text, and what it is examined for."""
+    """Hold a part of what would be committed, as text, and what to examine it for."""
 
     text: str
     remedy: str = _KEEP
@@ -121,16 +121,16 @@ class _Part:
 
 
 def examine(path: Path, root: Path | None = None, content: bytes | None = None) -> list[str]:
-    """Say why a file must not be committed.
+    """Return why a file must not be committed.
 
     Args:
         path: the file, from the root or absolute; it need not exist if `content` is given.
         root: root of the checkout, whose `data/` says which corpora are credentialed; by default
             the work tree around the file.
-        content: what would be committed; by default what the work tree has.
+        content: what would be committed; by default the file in the work tree.
 
     Returns:
-        Reasons, each one line with its remedy, which show nothing of the file; empty if it may be
+        Reasons, one line each with a remedy, which show nothing of the file; empty if it may be
         committed.
 
     Example:
@@ -145,7 +145,7 @@ which git ignores']
 
 
 def _examine_all(files: Iterable[tuple[str, bytes]], root: Path) -> list[str]:
-    """Examine files, by their names from the root."""
+    """Examine files, given by their paths from the root."""
     checkout = _Checkout(root)
     found = [(name, *_examine(name, data, checkout)) for name, data in files]
     for corpus in checkout.corpora:
@@ -158,7 +158,7 @@ def _examine_all(files: Iterable[tuple[str, bytes]], root: Path) -> list[str]:
 
 
 def _examine(name: str, data: bytes, checkout: _Checkout) -> tuple[list[str], NDArray[np.uint64]]:
-    """Say why one file is refused, and return the runs that are to be compared with the corpora."""
+    """Yield why a file is refused, and return the runs of words to compare with the corpora."""
     reasons: list[str] = []
     runs = [np.zeros(0, np.uint64)]
     if sha256(data).hexdigest() in REVIEWED:
@@ -209,7 +209,7 @@ def _json(text: str) -> Any:
 
 
 def _of_notebook(notebook: Any, name: str, checkout: _Checkout) -> Iterator[_Part]:
-    """Yield what a notebook holds apart from what it shows, then what it shows."""
+    """Yield the sources and metadata of a notebook, then its outputs."""
     try:
         metadata, cells = notebook["metadata"], notebook["cells"]
         code = [_joined(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
@@ -245,7 +245,7 @@ def _of_notebook(notebook: Any, name: str, checkout: _Checkout) -> Iterator[_Par
 
 
 def _of_picture(encoded: str) -> str:
-    """Return the text that a picture in base64 holds beside its pixels."""
+    """Return the text in a base64 picture besides its pixels."""
     try:
         data = base64.b64decode(encoded)
     except (binascii.Error, ValueError):
@@ -267,14 +267,14 @@ def _chunks(data: bytes) -> set[bytes]:
 
 
 def _of_result(value: Any, checkout: _Checkout) -> Iterator[str]:
-    """Say what keeps a JSON result from being published, if it is of a credentialed corpus."""
+    """Return why a JSON result of a credentialed corpus must not be published."""
     if _says_credentialed(value) or any(text in checkout.hashes for text in _strings(value)):
         for place in withheld(value)[:3]:
             yield f"was made from credentialed text: {place}; {_AGGREGATE}"
 
 
 def _says_credentialed(value: Any) -> bool:
-    """Tell whether a result names a corpus that does not say that it is open."""
+    """Return whether a result names a corpus that is not marked as open."""
     if isinstance(value, Mapping):
         corpus = "hash" in value or "name" in value
         closed = corpus and (
@@ -286,7 +286,7 @@ def _says_credentialed(value: Any) -> bool:
 
 
 def _signs(text: str, part: _Part, checkout: _Checkout) -> Iterator[str]:
-    """Say which signs of credentialed text are in a text that `legible` returned."""
+    """Yield the signs of credentialed text in a text from `legible`."""
     if _MARK.search(text):
         yield "carries the mark of a credentialed corpus"
     if any(digest in checkout.hashes for digest in re.findall(r"\b[0-9a-f]{64}\b", text)):
@@ -315,7 +315,7 @@ def _readable(value: Any) -> str:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Yield all texts in JSON, keys too; lines given as a list are joined."""
+    """Yield all texts in JSON, including keys; lists of lines are joined."""
     if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
         value = ("" if all(line.endswith("\n") for line in value[:-1]) else " ").join(value)
     if isinstance(value, str):
@@ -336,7 +336,7 @@ def _work_tree(path: Path) -> Path:
 
 
 def _git(*command: str) -> bytes:
-    """Return what a git command prints."""
+    """Return the output of a git command."""
     done = subprocess.run(["git", *command], capture_output=True)
     if done.returncode:
         raise MarnError("not a git checkout; name files")
@@ -344,9 +344,9 @@ def _git(*command: str) -> bytes:
 
 
 def _staged(root: Path) -> list[tuple[str, str]]:
-    """Return the names that are staged, from the root, with their objects: several in a conflict.
+    """Return staged paths, from the root, with their objects (several in a conflict).
 
-    A submodule has no object here.
+    A submodule has no object.
     """
     listed = os.fsdecode(_git("-C", str(root), "ls-files", "--stage", "-z")).split("\0")[:-1]
     entries = [(name, *about.split(" ")) for about, _, name in (e.partition("\t") for e in listed)]
@@ -354,7 +354,7 @@ def _staged(root: Path) -> list[tuple[str, str]]:
 
 
 def _objects(root: Path, digests: Sequence[str]) -> Iterator[bytes]:
-    """Yield what git stores under each digest, but of a file that is too large its first bytes."""
+    """Yield the object with each digest; of a file that is too large, the first bytes."""
     command = ["git", "-C", str(root), "cat-file", "--batch"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -370,7 +370,7 @@ def _objects(root: Path, digests: Sequence[str]) -> Iterator[bytes]:
 
 
 def _chosen(names: Sequence[str], root: Path) -> list[tuple[str, bytes]]:
-    """Return what would be committed under names of files and folders; no names are all."""
+    """Return what would be committed in these files and folders; without names, everything."""
     staged = _staged(root) if (root / ".git").exists() else []
     wanted, read = [] if names else staged, []
     for name in names:
@@ -392,11 +392,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Examine files as they are staged.
 
     Args:
-        arguments: names of files or folders; None takes the command line, none of them everything
+        arguments: files or folders; by default those of the command line. Without any, everything
             that is staged.
 
     Returns:
-        0, 1 if a file must not be committed, 2 if a name is wrong.
+        0, 1 if a file must not be committed, or 2 if a name is wrong.
     """
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.commit_check",

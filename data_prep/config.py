@@ -1,4 +1,4 @@
-"""What you choose when you make a corpus, the same for every source."""
+"""Define the settings that every source shares."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,14 +11,14 @@ from marn.settings import Count, Location, settings
 
 @settings
 class PrepareConfig:
-    """The settings that every source has; each adds its own in a subclass."""
+    """Set the options of every source; each adds its own in a subclass."""
 
     out: Location
     """Folder of the corpus to write."""
     codes: str = "50"
     """How many of the most frequent codes to keep, or "full" for all."""
     min_code_count: Count = 1
-    """Admissions with a note that a code must be in to be kept (Edin et al. 2023: 10)."""
+    """Minimum number of admissions with a note for a code to be kept (Edin et al. 2023: 10)."""
     keep_uncoded: bool = False
     """Keep notes without a code; by default they are left out."""
     splits: Location | None = None
@@ -26,12 +26,12 @@ class PrepareConfig:
     ids and splits (CSV, Parquet or Feather, such as those of Edin et al. 2023); or shares of the
     patients, such as 0.8,0.1,0.1. By default patients are split by a hash."""
     min_count: Count = 3
-    """Training notes that a word must occur in to enter the vocabulary (CAML: 3)."""
+    """Minimum number of training notes for a word to enter the vocabulary (CAML: 3)."""
     vocabulary: Literal["corpus", "full"] = "corpus"
-    """Notes that give the vocabulary and the word vectors: "corpus", its own; "full", those of all
-    admissions, as in CAML and MARN also for 50 codes (with lists: train_full_hadm_ids.csv)."""
+    """Notes for the vocabulary and word vectors: "corpus", the corpus's own; "full", those of all
+    admissions, as CAML and MARN do even with 50 codes (with lists: train_full_hadm_ids.csv)."""
     vectors: Literal["train", "all", "none"] = "train"
-    """Notes that word2vec learns from: "train", "all" (as the papers read) or "none"."""
+    """Notes for word2vec: "train", "all" (as in the papers) or "none"."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the split by patient and of the word vectors."""
 
@@ -45,11 +45,11 @@ class PrepareConfig:
 
     @property
     def name(self) -> str:
-        """Name of the corpus: that of its folder."""
+        """Name of the corpus, taken from its folder."""
         return self.out.resolve().name
 
     def options(self) -> str:
-        """Write the settings that make the corpus what it is as options of a command line."""
+        """Return the settings that determine the corpus as command-line options."""
         written = f"--codes {self.codes} --min-count {self.min_count} --vectors {self.vectors} "
         written += f"--seed {self.seed}"
         if self.min_code_count > 1:
@@ -64,20 +64,20 @@ class PrepareConfig:
 
 @settings
 class CcsConfig(PrepareConfig):
-    """The settings of a source whose codes have CCS categories."""
+    """Set the options of a source whose codes have CCS categories."""
 
     ccs_procedures: Location | None = None
-    """HCUP's prref 2015 file, or "hcup" to download it. By default, the categories of procedures
-    that the project states itself."""
+    """HCUP's prref 2015 file, or "hcup" to download it; by default the project's own table of
+    procedure categories."""
     ccs_key: Literal["kind:number", "number"] = "kind:number"
-    """What tells categories apart; the papers merge equal numbers of diagnoses and procedures
-    ("number")."""
+    """What identifies a category: "kind:number", or "number" alone, which merges diagnoses and
+    procedures with the same number, as the papers do."""
     ccs_lookup: Literal["all", "released"] = "all"
-    """Procedures that have a category: "all" of the table; "released", as MARN's released converter
-    has it, none that is written as a stub (17.) or with a second decimal of zero (93.90)."""
+    """Which procedures get a category: "all" in the table, or "released", as in MARN's released
+    converter, all but those written as a stub (17.) or with a second decimal of zero (93.90)."""
 
     def options(self) -> str:
-        """Write the settings that make the corpus what it is as options of a command line."""
+        """Return the settings that determine the corpus as command-line options."""
         return super().options() + (
             f" --ccs-lookup {self.ccs_lookup}" if self.ccs_lookup != "all" else ""
         )
@@ -95,4 +95,4 @@ def check_out(out: Path, *raw: Path | None) -> None:
     """
     for path in raw:
         if path is not None and out.resolve() in [path.resolve(), *path.resolve().parents]:
-            raise MarnError(f"{out} holds the raw files; choose another folder for --out")
+            raise MarnError(f"{out} contains the raw files; choose another folder for --out")

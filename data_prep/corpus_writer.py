@@ -26,7 +26,7 @@ _OWN = {CARD, "vocabulary.json", "codes.json", VECTORS, "raw", *SPLITS}
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Make a folder whole or not at all.
+    """Write a folder completely or not at all.
 
     Yields a fresh folder beside `path`, which takes its place at the end. Whatever interrupts
     the work, an error or Ctrl-C, removes the fresh folder and leaves `path` as it was.
@@ -99,7 +99,7 @@ def _refuse_foreign(path: Path) -> None:
 
 @contextmanager
 def swept(out: Path, progress: Callable[[str], None]) -> Iterator[None]:
-    """Remove what killed preparations of a corpus left, unless one may be at work beside it.
+    """Remove what killed preparations of a corpus left behind, unless one may still be running.
 
     Errors and Ctrl-C remove the folder that `replacing` writes in; a process that is killed cannot.
 
@@ -139,7 +139,7 @@ def _sweep(out: Path, progress: Callable[[str], None]) -> None:
 
 
 def _write_array(path: Path, dtype: type, size: int, arrays: Iterable[np.ndarray]) -> None:
-    """Write a one-dimensional .npy file of `size` numbers, whose parts are asked for one by one."""
+    """Write a one-dimensional .npy file of `size` numbers from an iterator of parts."""
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
     header = {"descr": descr, "fortran_order": False, "shape": (size,)}
     with path.open("wb", buffering=_AT_ONCE) as file:
@@ -285,7 +285,7 @@ class CorpusWriter:
 
 
 def _offsets(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
-    """(N + 1,) int64: where each of N pieces begins when they lie end to end."""
+    """Return (N + 1,) int64: the offsets of N concatenated pieces."""
     return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))]).astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Which admission goes to training, development and test.
+"""Assign admissions to training, development and test.
 
 The papers' own lists are public (CAML's `{train,dev,test}_{50,full}_hadm_ids.csv`), and so are the
 tables of the critical review (Edin et al. 2023, columns _id and split, Feather, in `files/data` of
@@ -27,12 +27,12 @@ PROPORTIONS = {"train": 8066, "dev": 1573, "test": 1729}
 """Notes in the splits of CAML's top 50, which most of the papers' tables use."""
 
 LISTS_URL = "https://raw.githubusercontent.com/jamesmullenbach/caml-mimic/master/mimicdata/mimic3/"
-"""Where CAML's authors keep their lists."""
+"""URL of the lists of CAML's authors."""
 
 _NAME = "{name}_{which}_hadm_ids.csv"
 
 Splitter = Callable[[Mapping[str, str]], Mapping[str, str]]
-"""Takes {admission: subject}, gives {admission: split} for those it places."""
+"""Maps {admission: subject} to {admission: split}, for the admissions that it places."""
 
 
 def chosen(
@@ -44,11 +44,11 @@ def chosen(
         given: folder of lists of admissions, table of admissions and their splits, or shares of
             the patients, such as "0.8,0.1,0.1"; None splits by patient in CAML's proportions.
         which: part of the names of the lists: "50" or "full" for CAML's.
-        seed: of the split by patient.
-        dropped: as `listed` takes it.
+        seed: seed of the split by patient.
+        dropped: see `listed`.
 
     Raises:
-        MarnError: as `listed` and `in_table` do.
+        MarnError: see `listed` and `in_table`.
     """
     if given is None:
         return by_patient(seed), {"split": "by patient, 8066:1573:1729"}
@@ -102,8 +102,8 @@ def _shares(text: str) -> tuple[int, ...]:
 def by_patient(seed: int, shares: Sequence[int] = tuple(PROPORTIONS.values())) -> Splitter:
     """Assign patients by a hash, in the proportions 8,066 : 1,573 : 1,729 or others.
 
-    Where a patient goes depends on the seed and the SUBJECT_ID alone, not on who else is there;
-    so the proportions hold on average. All admissions of a patient go together.
+    The split of a patient depends only on the seed and the SUBJECT_ID, not on the other patients,
+    so the proportions hold on average. All admissions of a patient stay together.
 
     Returns:
         The splitter. It raises a `MarnError` if a split would stay empty.

@@ -1,7 +1,7 @@
-"""Reader of the raw tables: the rows of a MIMIC CSV file, or one clear line on what is wrong.
+"""Read the rows of a raw MIMIC CSV file, or report in one line what is wrong with it.
 
-Columns are found by name in any case, files in any case and with or without `.gz`. What the rows
-mean is up to the sources.
+Columns and files are found by name in upper or lower case, files with or without `.gz`. The sources
+interpret the rows.
 """
 
 import codecs
@@ -20,10 +20,10 @@ from marn.corpus.loose_tables import DAMAGED, ROW_LIMIT, csv_rows, fault_on, rea
 from marn.errors import MarnError
 
 PIECE = 1 << 21
-"""Bytes of a table that are parsed at once."""
+"""Number of bytes of a table that are parsed at once."""
 
 ID_DIGITS = 18
-"""Digits in an id at most: what a column of eight bytes can hold."""
+"""Maximum number of digits in an id, as fits into eight bytes."""
 
 _NULLS = {"", "null", "nan", "none", "na", "\\n"}
 _PLAIN = re.compile(r"[1-9]\d{0,9}", re.ASCII)
@@ -32,7 +32,7 @@ _NUMBER_LIKE = re.compile(r"[+-]?[\d.]{1,40}(?:[eE][+-]?\d{1,4})?", re.ASCII)
 
 
 def folder(path: Path, option: str = "--raw") -> Path:
-    """Return a folder of raw tables, which was given with an option of the command line.
+    """Return a folder of raw tables given with a command-line option.
 
     Raises:
         MarnError: if it does not exist or is a file.
@@ -44,7 +44,7 @@ def folder(path: Path, option: str = "--raw") -> Path:
 
 
 def find(raw: Path, name: str) -> Path | None:
-    """Return the file of a table in a folder, plain or gzipped, or None if there is none.
+    """Return the file of a table in a folder, plain or gzipped, or None if it is missing.
 
     Args:
         raw: the folder of the tables.
@@ -64,10 +64,10 @@ def find(raw: Path, name: str) -> Path | None:
 
 
 def require(raw: Path, name: str) -> Path:
-    """Return the file of a table that must be there.
+    """Return the file of a required table.
 
     Raises:
-        MarnError: if it is not.
+        MarnError: if it is missing.
     """
     path = find(raw, name)
     if path is None:
@@ -94,8 +94,8 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
         in the order of `columns`.
 
     Raises:
-        MarnError: naming file and line, if the file is empty, lacks a column, is not UTF-8, holds
-            a NUL, is cut, has a row of another width, a quote that is never closed or a row of
+        MarnError: naming file and line, if the file is empty, lacks a column, is not UTF-8,
+            contains a NUL, is cut off, has a row of another width, an unclosed quote or a row of
             more than `ROW_LIMIT` characters.
     """
     header = next(_csv_rows(path), (1, []))[1]
@@ -200,7 +200,7 @@ def read_text(path: Path) -> str:
     """Return the text of a file in UTF-8 unchanged, line ends included.
 
     Raises:
-        MarnError: naming the file, if it cannot be read, holds a NUL or is not UTF-8.
+        MarnError: naming the file, if it cannot be read, contains a NUL or is not UTF-8.
     """
     with readable(path):
         data = path.read_bytes()
@@ -263,9 +263,9 @@ def shipped(name: str) -> list[dict[str, str]]:
 
 
 def shown(value: str) -> str:
-    """Return how an error shows a field: as it is only if it is like a number.
+    """Return how an error shows a field: unchanged only if it looks like a number.
 
-    Where columns have slipped, any field may hold a note, and not every language has blanks.
+    If columns have shifted, any field may contain a note, and not every language uses blanks.
     """
     return repr(value) if _NUMBER_LIKE.fullmatch(value) else "a text"
 

@@ -1,6 +1,6 @@
-"""Word vectors for a corpus, learned by word2vec from its notes.
+"""Learn word vectors for a corpus from its notes, with word2vec.
 
-How they are used (frozen or not, with which dropout) is up to the models.
+The models decide how to use them (frozen or not, with which dropout).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ _UNKNOWN = "<unknown>"
 
 
 class _Sentences:
-    """The notes as lists of words, again and again."""
+    """Iterate over the notes as lists of words, any number of times."""
 
     def __init__(self, notes: Callable[[], Iterable[np.ndarray]], names: np.ndarray) -> None:
         self._notes, self._names = notes, names
@@ -39,8 +39,8 @@ def word2vec(
 ) -> np.ndarray:
     """Learn word vectors from notes: CBOW, window 5, 5 negative samples.
 
-    Every word of the vocabulary gets a vector, however rare. Words outside it keep their place in
-    the windows, all as one word, whose vector is not used.
+    Every word of the vocabulary gets a vector, however rare. Other words keep their place in the
+    windows as a single word, whose vector is not used.
 
     Args:
         notes: called once for counting and once for each pass, returns the notes, each (T,) int;
@@ -58,8 +58,8 @@ def word2vec(
     References:
         Settings: those of CAML's and MARN's released code (gensim's defaults; size 100, five
         passes, no minimum count). The unknown row is MARN's and MT-RAM's reading; CAML draws it
-        from a Gaussian. Learning from the training notes alone, as `data_prep` does unless told
-        otherwise, departs from the papers, whose word2vec saw the test notes too.
+        from a Gaussian. By default, `data_prep` learns from the training notes alone; the papers'
+        word2vec also saw the test notes.
     """
     counts = np.zeros(len(vocabulary), dtype=np.int64)
     for tokens in notes():

@@ -1,10 +1,10 @@
 """Compare text with the notes of the credentialed corpora on this machine, by runs of words.
 
-A run is `WINDOW` words in a row, whatever is between them, in any case; numbers do not count. Where
-something stands between the words of a note, as labels do in a list of pairs, every second, third
-or fourth word of a text is a row as well. The text is small and the corpora are large, so the runs
-of the text are kept, and each corpus is read past them in pieces: memory does not grow with the
-corpus, and nothing of its notes is written.
+A run is `WINDOW` consecutive words, whatever is between them, in any case; numbers do not count. In
+case other words separate those of a note, such as labels in a list of pairs, every second, third or
+fourth word of a text also makes runs. The text is small and the corpora are large, so the runs of
+the text are kept in memory and each corpus is read in pieces: memory does not grow with the corpus,
+and nothing of its notes is written.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,9 +20,9 @@ from marn.errors import MarnError
 from marn.settings import read_json_file
 
 WINDOW: Final = 8
-"""Words in a run."""
+"""Number of words in a run."""
 COMMON: Final = 100
-"""A run that occurs as often is nobody's, such as a list of headings, and does not count."""
+"""A run that occurs this often is boilerplate, such as a list of headings, and does not count."""
 _DISTINCT: Final = 4  # different words in a run
 _APART: Final = 4  # words of a text from one of a note to the next, at most
 _AT_ONCE: Final = 256  # notes of a corpus
@@ -30,7 +30,7 @@ _FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)  # odd, of 64 bits
 
 
 def card_of(folder: Path) -> dict[str, Any] | None:
-    """Return the card of the corpus in a folder, None if there is none that can be read."""
+    """Return the card of the corpus in a folder, or None if there is no readable card."""
     try:
         card = read_json_file(folder / "card.json")
     except (OSError, ValueError):
@@ -39,9 +39,9 @@ def card_of(folder: Path) -> dict[str, Any] | None:
 
 
 def corpora_below(folders: Iterable[Path]) -> dict[Path, dict[str, Any]]:
-    """Return the cards of the credentialed corpora in these folders, and up to two folders below.
+    """Return the cards of the credentialed corpora in these folders, up to two levels down.
 
-    A corpus that does not say that its text is open is credentialed.
+    A corpus is credentialed unless its card says that its text is open.
     """
     levels = ("card.json", "*/card.json", "*/*/card.json")
     found = [path for folder in folders for level in levels for path in folder.glob(level)]
@@ -50,7 +50,7 @@ def corpora_below(folders: Iterable[Path]) -> dict[Path, dict[str, Any]]:
 
 
 def runs_of(text: str) -> NDArray[np.uint64]:
-    """Hash the runs of a text, but for those that repeat a few words."""
+    """Hash the runs of a text, except those that repeat a few words."""
     words = _word_hashes([text])
     rows = [words[first::step] for step in range(1, _APART + 1) for first in range(step)]
     return pl.Series(np.concatenate([*map(_varied_runs, rows)])).unique().to_numpy()
@@ -94,7 +94,7 @@ def shared_runs(texts: Sequence[NDArray[np.uint64]], corpus: Path) -> list[int]:
 
 
 def _notes(corpus: Path) -> Iterator[list[str]]:
-    """Yield the texts of a corpus, some at a time."""
+    """Yield the texts of a corpus, a few at a time."""
     for path in sorted(corpus.glob("*/text.npy")):
         text, offsets = np.load(path, mmap_mode="r"), np.load(path.with_name("text_offsets.npy"))
         for first in range(0, len(offsets) - 1, _AT_ONCE):

@@ -82,10 +82,10 @@ class JointPCA(NamedTuple):
 
 
 def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike) -> JointPCA:
-    """Project ICD and CCS vectors on the first two principal components of both together.
+    """Project ICD and CCS vectors onto the first two principal components of both together.
 
-    The two sets are stacked, each code counting once, and centred on their common mean. The sign of
-    a component is arbitrary, so it is fixed: its largest loading is positive.
+    The two sets are stacked, so that each code counts once, and centred on their common mean. To
+    fix the arbitrary sign of a component, its largest loading is made positive.
 
     Args:
         icd_vectors: (C_icd, D) float.
@@ -116,7 +116,7 @@ def joint_pca(icd_vectors: ArrayLike, ccs_vectors: ArrayLike) -> JointPCA:
 def diameter(points: ArrayLike) -> float:
     """Return the largest distance between two points of the plane.
 
-    The farthest pair are corners of the convex hull, so 8,921 points need no 8,921 x 8,921 table.
+    Only corners of the convex hull are compared, which avoids an 8,921 x 8,921 table.
 
     Args:
         points: (n, 2) float, n >= 1.

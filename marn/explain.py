@@ -145,8 +145,8 @@ def faithfulness(
 ) -> dict[str, NDArray[np.float64]]:
     """Measure whether the model really uses the words that explanations name.
 
-    The heaviest words are replaced by the unknown word, or all but them, and the probability of
-    the code is compared with that of the whole note; the mean over `SHARES` of the words.
+    Either the heaviest words or all the others are replaced by the unknown word, and the
+    probability of the code is compared with that for the whole note, averaged over `SHARES`.
 
     Args:
         model: on any device.
@@ -157,9 +157,9 @@ def faithfulness(
         weights: (M, T) of the words.
 
     Returns:
-        (M,) each: `comprehensiveness`, the fall of the probability without the words (larger is
-        better), and `sufficiency`, its fall with nothing but them (smaller is better, and it may
-        be negative).
+        (M,) each: `comprehensiveness`, the drop in probability without the words (larger is
+        better), and `sufficiency`, the drop with only these words (smaller is better; may be
+        negative).
 
     References:
         DeYoung et al. 2020 (ERASER), Section 4.2.

@@ -119,14 +119,14 @@ def focal_loss(
 
 
 def multitask_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Add up the losses of the tasks, weighted: Eq. 17 (MARN), Eq. 14 (MT-RAM).
+    """Sum the losses of the tasks with weights: Eq. 17 (MARN), Eq. 14 (MT-RAM).
 
     Args:
         losses: one scalar per task.
-        weights: weight per task; a task that is not named has weight 1.
+        weights: weight per task; 1 for a task that is not named.
 
     Raises:
-        MarnError: there is no task, or a weight names a task that has no loss.
+        MarnError: there are no losses, or a weight names a task without a loss.
     """
     if not losses:
         raise MarnError("losses must have at least one task, but got none")

@@ -40,7 +40,7 @@ def auc_per_code(probabilities: ArrayLike, targets: ArrayLike) -> Array:
         targets: (N, C) bool or 0/1.
 
     Returns:
-        (C,) float64; `nan` for a code that all notes or no note has.
+        (C,) float64; `nan` for a code in all notes or in none.
 
     Raises:
         MarnError: the shapes differ, or values are out of range.
@@ -163,7 +163,7 @@ def by_frequency(
     frequency: ArrayLike,
     threshold: float | ArrayLike = 0.5,
 ) -> dict[str, dict[str, float]]:
-    """Score rare and frequent codes apart.
+    """Score rare and frequent codes separately.
 
     Args:
         probabilities: (N, C) float.
@@ -172,7 +172,7 @@ def by_frequency(
         threshold: see `score`.
 
     Returns:
-        {group of `BINS` that has codes: `codes`, their number, and `micro_f1`}.
+        {group of `BINS`: `codes`, their number, and `micro_f1`}, for groups with codes.
 
     Raises:
         MarnError: the shapes differ, or values are out of range.
@@ -194,10 +194,10 @@ def by_frequency(
 
 
 def best_threshold(probabilities: ArrayLike, targets: ArrayLike) -> float:
-    """Find the one threshold for all codes with the highest micro-F1.
+    """Find the single threshold for all codes with the highest micro-F1.
 
-    Candidates are halfway between neighbouring probabilities; among equals the lowest threshold
-    wins. Tune it on dev and apply it to test.
+    Candidates are halfway between neighbouring probabilities; the lowest of equally good ones is
+    chosen. Tune it on dev and apply it to test.
 
     Args:
         probabilities: (N, C) float.
@@ -245,15 +245,15 @@ def best_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> Array:
 def reliability(
     probabilities: ArrayLike, targets: ArrayLike, bins: int = 10
 ) -> tuple[Array, Array, Array]:
-    """Compare what was said with what came true, by bins of probability of equal width.
+    """Compare predicted and observed frequencies in bins of probability of equal width.
 
-    Their expected calibration error is `np.nansum(share * abs(said - true))`, after Guo et al.
-    (2017), "On Calibration of Modern Neural Networks", Eq. 3, over all pairs of note and code.
+    The expected calibration error is `np.nansum(share * abs(said - true))`, over all pairs of note
+    and code (Guo et al. 2017, "On Calibration of Modern Neural Networks", Eq. 3).
 
     Args:
         probabilities: (N, C) float in [0, 1].
         targets: (N, C) bool or 0/1.
-        bins: number of them, B.
+        bins: number of bins, B.
 
     Returns:
         `said`, the mean probability in each bin, (B,); `true`, the share of its pairs that are

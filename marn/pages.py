@@ -18,7 +18,7 @@ th, td {{ text-align: left; vertical-align: top; padding: 0.2rem 0.6rem; min-wid
 
 
 def head(title: str) -> str:
-    """Begin a page that fits a phone and is light or dark as its reader likes; `TAIL` ends it.
+    """Begin a page for any screen, with light and dark themes; `TAIL` ends it.
 
     Args:
         title: plain text.

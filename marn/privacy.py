@@ -50,7 +50,7 @@ def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
 
     Args:
         open_text: whether the text is open, `corpus.is_open`.
-        show_credentialed_text: whether the caller asked for it anyway.
+        show_credentialed_text: write it anyway.
 
     Raises:
         MarnError: the text is credentialed and may not be shown here.
@@ -71,12 +71,12 @@ def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
 
 
 def check_may_write(path: Path | None, open_text: bool, show_credentialed_text: bool) -> None:
-    """Refuse to write text that is not open where git would see it, or where a notebook saves it.
+    """Refuse to write text that is not open to a file that git does not ignore, or to a notebook.
 
     Args:
         path: file to write, which need not exist; None for standard output, which may be a file.
         open_text: whether the text is open.
-        show_credentialed_text: whether the caller asked for it anyway.
+        show_credentialed_text: write it anyway.
 
     Raises:
         MarnError: the file would be in a git work tree that does not ignore it, or a notebook reads

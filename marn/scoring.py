@@ -56,14 +56,14 @@ def read_predictions(
     Args:
         path: `.csv`, `.tsv` or `.parquet`, long (note, code, perhaps probability and assigned) or
             wide (note, and a column per code); `.jsonl` of `marn predict`; or CAML's `.psv`.
-        corpus: with the notes and codes that are meant.
-        split: of the corpus.
-        task: whose codes are predicted.
-        threshold: a code is assigned where its probability is above it, if the file does not say.
+        corpus: the corpus with these notes and codes.
+        split: split of the corpus.
+        task: task whose codes are predicted.
+        threshold: probability above which a code is assigned, unless the file says.
 
     Raises:
-        MarnError: the file is of another kind or damaged, a probability is not in [0, 1], or none
-            of its notes or codes is of the split.
+        MarnError: the file is of an unknown kind or damaged, a probability is not in [0, 1], or
+            none of its notes or codes belongs to the split.
     """
     if not path.is_file():
         raise MarnError(f"{path} does not exist; give a file of predictions")
@@ -318,9 +318,9 @@ def compare(
 ) -> Iterator[str]:
     """Describe in lines how each two files differ on the same notes.
 
-    Each figure that both carry has the difference, its 95 % bootstrap interval over notes, and the
-    p-value of a permutation test that exchanges the two predictions of randomly chosen notes. Of
-    more than two files, p is also corrected for the number of pairs, figure by figure.
+    Each figure that both have is given with the difference, its 95 % bootstrap interval over notes,
+    and the p-value of a permutation test that swaps the two predictions of randomly chosen notes.
+    With more than two files, p is also corrected for the number of pairs, separately per figure.
 
     Args:
         files: from `read_predictions`, for the same split and task.

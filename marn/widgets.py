@@ -31,8 +31,8 @@ def note_explorer(
 ) -> ipywidgets.VBox:
     """Show the codes that a model predicts for a note, and the words that carried each.
 
-    The reader picks a note of the corpus or types one, then a code. Codes that the note really has
-    are ticked; passages known as evidence for the code are underlined.
+    Pick a note of the corpus or type one, then pick a code. Codes that the note really has are
+    ticked; passages known to be evidence for the code are underlined.
 
     Args:
         model: a system trained on `corpus`.
@@ -41,11 +41,11 @@ def note_explorer(
         task: "icd" or "ccs".
         k: number of codes listed.
         notes: number of notes offered, from the first.
-        show_credentialed_text: show notes although they are not open. A notebook saves what it
-            shows: clear its outputs before it leaves the machine.
+        show_credentialed_text: show notes that are not open. A notebook saves what it shows, so
+            clear its outputs before you share it.
 
     Returns:
-        A box with, from the top: choice of note, text area, choice of code, view.
+        A box with, from top to bottom: choice of note, text area, choice of code, view.
 
     Raises:
         MarnError: the notes may not be shown.

@@ -271,7 +271,7 @@ def test_bad_options_are_refused(make: Make, raw: Path) -> None:
         make("--min-train", "-1")
     with pytest.raises(MarnError, match="no admission has both a note and a code"):
         make("--min-train", "99")
-    with pytest.raises(MarnError, match="holds the raw files"):
+    with pytest.raises(MarnError, match="contains the raw files"):
         make("--out", str(raw))
 
 

@@ -205,4 +205,4 @@ def test_no_files_and_no_json(prepare, tmp_path, capsys):
         assert "x.json" in error
         assert "Secretword" not in error
     assert prepare("--out", str(tmp_path / "MDACE")) is None
-    assert "holds the raw files; choose another folder for --out" in capsys.readouterr().err
+    assert "contains the raw files; choose another folder for --out" in capsys.readouterr().err

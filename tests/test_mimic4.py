@@ -233,4 +233,4 @@ def test_folders_are_asked_for(prepare, raw, tmp_path):
     assert f"{said} --raw" in prepare(places=["--raw", nowhere])
     assert f"{said} --note" in prepare(places=["--hosp", hosp, "--note", nowhere])
     raw.folder.mkdir(exist_ok=True)
-    assert "holds the raw files" in prepare("--out", str(raw.folder))
+    assert "contains the raw files" in prepare("--out", str(raw.folder))

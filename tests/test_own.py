@@ -478,4 +478,4 @@ def test_folders_that_will_not_do(prepare, tmp_path):
     missing = prepare("--assigned", str(tmp_path / "none.csv"))
     assert missing.endswith("none.csv does not exist; pass the path of a table with --assigned")
     assert "is a folder; give a table" in prepare("--assigned", str(tmp_path))
-    assert "holds the raw files" in prepare("--out", str(tmp_path))
+    assert "contains the raw files" in prepare("--out", str(tmp_path))

@@ -41,12 +41,12 @@ __all__ = [
 
 
 LABELS = {"icd": "as in the tables", "caml": "as in CAML's published predictions"}
-"""The label spaces that a corpus may have, by what its card says of `labels`."""
+"""Names of the label spaces, by the `labels` of a corpus's card."""
 
 
 @settings
 class Config:
-    """What `python -m data_prep audit` takes."""
+    """Set the options of `python -m data_prep audit`."""
 
     corpus: Annotated[Location | None, ARGUMENT] = None
     """Folder of a prepared corpus."""
@@ -58,7 +58,7 @@ class Config:
     """HCUP's prref 2015 file, or "hcup" to download it. By default only the diagnoses of raw tables
     are checked for a category."""
     json: Location | None = None
-    """File to write the findings to as well."""
+    """File to write the findings to, as JSON."""
 
 
 def run(config: Config, progress: Progress) -> str:
@@ -94,7 +94,7 @@ def run(config: Config, progress: Progress) -> str:
 
 
 def _write(path: Path, value: Any) -> None:
-    """Write JSON aside and rename it; a symbolic link stays."""
+    """Write JSON to another name and rename it; a symbolic link is kept."""
     target = Path(os.path.realpath(path))
     aside = target.with_name(f".{target.name}.partial")
     try:

@@ -1,4 +1,4 @@
-"""The audit of a prepared corpus."""
+"""Audit a prepared corpus."""
 
 from collections import Counter
 from pathlib import Path
@@ -37,7 +37,7 @@ def audit(corpus: Corpus, split_ids: Path | None = None) -> list[Finding]:
 
 
 def _shapes(codes: Codes) -> list[Finding]:
-    """Look at how the codes are written."""
+    """Check how the codes are written."""
     pairs = list(codes.frequency)
     procedures = [pair for pair in pairs if pair[0] == "pr"]
     begin = [pair for pair in procedures if pair[1].startswith("0")]
@@ -140,7 +140,7 @@ def _notes(corpus: Corpus) -> list[Finding]:
 
 
 def _one_off(corpus: Corpus) -> list[Finding]:
-    """Give both conventions of counts that are published one apart."""
+    """Report both conventions for counts whose published values differ by one."""
     sizes = {split: len(corpus[split]) for split in corpus.splits}
     total, codes = sum(sizes.values()), corpus.tasks["icd"]
     codings = sum(int(corpus[split].frequency("icd").sum()) for split in corpus.splits)

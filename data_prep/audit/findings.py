@@ -1,4 +1,4 @@
-"""Findings: what they are, how they are reported, and the codes that they name."""
+"""Define findings, their report, and the codes that they name."""
 
 import hashlib
 import textwrap
@@ -15,14 +15,14 @@ from marn.corpus.codes import KINDS, undotted
 from marn.privacy import MINIMUM_CELL
 
 EXAMPLES: Final = 8
-"""Codes named in a finding, at most."""
+"""Maximum number of codes named in a finding."""
 
 _NO_PEOPLE: Final = ("codes", "categories")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was counted."""
+    """Hold one count of the audit."""
 
     name: str  # such as "unmapped codes", different for every finding of an audit
     count: int
@@ -68,7 +68,7 @@ def report(findings: Sequence[Finding]) -> str:
 
 
 def to_json(findings: Sequence[Finding], *, is_open: bool) -> list[dict[str, Any]]:
-    """Return findings as JSON objects; without `is_open`, small counts of people are blurred."""
+    """Return findings as JSON objects, with small counts of people blurred unless `is_open`."""
     written = []
     for found in findings:
         row = asdict(found) | {"examples": list(found.examples)}
@@ -79,14 +79,14 @@ def to_json(findings: Sequence[Finding], *, is_open: bool) -> list[dict[str, Any
 
 
 def blurred(count: int, *, is_open: bool) -> int | str:
-    """Return a count, or "1 to 10" for a small one of credentialed data."""
+    """Return a count, or "1 to 10" for a small count of credentialed data."""
     small = 0 < count < MINIMUM_CELL
     return f"1 to {MINIMUM_CELL - 1}" if small and not is_open else count
 
 
 @dataclass(frozen=True)
 class Codes:
-    """The codes under audit."""
+    """Hold the codes under audit."""
 
     # how many notes, or rows of raw tables, have each (kind, dotted code)
     frequency: Mapping[Pair, int]
@@ -94,7 +94,7 @@ class Codes:
 
     @property
     def is_icd9(self) -> bool:
-        """Whether most codes have a form of ICD-9-CM, stubs such as "45." included."""
+        """Whether most codes look like ICD-9-CM, including stubs such as "45."."""
         forms = [dotted_icd9(kind, code.rstrip(".")) for kind, code in self.frequency]
         kinds = {kind for kind, _ in self.frequency}
         return kinds <= set(KINDS) and forms.count(None) <= len(forms) / 2
@@ -102,7 +102,7 @@ class Codes:
     def examples(
         self, pairs: Iterable[Pair], write: Callable[[Pair], str] = lambda pair: pair[1]
     ) -> tuple[str, ...]:
-        """Return the names of some of these codes, the most frequent first."""
+        """Return the names of some of these codes, most frequent first."""
         least = 0 if self.is_open else MINIMUM_CELL
         shown = [pair for pair in pairs if self.frequency[pair] >= least]
         shown.sort(key=lambda pair: (-self.frequency[pair], pair))
@@ -138,7 +138,7 @@ class Codes:
         return self.finding("codes in no table of codes", missing)
 
     def unmapped(self, pairs: Sequence[Pair], without: Sequence[Pair], asked: str = "") -> Finding:
-        """Count the codes without a category, among those looked up; `asked` tells if not all."""
+        """Count the codes without a category; `asked` says if not all were looked up."""
         codings = self.codings(without)
         return self.finding("unmapped codes", without, pairs, codings=codings, asked=asked)
 
@@ -157,7 +157,7 @@ class Codes:
 
 
 def caml_top50() -> list[Pair]:
-    """Return the 50 codes of CAML's preparation of MIMIC-III, the most frequent first.
+    """Return the 50 codes of CAML's preparation of MIMIC-III, most frequent first.
 
     References:
         Mullenbach et al., Explainable Prediction of Medical Codes from Clinical Text, 2018, and
@@ -167,12 +167,12 @@ def caml_top50() -> list[Pair]:
 
 
 def codes_hash(codes: Iterable[str]) -> str:
-    """Return a name for a list of dotted codes: the SHA-256 of the codes, sorted, one per line."""
+    """Return the SHA-256 of a list of dotted codes, sorted, one per line."""
     return hashlib.sha256("".join(f"{code}\n" for code in sorted(codes)).encode()).hexdigest()
 
 
 def other_kind(pair: Pair) -> str | None:
-    """Return the known code of the other kind that is written alike without its dot, or None."""
+    """Return the known code of the other kind with the same digits, or None."""
     other = KINDS[1 - KINDS.index(pair[0])]
     found = dotted_icd9(other, undotted(pair[1]))
     return found if found in known(other) else None

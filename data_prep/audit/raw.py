@@ -1,4 +1,4 @@
-"""The audit of raw tables in the format of MIMIC-III, and what reading codes as numbers does."""
+"""Audit raw tables in the format of MIMIC-III, and the effect of reading codes as numbers."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from marn.corpus.codes import KINDS, dotted, undotted
 
 @dataclass
 class _Rows:
-    """The rows of both code tables, counted."""
+    """Count the rows of both code tables."""
 
     frequency: Counter[Pair] = field(default_factory=Counter)
     """Rows of each kind and dotted code."""
@@ -102,7 +102,7 @@ def _faults(rows: _Rows) -> list[Finding]:
 
 
 def _numbers(rows: _Rows, codes: Codes) -> list[Finding]:
-    """Look at what reading codes as numbers does to these rows."""
+    """Count the effects of reading the codes of these rows as numbers."""
     read = {pair: caml_label(*pair) for pair in codes.frequency if pair[0] == "pr"}
     changed = [pair for pair, label in read.items() if undotted(pair[1]) != undotted(label)]
     stubs = [pair for pair in changed if read[pair].endswith(".")]

@@ -1,4 +1,4 @@
-"""Notes that repeat, or nearly repeat, an earlier one.
+"""Find notes that repeat, or nearly repeat, an earlier one.
 
 Near duplicates are found by MinHash. The shingles of a note are its runs of `SHINGLE` words, and
 the minima of 64 hash functions over them are its signature. Notes whose signatures agree in one of

@@ -44,12 +44,12 @@ _CODE: Final = re.compile(r"^#\d+\tAnnotatorNotes T(\d+)\t(\S+)", re.MULTILINE)
 
 @settings
 class Config(PrepareConfig):
-    """What `python -m data_prep cantemist` takes."""
+    """Set the options of `python -m data_prep cantemist`."""
 
     raw: Location
     """Folder that holds CANTEMIST's train-set, dev-set1, dev-set2 and test-set."""
     titles: Annotated[tuple[Location, ...], Strict(False)] = ()
-    """Table of the codes' titles; repeat the option for several."""
+    """Table of code titles; repeat the option for several."""
     codes: str = "full"
     """How many of the most frequent codes to keep, or "full" for all."""
 

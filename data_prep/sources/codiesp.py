@@ -59,7 +59,7 @@ _DIAGNOSIS: Final = "DIAGNOSTICO"
 
 @settings
 class Config(PrepareConfig):
-    """What `python -m data_prep codiesp` takes."""
+    """Set the options of `python -m data_prep codiesp`."""
 
     raw: Location
     """Folder that holds CodiEsp's train and dev, or "fetch" to download the archive once."""

@@ -35,7 +35,7 @@ _FIRST_SYNTHETIC = 900_000  # admissions of MIMIC-III run from 100,000 to 199,99
 
 @settings
 class Config(CcsConfig):
-    """What `python -m data_prep mimic3` takes."""
+    """Set the options of `python -m data_prep mimic3`."""
 
     raw: Location
     """Folder of the tables (.csv or .csv.gz)."""

@@ -32,16 +32,16 @@ NOTES_TABLE: Final = "discharge"
 
 @settings
 class Config(CcsConfig):
-    """What `python -m data_prep mimic4` takes."""
+    """Set the options of `python -m data_prep mimic4`."""
 
     raw: Location | None = None
-    """Folder of all the tables, or of the folders hosp and note."""
+    """Folder with all tables, or with the folders hosp and note."""
     hosp: Location | None = None
     """Folder of MIMIC-IV's module hosp, if it is not in RAW."""
     note: Location | None = None
     """Folder of MIMIC-IV-Note's tables, if they are not in RAW."""
     version: Literal[10, 9] = 10
-    """Version of ICD: the admissions coded in it are kept."""
+    """Version of ICD; admissions coded in it are kept."""
 
 
 def run(config: Config, progress: Progress) -> Path:

@@ -43,23 +43,23 @@ from marn.settings import Encoding, Location, settings
 
 @settings
 class Config(CcsConfig):
-    """What `python -m data_prep own` takes."""
+    """Set the options of `python -m data_prep own`."""
 
     notes: Location
     """Table of the notes, or a folder of texts NAME.txt."""
     assigned: Location | None = None
-    """Table of the codes of each note. By default they are in the table of notes."""
+    """Table with the codes of each note; by default they are in the table of notes."""
     titles: Annotated[tuple[Location, ...], Strict(False)] = ()
-    """Table of the codes' titles; repeat the option for several."""
+    """Table of code titles; repeat the option for several."""
     system: Literal["icd9", "icd10", "other"]
-    """The system that the codes belong to."""
+    """Code system."""
     text: Literal["credentialed", "open"] = "credentialed"
     """Whether the texts may be shown and shared ("open")."""
     encoding: Encoding | None = None
-    """Encoding of the notes and of the table of their codes, such as cp850; by default it is found
-    among UTF-8, UTF-16, UTF-32 and Windows-1252."""
+    """Encoding of the notes and their table of codes, such as cp850; by default UTF-8, UTF-16,
+    UTF-32 or Windows-1252, whichever fits."""
     language: str = "en"
-    """Language of the notes, for the card."""
+    """Language of the notes, recorded in the card."""
     codes: str = "full"
     """How many of the most frequent codes to keep, or "full" for all."""
 
@@ -116,7 +116,7 @@ def run(config: Config, progress: Progress) -> Path:
 
 
 def _check_paths(config: Config) -> None:
-    """Refuse a path that is not there, before anything is read."""
+    """Refuse a path that does not exist, before anything is read."""
     check_out(config.out, config.notes, config.assigned, *config.titles)
     for option in ("notes", "assigned", "titles"):
         given = getattr(config, option)
@@ -127,7 +127,7 @@ def _check_paths(config: Config) -> None:
 
 
 def _code_table(config: Config) -> Table:
-    """Open the table of codes, so that it is known to be one before the notes are read."""
+    """Open the table of codes, to check it before the notes are read."""
     if config.assigned is None and config.notes.is_dir():
         raise MarnError("assigned is missing; give the table of the codes with --assigned")
     path = config.assigned or config.notes
@@ -143,7 +143,7 @@ def _code_table(config: Config) -> Table:
 
 @dataclass
 class _Notes:
-    """The notes that were given: their ids and, where they are named, their splits."""
+    """Read the notes given: their ids and, if named, their splits."""
 
     config: Config
     dropped: Counter[str]
@@ -160,17 +160,17 @@ class _Notes:
         yield from self._read_folder() if self.path.is_dir() else self._read_table()
 
     def find(self, written: str) -> str | None:
-        """Return the id of the note that a row names, perhaps in another way of writing."""
+        """Return the id of the note that a row names, perhaps in another spelling."""
         id_ = plain_id(written)
         return id_ if id_ in self.ids else self._aliases.get(alias(id_)) or None
 
     def splitter(
         self, by_patient: splits.Splitter, seed: int, recorded: dict[str, object]
     ) -> splits.Splitter:
-        """Return the splitter of the splits that the notes name, by patient if they name none.
+        """Return the splitter for the splits that the notes name, or by patient if they name none.
 
-        Where no note names train, the notes without a split are training notes; and dev, if no
-        note names it, is taken from them by patient.
+        If no note names train, the notes without a split are training notes; if no note names dev,
+        it is taken from them by patient.
         """
 
         def split(admissions: Mapping[str, str]) -> Mapping[str, str]:
@@ -262,7 +262,7 @@ class _Notes:
 
 @dataclass
 class _Codings:
-    """The codes of the notes, and what their table says and does not say."""
+    """Read the codes of the notes, and count what is unusual about their table."""
 
     table: Table
     system: CodeSystem
@@ -322,7 +322,7 @@ class _Codings:
                 yield Coding(note, kinds[0], code)
 
     def _judge(self) -> None:
-        """Refuse a table that is not of these notes or of this system; say what was guessed."""
+        """Refuse a table for other notes or of another system; report what was guessed."""
         count, path = self._count, self.table.name
         if count["rows"] and count["homeless"] == count["rows"]:
             raise MarnError(

@@ -18,7 +18,7 @@ from marn.settings import Count, Location, settings
 
 @settings
 class Config(CcsConfig):
-    """What `python -m data_prep teaching` takes."""
+    """Set the options of `python -m data_prep teaching`."""
 
     out: Location = Path("data/teaching")
     """Folder of the corpus to write."""
@@ -27,9 +27,9 @@ class Config(CcsConfig):
     gzip: bool = False
     """Compress the raw tables with gzip."""
     slips: Annotated[float, Field(ge=0, le=1000)] = 1.0
-    """Multiplies the usual rate of misspellings; 0 for none."""
+    """Factor for the usual rate of misspellings; 0 for none."""
     workers: Count = 1
-    """Processes that write notes; the corpus is the same with any number."""
+    """Number of processes that write notes; it does not change the corpus."""
 
 
 def run(config: Config, progress: Progress) -> Path:
@@ -57,7 +57,7 @@ def run(config: Config, progress: Progress) -> Path:
 
 
 def _notes_written(progress: Progress) -> Callable[[int, int], None]:
-    """Report the hospital's notes: on a bar in a terminal, else on a line per thousand."""
+    """Report the number of notes written: in a terminal as a bar, otherwise a line per thousand."""
     bar: Bar | None = None
 
     def report(done: int, total: int) -> None:

@@ -36,8 +36,8 @@ def dotted(kind: str, raw: str) -> str:
         The code in upper case.
 
     Raises:
-        MarnError: ``kind`` is unknown, ``raw`` is not text (its zeros may be lost already), or it
-            does not have the shape of a code of that kind.
+        MarnError: ``kind`` is unknown, ``raw`` is not text (its zeros may already be lost), or it
+            does not look like a code of that kind.
 
     Example:
         >>> dotted("dx", "42731"), dotted("pr", "0331"), dotted("dx", "486")

@@ -218,8 +218,8 @@ class Corpus:
             path: the folder that `python -m data_prep` wrote.
 
         Raises:
-            MarnError: there is no corpus, it was written by another version, or a file of it is
-                missing or differs in size from what was written.
+            MarnError: there is no corpus, it was written by another version, or a file is missing
+                or differs in size from what was written.
         """
         path = Path(path)
         card = read_card(path)
