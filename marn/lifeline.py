@@ -11,7 +11,7 @@ _LOOK = 0.2  # seconds between two looks at the parent
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Let this process end as soon as the one that started it has ended.
+    """End this process as soon as its parent has ended.
 
     Args:
         parent: number of the process that started this one; None where multiprocessing did, which

@@ -31,7 +31,7 @@ def head(title: str) -> str:
 
 
 def wide(table: str, name: str) -> str:
-    """Put the HTML of a table into a box with an edge, which scrolls if the table is too wide.
+    """Put the HTML of a table into a bordered box, which scrolls if the table is too wide.
 
     Args:
         table: HTML.

@@ -34,7 +34,7 @@ class Estimate:
 def interval(
     tables: Sequence[Any], measure: Measure, draws: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimate figures, of which the mean over seeds counts, with bootstrap intervals.
+    """Estimate the mean of figures over seeds, with bootstrap intervals.
 
     Args:
         tables: (U, K), dense or scipy's sparse, for each of S seeds (or just one); units, and
@@ -66,7 +66,7 @@ def interval(
 def difference(
     ours: Sequence[Any], theirs: Sequence[Any], measure: Measure, draws: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimate how the figures of two systems differ, on the same seeds and units.
+    """Estimate the difference between the figures of two systems on the same seeds and units.
 
     For the interval, units and seeds are drawn with replacement. For the test, what the two systems
     say of a random half of the units is exchanged, and p is how often the difference is then as

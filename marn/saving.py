@@ -280,9 +280,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
     """Read a model that `save_model` or `marn.fit` wrote.
 
-    Of a training that goes on or was interrupted, the best epoch so far is read, with thresholds of
-    0.5. Files of strangers are safe: nothing in them is executed, no other file and no network is
-    asked, and no more memory is taken than the weights justify.
+    If training is still running or was interrupted, the best epoch so far is loaded, with
+    thresholds of 0.5. Untrusted files are safe: nothing in them is executed, no other file or
+    network is accessed, and no more memory is used than the weights justify.
 
     Args:
         folder: the run directory.

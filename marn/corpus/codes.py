@@ -26,7 +26,7 @@ _NOUN: Final = {"dx": "diagnosis", "pr": "procedure"}
 
 
 def dotted(kind: str, raw: str) -> str:
-    """Write a code with its dot, placed according to the table that the code comes from.
+    """Write a code with its dot, placed according to its kind.
 
     Args:
         kind: ``"dx"`` for a diagnosis, ``"pr"`` for a procedure.

@@ -93,7 +93,7 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def encoding_of(path: Path, given: str | None = None) -> str:
-    """Return the encoding of a file: UTF-8, UTF-16, UTF-32 or, where that is plain, Windows-1252.
+    """Return the encoding of a file: UTF-8, UTF-16, UTF-32 or, if unambiguous, Windows-1252.
 
     It is plain where no byte above 127 is part of UTF-8, and every one is a character of
     Windows-1252 (which holds Latin-1's) that can be where it is.
@@ -104,7 +104,7 @@ def encoding_of(path: Path, given: str | None = None) -> str:
         given: the encoding, if it is known; then the file is only read to see that it has it.
 
     Raises:
-        MarnError: if it is none of these, or not the one that is given.
+        MarnError: if it is none of these, or not the one given.
     """
     if not path.is_file() and path.exists():
         return given or "utf-8-sig"

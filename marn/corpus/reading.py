@@ -361,7 +361,7 @@ class Corpus:
     ) -> Corpus:
         """Return the same corpus with the first notes of each split, for a small machine.
 
-        Vocabulary, codes and vectors stay those of the whole corpus.
+        Vocabulary, codes and vectors remain those of the whole corpus.
 
         Args:
             train: notes of split "train" to keep, at most; None keeps all.

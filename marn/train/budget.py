@@ -23,8 +23,8 @@ def estimate(
     """Measure a few steps of a training and extrapolate to an epoch.
 
     The first step has the longest notes, so a batch that does not fit is found at once. The time of
-    an epoch follows from three steps of usual length, in proportion to the padded tokens. For
-    several devices one is measured, with its share of each batch and without their communication.
+    an epoch is estimated from three steps of typical length, in proportion to padded tokens. With
+    several devices, one is measured, with its share of each batch and without communication.
 
     Args:
         model: the model to train; it is left as it was.

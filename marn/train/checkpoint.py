@@ -44,7 +44,7 @@ _HEADER = "epoch,step,loss,learning_rate,notes_per_second,peak_memory_mb\n"
 
 
 class RunFolder:
-    """The files of one run; with `path=None` nothing is read or written.
+    """Manage the files of one run; with `path=None` nothing is read or written.
 
     Enter it to lock the folder for this process. On several devices every rank makes the same
     calls, and only rank 0 locks and writes.

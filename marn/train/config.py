@@ -143,7 +143,7 @@ class TrainConfig:
 
     @classmethod
     def suited(cls, model: Coder | type[Coder], notes: int, **changes: Any) -> Self:
-        """Start from the settings of a system's paper, made for few notes where there are few.
+        """Start from the settings of a system's paper, adapted to the number of notes.
 
         The papers count epochs of 500 steps and more; of CAML's rate 1e-4 a few hundred notes see
         nothing. So where an epoch has fewer than 250 steps, training takes the epochs that make

@@ -33,7 +33,7 @@ REHEARSED = ("cuda",)
 
 
 class MemorySaver:
-    """Repeats a step that ran out of device memory in a way that needs less of it.
+    """Repeat a step that ran out of device memory in a way that needs less memory.
 
     First fewer attention scores are held at a time, which changes nothing but the time. When that
     does not help, the batch is computed in more parts, unless batch normalisation would notice.
@@ -49,7 +49,7 @@ class MemorySaver:
         self.model, self.parts = model, parts
 
     def run(self, work: Callable[[], Tensor], notes: int, tokens: int) -> Tensor:
-        """Compute gradients, as often as it takes.
+        """Compute gradients, retrying with less memory until it works.
 
         Args:
             work: computes gradients and returns the loss; it reads `parts`.

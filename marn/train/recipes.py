@@ -35,10 +35,10 @@ LAPTOP_STEPS = 768
 
 
 def laptop(name: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
-    """Return the recipe that trains a system on one processor core in some minutes.
+    """Return the recipe for training a system on one processor core in a few minutes.
 
     The size and the rate of each system are a row of `laptop.json`, and all share the rest: notes
-    of up to 1,000 words, output biases that begin at the codes' shares (with 378 steps 16 of 17
+    of up to 1,000 words, output biases that start at the codes' shares (with 378 steps 16 of 17
     systems score higher so, see book/results/systems.json), batches of 16, and
     `marn.train.config.of_steps`. A recipe counts in steps, because a system that gets too few
     learns nothing. That of a reader of text, which learns at once, is empty.
@@ -49,7 +49,7 @@ def laptop(name: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
         steps: steps of the optimiser, at least; rounded up to whole epochs.
 
     Raises:
-        MarnError: the system has no such recipe.
+        MarnError: there is no such recipe for the system.
 
     Example:
         >>> recipe = laptop("marn", notes=1000)
@@ -67,12 +67,12 @@ def laptop(name: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
 
 
 def few_notes(name: str, notes: int, *, steps: int = 420) -> Recipe:
-    """Return the recipe that trains a system on some hundred notes, such as your own.
+    """Return the recipe for training a system on a few hundred notes, such as your own.
 
-    It is that of `laptop`, and besides: a word path, queries and classifiers that begin at the
-    codes' titles; cross-entropy; batches of 8, and 7 epochs or 420 steps, whichever is more. These
-    four settings and the start of the biases were chosen together, out of eleven tries with one
-    seed, on half of CodiEsp's dev notes; the page on real text has what each is worth.
+    It extends `laptop` with a word path; queries and classifiers that start at the codes' titles;
+    cross-entropy; and batches of 8, for 7 epochs or 420 steps, whichever is more. These four
+    settings and the start of the biases were chosen together, from eleven trials with one seed, on
+    half of CodiEsp's dev notes; chapter 7 shows what each contributes.
 
     Args:
         name: a system with label attention, such as `"bigru_la"`; or one that reads text.
@@ -80,7 +80,7 @@ def few_notes(name: str, notes: int, *, steps: int = 420) -> Recipe:
         steps: steps of the optimiser, at least.
 
     Raises:
-        MarnError: the system has no such recipe.
+        MarnError: there is no such recipe for the system.
 
     Example:
         >>> few_notes("bigru_la", notes=487).training["epochs"]

@@ -13,7 +13,7 @@ from marn.saving import load_model
 def copy_weights(model: Coder, corpus: Corpus, source: str | Path) -> str:
     """Give a model the weights of a run of the same system, sizes and words.
 
-    A task may have other codes than in the run, or be new: its part of the head keeps its start.
+    A task may have other codes than in the run, or be new; then its part of the head is not copied.
 
     Args:
         model: as it was built for the corpus; it is changed.
