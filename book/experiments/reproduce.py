@@ -122,7 +122,7 @@ def reproduce(
         if name not in SWEEPS:
             raise unknown("no sweep is named", name, SWEEPS)
     chosen = {name: SWEEPS[name] for name in config.only or SWEEPS}
-    changes = dict(command_line.pair("--set", text) for text in config.set)
+    changes = command_line.pairs("--set", config.set)
     jobs = config.jobs or max(1, torch.cuda.device_count())
     raw_mb = check(mimic, config, [which for which, *_ in chosen.values()])
     with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +188,7 @@ def line_of(mimic: Path, config: ReproduceConfig, which: str) -> list[str]:
         MarnError: an option is not one of `python -m data_prep mimic3`.
     """
     lists = config.splits.resolve() if config.splits.exists() else config.splits
-    own = dict(command_line.pair("--prepare", text) for text in config.prepare)
+    own = command_line.pairs("--prepare", config.prepare)
     options = {**preset("released").data, "codes": which, **own, "splits": str(lists)}
     mimic3.Config(raw=mimic, out=config.out, **options)
     line = ["mimic3", "--raw", str(mimic.resolve())]
