@@ -303,6 +303,8 @@ def predict(
         raise MarnError(f"out must end in {', '.join(FORMATS)}, but got {out}; choose one of them")
     if out is not None and out.is_dir():
         raise MarnError(f"out {out} is a folder; give the name of a file")
+    if out is not None and out.exists() and os.path.exists(notes) and out.samefile(notes):
+        raise MarnError(f"out {out} is the file of the notes; give another name")
     saved = load_model(run)
     privacy.check_may_write(out, saved.is_open and reading.is_open(notes), shown)
     columns = {key: getattr(config, key) for key in ("text_column", "id_column")}

@@ -5,7 +5,6 @@ computed. Notes of the split that a file lacks count as notes without codes, and
 match is counted.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, alias, encoding_of, pl
 from marn.corpus.loose_tables import check_unfolds, find_column, header_of
 from marn.errors import MarnError
 from marn.resampling import Estimate, Floats, Measure, difference, holm, interval
+from marn.settings import read_json
 
 CODE_NAMES: Final = ("code", "icd_code", "icd9_code", "icd10_code", "label")
 PROBABILITY_NAMES: Final = ("probability", "prob", "score", "p")
@@ -228,8 +228,8 @@ def _psv(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:
 def _jsonl(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:
     """Read what `marn predict` writes."""
     with path.open(encoding=encoding) as file:
-        for line in file:
-            row = json.loads(line)
+        for line in filter(str.strip, file):
+            row = read_json(line)
             for code in row["codes"] or [{"code": "", "probability": 0, "assigned": False}]:
                 yield row["note_id"], code["code"], code["probability"], int(code["assigned"])
 

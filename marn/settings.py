@@ -46,7 +46,7 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 def _known(encoding: str) -> str:
     try:
         "".encode(encoding)
-    except LookupError:
+    except (LookupError, UnicodeError):
         raise ValueError("an encoding that Python knows, such as cp850 or mac-roman") from None
     return encoding
 

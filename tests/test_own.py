@@ -267,7 +267,8 @@ def test_encodings_that_must_be_named(prepare, tmp_path, encoding):
     _table(tmp_path, "notes.csv", header, rows, encoding=encoding)
     assert "is neither UTF-8 nor Windows-1252; save it as UTF-8, or give --encoding" in prepare()
     assert "notes.csv is not in ascii; correct --encoding" in prepare("--encoding", "ascii")
-    assert "must be an encoding that Python knows" in prepare("--encoding", "base64")
+    for name in ("base64", "undefined"):
+        assert "must be an encoding that Python knows" in prepare("--encoding", name)
     shares = ("--splits", "1,0,0")
     corpus = prepare("--encoding", encoding, *shares)
     assert corpus["train"].text(3) == "café après fièvre"

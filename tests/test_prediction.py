@@ -247,6 +247,7 @@ def test_predict_writes_tables_json_and_pages(run, notes, tmp_path, capsys):
     [
         (["{run}", "{tmp}/nothing.csv"], "nothing.csv does not exist"),
         (["{tmp}", "{tmp}/notes.csv"], "contains no model (model.json is missing)"),
+        (["{run}", "{tmp}/notes.csv", "--out", "{tmp}/notes.csv"], "is the file of the notes"),
         (["{run}", "{tmp}/notes.csv", "--out", "{tmp}/x.xls"], "out must end in .csv, .jsonl"),
         (["{run}", "{tmp}/notes.csv", "--text-column", "body"], "has no column body"),
         (["{run}", "{tmp}/notes.csv", "--threshold", "2"], "threshold must be at most 1"),

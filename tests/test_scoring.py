@@ -194,6 +194,7 @@ def test_what_does_not_match_is_counted(tmp_path, corpus):
         ("a.jsonl", "{}\n", "cannot be read .KeyError."),
         ("a.doc", "x", "give .csv, .tsv, .parquet, .jsonl, .psv"),
         ("a.jsonl", "[]\n5\n", "cannot be read .TypeError."),
+        ("a.jsonl", "\n" + "[" * 99_999, "cannot be read .ValueError."),
         ("a.csv", "note_id,code\n", "holds no prediction"),
     ],
 )
@@ -322,7 +323,7 @@ def test_score_prints_files_and_their_differences(tmp_path, corpus, scores, caps
     wanted = metrics.score(scores, corpus["test"].targets("icd"))["micro_auc"]
     assert ["micro_auc", f"{wanted:.3f}"] in [line.split()[:2] for line in shown.splitlines()]
     assert main(["score", str(file)]) == 2
-    assert "name the corpus last" in capsys.readouterr().err
+    assert "give the corpus last" in capsys.readouterr().err
 
 
 def test_an_interval_that_misses_its_figure_is_marked():
