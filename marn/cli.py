@@ -43,6 +43,32 @@ _LENGTH = {"epochs", "patience"}
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the model.")]
 _CorpusFolder = Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus.")]
+_SystemOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="An option of the system, such as hidden_size=64; the value is JSON, or text. "
+        "Repeat it for several. seed=… is the seed of the initial weights; default: --seed.",
+    ),
+]
+_Recipe = Annotated[
+    Literal["auto", "paper", "laptop", "few_notes"],
+    typer.Option(
+        help="Options and settings to start from: those of the system's paper; laptop, for one "
+        "processor core; or few_notes, for a few hundred notes (words and titles of codes, see "
+        "chapter 7). auto takes few_notes for up to 1,000 notes if the system supports it and "
+        "you give no option of the system, learning rate, schedule, clipping or --init-from; "
+        "otherwise paper."
+    ),
+]
+_InitFrom = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        help="Start from the weights of another run with the same system, options and words; "
+        "if its codes differ, the head of the task starts afresh.",
+    ),
+]
 
 app = command_line.new(
     "Train, score and use MARN and the systems it is compared with.", completion=True
@@ -78,32 +104,9 @@ def train(
     ],
     corpus: _CorpusFolder,
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder to write the run to.")],
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="An option of the system, such as hidden_size=64; the value is JSON, or text. "
-            "Repeat it for several. seed=… is the seed of the initial weights; default: --seed.",
-        ),
-    ] = None,
-    recipe: Annotated[
-        Literal["auto", "paper", "laptop", "few_notes"],
-        typer.Option(
-            help="Options and settings to start from: those of the system's paper; laptop, for one "
-            "processor core; or few_notes, for a few hundred notes (words and titles of codes, see "
-            "chapter 7). auto takes few_notes for up to 1,000 notes if the system supports it and "
-            "you give no option of the system, learning rate, schedule, clipping or --init-from; "
-            "otherwise paper."
-        ),
-    ] = "auto",
-    init_from: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN",
-            help="Start from the weights of another run with the same system, options and words; "
-            "if its codes differ, the head of the task starts afresh.",
-        ),
-    ] = None,
+    model: _SystemOptions = None,
+    recipe: _Recipe = "auto",
+    init_from: _InitFrom = None,
     test: Annotated[
         bool,
         typer.Option(
@@ -128,41 +131,58 @@ def train(
     from marn.registry import build, check_options, system
     from marn.train.launch import start
     from marn.train.loop import fit
-    from marn.train.recipes import RECIPES, suits
+    from marn.train.recipes import suits
 
-    config = TrainConfig.of(system(name), **given)
-    options, said = command_line.pairs("--model", model or []), ""
+    TrainConfig.of(system(name), **given)  # refuses what is wrong before the corpus is read
+    options = command_line.pairs("--model", model or [])
     check_options(name, {key: options[key] for key in options if key != "seed"})
     data = Corpus.load(corpus)
+    notes = len(data["train"])
     chosen = {*options} - {"seed", "vectors"} or (_RECIPE - _LENGTH) & {*given} or init_from
-    if recipe == "auto" and not chosen and suits(name, len(data["train"])):
+    if is_few := recipe == "auto" and not chosen and suits(name, notes):
         recipe = "few_notes"
-        said = f"{len(data['train'])} training notes, so recipe few_notes, with words and titles "
-        said += "of the codes; give --recipe paper for the settings of the paper\n"
-    if recipe in RECIPES:
-        start_from = RECIPES[recipe](name, len(data["train"]))
-        options = {**start_from.model, **options}
-        config = TrainConfig.of(system(name), **{**start_from.training, **given})
-    elif not _RECIPE & {*given}:
-        config = TrainConfig.suited(system(name), len(data["train"]), **given)
+    options, config = _completed(name, notes, recipe, options, given)
     network = build(name, data, **{"seed": config.seed, **options})
     if config.processes > 1:
         start(config, launch=True)
-    if parallel.rank() == 0:
-        sys.stdout.write(said)
+    if is_few and parallel.rank() == 0:
+        sys.stdout.write(
+            f"{notes} training notes, so recipe few_notes, with words and titles of the codes; "
+            "give --recipe paper for the settings of the paper\n"
+        )
     run = fit(network, data, config, run_dir=run_dir, init_from=init_from)
     if test:
         _print_test_scores(run, data, run_dir)
     with parallel.collective():
-        first = parallel.rank() == 0
-    if first:
-        places = shlex.quote(str(run_dir)), shlex.quote(str(corpus))
-        table = shlex.quote(str(run_dir / "new_codes.csv"))
-        sys.stdout.write(
-            f"the model is in {run_dir}; score it, or code new notes:\n"
-            f"  marn evaluate {' '.join(places)}\n"
-            f"  marn predict {places[0]} new_notes.csv --out {table}\n"
-        )
+        if parallel.rank() == 0:
+            _print_next(run_dir, corpus)
+
+
+def _completed(
+    name: str, notes: int, recipe: str, options: dict[str, Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], TrainConfig]:
+    """Complete what was given by a recipe: options of the system, and settings of the training."""
+    from marn.registry import system
+    from marn.train.recipes import RECIPES
+
+    if recipe in RECIPES:
+        start_from = RECIPES[recipe](name, notes)
+        config = TrainConfig.of(system(name), **{**start_from.training, **given})
+        return {**start_from.model, **options}, config
+    if _RECIPE & {*given}:
+        return options, TrainConfig.of(system(name), **given)
+    return options, TrainConfig.suited(system(name), notes, **given)
+
+
+def _print_next(run_dir: Path, corpus: Path) -> None:
+    """Say where the model is, and what to do with it."""
+    run, data = shlex.quote(str(run_dir)), shlex.quote(str(corpus))
+    table = shlex.quote(str(run_dir / "new_codes.csv"))
+    sys.stdout.write(
+        f"the model is in {run_dir}; score it, or code new notes:\n"
+        f"  marn evaluate {run} {data}\n"
+        f"  marn predict {run} new_notes.csv --out {table}\n"
+    )
 
 
 def _print_test_scores(run: Run, corpus: Corpus, run_dir: Path) -> None:
