@@ -23,6 +23,7 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -118,18 +119,8 @@ def run(config: Config, progress: Progress) -> Path:
     kept = _without_rare(codings, training, config.min_train, dropped)
     system = Icd10()
     system.uses.update({("dx", code): training[code] for code in sorted({c.code for c in kept})})
-    official = "official" + "".join(f", {name} not given" for name in missing)
-    if config.halve_dev:
-        official = "official, half of dev as test"
-    recorded |= {"splits": official if config.splits is None else "other"}
-    recorded |= _categories(system, progress)
-
-    def placed(cases: Iterable[str]) -> dict[str, str]:
-        found = {case: places[case] for case in cases if case in places}
-        if config.halve_dev:
-            found |= dict.fromkeys(sorted(c for c in found if found[c] == "dev")[1::2], "test")
-        return found
-
+    recorded |= {"splits": _named_splits(config, missing), **_categories(system, progress)}
+    placed = partial(_placed, places, config.halve_dev)
     with replacing(config.out) as folder:
         prepare(
             folder,
@@ -149,6 +140,22 @@ def run(config: Config, progress: Progress) -> Path:
             progress=progress,
         )
     return config.out
+
+
+def _named_splits(config: Config, missing: Iterable[str]) -> str:
+    if config.splits is not None:
+        return "other"
+    if config.halve_dev:
+        return "official, half of dev as test"
+    return "official" + "".join(f", {name} not given" for name in missing)
+
+
+def _placed(places: Mapping[str, str], halve_dev: bool, cases: Iterable[str]) -> dict[str, str]:
+    """Return the split of each case; if dev is halved, every second of its cases is for testing."""
+    found = {case: places[case] for case in cases if case in places}
+    if halve_dev:
+        found |= dict.fromkeys(sorted(c for c in found if found[c] == "dev")[1::2], "test")
+    return found
 
 
 def _check(config: Config) -> None:
