@@ -46,7 +46,7 @@ ALLOWED: Final = (
     "book/_ext/static/*.js book/experiments/*.yaml book/results/*.json data_prep/audit/*.csv "
     "data_prep/code_systems/*.csv data_prep/hospital/*.csv data_prep/hospital/*.txt "
     "data_prep/hospital/*.toml marn/experiments/*.csv marn/experiments/*.json "
-    "marn/train/*.json marn/py.typed tests/*.json tests/*.cfg *_editmsg"
+    "marn/train/*.json marn/py.typed data_prep/py.typed tests/*.json tests/*.cfg *_editmsg"
 ).lower().split()  # fmt: skip
 """Names of files that may be committed if their contents are harmless. A star matches anything."""
 
