@@ -93,13 +93,17 @@ def test_no_program_that_runs_a_notebook_saves_a_credentialed_note(checkout: Pat
     }
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     environment.pop(privacy.SWITCH, None)
-    runs = []
-    for out, line in lines.items():
+
+    def start(out: str) -> subprocess.Popen[bytes]:
         with (checkout / out).open("wb") as stdout:
             extra = {privacy.SWITCH: "1"} if "allowed" in out else {}
-            run = [sys.executable, *line.split()]
-            runs.append(subprocess.Popen(run, cwd=checkout, env=environment | extra, stdout=stdout))
-    assert [run.wait(timeout=300) for run in runs] == [0] * len(lines)
+            run = [sys.executable, *lines[out].split()]
+            return subprocess.Popen(run, cwd=checkout, env=environment | extra, stdout=stdout)
+
+    runs = {out: start(out) for out in lines}
+    failed = [out for out, run in runs.items() if run.wait(timeout=300)]
+    # kernels that start at the same time may choose the same port, and one of them dies
+    assert not [out for out in failed if start(out).wait(timeout=300)]
     note = re.compile(r"(?:word|code)\d")
     for out in lines:
         book = nbformat.read(checkout / out, 4)
