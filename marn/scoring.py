@@ -227,11 +227,22 @@ def _psv(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:
 
 def _jsonl(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:
     """Read what `marn predict` writes."""
+    none = [{"code": "", "probability": 0, "assigned": False}]
     with path.open(encoding=encoding) as file:
-        for line in filter(str.strip, file):
-            row = read_json(line)
-            for code in row["codes"] or [{"code": "", "probability": 0, "assigned": False}]:
-                yield row["note_id"], code["code"], code["probability"], int(code["assigned"])
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = read_json(line)
+                yield from [
+                    (row["note_id"], code["code"], code["probability"], int(code["assigned"]))
+                    for code in row["codes"] or none
+                ]
+            except (KeyError, TypeError, ValueError):
+                raise MarnError(
+                    f"{path}, line {number} must be an object as marn predict writes it, with "
+                    "note_id, and codes with code, probability and assigned; correct it"
+                ) from None
 
 
 def _fill_long(

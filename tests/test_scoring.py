@@ -191,10 +191,10 @@ def test_what_does_not_match_is_counted(tmp_path, corpus):
         ("a.csv", "note_id,401.0,text\ntest0,1,a fever\n", "has a column text without prob"),
         ("a.csv", "note_id,401.0,he has a fever\ntest0,1,x\n", "a column .a text. without"),
         ("a.csv", "", "a.csv is empty; give a table"),
-        ("a.jsonl", "{}\n", "cannot be read .KeyError."),
+        ("a.jsonl", "{}\n", "line 1 must be an object"),
         ("a.doc", "x", "give .csv, .tsv, .parquet, .jsonl, .psv"),
-        ("a.jsonl", "[]\n5\n", "cannot be read .TypeError."),
-        ("a.jsonl", "\n" + "[" * 99_999, "cannot be read .ValueError."),
+        ("a.jsonl", "[]\n5\n", "line 1 must be an object"),
+        ("a.jsonl", "\n" + "[" * 99_999, "line 2 must be an object"),
         ("a.csv", "note_id,code\n", "holds no prediction"),
     ],
 )
