@@ -227,7 +227,7 @@ def _psv(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:
 
 def _jsonl(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:
     """Read what `marn predict` writes."""
-    none = [{"code": "", "probability": 0, "assigned": False}]
+    none: list[Any] = [{"code": "", "probability": 0, "assigned": False}]
     with path.open(encoding=encoding) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
