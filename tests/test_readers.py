@@ -1,5 +1,6 @@
 """Systems that read text: linear models, titles, marked phrases, stacks."""
 
+import itertools
 import json
 import math
 from functools import partial
@@ -237,6 +238,22 @@ def test_a_stack_weighs_members_by_what_they_say_of_unseen_notes():
     first, second, *_ = stack.arrays["icd.weights"]
     assert second > 0.5
     assert abs(first) < 0.1
+
+
+def test_a_stack_says_how_far_it_is(corpus, monkeypatch, capsys):
+    """Two members, twice out of fold and once on all notes: six fits, a minute each."""
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    minutes = itertools.count(step=60)
+    monkeypatch.setattr("marn.progress.time.monotonic", lambda: next(minutes))
+    model = build("stack", corpus, members=["words", "titles"], folds=2)
+    fit(model, corpus)
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.endswith(" left")]
+    half, notes = len(corpus["train"]) // 2, len(corpus["train"])
+    assert lines[0].startswith(f"words has learnt from {half} notes: ")
+    assert lines[-1] == f"titles has learnt from {notes} notes: 0 s left"
+    assert len(lines) == 6
+    fit(build("stack", corpus, members=["words"]), corpus, quiet=True)
+    assert capsys.readouterr().out == ""
 
 
 def test_an_other_place_does_not_matter_but_other_codes_do(corpus, tmp_path):

@@ -6,7 +6,7 @@ take either. They need no vocabulary, epochs or GPU, and no padding.
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TextIO
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class TextSystem:
     """Hashes of the words and codes that it was trained with; see `marn.evaluation`."""
     options: dict[str, Any]
     """Options given to `build`, written into the card of a saved model."""
+    stream: TextIO | None = None
+    """Where `fit` shows its progress if it takes long; None for nowhere."""
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)

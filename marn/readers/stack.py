@@ -10,6 +10,7 @@ from torch import Tensor
 
 from marn.corpus import Corpus
 from marn.errors import MarnError
+from marn.progress import Progress, counted
 from marn.readers import linear, phrases  # noqa: F401  their systems are members
 from marn.readers.base import Ensemble, Logits, TextSystem, log_odds, of_member, training_notes
 
@@ -78,10 +79,15 @@ class Stack(Ensemble):
         rng = np.random.default_rng(self.seed)
         folds = np.array_split(rng.permutation(places), min(self.folds, len(places)))
         seen: dict[str, list[NDArray[np.float32]]] = {task: [] for task in self.tasks}
+        fits = (len(folds) * (len(places) > 1) + 1) * len(self.members)
+        progress = Progress(fits, stream=self.stream, unit="fit")
         for fold in folds if len(places) > 1 else ():
             rest = np.setdiff1d(places, fold)
             texts = [train.text(int(i)) for i in fold]
-            said = [member.fit(corpus, rest).logits(texts) for member in self._built()]
+            said = []
+            for member in self._built():
+                said.append(member.fit(corpus, rest).logits(texts))
+                progress.step(f"{member.name} has learnt from {counted(len(rest), 'note')}")
             for task in self.tasks:
                 odds = log_odds(train.targets(task)[rest].sum(axis=0), len(rest))
                 seen[task].append(self._pairs([each[task] for each in said], odds))
@@ -92,6 +98,8 @@ class Stack(Ensemble):
             self.arrays[f"{task}.odds"] = log_odds(y[places].sum(axis=0), len(places))
         for member in self.members:
             member.fit(corpus, places)
+            progress.step(f"{member.name} has learnt from {counted(len(places), 'note')}")
+        progress.close()
         return self
 
     def _pairs(self, said: Sequence[NDArray[np.float32]], odds: NDArray[Any]) -> Any:

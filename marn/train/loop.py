@@ -144,6 +144,7 @@ def _fit_reader(
         if isinstance(model, Average):
             _train_members(model, corpus, quiet)
         else:
+            model.stream = None if quiet else sys.stdout
             model.fit(corpus)  # may refuse the corpus, before anything is written
         folder.begin()
     else:
