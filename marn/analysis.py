@@ -71,7 +71,7 @@ def loss_per_code(
 
 
 class JointPCA(NamedTuple):
-    """Hold ICD and CCS vectors projected onto one plane."""
+    """ICD and CCS vectors projected onto one plane."""
 
     icd: FloatArray
     """(C_icd, 2) points."""
@@ -198,10 +198,10 @@ def permutation_null(
     The points do not move, so the counts show how many codes `significant_ccs` finds in the same
     cloud when there is nothing to find. The binomial draws with replacement and the permutation
     without, so the count is slightly below tau times the number of codes. The first five arguments
-    are those of `significant_ccs`; `seed` is for the permutations.
+    are those of `significant_ccs`; `seed` is the seed of the permutations.
 
     Returns:
-        (permutations,) number of significant CCS codes in each.
+        (permutations,) number of significant CCS codes in each permutation.
     """
     found = significant_ccs(icd_points, ccs_points, parent, tau, radius_share)
     near, owner = _neighbours(icd_points, ccs_points, parent, radius_share)
@@ -307,7 +307,10 @@ def focal_optimum(
     odds = logit(truth) + (logit(alpha) if reading == "paper" else 0.0)
 
     def log_slope(z: FloatArray) -> FloatArray:
-        """Return the logarithm of -d/dq (1 - q)^gamma (-log q) at q = sigmoid(z)."""
+        """Return the logarithm of the slope -d/dq [(1 - q)^gamma (-log q)] at q = sigmoid(z).
+
+        The factor (1 - q)^(gamma - 1) is taken out of the sum.
+        """
         return (gamma - 1) * log_expit(-z) + np.log(gamma * -log_expit(z) + np.exp(-z))
 
     # the loss is convex in q, so its slope changes sign once: bisect the logit of q

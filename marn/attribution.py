@@ -21,8 +21,8 @@ Method = Literal["attention_gradients", "gradients", "attention", "occlusion"]
 STEPS = 4
 """Points on the path of the integrated gradients; eight find the same words."""
 CANDIDATES = 16
-"""Words of each code that are occluded: those with the largest integrated gradients."""
-_BATCH = 32
+"""Words that are occluded for each code: those with the largest integrated gradients."""
+_BATCH = 32  # notes with a word occluded that are read at once
 
 
 def default_method(model: Any) -> Method:
@@ -50,19 +50,19 @@ def word_weights(
 ) -> NDArray[np.float32]:
     """Weigh the words of one note for some codes.
 
-    * `"attention"`: the share of the code's attention.
+    * `"attention"`: the word's share of the code's attention.
     * `"gradients"`: integrated gradients of the logit, from a note of unknown words to the note,
       summed over the features of a word, in units of the logit.
     * `"occlusion"`: drop in the logit when the word is replaced by the unknown word.
     * `"attention_gradients"`: the product of the first two.
 
     Args:
-        model: on any device; its mode does not change.
+        model: a system on any device; its mode is restored.
         tokens: (T,) int64, the note, without padding.
         columns: K columns of the task's logits.
-        task: one of the model's.
+        task: one of the model's tasks.
         unknown: the number of the unknown word.
-        method: None for `default_method`.
+        method: one of these; None chooses by `default_method`.
 
     Returns:
         (K, T') float32 >= 0, where T' is the number of words that the model reads.
@@ -91,7 +91,7 @@ def word_weights(
 
 
 def _attention(model: Coder, tokens: Tensor, columns: Sequence[int], task: str) -> Tensor:
-    """Return (K, T')."""
+    """Return each code's attention to the words, (K, T')."""
     with evaluating(model):
         weights = model.attention(tokens[None], _lengths(tokens[None]), task)[0]
         return weights[torch.as_tensor(columns, device=weights.device)]
@@ -100,7 +100,7 @@ def _attention(model: Coder, tokens: Tensor, columns: Sequence[int], task: str) 
 def _occlusion(
     model: Coder, tokens: Tensor, columns: Sequence[int], task: str, unknown: int
 ) -> Tensor:
-    """Return (K, T'): how far each logit falls without a word; zero for words not tried."""
+    """Return how far each logit falls without a word, (K, T'); zero for words not tried."""
     width, places = len(tokens), torch.arange(len(tokens), device=tokens.device)
     if hasattr(model, "embedding"):
         estimated = _gradients(model, tokens, columns, task, unknown)
@@ -120,7 +120,11 @@ def _occlusion(
 def _gradients(
     model: Coder, tokens: Tensor, columns: Sequence[int], task: str, unknown: int
 ) -> Tensor:
-    """Return (K, T'): gradients at `STEPS` points, times the way from the unknown word."""
+    """Return integrated gradients, (K, T').
+
+    They are the mean gradient at `STEPS` points between a note of unknown words and the note,
+    times the difference of the two embeddings, summed over the features.
+    """
     rows = tokens.expand(STEPS, -1)
     lengths = _lengths(rows)
     units, _ = model.to_subwords(rows, lengths)  # (STEPS, U), rows of the embedding
@@ -128,7 +132,7 @@ def _gradients(
     points: dict[str, Tensor] = {}
 
     def interpolate(module: torch.nn.Module, inputs: tuple[Tensor], vectors: Tensor) -> Any:
-        if not torch.equal(inputs[0], units):  # titles and marks are embedded too
+        if not torch.equal(inputs[0], units):  # titles and special tokens are embedded too
             return None
         share = (torch.arange(STEPS, device=start.device) + 0.5) / STEPS
         points["way"] = vectors.detach() - start

@@ -1,4 +1,4 @@
-"""Predictions of a model on a split, and their scores."""
+"""Predict the codes of a split's notes, and score the predictions."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ class Predictions:
     """(N,): the admission of each note."""
 
     def probabilities(self, task: str) -> NDArray[np.floating]:
-        """(N, C) in (0, 1)."""
+        """Return the probabilities of a task's codes, (N, C) in [0, 1]."""
         return sigmoid(self.logits[task])
 
 
@@ -67,10 +67,14 @@ class HoldsCoder(Protocol):
 
 
 def as_coder(model: Coder | TextSystem | HoldsCoder) -> Coder:
-    """Return a model as it is, or the one that a `SavedModel` or a `Run` holds."""
+    """Return a model as it is, or the one that a `SavedModel` or a `Run` holds.
+
+    Raises:
+        MarnError: the argument is none of these.
+    """
     for found in (model, getattr(model, "model", None)):
         if isinstance(found, Coder | TextSystem):
-            return cast(Coder, found)  # a reader of text has all that is asked of it here
+            return cast(Coder, found)  # a `TextSystem` has all attributes that are used here
     raise MarnError(
         f"model must be a system, but got a {type(model).__name__}; pass what marn.build or "
         "marn.load_model returns"
@@ -216,7 +220,7 @@ def evaluate(
     rule: metrics.Rule = "sound",
     batch_size: int = 32,
 ) -> dict[str, dict[str, float]]:
-    """Score a model on a split with every figure of `marn.metrics.score`.
+    """Compute every score of `marn.metrics.score` for a model on a split.
 
     Args:
         model: see `predict`.
@@ -228,14 +232,14 @@ def evaluate(
             `"dev_codes"`, for each code the number with its highest F1 there.
         codes: `"all"`; `"seen"`, codes that occur in training notes of the corpus; or `"unseen"`,
             the others.
-        rule: see `marn.metrics.score`; "caml" for published figures.
-        batch_size: notes at a time.
+        rule: see `marn.metrics.score`; "caml" for comparison with published scores.
+        batch_size: see `predict`.
 
     Returns:
-        {task: {figure: fraction in [0, 1]}}; a task without such codes is left out.
+        {task: {score: fraction in [0, 1]}}; a task without such codes is left out.
 
     Raises:
-        MarnError: see `predict`; or `threshold` or `codes` is not understood.
+        MarnError: see `predict`; or `threshold` or `codes` is invalid.
     """
     model, corpus = as_coder(model), as_corpus(corpus)
     if codes not in get_args(Codes):
@@ -260,12 +264,15 @@ def mean_code_features(
 ) -> dict[str, NDArray[np.float64]]:
     """Average the label representations of each code, V of Eq. 13, over the notes of a split.
 
-    The papers' Figs. 9 and 10 show these vectors: the text mentions document features but plots
-    codes, so a code's vector is taken to be the mean over the test notes. Both tasks share one
-    space. The arguments are those of `predict`.
+    The papers' Figs. 9 and 10 show these vectors: the text speaks of document features, but the
+    points are codes, so a code's vector is taken to be its mean over the test notes. Both tasks
+    share one space. The arguments are those of `predict`.
 
     Returns:
         {task: (C, D) float64}.
+
+    Raises:
+        MarnError: the corpus lacks the split, or the split is empty.
     """
     notes = _split(corpus, split)
     sums: dict[str, NDArray[np.float64]] = {}

@@ -1,7 +1,7 @@
 """Explain codes by the words of a note that carried them, and measure the explanations.
 
 An explanation shows what the model used, not whether it was right to use it. Every function that
-shows text checks first whether it may.
+shows text first checks whether it may be shown.
 """
 
 import html
@@ -49,9 +49,9 @@ class CodeExplanation:
     title: str
     probability: float
     weights: NDArray[np.float32] = field(repr=False)
-    """(T,) >= 0, of the words that were read; see `marn.attribution`."""
+    """(T,) >= 0, one for each word that was read; see `marn.attribution`."""
     top: list[TopWord] = field(repr=False)
-    """The heaviest words, heaviest first; none of weight 0."""
+    """The heaviest words, heaviest first, without words of weight 0."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,14 @@ def explain_note(
 
     Args:
         model: any system, or an object with `model(tokens, lengths) -> {task: (1, C)}` and
-            whatever the method needs. Its mode does not change.
+            whatever the method needs. Its mode is restored.
         vocabulary: vocabulary of the corpus that the model was trained on.
         codes: (C,) entries with `code` and `title`: `corpus.codes[task]`.
         text: the note as written.
         k: number of codes.
         task: "icd" or "ccs".
-        method: see `marn.attribution.word_weights`; by default the best method for the model.
+        method: see `marn.attribution.word_weights`; None chooses by
+            `marn.attribution.default_method`.
 
     Raises:
         MarnError: the model knows no word of the note or lacks the task, or `codes` are not those
@@ -149,12 +150,12 @@ def faithfulness(
     probability of the code is compared with that for the whole note, averaged over `SHARES`.
 
     Args:
-        model: on any device.
+        model: a system on any device; its mode is restored.
         tokens: (T,) int64, the note, without padding.
         columns: M columns of the task's logits, one for each explanation.
-        task: one of the model's.
+        task: one of the model's tasks.
         unknown: the number of the unknown word.
-        weights: (M, T) of the words.
+        weights: (M, T) weights of the words, one row for each explanation.
 
     Returns:
         (M,) each: `comprehensiveness`, the drop in probability without the words (larger is
@@ -191,8 +192,8 @@ def evidence_overlap(
     A word counts as evidence if it shares a character with one of the passages.
 
     Args:
-        weights: (T,) float >= 0, of the words.
-        spans: (T, 2) int, where the words are in the text.
+        weights: (T,) float >= 0, one for each word.
+        spans: (T, 2) int, first character of each word, and one past its last.
         evidence: passages (begin, end) in characters, at least one.
         k: number of words considered for a hit and for the token F1.
 
@@ -250,11 +251,12 @@ def note_html(
 
     Args:
         text: the note.
-        spans: (T, 2) int, where the words are in `text`, ascending and without overlap.
+        spans: (T, 2) int, first character of each word in `text`, and one past its last; ascending
+            and without overlap.
         weights: (T,) float >= 0.
         title: shown above; plain text.
-        open_text: whether the text is open, as in `corpus.is_open`. Every caller must decide, so
-            there is deliberately no default.
+        open_text: whether the text is open, as `corpus.is_open` says. There is deliberately no
+            default, so that every caller decides.
         evidence: passages (begin, end), in characters, to underline.
         show_credentialed_text: show the text although it is not open.
 
@@ -298,8 +300,8 @@ def _mark(piece: str, weight: float | None, heaviest: float, proves: bool) -> st
     """Return a piece of escaped text, marked if it has a weight or is evidence."""
     if weight is None and not proves:
         return piece
-    # half at most: letters of a light and of a dark page have a contrast of 4.5 on it. Not <mark>,
-    # whose letters are black where JupyterLab strips `color:inherit` from an untrusted notebook
+    # opacity of at most 0.5: on it, letters of light and dark pages keep a contrast of 4.5. No
+    # <mark>: its letters are black where JupyterLab strips `color:inherit` in untrusted notebooks
     shade = "none" if weight is None else f"rgba(245,133,24,{0.5 * weight / heaviest:.2f})"
     line = "2px solid #54a24b" if proves else "none"
     hover = "" if weight is None else f' title="{weight:.4f}"'
@@ -307,7 +309,7 @@ def _mark(piece: str, weight: float | None, heaviest: float, proves: bool) -> st
 
 
 def largest(values: NDArray[np.floating], k: int) -> NDArray[np.int64]:
-    """Return the indices of the k largest values, largest first, ties in order."""
+    """Return the indices of the k largest values, largest first; ties keep their order."""
     return np.argsort(-values, kind="stable")[:k]
 
 

@@ -35,7 +35,7 @@ def wide(table: str, name: str) -> str:
 
     Args:
         table: HTML.
-        name: of the box, for those who do not see it; plain text.
+        name: label of the box, for screen readers; plain text.
 
     Example:
         >>> wide("<table></table>", "codes").endswith("<table></table></div>")

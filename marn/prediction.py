@@ -36,43 +36,44 @@ COLUMNS = (
     *("note_id", "code", "title", "probability", "assigned"),
     *("category", "category_title", "words", "remark"),
 )
-"""Columns of the table, which has a row per code; a note without codes has a row without one."""
+"""Columns of the table: a row per code, and one row without a code for a note without codes."""
 REMARKS = "; "
-"""Separates the remarks on a note."""
+"""Separator between the remarks on a note."""
 FORMATS = (".csv", ".jsonl", ".html")
 Explained = Method | Literal["none"]
 
 _CHUNK = 256  # notes held at once
-_CHARACTERS = 1 << 24  # of them, after which no more are taken
+_CHARACTERS = 1 << 24  # characters of a chunk, after which it takes no more notes
 _BATCH = 32
-# Of a system that reads text, for which each trial reads the whole note:
-_TRIED = 96  # words, or groups of them, that are all tried
-_GROUP = 16  # words of a group, at least
-_KEPT = 2  # groups of a code whose words are tried one by one
-_LEAST = 0.05  # share of the heaviest word's weight that a listed word has at least
+# Occlusion of a system that reads text, where each trial reads the whole note:
+_TRIED = 96  # up to so many words or groups of words, each is tried
+_GROUP = 16  # fewest words of a group
+_KEPT = 2  # groups of each code that are split further
+_LEAST = 0.05  # a listed word has more than this share of the heaviest word's weight
 _MARKUP = re.compile(r"</[a-z]\w*\s*>|<(br|img|p|div)\b[^<>]*>|&(nbsp|amp|[lg]t);", re.IGNORECASE)
 _STRANGE = 0.5  # a note with at least this share of unknown words gets a remark
 
 
 @dataclass(frozen=True)
 class PredictedCode(CodeExplanation):
-    """Describe a code predicted for a note."""
+    """A code predicted for a note."""
 
     assigned: bool
     """Whether the probability is above the threshold."""
     category: str
     """Category of the code, "" if unknown."""
     category_title: str
+    """Title of the category, "" if unknown."""
 
 
 @dataclass(frozen=True)
 class CodedNote:
-    """Hold a note with its codes; `repr` shows nothing of the note."""
+    """A note with its predicted codes; its `repr` shows nothing of the note."""
 
     id: str
     text: str = field(repr=False)
     spans: NDArray[np.int64] = field(repr=False)
-    """(T, 2) places in the text of the words that were read."""
+    """(T, 2): first character of each word that was read, and one past its last."""
     codes: list[PredictedCode]
     """Most probable first."""
     remark: str
@@ -80,7 +81,7 @@ class CodedNote:
     nothing is."""
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows of the table, by `COLUMNS`."""
+        """Yield the rows of the table, with the keys `COLUMNS`."""
         nothing = dict.fromkeys(COLUMNS, "") | {"note_id": self.id, "remark": self.remark}
         if not self.codes:
             yield nothing
@@ -98,7 +99,7 @@ class CodedNote:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """Hold a model read from a folder, with all that it needs to code your notes.
+    """A model read from a folder, with all that it needs to code your notes.
 
     Example:
         >>> import marn
@@ -106,13 +107,15 @@ class SavedModel:
     """
 
     model: Coder
-    """In evaluation mode, on the CPU."""
+    """The system, in evaluation mode, on the CPU."""
     vocabulary: Vocabulary = field(repr=False)
+    """The words that the model knows."""
     codes: dict[str, list[CodeEntry]] = field(repr=False)
     """The codes of each task, in the order of the logits."""
     thresholds: dict[str, float | NDArray[np.float64]]
     """{task: probability above which a code is assigned}: a number, or (C,) with one per code."""
     card: dict[str, Any] = field(repr=False)
+    """The card of the model, `model.json`."""
 
     @property
     def is_open(self) -> bool:
@@ -164,15 +167,21 @@ class SavedModel:
         explain: Explained | None = None,
         to_file: bool = False,
     ) -> Iterator[CodedNote]:
-        """Code notes as `predict` does, one after the other in the same memory.
+        """Code notes as `predict` does, but as a stream, so that memory does not grow.
 
         Args:
-            notes: (id, text) of each.
+            notes: (id, text) of each note.
             task: see `predict`.
             top: see `predict`.
             threshold: see `predict`.
             explain: see `predict`.
-            to_file: whether they go to a file, for which `marn.privacy.check_may_write` was asked.
+            to_file: whether the result goes to a file that `marn.privacy.check_may_write` allowed.
+
+        Returns:
+            An iterator over the coded notes, in the order given.
+
+        Raises:
+            MarnError: see `predict`; or words of the notes may not be shown here.
         """
         if explain != "none" and not to_file:
             check_may_show(self.is_open, show_credentialed_text=True)
@@ -189,12 +198,12 @@ class SavedModel:
 
 
 def _some(notes: Iterator[Note]) -> list[Note]:
-    """Take the next chunk of notes."""
+    """Take the next chunk of notes; an empty one at the end."""
     taken: list[Note] = []
     size = 0
     while len(taken) < _CHUNK and size < _CHARACTERS and (note := next(notes, None)):
         taken.append(note)
-        size += len(note[1]) if isinstance(note[1], str) else 0  # refused when it is read
+        size += len(note[1]) if isinstance(note[1], str) else 0  # `_read` refuses other types
     return taken
 
 
@@ -232,7 +241,7 @@ class _Reader:
                 yield self._coded(note, text, numbers, spans, row, about_id)
 
     def _read(self, note: str, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the numbers (T,) and places (T, 2) of the words of a note."""
+        """Return the numbers (T,) and spans (T, 2) of the words of a note."""
         if not isinstance(text, str):
             raise MarnError(f"note {note} must be text, but is a {type(text).__name__}")
         words, spans = token_spans(text)
@@ -241,7 +250,7 @@ class _Reader:
     def _probabilities(
         self, notes: list[NDArray[np.int64]], texts: list[str]
     ) -> NDArray[np.float64]:
-        """Return (N, C) for the words of N notes; zero for a note without a known word."""
+        """Return the probabilities (N, C) of N notes; zero for a note without a known word."""
         found = np.zeros((len(notes), len(self.codes)))
         unknown, most = self.saved.vocabulary.unknown, self.most
         some = np.array([i for i, n in enumerate(notes) if (n[:most] != unknown).any()], np.int64)
@@ -265,8 +274,8 @@ class _Reader:
         """Weigh the words that the model reads of a note, (K, T).
 
         For a system that reads text, the weight is the drop in the logit when all occurrences of a
-        word are blanked. In a long note only words of the most important groups are tried one by
-        one.
+        word are blanked. In a long note, groups of words are tried first, and then the single words
+        of the most important groups; the others have weight 0.
         """
         unknown = self.saved.vocabulary.unknown
         if not self.reads_text:
@@ -301,7 +310,7 @@ class _Reader:
         erased: Sequence[Sequence[int]],
         columns: list[int],
     ) -> NDArray[np.float32]:
-        """Return (N, K): the drop in the logits when the words of each of N lists are blanked."""
+        """Return the drop in K logits when the words of each of N lists are blanked, (N, K)."""
         whole = self._of_texts([text])[0, columns]
         falls = np.zeros((len(erased), len(columns)), np.float32)
         for start in range(0, len(erased), _BATCH):
@@ -326,7 +335,7 @@ class _Reader:
         read = len(numbers[: self.most])
         remarks = self._remarks(text, numbers, read)
         count = max(self.top, int((probabilities > self.above).sum()))
-        # where codes have thresholds of their own, those assigned come first
+        # assigned codes come first, even if thresholds per code put them below others
         order = np.lexsort((-probabilities, probabilities <= self.above))
         columns = [int(c) for c in order[:count] if probabilities[c] > 0]
         weights = None
@@ -353,7 +362,7 @@ class _Reader:
         return CodedNote(note, text, spans[:read], codes, REMARKS.join(about_id + remarks))
 
     def _remarks(self, text: str, numbers: NDArray[np.int64], read: int) -> list[str]:
-        """Say what the model could not read of a note."""
+        """List what the model could not read of a note; `read` is the number of words read."""
         if not len(numbers):
             return ["the note is empty: it has no word, and numbers are not read"]
         strange = float((numbers[:read] == self.saved.vocabulary.unknown).mean())
@@ -433,7 +442,7 @@ def _section(note: CodedNote) -> str:
     heads = ("code", "title", "probability", "category", "words that carried it")
     table = "<table><tr>" + "".join(f'<th scope="col">{head}</th>' for head in heads) + "</tr>\n"
     table = pages.wide(f"{table}{body}</table>", f"codes of {note.id}") if body else ""
-    # one picture for all assigned codes: each word has the share of the code that it is most for
+    # one picture for all codes: a word has its largest weight for any, as a share of the heaviest
     rows = [code.weights / code.weights.max() for code in note.codes if code.weights.max(initial=0)]
     weights = np.max(rows, axis=0) if rows else np.zeros(len(note.spans))
     view = note_html(note.text, note.spans, weights, title="The note", open_text=True)

@@ -40,7 +40,7 @@ SWITCH: Final = "MARN_SHOW_CREDENTIALED"
 A notebook saves what it shows, and a kernel cannot know where: papermill, nbconvert, JupyterLab and
 the rest do not tell it. So the person who starts one of these decides, for that session."""
 
-_KERNEL: Final = re.compile(r"ipykernel|(^|/)kernel-[^/]*\.json$")  # in its command line
+_KERNEL: Final = re.compile(r"ipykernel|(^|/)kernel-[^/]*\.json$")  # a kernel's command line
 
 
 def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
@@ -49,8 +49,8 @@ def check_may_show(open_text: bool, show_credentialed_text: bool) -> None:
     In a notebook, and in programs that a notebook starts, `SWITCH` must be set as well.
 
     Args:
-        open_text: whether the text is open, `corpus.is_open`.
-        show_credentialed_text: write it anyway.
+        open_text: whether the text is open, as `corpus.is_open` says.
+        show_credentialed_text: show it anyway.
 
     Raises:
         MarnError: the text is credentialed and may not be shown here.
@@ -97,13 +97,15 @@ def check_may_write(path: Path | None, open_text: bool, show_credentialed_text: 
 
 
 def mark(name: str, digest: str) -> str:
-    """Return the line that says that a corpus is credentialed, by which the commit check finds it.
+    """Return the line that marks output as made from a credentialed corpus.
+
+    The commit check refuses files that contain it.
 
     Args:
         name: name of the corpus.
         digest: its hash.
     """
-    name = "".join(sign for sign in name if sign.isprintable())  # it may be a stranger's
+    name = "".join(sign for sign in name if sign.isprintable())  # the card may be of a stranger
     return (
         f"{name} [credentialed corpus {digest[:12]}]: its text is confidential; what is shown or "
         "written from here on stays on this machine, only aggregates may leave it"

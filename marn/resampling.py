@@ -1,7 +1,8 @@
 """Compute intervals over notes and seeds, and paired tests of two systems.
 
 A score is computed from sums over units: notes, or patients with all their notes. A table (U, K)
-has each unit's contribution to K sums; a measure turns sums into figures: (B, K) -> {figure: (B,)}.
+has each unit's contribution to K sums; a measure turns the sums of B samples into scores,
+(B, K) -> {score: (B,)}.
 """
 
 import math
@@ -22,7 +23,7 @@ _BLOCK = 50  # samples at once: 50 x 3 x 8,921 float64 are 11 MB
 
 @dataclass(frozen=True)
 class Estimate:
-    """Hold a figure, or a difference between two, with its 95 % interval."""
+    """A score, or a difference between two scores, with its 95 % interval."""
 
     value: float
     low: float
@@ -34,14 +35,18 @@ class Estimate:
 def interval(
     tables: Sequence[Any], measure: Measure, draws: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimate the mean of figures over seeds, with bootstrap intervals.
+    """Estimate the mean of scores over seeds, with bootstrap intervals.
+
+    Both units and seeds are drawn with replacement.
 
     Args:
-        tables: (U, K), dense or scipy's sparse, for each of S seeds (or just one); units, and
-            seeds, are drawn with replacement.
-        measure: makes figures of sums.
-        draws: samples.
-        seed: of the draws.
+        tables: one table (U, K), dense or of scipy.sparse, for each of S seeds (S may be 1).
+        measure: turns sums into scores.
+        draws: number of bootstrap samples.
+        seed: seed of the draws.
+
+    Returns:
+        {score: its mean over seeds, with the interval}.
 
     Example:
         >>> found = interval([np.array([[0.0], [1.0]])], lambda sums: {"mean": sums[:, 0] / 2})
@@ -51,7 +56,7 @@ def interval(
     rng = np.random.default_rng(seed)
 
     def figures(weights: Floats) -> dict[str, Floats]:
-        """Return {figure: (S, B)}."""
+        """Return {score: (S, B)} for samples given by how often each unit is in them, (B, U)."""
         each = [measure(weights @ table) for table in tables]
         return {name: np.stack([of[name] for of in each]) for name in each[0]}
 
@@ -66,21 +71,25 @@ def interval(
 def difference(
     ours: Sequence[Any], theirs: Sequence[Any], measure: Measure, draws: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimate the difference between the figures of two systems on the same seeds and units.
+    """Estimate the difference between the scores of two systems on the same seeds and units.
 
-    For the interval, units and seeds are drawn with replacement. For the test, what the two systems
-    say of a random half of the units is exchanged, and p is how often the difference is then as
-    large.
+    For the interval, units and seeds are drawn with replacement. For the test, the predictions of
+    the two systems are exchanged for each unit with probability 1/2; p is the share of such
+    exchanges (the observed assignment included) whose difference is at least as large in size.
 
     Args:
         ours: a table (U, K) for each seed; see `interval`.
         theirs: those of the other system, for the same seeds and units.
-        measure: makes figures of sums.
-        draws: of the bootstrap, and of the test.
-        seed: of the draws.
+        measure: turns sums into scores.
+        draws: number of bootstrap samples, and of exchanges in the test.
+        seed: seed of the draws.
+
+    Returns:
+        {score: ours minus theirs, averaged over seeds, with the interval and p}.
 
     Raises:
-        MarnError: the tables are not of the same units.
+        MarnError: the tables differ in number or shape, so they are not of the same seeds and
+            units.
 
     References:
         Noreen 1989 and Yeh 2000, approximate randomisation; Berg-Kirkpatrick et al. 2012, the
@@ -91,7 +100,7 @@ def difference(
     rng, units = np.random.default_rng(seed), ours[0].shape[0]
 
     def gaps(one: Sequence[Floats], other: Sequence[Floats]) -> dict[str, Floats]:
-        """Return {figure: (S, B)}, given the sums of each seed."""
+        """Return the differences {score: (S, B)}, given the sums (B, K) of each seed."""
         pairs = [(measure(a), measure(b)) for a, b in zip(one, other, strict=True)]
         return {name: np.stack([a[name] - b[name] for a, b in pairs]) for name in pairs[0][0]}
 
@@ -152,7 +161,7 @@ def _weights(units: int, draws: int, rng: np.random.Generator) -> Iterator[Float
 
 
 def _over_seeds(figures: Mapping[str, Floats], rng: np.random.Generator) -> dict[str, Floats]:
-    """Average figures (S, B) over seeds drawn with replacement, for each sample anew."""
+    """Average scores (S, B) over seeds, drawn with replacement anew for each sample."""
     shape = next(iter(figures.values())).shape
     chosen = rng.integers(shape[0], size=shape)
     return {name: np.take_along_axis(of, chosen, 0).mean(0) for name, of in figures.items()}

@@ -41,7 +41,7 @@ README = "README.md"
 FORMAT = 2
 
 _SHOWN: Final = ("micro_f1", "macro_f1_all", "mean_average_precision")
-_SPARE: Final = 1 << 26  # bytes that building a model may take besides twice its weights
+_SPARE: Final = 1 << 26  # bytes that building a model may take beyond twice its weights
 
 
 class _Written(BaseModel, strict=True):
@@ -61,7 +61,7 @@ class _Code(BaseModel, strict=True, extra="forbid"):
 
 
 class _Card(BaseModel, strict=True):
-    """What is read of a card."""
+    """Fields that are read from the card of a model."""
 
     name: str
     options: dict[str, Any]
@@ -79,6 +79,10 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
 
     Its folder is created if missing. Permissions follow the umask, whatever library writes it. A
     symbolic link is kept, and the file that it points to is replaced.
+
+    Args:
+        path: the file.
+        write: writes the contents into the path that it is called with.
 
     Raises:
         MarnError: the disk is full, or the folder cannot be written.
@@ -110,7 +114,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """Describe what made a result: versions, processor, device and commit, but no path or host."""
+    """Return what made a result: versions, processor, device and commit, but no path or host."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         commit = subprocess.check_output(
@@ -165,8 +169,17 @@ def write_card(
 ) -> None:
     """Write the card of a model: all that `load_model` needs besides the weights.
 
-    The arguments are those of `save_model`; `weights` is the SHA-256 of their file, or None while
-    they are in the checkpoint of a training.
+    The other arguments are those of `save_model`.
+
+    Args:
+        folder: see `save_model`.
+        model: see `save_model`.
+        corpus: see `save_model`.
+        thresholds: see `save_model`.
+        weights: SHA-256 of the file of weights, or None while training has them in its checkpoint.
+
+    Raises:
+        MarnError: the folder cannot be written.
     """
     card = {
         "format": FORMAT,
@@ -201,7 +214,7 @@ def _digest(card: Mapping[str, Any]) -> str:
 
 
 def _is_whole(card: Mapping[str, Any]) -> bool:
-    """Return whether a card is unchanged; version 0.2.0 wrote no hash."""
+    """Return whether a card is unchanged, or has no hash, as version 0.2.0 wrote it."""
     return "card_sha256" not in card or card["card_sha256"] == _digest(card)
 
 
@@ -214,7 +227,7 @@ def write_readme(folder: Path, scores: Mapping[str, Any] | None = None) -> None:
         f"# {card['name']}, trained on {about['name']}",
         "\n## Intended use\n",
         "It proposes codes for notes like those that it was trained on, for study and to help a",
-        "person who codes. It is no medical device: do not use it for coding, billing or",
+        "person who codes. It is not a medical device: do not use it for coding, billing or",
         "treatment without that person.\n",
         "```bash\nmarn predict FOLDER notes.csv --out runs/codes.csv\n```",
         "\n## Data\n",
@@ -242,7 +255,7 @@ def write_readme(folder: Path, scores: Mapping[str, Any] | None = None) -> None:
         "\n## Limits\n",
         "It knows no code, word or habit of coding that its training notes lack, and the fewer",
         "notes a code had, the less it can be trusted. The words that it shows are those that it",
-        "used, which is no proof that the code is right.\n",
+        "used, which does not prove that the code is right.\n",
     ]
     replace(folder / README, lambda aside: aside.write_text("\n".join(lines), encoding="utf-8"))
 
@@ -257,10 +270,11 @@ def is_intact(folder: Path) -> bool:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of a training; nothing in it is executed.
+    """Read the checkpoint of a training run; nothing in it is executed.
 
     Raises:
-        MarnError: it is damaged; each part of the file has a checksum.
+        MarnError: the checkpoint is missing, damaged (each part of the file has a checksum) or of
+            another version.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -286,13 +300,13 @@ def load_model(folder: str | Path, corpus: Corpus | None = None) -> SavedModel:
 
     Args:
         folder: the run directory.
-        corpus: to use the model on; its words and codes must be those of the model.
+        corpus: a corpus that the model will be used on; its words and codes must be the model's.
 
     Returns:
         The model with its vocabulary, codes and card.
 
     Raises:
-        MarnError: the folder holds no model, a damaged one, one of another version, or one with
+        MarnError: the folder holds no model, or its model is damaged, of another version, or has
             other words or codes than the corpus.
     """
     folder = Path(folder)
@@ -340,8 +354,8 @@ def read_card(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no card.
-        DamagedError: it is not a card.
-        MarnError: it is of another version.
+        DamagedError: the file is not a card.
+        MarnError: the card is of another version.
     """
     path = folder / CARD
     try:
@@ -367,7 +381,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the name of the first weight that contains nan or infinity."""
+    """Return the name of the first weight that contains nan or infinity, None if there is none."""
     for name, weight in weights.items():
         bounds = weight.aminmax() if weight.is_floating_point() and weight.numel() else ()
         if not all(bound.isfinite() for bound in bounds):
@@ -391,12 +405,12 @@ def _read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, torch.Tens
 
 
 class _Allowance(TorchDispatchMode):
-    """Refuse to create more or larger tensors than the weights justify."""
+    """Refuse to create more or larger tensors than the weights justify, while this is active."""
 
     def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.bytes = 2 * sum(x.nbytes for x in weights.values()) + _SPARE
-        self.tensors = 4 * len(weights) + 64  # those of our systems make at most twice as many
+        self.tensors = 4 * len(weights) + 64  # our systems make at most two for each weight
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func.overloadpacket.__name__.startswith("new_")
@@ -418,7 +432,7 @@ def _filled(folder: Path, card: dict[str, Any], weights: dict[str, torch.Tensor]
         with _Allowance(weights):
             saved = _rebuilt(card)
             mine = saved.model.state_dict()
-            for name in mine.keys() & weights.keys():  # torch would convert them without a word
+            for name in mine.keys() & weights.keys():  # torch would convert them silently
                 if mine[name].is_floating_point() != weights[name].is_floating_point():
                     raise DamagedError(f"its weight {name!r} is of type {weights[name].dtype}")
             saved.model.load_state_dict(weights)  # an average builds its members here
@@ -427,7 +441,7 @@ def _filled(folder: Path, card: dict[str, Any], weights: dict[str, torch.Tensor]
     except MarnError as error:
         written = f"written by marn {card['provenance']['marn']}, this is {version('marn')}"
         raise MarnError(f"{folder / CARD} ({written}): {error}") from error
-    except Exception as error:  # whatever torch or a system raises
+    except Exception as error:  # torch and the systems raise many types
         what = f"{WEIGHTS} does not hold the weights of what {CARD} describes"
         raise DamagedError(what) from error
     return saved
@@ -441,7 +455,7 @@ def _rebuilt(card: dict[str, Any]) -> SavedModel:
     tasks = {task: len(entries) for task, entries in codes.items()}
     size = card["embedding_size"]
     options = ({} if size is None else {"embedding_size": size}) | card["options"]
-    starts = ("bias_start", "code_start")  # need a corpus, and are over
+    starts = ("bias_start", "code_start")  # these need a corpus, and only set initial weights
     start = {key: options.pop(key) for key in starts if key in options}
     for option in {"pretrained", "vectors"} & {*options}:  # `saved_options` leaves none
         raise MarnError(f"a card must not name other files, but has the option {option!r}")

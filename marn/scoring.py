@@ -1,8 +1,8 @@
-"""Score the predictions of any system: tables matched by note and code, intervals, paired tests.
+"""Score files of predictions of any system, with bootstrap intervals and paired tests.
 
-A file of assigned codes has no ranking, so AUC, mean average precision and precision at k are not
-computed. Notes of the split that a file lacks count as notes without codes, and whatever does not
-match is counted.
+Rows are matched to the corpus by note and code. A file of assigned codes has no ranking, so AUC,
+mean average precision and precision at k are not computed. Notes of the split that a file lacks
+count as notes without codes. Whatever does not match the corpus is counted and reported.
 """
 
 import re
@@ -30,20 +30,21 @@ PROBABILITY_NAMES: Final = ("probability", "prob", "score", "p")
 KINDS: Final = (".csv", ".tsv", ".parquet", ".jsonl", ".psv")
 KS: Final = (5, 8, 15)
 _ROWS = 256  # notes ranked at once
-_DECISIONS = 1 << 20  # looked up at once
+_DECISIONS = 1 << 20  # pairs of note and code looked up at once
 
 
 @dataclass(frozen=True)
 class FilePredictions:
-    """Hold the predictions in a file for the N notes and C codes of a split."""
+    """The predictions in a file for the N notes and C codes of a split."""
 
     name: str
+    """Name of the file."""
     targets: NDArray[np.bool_]
-    """(N, C)."""
+    """(N, C): the codes that each note has in the corpus."""
     assigned: NDArray[np.bool_]
-    """(N, C)."""
+    """(N, C): the codes that the file assigns."""
     probabilities: Floats | None
-    """(N, C) float32; None unless the file ranks all codes of all notes."""
+    """(N, C) float32 in [0, 1]; None unless the file ranks all codes of all notes."""
     remarks: list[str]
     """Sentences about what does not match the corpus."""
 
@@ -59,7 +60,7 @@ def read_predictions(
         corpus: the corpus with these notes and codes.
         split: split of the corpus.
         task: task whose codes are predicted.
-        threshold: probability above which a code is assigned, unless the file says.
+        threshold: probability above which a code is assigned, unless the file says which are.
 
     Raises:
         MarnError: the file is of an unknown kind or damaged, a probability is not in [0, 1], or
@@ -95,7 +96,7 @@ def read_predictions(
 
 
 class _Matcher:
-    """Find the notes and codes of the corpus that a file names, and count unknown ones."""
+    """Match the notes and codes that a file names to the corpus, and collect unknown ones."""
 
     def __init__(self, path: Path, ids: Mapping[str, int], codes: list[str]) -> None:
         self.path, self._ids = path, ids
@@ -104,14 +105,15 @@ class _Matcher:
         self._codes = {code: place for place, code in enumerate(codes)}
         plain = [code.replace(".", "") for code in codes]
         several = Counter(plain)
-        # a code without its dot, where that is one code only
+        # a code may be written without its dot, unless two codes are then the same
         self._codes |= {c: i for i, c in enumerate(plain) if several[c] == 1}
         self.notes: set[int] = set()
-        self._unknown: dict[str, dict[str, str]] = {"notes": {}, "codes": {}}  # by one spelling
-        self.twice = 0
+        # {canonical spelling: spelling in the file}
+        self._unknown: dict[str, dict[str, str]] = {"notes": {}, "codes": {}}
+        self.twice = 0  # rows that repeat a note and code
 
     def note(self, written: str) -> int:
-        """Return the place of a note, or -1."""
+        """Return the index of a note in the split, or -1."""
         whole = plain_id(re.sub(r"\.0+$", "", written))
         place = self._ids.get(written, self._ids.get(whole, self._aliases.get(alias(whole), -1)))
         if place < 0:
@@ -128,7 +130,7 @@ class _Matcher:
         return place
 
     def remarks(self, size: int) -> list[str]:
-        """Yield what does not match."""
+        """List what does not match, in sentences, for a split of `size` notes."""
         found = []
         if missing := size - len(self.notes):
             found.append(f"{missing:,} of {size:,} notes are missing; they count as without codes")
@@ -171,7 +173,7 @@ def _read(path: Path) -> pl.DataFrame:
             is_long = find_column(header, CODE_NAMES) is not None
             place = find_column(header, ID_NAMES) or (header or [""])[0]
             kinds = {c: pl.String if is_long or c == place else pl.Float32 for c in header}
-            is_utf8 = encoding == "utf-8-sig"  # which is all that polars reads
+            is_utf8 = encoding == "utf-8-sig"  # polars reads nothing else
             source = path if is_utf8 else path.read_text(encoding=encoding).encode()
             by_comma = mark != "," and re.search(r"\d,\d", second) is not None
             try:
@@ -191,7 +193,7 @@ def _read(path: Path) -> pl.DataFrame:
     except MarnError:
         raise
     except (pl.exceptions.PolarsError, OSError, ValueError, KeyError, TypeError) as error:
-        reason = type(error).__name__  # whose text may hold a cell
+        reason = type(error).__name__  # the error's text may quote a cell
         raise MarnError(f"{path} cannot be read ({reason}); check the table") from None
     if frame.is_empty():
         raise MarnError(f"{path} holds no prediction; give a table with rows below its header")
@@ -218,7 +220,7 @@ def _check_numbers(path: Path, source: Path | bytes, mark: str, ids: str, above:
 
 
 def _psv(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:
-    """Read CAML's file: `hadm_id|code|code`, a note without codes being `hadm_id|`."""
+    """Yield the rows of CAML's format: lines `hadm_id|code|code`, or `hadm_id|` without codes."""
     for line in path.read_text(encoding=encoding).splitlines():
         note, *codes = line.split("|")
         for code in codes if any(codes) else [""]:
@@ -226,7 +228,7 @@ def _psv(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:
 
 
 def _jsonl(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:
-    """Read what `marn predict` writes."""
+    """Yield the rows of a JSONL file that `marn predict` wrote."""
     none: list[Any] = [{"code": "", "probability": 0, "assigned": False}]
     with path.open(encoding=encoding) as file:
         for number, line in enumerate(file, start=1):
@@ -248,7 +250,17 @@ def _jsonl(path: Path, encoding: str) -> Iterator[tuple[str, str, float, int]]:
 def _fill_long(
     frame: pl.DataFrame, matcher: _Matcher, values: Floats, chosen: NDArray[np.bool_]
 ) -> bool:
-    """Enter rows of note, code, probability; return whether they say what is assigned."""
+    """Fill in a long table of note, code and probability.
+
+    Args:
+        frame: its rows.
+        matcher: finds notes and codes.
+        values: (N, C) probabilities, changed in place.
+        chosen: (N, C) assigned codes, changed in place.
+
+    Returns:
+        Whether the table says which codes are assigned.
+    """
     texts = frame.select(pl.col("note_id", "code").cast(pl.String).fill_null("").str.strip_chars())
     notes = _places(texts["note_id"], matcher.note)
     codes = _places(texts["code"], matcher.code)
@@ -274,14 +286,20 @@ def _fill_long(
 
 
 def _places(column: pl.Series, find: Callable[[str], int]) -> NDArray[np.intp]:
-    """Look up each distinct text of a column once; return the places (R,), -1 where empty."""
+    """Return the index for each row of a column, (R,), -1 if unknown or empty.
+
+    Each distinct text is looked up once.
+    """
     distinct = column.unique(maintain_order=True).to_list()
     found = {text: find(text) if text else -1 for text in distinct}
     return column.replace_strict(found, return_dtype=pl.Int64).to_numpy()
 
 
 def _fill_wide(frame: pl.DataFrame, matcher: _Matcher, values: Floats) -> bool:
-    """Enter a table with a column per code; it does not say what is assigned."""
+    """Fill in a table with a column per code; return False, as it does not say what is assigned.
+
+    The arguments are those of `_fill_long`.
+    """
     names = [name for name in frame.columns if name != "note_id"]
     codes = np.array([matcher.code(name.strip()) for name in names], dtype=np.intp)
     if not (codes >= 0).any():
@@ -301,7 +319,7 @@ def _fill_wide(frame: pl.DataFrame, matcher: _Matcher, values: Floats) -> bool:
     return False
 
 
-# -- figures, intervals and tests ------------------------------------------------------------------
+# -- scores, intervals and tests -------------------------------------------------------------------
 
 
 def report(given: FilePredictions, resamples: int = 1000, seed: int = 0) -> Iterator[str]:
@@ -309,8 +327,8 @@ def report(given: FilePredictions, resamples: int = 1000, seed: int = 0) -> Iter
 
     Args:
         given: from `read_predictions`.
-        resamples: random samples of the notes, with replacement.
-        seed: of the samples.
+        resamples: number of bootstrap samples.
+        seed: seed of the samples.
     """
     size, width = given.targets.shape
     yield f"{given.name}: {size:,} notes, {width:,} codes, {int(given.assigned.sum()):,} assigned"
@@ -327,16 +345,20 @@ def report(given: FilePredictions, resamples: int = 1000, seed: int = 0) -> Iter
 def compare(
     files: Sequence[FilePredictions], resamples: int = 1000, seed: int = 0
 ) -> Iterator[str]:
-    """Describe in lines how each two files differ on the same notes.
+    """Describe in lines how the files differ, for each pair of files.
 
-    Each figure that both have is given with the difference, its 95 % bootstrap interval over notes,
-    and the p-value of a permutation test that swaps the two predictions of randomly chosen notes.
-    With more than two files, p is also corrected for the number of pairs, separately per figure.
+    Each score that both files have is given with the difference, its 95 % bootstrap interval over
+    notes, and the p-value of a permutation test that swaps the two predictions of randomly chosen
+    notes. With more than two files, p is also corrected for the number of pairs, separately for
+    each score.
 
     Args:
         files: from `read_predictions`, for the same split and task.
-        resamples: random samples of the notes, and random exchanges.
-        seed: of both.
+        resamples: number of bootstrap samples, and of permutations.
+        seed: seed of both.
+
+    Raises:
+        MarnError: the files differ in the number of notes or codes.
     """
     rankings = [_ranking(file) for file in files]
     pairs: dict[tuple[int, int], dict[str, Estimate]] = {}
@@ -361,7 +383,7 @@ def compare(
 
 
 def _table(given: FilePredictions, ranking: Mapping[str, Floats]) -> sparse.csr_array:
-    """Return what each note adds to the sums, (N, 3 C + 2 R)."""
+    """Return each note's contribution to the sums, (N, 3 C + 2 R), for C codes and R rankings."""
     tables = (given.assigned & given.targets, given.assigned, given.targets)
     parts = [sparse.csr_array(table.astype(float)) for table in tables]
     parts += [sparse.csr_array(values.T) for values in ranking.values()]
@@ -369,11 +391,11 @@ def _table(given: FilePredictions, ranking: Mapping[str, Floats]) -> sparse.csr_
 
 
 def _measure(width: int, ranking: Sequence[str]) -> Measure:
-    """Return what computes the figures, by the rules of `marn.metrics.score`, of `_table`'s sums.
+    """Return the function that computes scores from sums of `_table`, as `marn.metrics.score` does.
 
     Args:
         width: C, the number of codes.
-        ranking: the R figures of which there is a mean over notes.
+        ranking: names of the R scores that are means over notes.
     """
 
     def figures(sums: Floats) -> dict[str, Floats]:
@@ -391,7 +413,7 @@ def _measure(width: int, ranking: Sequence[str]) -> Measure:
             "macro_f1_all": f1.mean(axis=1),
             "macro_f1_present": _ratio((f1 * some).sum(axis=1), some.sum(axis=1)),
             **{
-                # of an area, which is a mean to first order only, a sample may lie beyond 1
+                # an area is a mean over notes only to first order, so a sample's may exceed 1
                 name: np.clip(_ratio(means[:, 2 * place], means[:, 2 * place + 1]), 0, 1)
                 for place, name in enumerate(ranking)
             },
@@ -405,7 +427,7 @@ def _ratio(top: Floats, bottom: Floats) -> Floats:
 
 
 def _ranking(given: FilePredictions) -> dict[str, Floats]:
-    """Return {figure: (2, N)}: its value for each note, and whether the note counts."""
+    """Return {score: (2, N)}: its value for each note, and 1 if the note counts, else 0."""
     scores, targets = given.probabilities, given.targets
     if scores is None:
         return {}
@@ -414,7 +436,7 @@ def _ranking(given: FilePredictions) -> dict[str, Floats]:
     has_code = targets.any(axis=1).astype(float)
     for start in range(0, size, _ROWS):
         rows = slice(start, start + _ROWS)
-        order = np.argsort(-scores[rows], axis=1, kind="stable")  # ties by the lower column
+        order = np.argsort(-scores[rows], axis=1, kind="stable")  # of ties, the lower column first
         truth = np.take_along_axis(targets[rows], order, axis=1)
         hits = truth.cumsum(axis=1)
         for place, k in enumerate(KS):
@@ -430,14 +452,14 @@ def _ranking(given: FilePredictions) -> dict[str, Floats]:
 
 
 def _areas(scores: Floats, targets: NDArray[np.bool_]) -> dict[str, Floats]:
-    """Return {figure: (N,)} whose means are the micro- and macro-averaged area under the ROC curve.
+    """Return {score: (N,)} whose means are the micro- and macro-averaged area under the ROC curve.
 
-    An area is not a mean over notes. To first order it becomes one by adding each note's influence,
-    and so do its resamples.
+    An area is not a mean over notes. To first order, it is the mean of the area plus each note's
+    influence, and the same mean over a resample approximates the area of that resample.
 
     References:
-        DeLong et al. 1988, the variance of one area; Obuchowski 1997, where several decisions are
-        of one unit: here all codes of a note.
+        DeLong et al. 1988, the variance of one area; Obuchowski 1997, several decisions per unit
+        (here: all codes of a note).
     """
     found = {}
     if targets.any() and not targets.all():
@@ -452,7 +474,7 @@ def _areas(scores: Floats, targets: NDArray[np.bool_]) -> dict[str, Floats]:
 
 
 def _area_values(scores: Floats, targets: NDArray[np.bool_]) -> Floats:
-    """Return (N,) with the area of all (N, C) decisions as mean: the area plus N influences."""
+    """Return (N,) whose mean is the area of all (N, C) decisions: the area plus N influences."""
     ascending, present = np.sort(scores, axis=None), np.sort(scores[targets])
     others = len(ascending) - len(present)
     won = _below(ascending, scores[targets]) - _below(present, scores[targets])
@@ -461,7 +483,7 @@ def _area_values(scores: Floats, targets: NDArray[np.bool_]) -> Floats:
     for rows in np.array_split(np.arange(len(scores)), -(-scores.size // _DECISIONS)):
         some, truth = scores[rows], targets[rows]
         placed = _below(present, some)
-        # of a negative the share of positives above it, of a positive that of negatives below it
+        # a negative's is the share of positives above it, a positive's that of negatives below it
         influence = (1 - placed / len(present) - area) / others
         won = (_below(ascending, some[truth]) - placed[truth]) / others
         influence[truth] = (won - area) / len(present)
@@ -470,5 +492,5 @@ def _area_values(scores: Floats, targets: NDArray[np.bool_]) -> Floats:
 
 
 def _below(ascending: Floats, wanted: Floats) -> Floats:
-    """Count the scores below each one wanted, (W,), and half of those that tie."""
+    """Return the number of scores below each wanted one, (W,), plus half of the number of ties."""
     return (ascending.searchsorted(wanted) + ascending.searchsorted(wanted, "right")) / 2

@@ -55,7 +55,7 @@ def note_explorer(
 
 
 class _NoteExplorer:
-    """Hold the controls of `note_explorer`, and respond to changes."""
+    """The controls of `note_explorer`, and how they respond to changes."""
 
     def __init__(
         self, model: Coder, corpus: Corpus, split: str, task: str, k: int, notes: int, show: bool
@@ -138,7 +138,7 @@ def focal_explorer() -> ipywidgets.VBox:
         where = " and ".join(found[name] for name in reading.value)
         sentence.value = f"<p>A code is predicted if its true probability exceeds {where}.</p>"
         figure = figures.focal_optimum(alpha.value, (gamma.value,), reading.value)
-        # set as a whole: any front end that knows plotly shows it, and nothing is printed
+        # assigned, not displayed: any front end that knows plotly shows it, and nothing is printed
         data = plotly.io.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())
         output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
 

@@ -45,13 +45,13 @@ class Batch:
 def collate(
     split: Split, notes: NDArray[np.int64], tasks: dict[str, int], max_length: int
 ) -> Batch:
-    """Pad notes of a split to the longest of them.
+    """Make a batch of notes, padded to the longest of them.
 
     Args:
         split: the split that holds the notes.
         notes: (B,) indices in the split.
-        tasks: number of codes of each task that gets targets.
-        max_length: tokens kept of a note, from its beginning.
+        tasks: {task: number of codes C}, the tasks that get targets.
+        max_length: a longer note is truncated to this many tokens.
     """
     texts = [split.note_tokens(int(note))[:max_length] for note in notes]
     lengths = np.array([len(text) for text in texts], np.int64)

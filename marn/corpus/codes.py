@@ -1,6 +1,6 @@
 """Write ICD-9-CM codes as text, with their dot.
 
-Raw tables write codes without their dot, so 1,593 strings are both a billable diagnosis and a
+Raw tables write codes without a dot, so 1,593 strings are both a billable diagnosis and a
 billable procedure (``9604`` is poisoning 960.4, or intubation 96.04). The table that a code comes
 from therefore says which of the two ``KINDS`` it is and where its dot belongs. With its dot, a
 diagnosis never looks like a procedure: it has three digits, ``V`` and two, or ``E`` and three

@@ -13,6 +13,7 @@ TEXT_NAMES = (
     *("text", "note_text", "report_text", "document_text", "full_text", "note", "report"),
     *("content", "body", "discharge_summary", "summary", "transcription", "document", "texto"),
 )
+"""Names of a column of texts, most likely first, compared by `bare`."""
 ID_NAMES = (
     *("note_id", "hadm_id", "_id", "id", "admission_id", "doc_id", "document_id", "case_id"),
     *("report_id", "file_name", "filename", "file", "document", "doc", "note", "case", "name"),
@@ -26,7 +27,8 @@ _KEPT_AS_TEXT = re.compile(r"""="(.*?)"?|'(?=[\w\t=+@＝＋－＠-])(.*)""")  # 
 _FORMULA = re.compile(r"[\t=@＝＋－＠]|[+-](?!\d+([.,]\d+)?$)")  # by OWASP, "CSV Injection"
 _UNSEEN = re.compile("[\ufeff\u200b-\u200d\u2060]")
 _NUMBER = re.compile(r"0*(\d+)", re.ASCII)
-# Between letters, Windows-1252 has signs here (‚ † ¢), DOS and old Macs the vowels with accents.
+# Between two letters, these bytes are accented vowels of DOS or old Macs, not Windows-1252's signs
+# (‚ † ¢).
 _OTHER_PAGE = re.compile(rb"[a-z][\x82-\x84\x86-\x8c\x8e\x98\x9b\x9f\xa1-\xa5][a-z]")
 _PIECE = 1 << 21  # bytes read at once
 _BINARY = {
@@ -53,7 +55,7 @@ def shown(cell: str) -> str:
 
 
 def as_text(cell: str) -> str:
-    """Return a cell that no spreadsheet takes for a formula; `shown` undoes it.
+    """Return a cell that no spreadsheet takes for a formula; `shown` reverses it.
 
     >>> as_text("=1+1"), as_text("-7"), shown(as_text("@a"))
     ("'=1+1", '-7', '@a')
@@ -95,16 +97,16 @@ def open_bytes(path: Path) -> IO[bytes]:
 def encoding_of(path: Path, given: str | None = None) -> str:
     """Return the encoding of a file: UTF-8, UTF-16, UTF-32 or, if unambiguous, Windows-1252.
 
-    It is plain where no byte above 127 is part of UTF-8, and every one is a character of
-    Windows-1252 (which holds Latin-1's) that can be where it is.
+    Windows-1252 (which includes Latin-1) is unambiguous if no bytes above 127 form UTF-8, all of
+    them are defined in Windows-1252, and none is a sign between two letters, where DOS and old
+    Macs have an accented vowel.
 
     Args:
-        path: of the file, perhaps gzipped; of what can be read only once, such as a pipe, UTF-8 is
-            assumed.
-        given: the encoding, if it is known; then the file is only read to see that it has it.
+        path: the file, perhaps gzipped. A pipe, which can be read only once, is taken as UTF-8.
+        given: the encoding, if known; the file is then read only to check it.
 
     Raises:
-        MarnError: if it is none of these, or not the one given.
+        MarnError: the file has none of these encodings, or not the given one, or is not text.
     """
     if not path.is_file() and path.exists():
         return given or "utf-8-sig"

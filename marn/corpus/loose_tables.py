@@ -1,9 +1,9 @@
-"""Read the tables and texts that people have, for both `marn` and `data_prep`.
+"""Read tables and texts of users, for both `marn` and `data_prep`.
 
-They are CSV with commas, semicolons, tabs or bars, JSONL, JSON, Parquet or Feather, in UTF-8,
+Tables are CSV with commas, semicolons, tabs or bars, JSONL, JSON, Parquet or Feather, in UTF-8,
 UTF-16, UTF-32 or Windows-1252, with columns under any of their common names. Whatever cannot be
 recognised is reported in one line that says what to do and never shows a cell. Only one row at a
-time is kept in memory (for Parquet and Feather, a few rows; for JSON, all).
+time is kept in memory (for Parquet and Feather, some thousands; for JSON, all).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _JSON_LIMIT: Final = 1 << 28  # characters of JSON, which is read as a whole
 DAMAGED: Final = "the file is cut off or damaged; get a fresh copy"
 FRAMES: Final = (".parquet", ".pq", ".feather", ".arrow", ".ipc")
 JSON_LINES: Final = (".jsonl", ".ndjson")
-_FRAME_LIMIT: Final = 1 << 31  # bytes of memory that some rows of Parquet or Feather may take
-_ROWS: Final = (1 << 12, 1 << 16)  # of these at once: by their size in the file, in these bounds
-_PIECE: Final = 1 << 25  # bytes of the file that so many rows have
-_NUMBERED: Final = ("code", "dx", "pr")  # of which a table may have several columns
+_FRAME_LIMIT: Final = 1 << 31  # bytes of memory that reading Parquet or Feather may take
+_ROWS: Final = (1 << 12, 1 << 16)  # fewest and most rows of Parquet or Feather read at once
+_PIECE: Final = 1 << 25  # bytes of the file that these rows should take, within those bounds
+_NUMBERED: Final = ("code", "dx", "pr")  # may have several columns, such as code_1 and code_2
 _SEPARATORS: Final = ",;\t|"
 _HALVES: Final = re.compile("[\ud800-\udfff]")
 _HEADER: Final = re.compile(r"[A-Za-z_][\w.-]{0,30}", re.ASCII)
@@ -54,13 +54,15 @@ _HEADER: Final = re.compile(r"[A-Za-z_][\w.-]{0,30}", re.ASCII)
 
 @dataclass(frozen=True)
 class Table:
-    """Hold a table whose format has been recognised; `rows` reads it once."""
+    """A table whose format has been recognised; `rows` reads it once."""
 
     name: str
+    """Name of the table in errors, such as its path."""
     columns: Names
     """For each column looked for, its names in the table; empty if it is missing."""
     encoding: str
-    _header: tuple[str, ...]  # of JSON, whose objects may differ; else none
+    """Encoding of a text table; "" for Parquet and Feather."""
+    _header: tuple[str, ...]  # of JSON, whose objects may have other keys; else empty
     _records: _Records
     _names: Names
 
@@ -111,7 +113,7 @@ def open_table(
         wanted: columns that must be present.
         optional: columns that may be missing.
         encoding: encoding of a text table; by default it is detected.
-        remedy: for a missing column; by default, to rename one.
+        remedy: advice for a missing column; by default, to rename one.
 
     Raises:
         MarnError: if the file is missing, is not a table, or lacks a column.
@@ -145,9 +147,19 @@ def table_of(
     remedy: str | None = None,
     encoding: str = "utf-8-sig",
 ) -> Table:
-    """Return the table in lines (with line ends) of the format "csv", "jsonl" or "json".
+    """Return the table in lines of text; `open_table` describes the arguments not listed here.
 
-    The other arguments are those of `open_table`; `encoding` is the one that the lines had.
+    Args:
+        name: name of the table in errors.
+        form: "csv", "jsonl" or "json".
+        lines: lines with their ends.
+        wanted: see `open_table`.
+        optional: see `open_table`.
+        remedy: see `open_table`.
+        encoding: the encoding that the lines had.
+
+    Raises:
+        MarnError: if the table is empty, is not of that format, or lacks a column.
     """
     header: Sequence[str]
     if form == "json":
@@ -170,8 +182,12 @@ def table_of(
 def read_text(path: Path, given: str | None = None) -> tuple[str, str]:
     """Return the text of a file, line ends included, and its encoding.
 
+    Args:
+        path: the file.
+        given: the encoding, if known; by default it is detected.
+
     Raises:
-        MarnError: if it cannot be read, is not a string, or has more than `ROW_LIMIT` characters.
+        MarnError: if the file cannot be read, is not text, or has more than `ROW_LIMIT` characters.
     """
     with readable(path):
         encoding = encoding_of(path, given)
@@ -190,7 +206,8 @@ def suffix_of(path: Path) -> str:
 def header_of(line: str, wanted: Names) -> tuple[str, list[str]]:
     """Return the separator of a table and its header, read from its first line.
 
-    It is the separator that gives the most columns, among those that give all wanted ones.
+    Among the separators that give all wanted columns (or all separators, if none does), it is the
+    one that gives the most columns.
     """
     csv.field_size_limit(ROW_LIMIT)  # one limit for the whole process
     headers = {mark: next(csv.reader([line], delimiter=mark), []) for mark in _SEPARATORS}
@@ -204,7 +221,13 @@ def header_of(line: str, wanted: Names) -> tuple[str, list[str]]:
 
 
 def find_column(header: Sequence[str], names: Sequence[str], numbered: bool = False) -> str | None:
-    """Return the column with the first of these names that is present."""
+    """Return the first of these names that the header has, as written there, or None.
+
+    Args:
+        header: columns of the table.
+        names: names that the column may have, most likely first.
+        numbered: match names without the number at their end, such as code_1.
+    """
     known = [_stem(name, names) if numbered else bare(name) for name in header]
     return next((header[known.index(name)] for name in map(bare, names) if name in known), None)
 
@@ -231,7 +254,7 @@ def find_columns(
             first = header[0] if re.fullmatch(r"\w{1,40}", header[0]) else None
         if first is None:
             if key in wanted:
-                # Without a header this is a row, and may hold a note: then nothing is shown.
+                # A file without a header begins with a row, which may hold a note: show nothing.
                 shown = f"its columns are: {', '.join(header[:12])}"
                 shown = shown if is_header else "its first line is not one of plain names"
                 rename = f"name one so, or {', '.join(known[1:5])}"
@@ -256,13 +279,13 @@ def csv_rows(
     """Yield each row of a table with the line it begins on, by the strict csv module.
 
     Args:
-        name: of the table.
-        lines: with their ends, or the first `ROW_LIMIT` + 1 characters of a longer one.
-        separator: between fields.
-        lenient: pass over NULs.
+        name: name of the table, for errors.
+        lines: lines with their ends, a long one in pieces of up to `ROW_LIMIT` + 1 characters.
+        separator: the character between fields.
+        lenient: accept NUL characters.
 
     Raises:
-        MarnError: naming the line, if the module refuses a row, or one is too long.
+        MarnError: naming the line, if the csv module refuses a row, or a row is too long.
     """
     csv.field_size_limit(ROW_LIMIT)  # one limit for the whole process
     size = 0  # characters of the row so far
@@ -338,7 +361,7 @@ def _csv(name: str, lines: Iterator[str], wanted: Names) -> tuple[list[str], _Re
 
     def records() -> _Records:
         for number, (line, row) in enumerate(rows, start=1):
-            if not any(row):  # as Excel writes below a table
+            if not any(row):  # Excel writes such rows below a table
                 continue
             if len(row) != len(header):
                 raise fault_on(
@@ -365,7 +388,7 @@ def _json_lines(name: str, lines: Iterator[str]) -> _Records:
 
 
 def _whole(name: str, lines: Iterator[str]) -> str:
-    """Join lines, up to a limit."""
+    """Join lines; refuse more than `_JSON_LIMIT` characters."""
     read, size = [], 0
     for line in lines:
         read.append(line)
@@ -398,12 +421,16 @@ def _parsed(where: str, written: str) -> Any:
 def check_unfolds(path: Path, *columns: str) -> None:
     """Refuse Parquet or Feather that would take more memory than `_FRAME_LIMIT`, or is damaged.
 
-    A few kB can expand to any number of bytes, and polars kills a process that runs out of memory.
+    A few kB can expand to any number of bytes, and polars aborts the process when memory runs out.
     So another process, with limited memory, reads the table first.
 
     Args:
         path: the table.
-        columns: columns read a few rows at a time; without any, everything is read at once.
+        columns: columns that are read some rows at a time; without any, the whole table is read
+            at once.
+
+    Raises:
+        MarnError: if that process fails.
     """
     code = f"import sys, {__name__} as here; here._try(sys.argv)"
     paths = os.pathsep.join(filter(None, sys.path))
@@ -431,11 +458,11 @@ def _scan(path: Path) -> pl.LazyFrame:
 
 
 def _frames(path: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """Yield the rows of Parquet or Feather, a few at a time."""
+    """Yield the rows of Parquet or Feather, some thousands at a time."""
     with readable(path):
         table = _scan(path).select(columns)
         size = table.select(pl.len()).collect().item()
-        # each piece unfolds anew what Feather packed with it, so there must not be many
+        # each piece unpacks the whole block of Feather that it is part of: make few pieces
         rows = min(max(size * _PIECE // path.stat().st_size, _ROWS[0]), _ROWS[1])
         for start in range(0, size, rows):
             yield table.slice(start, rows).collect()
@@ -452,5 +479,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, (list, tuple, pl.Series)):
         return "; ".join(_cell(item) for item in value)
     text = "" if value is None else value if isinstance(value, str) else str(value)
-    # JSON may hold halves of characters, as where a program cut a text in the midst of a smiley
+    # JSON may hold half of a surrogate pair, where a program cut a text in the middle of an emoji
     return text if text.isascii() else _HALVES.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -37,7 +37,7 @@ VECTORS = "vectors.npy"
 
 @dataclass(frozen=True)
 class CodeEntry:
-    """Describe one code of a task, a column of its logits."""
+    """One code of a task: a column of its logits."""
 
     code: str
     """Dotted ICD code ("427.31"), or the name of a CCS category ("dx:106")."""
@@ -49,7 +49,7 @@ class CodeEntry:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Mark a passage of a note about one of the corpus's codes."""
+    """A passage of a note about one of the corpus's codes."""
 
     code: int
     """Column of the code in task "icd"."""
@@ -62,7 +62,7 @@ class Evidence:
 
 
 class Split:
-    """Access the notes of one split, with their codes and evidence; made by `Corpus`.
+    """The notes of one split, with their codes and evidence; made by `Corpus`.
 
     `len(split)` is N, the number of notes.
     """
@@ -125,7 +125,11 @@ class Split:
         return values[offsets[note] : offsets[note + 1]]
 
     def note_tokens(self, note: int) -> np.ndarray:
-        """Return the words of one note as (T,) int32 numbers of the vocabulary, unpadded."""
+        """Return the words of one note as (T,) int32 numbers of the vocabulary, unpadded.
+
+        Raises:
+            IndexError: the split has no such note.
+        """
         return self._slice(self._tokens, self._token_offsets, note)
 
     def text(self, note: int) -> str:
@@ -139,7 +143,12 @@ class Split:
         return bytes(self._slice(self._text, self._text_offsets, note)).decode()
 
     def code_indices(self, task: str, note: int) -> np.ndarray:
-        """Return the columns of the codes of one note, (n,) int32, ascending."""
+        """Return the columns of the codes of one note, (n,) int32, ascending.
+
+        Raises:
+            MarnError: the corpus has no such task.
+            IndexError: the split has no such note.
+        """
         return self._slice(*self._of_task(task), note)
 
     def targets(self, task: str) -> np.ndarray:
@@ -156,7 +165,7 @@ class Split:
         return np.bincount(columns[: offsets[-1]], minlength=self._tasks[task])
 
     def _of_task(self, task: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the columns of all notes, and where those of each note begin."""
+        """Return the columns of the codes of all notes, and where those of each note begin."""
         if task not in self._codes:
             raise MarnError(f"this corpus has no task {task!r}; it has {', '.join(self._codes)}")
         return self._codes[task]
@@ -180,7 +189,7 @@ class Split:
 
 
 class Corpus:
-    """Access a prepared corpus: notes with their codes, a vocabulary and a card.
+    """A prepared corpus: notes with their codes, a vocabulary and a card.
 
     `Corpus.load` opens one; `python -m data_prep` makes one.
 
@@ -210,7 +219,7 @@ class Corpus:
     def load(cls, path: str | Path) -> Corpus:
         """Open a corpus.
 
-        Cheap: the card is read, file sizes are compared with it, and the arrays are mapped.
+        This is fast: the card is read, file sizes are compared with it, and the arrays are mapped.
         `verify` compares the contents as well. A corpus whose text is under a data use agreement
         is announced in the log (`marn.privacy.announce`).
 
@@ -390,7 +399,7 @@ class _Created(BaseModel, strict=True):
 
 
 class _OldCard(BaseModel, strict=True):
-    """What is read of the card of a corpus of any version."""
+    """Fields that are read from the card of a corpus of any version."""
 
     created: _Created
 
@@ -401,7 +410,7 @@ class _File(BaseModel, strict=True):
 
 
 class _Card(_OldCard, strict=True):
-    """What is read of a card."""
+    """Fields that are read from the card of a corpus of this version."""
 
     name: str
     text: Literal["open", "credentialed"]
@@ -424,7 +433,7 @@ class _Column(BaseModel, strict=True):
 
 
 def _read_json(path: Path, form: Any) -> Any:
-    """Read JSON of a form, a type that pydantic knows."""
+    """Read JSON whose contents must be of a type that pydantic knows."""
     try:
         return TypeAdapter(form).validate_python(read_json_file(path))
     except ValidationError as error:
@@ -439,7 +448,11 @@ def _read_json(path: Path, form: Any) -> Any:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Read the card of the corpus in a folder."""
+    """Read the card of the corpus in a folder.
+
+    Raises:
+        MarnError: the folder holds no corpus, or its card is damaged.
+    """
     if path.is_file():
         raise MarnError(f"{path} is a file; pass the folder of a corpus")
     try:
@@ -465,7 +478,7 @@ def _remedy(card: Mapping[str, Any]) -> str:
 
 
 def _files(card: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what the card says of every file, word vectors included."""
+    """Return size and SHA-256 of every file by the card, word vectors included."""
     files = dict(card["files"])
     if card["vectors"] is not None:
         files[VECTORS] = card["vectors"]
@@ -473,13 +486,17 @@ def _files(card: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def sha256(path: Path) -> str:
-    """Hash the contents of a file."""
+    """Return the SHA-256 of a file's contents, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_corpus(corpus: Any) -> Corpus:
-    """Return a corpus as it is, or open the one in a folder."""
+    """Return a corpus as it is, or open the one in a folder.
+
+    Raises:
+        MarnError: the argument is neither, or the folder holds no corpus.
+    """
     if isinstance(corpus, str | Path):
         return Corpus.load(corpus)
     if not isinstance(corpus, Corpus):

@@ -1,4 +1,4 @@
-"""Word vectors from elsewhere: word2vec, GloVe or fastText files, gensim's objects, arrays."""
+"""Read word vectors of others: files of word2vec, GloVe or fastText, or gensim's `KeyedVectors`."""
 
 import gzip
 import mmap
@@ -19,17 +19,17 @@ _LINE = 1 << 20  # bytes of a line at most
 
 
 def read_vectors(source: Any, vocabulary: Vocabulary, seed: int = 0) -> tuple[Tensor, int]:
-    """Give the words of a vocabulary the vectors that a source has for them.
+    """Look up the words of a vocabulary in a source of word vectors.
 
     Vectors are scaled to length 1, like those of a prepared corpus. Padding is zero, and words
     missing from the source get random vectors. A capitalised word of the source is used where the
-    lower-case form is missing. Files of any size can be read, since they are read word by word.
+    lower-case form is missing. Files are read word by word, so they may be of any size.
 
     Args:
         source: a file in the format of word2vec, as text or binary (`.bin`), or of GloVe or
             fastText (text; perhaps `.gz`); a dictionary of vectors; or gensim's `KeyedVectors`.
-        vocabulary: of a corpus.
-        seed: for the vectors of missing words.
+        vocabulary: the vocabulary of a corpus.
+        seed: seed of the vectors of missing words.
 
     Returns:
         (V + 2, E) float32, and how many of the V words the source has.
@@ -53,7 +53,7 @@ def read_vectors(source: Any, vocabulary: Vocabulary, seed: int = 0) -> tuple[Te
             if number and (word in numbers or number not in rows):
                 rows[number] = np.asarray(vector, np.float32)
     except (OSError, EOFError, ValueError, TypeError) as error:
-        # numpy would quote what is not a number, perhaps of a note
+        # numpy's message would quote the cell, which may hold words of a note
         reason = getattr(error, "strerror", None) or "a row is not a word and its numbers, or cut"
         raise MarnError(f"{what} cannot be read as word vectors ({reason})") from None
     widths = {vector.shape for vector in rows.values()}

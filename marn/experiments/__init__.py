@@ -1,1 +1,1 @@
-"""Readings of the papers and their published scores, as data."""
+"""Sweeps and their results, with the papers' readings and published scores as data."""

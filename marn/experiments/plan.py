@@ -1,4 +1,4 @@
-"""Experiments as YAML files: the runs that one asks for, each checked and known by a key."""
+"""Read an experiment from its YAML file, and list its runs, each checked and given a key."""
 
 import ast
 import hashlib
@@ -18,21 +18,21 @@ from marn.errors import MarnError
 from marn.settings import Location, Seed, settings, unknown
 
 DONE = "done.json"
-"""In the folder of a run: it is finished, and this is what it was."""
+"""File in the folder of a finished run: labels, parameters, key and seconds."""
 _MATTERS = (
     *("baselines", "corpus", "models", "nn", "readers", "reconstructions", "train"),
     *("transformers", "evaluation", "losses", "metrics", "parallel", "registry"),
     "experiments/recording",
 )
 """Modules of marn that decide what a run finds; those that draw, print or explain do not."""
-_MOST = 10_000  # runs of an experiment
-_LARGEST = 1_000_000  # values in the file of one
+_MOST = 10_000  # runs of an experiment, at most
+_LARGEST = 1_000_000  # values in the YAML file of an experiment, at most
 _FLOAT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # YAML reads 1e-3 as text
 
 
 @settings
 class Experiment:
-    """What an experiment's YAML file says. Paths count from the folder of the file."""
+    """Settings of an experiment, as its YAML file has them. Paths are relative to that file."""
 
     notebook: Location
     """The notebook of every run, with a cell tagged `parameters`."""
@@ -53,25 +53,27 @@ class Planned:
     """One run of a sweep."""
 
     labels: Mapping[str, Any]
-    """Its place on each axis, and its seed: columns of the table of results."""
+    """Its label on each axis of the grid, and its seed: columns of the table of results."""
     parameters: Mapping[str, Any]
+    """Parameters of the notebook."""
     about: Mapping[str, Any]
     """What `key` is the hash of: parameters, hash of the corpus, versions of code and recipe."""
     folder: Path
+    """Folder of the run."""
 
     @property
     def name(self) -> str:
-        """Its labels in a line."""
+        """The labels in one line."""
         return ", ".join(f"{key} {value}" for key, value in self.labels.items())
 
     @property
     def key(self) -> str:
-        """What the run is known by."""
+        """Hash that identifies the run."""
         return _digest(self.about)
 
     @property
     def finished(self) -> bool:
-        """Whether it needs no work any more."""
+        """Whether the run is finished."""
         return (self.folder / DONE).exists()
 
 
@@ -80,12 +82,12 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
 
     Args:
         path: the YAML file.
-        changes: `seeds`, an axis of the grid with its values (or some of its labels), or a
-            parameter of every run, instead of what the file says.
+        changes: values that replace those of the file: of `seeds`, of an axis of the grid (or some
+            of its labels), or of a parameter of every run.
 
     Raises:
-        MarnError: the file is missing, is no YAML, or says something that is not a setting; an axis
-            of the grid is empty.
+        MarnError: the file is missing or is not YAML, has an unknown setting or a key twice, has
+            no seeds or an empty axis, or asks for too many runs.
     """
     import yaml
 
@@ -135,7 +137,7 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
 
 
 def _size(value: Any, known: dict[int, int]) -> int:
-    """Count the values in a value, those of an alias each time that it stands there."""
+    """Count the values inside a value; an aliased part counts each time it is used."""
     if id(value) not in known:
         inside = value.values() if isinstance(value, dict) else value
         inside = inside if isinstance(value, dict | list) else ()
@@ -153,7 +155,7 @@ def _floats(value: Any) -> Any:
 
 
 def combinations(experiment: Experiment) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """List the labels and the parameters of every run, seeds last.
+    """List the labels and the parameters of every run; the seed varies fastest.
 
     Example:
         >>> one = Experiment(notebook="a.ipynb", grid={"a.b": [1, 2]}, seeds=[7])
@@ -209,7 +211,8 @@ def plan(path: Path, out: Path, changes: Mapping[str, Any] | None = None) -> lis
         changes: see `read`.
 
     Raises:
-        MarnError: something that the file says does not exist, or two runs are the same.
+        MarnError: see `read`; or the file names a notebook, parameter, corpus or option that does
+            not exist, two runs are the same, or papermill or Dask is not installed.
     """
     try:
         import distributed  # noqa: F401
@@ -245,7 +248,11 @@ def plan(path: Path, out: Path, changes: Mapping[str, Any] | None = None) -> lis
 
 
 def _check(parameters: Mapping[str, Any], corpus: marn.Corpus) -> Any:
-    """Check the system, its options and its training; return its recipe or preset, if any."""
+    """Check a run's system, model options and training settings.
+
+    Returns:
+        The [model options, training settings] of its recipe or preset; None without one.
+    """
     from marn.experiments.presets import Preset, preset
     from marn.registry import check_options, system
     from marn.train.config import TrainConfig
@@ -287,7 +294,7 @@ def code_version(notebook: Path) -> str:
 
 
 def _bare(source: str) -> str:
-    """Write code without its comments, docstrings and layout."""
+    """Return code as text without comments, docstrings and layout."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):

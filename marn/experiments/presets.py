@@ -1,8 +1,8 @@
 """Presets: the readings of MARN as a table, and three ways to combine them.
 
 Papers, released code and sound practice disagree in some thirty places. Each is a row of
-`presets.json`: what it is about, the option that decides it, its value in each preset, the source.
-Nothing here branches on the name of a preset.
+`presets.json`, with the question, the option that decides it, its value in each preset, and the
+source. No code here branches on the name of a preset.
 """
 
 import difflib
@@ -23,7 +23,7 @@ from marn.train.config import TrainConfig
 CALLS = ("model.", "training.", "evaluation.")
 """Prefixes of the options that `marn.build`, `marn.TrainConfig` and `marn.evaluate` take.
 
-Options of `python -m data_prep` begin with `data.`, and those of what is printed with `report.`"""
+Options of `python -m data_prep` begin with `data.`, and choices about reporting with `report.`"""
 
 NAMES = ("paper", "released", "sound")
 
@@ -40,7 +40,7 @@ class Preset:
     Attributes:
         name: name of the preset.
         values: {path of the option: value}.
-        base: the preset of the table that this one is, or was made from.
+        base: name of the preset in the table that this one is, or was changed from.
 
     Example:
         >>> released = preset("released")
@@ -84,17 +84,18 @@ class Preset:
         return {p.removeprefix(prefix): v for p, v in self.values.items() if p.startswith(prefix)}
 
     def table(self) -> pd.DataFrame:
-        """Return the preset as a table: `row`, `what`, `option`, `value`, `source`, `note`.
+        """Return the preset as a table.
 
-        `row` is the number in the project's list of readings, 1 to 30. The option and the value of
-        a reading that no program has a setting for are empty.
+        Returns:
+            `row` (number in the project's list of readings, 1 to 30), `what`, `option`, `value`,
+            `source` and `note`. Option and value are empty for a reading without a setting.
         """
         rows = [row | {"value": str(self.values.get(row["option"], ""))} for row in _rows()]
         columns = ["row", "what", "option", "value", "source", "note"]
         return pd.DataFrame(rows, columns=columns, dtype=object).fillna({"option": "", "note": ""})
 
     def irreproducible(self) -> pd.DataFrame:
-        """Return what no setting reproduces: `row`, `what`, `why`."""
+        """Return the readings that no setting reproduces: `row`, `what`, `why`."""
         found = [
             (row["row"], row["what"], row["cannot"][self.base])
             for row in _rows()
@@ -143,7 +144,10 @@ def preset(name: str = "sound") -> Preset:
 
 
 def compare(presets: Iterable[Preset | str]) -> pd.DataFrame:
-    """Compare presets, given as such or by name, side by side.
+    """Compare presets side by side.
+
+    Args:
+        presets: presets, or names of presets.
 
     Returns:
         `option` and a column per preset, one row per option on which they differ.
@@ -165,9 +169,10 @@ def recipes() -> pd.DataFrame:
     """Return how the source of each system trains it.
 
     Returns:
-        One row per system: settings of the optimiser and of the loop, the score that the source
-        stops by (`TrainConfig` stops by mean average precision by default), what the source does
-        with length, dropout and word vectors, and the source. Empty where it does not say.
+        One row per system: settings of the optimiser and of the training loop, the score that the
+        source stops by (`TrainConfig` stops by mean average precision by default), what the source
+        does with length, dropout and word vectors, and the source. A cell is empty where the
+        source does not say.
     """
     columns = ["loss", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size"]
     columns += ["clip_norm", "epochs", "patience"]

@@ -1,7 +1,7 @@
 """Scores that the papers print, as data, with footnotes.
 
-`published.csv` has one line per printed cell, `footnotes.csv` what is odd about some of them. Of
-MARN, the journal version is listed, and the preprint only where the two differ.
+`published.csv` has one line per printed cell, and `footnotes.csv` says what is odd about some of
+them. MARN's cells are those of the journal version; the preprint's are listed where they differ.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def table(
     Args:
         dataset: `"MIMIC-III-50"` or `"MIMIC-III-full"`.
         task: `"icd"` or `"ccs"`.
-        papers: whose tables.
+        papers: the papers whose tables are returned.
 
     Returns:
         `paper`, `table`, `printed`, `system`, `blocks`, a column per metric (percent; NaN where a

@@ -1,8 +1,8 @@
-"""Sweeps: one notebook over a grid of parameters and seeds, by papermill and Dask.
+"""Run one notebook over a grid of parameters and seeds, with papermill and Dask.
 
 `python -m marn sweep EXPERIMENT.yaml` runs every combination that is not finished yet. A run is
-known by its parameters, the hash of its corpus and the version of the code that matters to it, so
-that a finished one is never run again and a failed or killed one is taken up where it stopped.
+identified by its parameters, the hash of its corpus and the version of the code that matters to
+it. So a finished run is never repeated, and a failed or killed one resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -30,18 +30,27 @@ if TYPE_CHECKING:
 
 NOTEBOOK, RUN = "notebook.ipynb", "run"
 _MB = 1 << 20
-_RUN_MB = 64  # of a run's folder, before one is there to be measured
-_FAILURES = 3  # in a row from the first on, after which the rest is not tried
+_RUN_MB = 64  # assumed size of a run's folder, until a finished one can be measured
+_FAILURES = 3  # if this many runs fail before any succeeds, the rest is cancelled
 _POLL = 2.0  # seconds between two looks at the runs
 
 
 def finished(out: Path) -> list[dict[str, Any]]:
-    """Read what is known of each finished run in a folder."""
+    """Read `DONE` of each finished run in a folder."""
     return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob(f"*/{DONE}"))]
 
 
 def expected(run: Planned, before: Iterable[Mapping[str, Any]]) -> float | None:
-    """Expect the seconds of a run: what runs like it took, or any run; None before the first."""
+    """Estimate the seconds of a run by the median of the finished runs most like it.
+
+    Args:
+        run: the run.
+        before: finished runs, from `finished`.
+
+    Returns:
+        Seconds: of runs that differ in the seed only, or else of the same system, or else of any
+        run; None if no run is finished.
+    """
     alike: list[list[float]] = [[], [], []]
     for other in before:
         theirs, mine = other["labels"], run.labels
@@ -54,12 +63,15 @@ def expected(run: Planned, before: Iterable[Mapping[str, Any]]) -> float | None:
 
 
 def execute(place: str, notebook: str, run: Mapping[str, Any]) -> str:
-    """Execute one run, on whatever machine this is called; return "done", "busy" or what failed.
+    """Execute one run on the machine of the worker that calls this.
 
     Args:
         place: the run's folder, which all workers see.
-        notebook: its notebook, likewise.
-        run: labels, parameters, about and key, as `DONE` will say them.
+        notebook: path of its notebook, which all workers see too.
+        run: labels, parameters, about and key, to be written to `DONE`.
+
+    Returns:
+        "done"; "busy" if another sweep is running it; or else the last line of the error.
     """
     import papermill
     from traitlets.config import Config
@@ -72,7 +84,7 @@ def execute(place: str, notebook: str, run: Mapping[str, Any]) -> str:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return "busy"  # another sweep is at it
+            return "busy"
         if (folder / DONE).exists():
             return "done"
         os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -81,7 +93,7 @@ def execute(place: str, notebook: str, run: Mapping[str, Any]) -> str:
         known = papermill.inspect_notebook(notebook)
         own = {"run_dir": os.path.relpath(folder / RUN, home)} if "run_dir" in known else {}
         try:
-            with TemporaryDirectory() as sockets:  # of this kernel alone, where nobody else reads
+            with TemporaryDirectory() as sockets:  # for this kernel, unreadable to other users
                 kernel = {"transport": "ipc", "ip": f"{sockets}/kernel"}
                 quiet = {"extra_arguments": ["--log-level=CRITICAL"]}  # at Ctrl-C too
                 papermill.execute_notebook(
@@ -110,20 +122,24 @@ def sweep(
     changes: Mapping[str, Any] | None = None,
     stream: TextIO | None = None,
 ) -> list[Planned]:
-    """Run an experiment, a YAML file, until every run is finished or has failed; return its runs.
+    """Run an experiment until every run is finished or has failed.
 
     Args:
-        path: the file.
+        path: the experiment's YAML file.
         out: folder for the runs, which every worker sees. Sweeps may share it.
         jobs: runs at a time, each a process of this machine.
-        address: of a Dask scheduler, whose workers are used instead.
-        dry_run: whether to list the runs and the time they will take, and run none.
-        changes: what is set otherwise than in the file, see `marn.experiments.plan.read`.
-        stream: where to say what happens; by default standard output.
+        address: address of a Dask scheduler, whose workers are used instead.
+        dry_run: list the runs and the time that each will take, and run none.
+        changes: settings that replace those of the file, see `marn.experiments.plan.read`.
+        stream: where progress is written; by default standard output.
+
+    Returns:
+        The runs of the experiment, in the order of the grid.
 
     Raises:
-        MarnError: what the file says does not exist, the disk has no room, no scheduler answers at
-            the address, or runs failed; the others were finished before.
+        MarnError: see `marn.experiments.plan.plan`; or the disk has no room, no scheduler answers
+            at the address, or runs failed (after all others were finished, unless the first few
+            failed or the disk filled up).
     """
     path, out, stream = Path(path), Path(out).resolve(), stream or sys.stdout
     runs, before = plan(path, out, changes), finished(out)
@@ -153,7 +169,7 @@ def sweep(
 
 
 def _check_room(out: Path, runs: int) -> None:
-    """Refuse to begin what the disk cannot hold."""
+    """Refuse to begin runs that the disk has no room for."""
     sizes = [
         sum(file.stat().st_size for file in done.parent.rglob("*") if file.is_file())
         for done in out.glob(f"*/{DONE}")
@@ -214,20 +230,24 @@ def _client(jobs: int, address: str | None) -> Client:
 
 
 def _own_gpu(gpus: Sequence[str]) -> WorkerPlugin:
-    """Give each worker of this machine a GPU, one after the other; its kernels see no other."""
+    """Assign the GPUs to the workers of this machine in turn; a worker's kernels see only its own.
+
+    Args:
+        gpus: ids as `CUDA_VISIBLE_DEVICES` has them.
+    """
     from distributed import WorkerPlugin
 
     class OwnGpu(WorkerPlugin):
         name = "own-gpu"
 
-        def setup(self, worker: Any) -> None:  # again when a worker that died is started anew
+        def setup(self, worker: Any) -> None:  # called again when a dead worker is restarted
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker.name) % len(gpus)]
 
     return OwnGpu()
 
 
 class _Queue:
-    """The runs that are under way on the workers of a client."""
+    """The unfinished runs of a sweep, submitted to the workers of a client."""
 
     def __init__(
         self, client: Client, notebook: Path, runs: Sequence[Planned], progress: Progress
@@ -260,7 +280,7 @@ class _Queue:
         self.futures[future] = run
 
     def run(self) -> list[str]:
-        """Wait for all of them and say what happens; return what failed, a line each."""
+        """Wait for all runs and report their progress; return one line per failed run."""
         from distributed import wait
 
         alone = False
@@ -278,10 +298,10 @@ class _Queue:
         return self.failed
 
     def _ended(self, future: Future, run: Planned) -> None:
-        """Take a run that has ended in whatever way."""
+        """Record how a run ended; submit it again if it was busy, or if its worker died once."""
         error = future.exception()
         said = future.result() if error is None else str(error).splitlines()[0]
-        if said == "busy":  # by another sweep: look again when there is nothing else to do
+        if said == "busy":  # another sweep is running it: queue it behind all other runs
             time.sleep(_POLL)
             self._submit(run)
         elif said == "done":

@@ -1,4 +1,4 @@
-"""Tables of results: the papers' with own figures beside the printed ones, and what seeds say."""
+"""Tables of results: our scores beside the papers', and averages over seeds."""
 
 import itertools
 import re
@@ -12,13 +12,13 @@ from marn.errors import MarnError
 from marn.experiments import published
 
 BINS = (0, 10, 30, 100, 300)
-"""Least training notes of each group of codes."""
+"""Lower bounds, in training notes, of the groups of codes."""
 _BLOCKS = ("mtl", "ram", "fl")
 _SAME = {("marn", ""): ("bigru_la", "mtl+ram+fl"), ("mt_ram", ""): ("bigru_la", "mtl+ram")}
 
 
 def blocks_of(label: str) -> str:
-    """Write the label of a row of blocks as `marn.experiments.published` does.
+    """Write the label of an ablation row as `marn.experiments.published` does.
 
     Example:
         >>> blocks_of("+RAM+MTL (add)"), blocks_of("base"), blocks_of("base + bias")
@@ -33,10 +33,10 @@ def blocks_of(label: str) -> str:
 def beside(
     own: pd.DataFrame, paper: str, table: str, *, dataset: str = "MIMIC-III-50", task: str = "icd"
 ) -> pd.DataFrame:
-    """Lay own figures out as a table of a paper, beside those that it prints.
+    """Lay out our scores as a table of a paper, beside the printed ones.
 
-    MARN is the BiGRU with all three blocks, and MT-RAM that with two. Own rows that the paper lacks
-    come last.
+    MARN counts as the BiGRU with all three blocks, and MT-RAM as the BiGRU with two. Our rows that
+    the paper lacks come last.
 
     Args:
         own: one row per system, from `marn.experiments.results.summary` with one `rule`: `model`,
@@ -44,15 +44,15 @@ def beside(
             and `SCORE sd`.
         paper: one of `published.PAPERS`.
         table: such as "Table 5".
-        dataset: of the table.
-        task: of the table.
+        dataset: data set of the table, see `marn.experiments.published.table`.
+        task: task of the table, "icd" or "ccs".
 
     Returns:
         One row per printed row: `row`, `seeds`, and for each score that the paper prints `SCORE`,
-        `SCORE sd` (own) and `SCORE published`, all in percent.
+        `SCORE sd` (ours) and `SCORE published`, all in percent.
 
     Raises:
-        MarnError: the paper has no such table, or a system is there twice.
+        MarnError: the paper has no such table, or `own` has a system twice.
     """
     cells = published.figures()
     wanted = {"paper": paper, "table": table, "dataset": dataset, "task": task}
@@ -87,17 +87,17 @@ def _line(name: str, own: Any, theirs: Any, scores: Sequence[str]) -> dict[str, 
 
 
 def over_seeds(table: pd.DataFrame, by: Sequence[str], figure: str) -> pd.DataFrame:
-    """Average a figure over seeds, for a curve or a row of a table.
+    """Average a score over seeds, for a curve or a row of a table.
 
     Args:
         table: a row per run, such as those of `marn.experiments.results.collect` with one task and
             rule.
         by: columns that name a point, such as `["model", "train_notes"]`.
-        figure: column to average.
+        figure: the column to average.
 
     Returns:
-        `by`, `seeds`, `mean`, `sd`, `low` and `high`: Student's 95 % interval over seeds, missing
-        for a single one.
+        The columns `by`, `seeds`, `mean`, `sd`, and `low` and `high`: Student's 95 % interval over
+        seeds. With a single seed, `sd`, `low` and `high` are NaN.
     """
     from scipy import stats
 
@@ -111,16 +111,16 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], figure: str) -> pd.DataFr
 def by_frequency(
     codes: pd.DataFrame, by: Sequence[str], bins: Sequence[int] = BINS
 ) -> pd.DataFrame:
-    """Average the F1 of codes by how many training notes have them.
+    """Average the F1 of codes within groups of similar training frequency.
 
     Args:
         codes: from `marn.experiments.results.per_code`; codes that no test note has are left out.
         by: labels that name a system.
-        bins: least training notes of each group.
+        bins: lower bounds of the groups, in training notes, ascending.
 
     Returns:
-        `by`, `training notes` (as "10-29"), `codes`, and the mean over codes of F1, over seeds:
-        `seeds`, `mean`, `sd`, `low` and `high`, see `over_seeds`.
+        The columns `by`, `training notes` (such as "10-29"), `codes` (their number), and the mean
+        F1 of the codes over seeds: `seeds`, `mean`, `sd`, `low` and `high`, see `over_seeds`.
     """
     names = [f"{low}-{high - 1}" for low, high in itertools.pairwise(bins)] + [f"{bins[-1]}+"]
     shown = codes[(codes["present"] > 0) & (codes["frequency"] >= bins[0])]

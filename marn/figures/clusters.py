@@ -64,7 +64,7 @@ def ccs_neighbourhoods(
     *,
     icd_names: Sequence[str],
 ) -> go.Figure:
-    """Draw some CCS codes, the ICD codes that map to each, and the circle of the test.
+    """Draw some CCS codes, the ICD codes that map to each, and the circle that the test counts in.
 
     Args:
         icd_points: (C_icd, 2) float.
@@ -76,7 +76,8 @@ def ccs_neighbourhoods(
         icd_names: (C_icd,) code and title, shown on hover for the ICD codes of a panel.
 
     Raises:
-        MarnError: the lengths differ, or a panel is not a row of `ccs_points`.
+        MarnError: `icd_points` and `parent` differ in length, or a panel is not a row of
+            `ccs_points`.
 
     References:
         Fig. 10 of the journal version (Fig. 9 of the preprint): CCS 3, 11, 195 and 223.
@@ -89,7 +90,7 @@ def ccs_neighbourhoods(
     figure = make_subplots(rows=rows, cols=2, subplot_titles=titles, **spaces)
     lay_out(figure, "ICD codes around their CCS code", 150 + 240 * rows)
     figure.update_layout(margin={"t": 84, "l": 8, "r": 8, "b": 8})
-    # one point per cell of a fine grid: more cannot be told apart, and each panel has all
+    # one point per cell of a fine grid: closer points look like one, and each panel draws them all
     low, span = icd.min(axis=0), np.ptp(icd, axis=0).max() or 1.0
     cloud = low + np.unique(np.rint((icd - low) / span * 80), axis=0) * span / 80
     look = {"color": COLOURS[1], "size": 11, "symbol": "diamond"}

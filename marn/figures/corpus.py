@@ -22,7 +22,7 @@ from marn.figures.style import (
 
 
 def code_frequency(frequency: ArrayLike, names: Sequence[str], *, system: str = "ICD") -> go.Figure:
-    """Draw how many notes have each code, most frequent first; the axis can be logarithmic.
+    """Draw how many notes have each code, most frequent first, on a linear or logarithmic axis.
 
     Args:
         frequency: (C,) int, notes per code.

@@ -1,4 +1,4 @@
-"""Figures of the losses: the focal loss, the output that it asks for, and the loss of each code."""
+"""Figures of the losses: the focal loss, the output that minimises it, and the loss per code."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from marn.errors import MarnError
 from marn.figures.style import COLOURS, GREY, check_columns, curve, lay_out, rounded
 
 _READINGS = ("paper", "released")
-_POINTS = 300  # of a curve over codes; single codes scatter too much to compare two curves
+_POINTS = 300  # points of a curve over codes; single codes scatter too much to compare curves
 
 
 def focal_curves() -> go.Figure:
-    """Draw the loss of a present code against the probability that the model gives it.
+    """Draw the focal loss of a present code against its predicted probability.
 
     References:
         Eq. 16 without alpha, which only rescales; gamma 0 is cross-entropy.
@@ -39,12 +39,16 @@ def focal_optimum(
     gammas: Sequence[float] = (0, 0.5, 1, 2, 3, 5),
     readings: Sequence[str] = _READINGS,
 ) -> go.Figure:
-    """Draw the output that each reading of the focal loss asks for, against the true probability.
+    """Draw the output that minimises each reading of the focal loss, against the true probability.
 
     Args:
         alpha: weight of Eq. 16; the point 1 - alpha is marked.
-        gammas: focusing exponents; more than one gives a slider, which starts at 2 if it has it.
+        gammas: focusing exponents; more than one gives a slider, which starts at 2 if that is
+            among them.
         readings: any of "paper" and "released", see `marn.analysis.focal_optimum`.
+
+    Raises:
+        MarnError: alpha or a gamma is out of range, or a reading is unknown.
 
     References:
         Eq. 16.

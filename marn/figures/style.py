@@ -1,4 +1,4 @@
-"""What all figures share: layout, colours, rounding, and checks of their input.
+"""Share layout, colours, rounding and checks of input among all figures.
 
 A figure leaves the colours of text, grid and background to the page that shows it (template
 "none"), is legible on a phone, and holds plain lists rounded to four digits, so that its JSON is
@@ -30,10 +30,10 @@ _HERE: Final = {"displaylogo": False, "showSendToCloud": False}
 
 
 def _keep_figures_here() -> None:
-    """Take plotly's button that uploads a figure, note text included, out of all that is shown.
+    """Remove plotly's button that uploads a figure, note text included, wherever one is shown.
 
-    It holds for figures of any origin, in a notebook (`marn` sees to that in a kernel), a browser
-    and an exported page.
+    This applies to every plotly figure of the process, not only to ours: in a notebook (`marn`
+    imports this module in a kernel), in a browser and on an exported page.
     """
     for name in plotly.io.renderers:
         renderer = plotly.io.renderers[name]
@@ -57,13 +57,13 @@ _keep_figures_here()
 
 
 def lay_out(figure: go.Figure, title: str, height: int = 420, **layout: Any) -> go.Figure:
-    """Give a figure, in place, the house layout: title wrapped for a phone, legend below.
+    """Apply the house layout in place: title wrapped for a phone, legend below.
 
     Args:
         figure: the figure, which is also returned.
-        title: its title.
+        title: plain text; it is escaped.
         height: in pixels.
-        layout: what else `update_layout` takes, such as `xaxis_title="epoch"`.
+        layout: other arguments of `update_layout`, such as `xaxis_title="epoch"`.
     """
     lines = textwrap.wrap(title, 42)
     figure.update_layout(
@@ -89,7 +89,9 @@ def lay_out(figure: go.Figure, title: str, height: int = 420, **layout: Any) -> 
 
 
 def rounded(values: ArrayLike, digits: int = 4) -> list[Any]:
-    """Return numbers rounded to so many significant digits, None for those that are not finite.
+    """Return numbers rounded to `digits` significant digits, None for those that are not finite.
+
+    Integers are returned unchanged.
 
     Example:
         >>> rounded([1 / 3, float("nan"), 12345.6])
@@ -102,12 +104,12 @@ def rounded(values: ArrayLike, digits: int = 4) -> list[Any]:
 
 
 def escaped(text: object) -> str:
-    """Return text that plotly shows as it is: it would read the "<500g" of a title as a tag."""
+    """Escape text for plotly, which would read the "<500g" of a title as a tag."""
     return html.escape(str(text), quote=False)
 
 
 def wrapped(texts: Sequence[object], width: int = 40) -> list[str]:
-    """Return texts escaped and broken into lines of at most so many characters."""
+    """Return texts escaped and broken into lines of at most `width` characters."""
     return ["<br>".join(map(escaped, textwrap.wrap(str(text), width))) for text in texts]
 
 
@@ -124,7 +126,7 @@ def dots(
     kind: Any = go.Scatter,
     **marker: Any,
 ) -> Any:
-    """Return a trace of (n, 2) points, with the texts shown on hover, or nothing without texts."""
+    """Return a trace of (n, 2) points; `texts` appear on hover, and None turns hovering off."""
     text = None if texts is None else wrapped(texts)
     hover = "skip" if texts is None else "text"
     x, y = rounded(points[:, 0], 3), rounded(points[:, 1], 3)
