@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from distributed import Client, LocalCluster
 from nbformat.v4 import new_code_cell, new_notebook
 from notebooks import run_here
 from toys import toy_corpus
@@ -303,6 +305,19 @@ def test_a_killed_sweep_is_finished_by_the_next_and_no_run_runs_twice(home, caps
     ran = (home / "log").read_text().split("\n")[:-1]
     assert len(set(ran)) == 3
     assert len(ran) <= 4  # the one that was killed may have run once more
+
+
+def test_a_sweep_without_workers_waits_and_says_so_once(home, monkeypatch):
+    monkeypatch.setattr(sweep, "_POLL", 0.1)
+    said, runs = io.StringIO(), plan(write(home), home / "runs")
+    started = LocalCluster(n_workers=0, processes=False, dashboard_address=None)
+    with started as cluster, Client(cluster) as client:
+        progress = sweep.Progress(1, stream=said)
+        queue = sweep._Queue(client, home / "work.ipynb", runs, progress)
+        threading.Timer(1.0, cluster.scale, [1]).start()
+        assert queue.run() == []
+    assert said.getvalue().count("all workers have stopped; waiting for one") == 1
+    assert "1/1 seed 0: " in said.getvalue()
 
 
 def test_a_run_whose_worker_dies_is_taken_up_once(home):

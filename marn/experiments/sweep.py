@@ -288,7 +288,9 @@ class _Queue:
             try:
                 ended = wait(list(self.futures), timeout=_POLL, return_when="FIRST_COMPLETED").done
             except TimeoutError:
-                workers = self.client.scheduler_info(n_workers=-1)["workers"]
+                workers = self.client.scheduler_info()[
+                    "n_workers"
+                ]  # the list may be empty by a race
                 if not workers and not alone:
                     self.progress.line("all workers have stopped; waiting for one")
                 alone = not workers
