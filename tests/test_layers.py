@@ -16,6 +16,7 @@ from marn.nn.layers import (
     attend,
     convolve,
     length_mask,
+    reorder,
 )
 from marn.nn.ram import TokenNorm
 
@@ -315,3 +316,16 @@ def test_attention_in_parts_is_attention(width, at_once):
         strict=True,
     ):
         assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_reorder_is_a_gather_of_rows():
+    x = torch.randn(3, 5, 2, dtype=torch.float64).transpose(0, 1).transpose(0, 1)  # (B, T, D)
+    order = torch.stack([torch.randperm(5)[:4] for _ in range(3)])  # (B, T')
+    gradients = []
+    for way in (reorder, lambda x, order: x.gather(1, order[..., None].expand(-1, -1, 2))):
+        leaf = x.clone().requires_grad_()
+        out = way(leaf, order)
+        (out * torch.arange(24).view(3, 4, 2)).sum().backward()
+        gradients.append((out.detach(), leaf.grad))
+    assert all(map(torch.equal, *gradients))
+    assert reorder(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[1, 0]])).tolist() == [[[2], [1]]]

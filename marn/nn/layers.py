@@ -77,11 +77,20 @@ class WordEmbedding(nn.Module):
         return self.dropout(self.table(tokens))
 
 
+def reorder(x: Tensor, order: Tensor) -> Tensor:
+    """Take positions of each note in another order: (B, T, D), (B, T') int64 -> (B, T', D).
+
+    Whole rows are copied: on a CPU ten times as fast as a gather, which copies numbers one by one.
+    """
+    first = x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
+    return x.flatten(0, 1).index_select(0, (first + order).flatten()).unflatten(0, order.shape)
+
+
 class Bidirectional(nn.Module):
     """Run one recurrent layer in both directions, exactly for padded batches.
 
-    The backward direction reads each note from its own last word: its input is reversed per note
-    by a gather, and its output is gathered back. This equals a packed sequence, but takes time
+    The backward direction reads each note from its own last word: its input is reversed per note,
+    and its output is reversed back. This equals a packed sequence, but takes time
     linear in T (training on a CPU with packed sequences is quadratic). Without a mask the backward
     direction starts in the padding, as in the released code.
 
@@ -104,9 +113,8 @@ class Bidirectional(nn.Module):
             return torch.cat([ahead, back.flip(1)], dim=2)
         steps = torch.arange(x.shape[1], device=x.device)
         reverse = torch.where(mask, mask.sum(1, keepdim=True) - 1 - steps, steps)  # (B, T)
-        ahead, back = self.run(x, x.gather(1, reverse[..., None].expand_as(x)))
-        back = back.gather(1, reverse[..., None].expand_as(back))
-        return torch.cat([ahead, back], dim=2) * mask[..., None]
+        ahead, back = self.run(x, reorder(x, reverse))
+        return torch.cat([ahead, reorder(back, reverse)], dim=2) * mask[..., None]
 
     def run(self, ahead: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """Run each direction on its input: (B, T, E), (B, T, E) -> (B, T, d_r), (B, T, d_r)."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from marn.nn.heads import PooledHead
-from marn.nn.layers import length_mask
+from marn.nn.layers import length_mask, reorder
 from marn.transformers.base import TransformerCoder
 
 Reading = Literal["state", "pooled"]
@@ -103,8 +103,9 @@ class ClinicalBERT(TransformerCoder):
         width = min(self.window, x.shape[1])
         steps = torch.arange(width, device=x.device)
         kept = (sizes - self.window).clamp(min=0)[:, None] + steps  # (B, width)
-        x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[2]))
-        states = self.read(*self.framed(x, length_mask(sizes.clamp(max=width), width)))
+        states = self.read(
+            *self.framed(reorder(x, kept), length_mask(sizes.clamp(max=width), width))
+        )
         if not self.pooled:
             return states
         whole = length_mask(self.positions(sizes), width + 2)
