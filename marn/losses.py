@@ -23,6 +23,9 @@ def smooth(targets: Tensor, share: float) -> Tensor:
         targets: (B, C) float, 0 or 1.
         share: s in [0, 1); 0 returns `targets` as they are.
 
+    Returns:
+        (B, C) float in [0, 1].
+
     References:
         Ji et al. 2020 (DCAN), with s = 0.1.
 
@@ -82,7 +85,7 @@ def focal_loss(
       ones; sum over codes, mean over notes. The best output then crosses 0.5 where the true
       probability is :math:`1 - \alpha`, whatever :math:`\gamma` is.
 
-    Computed from log-sigmoids, so that it is finite, with finite gradients, for any logit.
+    It is computed from log-sigmoids, so that it and its gradients are finite for any logit.
 
     Args:
         logits: (B, C) float, unbounded.
@@ -119,11 +122,14 @@ def focal_loss(
 
 
 def multitask_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Sum the losses of the tasks with weights: Eq. 17 (MARN), Eq. 14 (MT-RAM).
+    """Compute the weighted sum of the tasks' losses: Eq. 17 (MARN), Eq. 14 (MT-RAM).
 
     Args:
         losses: one scalar per task.
         weights: weight per task; 1 for a task that is not named.
+
+    Returns:
+        A scalar.
 
     Raises:
         MarnError: there are no losses, or a weight names a task without a loss.
@@ -141,7 +147,7 @@ def multitask_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -
 def _check(logits: Tensor, targets: Tensor) -> None:
     if logits.shape != targets.shape:
         raise MarnError(
-            f"logits and targets must have one shape, but got {tuple(logits.shape)} and "
+            f"logits and targets must have the same shape, but got {tuple(logits.shape)} and "
             f"{tuple(targets.shape)}"
         )
 

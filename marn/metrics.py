@@ -6,12 +6,12 @@ Shapes: N notes, C codes. Scores are fractions in [0, 1]. The rules:
 * Ties in a ranking (precision and recall at k, mean average precision) are broken by the lower code
   index; under the ROC curve a tied pair counts one half.
 * If k exceeds C, all C codes count, so that precision at k equals that at C, and recall is 1.
-* A share of nothing is 0: precision without predictions, recall without codes, and their F1. A
-  ranking measure is `nan` where nothing can be ranked: an area without positives or negatives, and
-  mean average precision and `macro_f1_present` without any code.
+* 0 / 0 is 0: precision without predictions, recall without codes, and their F1. A measure is `nan`
+  where it is undefined: an area without positives or negatives, and mean average precision and
+  `macro_f1_present` without any code.
 
 `score(…, rule="caml")` follows CAML's released script, and so published scores: ties are broken by
-the higher index (a reversed argsort, which leaves the order of ties open), and micro-averages that
+the higher index (its reversed argsort does not specify the order of ties), and micro-averages that
 divide by 0 are `nan`.
 """
 
@@ -29,7 +29,7 @@ Indices = NDArray[np.intp]
 Rule = Literal["sound", "caml"]
 BINS = ((0, 9), (10, 29), (30, 99), (100, 299), (300, None))
 """Ranges of training notes per code, the groups of `by_frequency`."""
-_BLOCK = 128  # notes or codes at once: 3,372 x 128 float32 is 1.7 MB
+_BLOCK = 128  # notes or codes at once: 3,372 x 128 float32 take 1.7 MB
 
 
 def auc_per_code(probabilities: ArrayLike, targets: ArrayLike) -> Array:
@@ -81,8 +81,8 @@ def score(
         ks: cut-offs of precision and recall at k, at least 1.
         threshold: a code is predicted where its probability is above this: one number or (C,).
             0.5 is what rounding does in the released code.
-        rule: how to treat ties and shares of nothing: as this module ("sound") or as CAML's script
-            ("caml").
+        rule: how to treat ties and 0 / 0: as described in this module ("sound") or as in CAML's
+            script ("caml").
 
     Returns:
         Fractions in [0, 1] under `micro_f1`, `micro_precision`, `micro_recall`,
@@ -117,7 +117,7 @@ def _threshold_scores(
 ) -> dict[str, float]:
     """Score (N, C) predictions, given the notes and codes of the P pairs that are present."""
     width = predicted.shape[1]
-    present = np.bincount(codes, minlength=width)  # (C,), as the next two
+    present = np.bincount(codes, minlength=width)  # (C,), as are the next two
     claims = predicted.view(np.uint8).sum(axis=0, dtype=np.uint32).astype(np.intp)
     hits = np.bincount(codes[predicted[notes, codes]], minlength=width)
     precision, recall = _ratio(hits, claims), _ratio(hits, present)
@@ -172,7 +172,7 @@ def by_frequency(
         threshold: see `score`.
 
     Returns:
-        {group of `BINS`: `codes`, their number, and `micro_f1`}, for groups with codes.
+        {group of `BINS`: {`codes`: number of codes in it, `micro_f1`}}, for groups with codes.
 
     Raises:
         MarnError: the shapes differ, or values are out of range.
@@ -204,7 +204,7 @@ def best_threshold(probabilities: ArrayLike, targets: ArrayLike) -> float:
         targets: (N, C) bool or 0/1.
 
     Returns:
-        The threshold, to be used with `>`; 0.5 where no target is present.
+        The threshold, to be used with `>`; 0.5 if no target is present.
 
     Raises:
         MarnError: the shapes differ, or values are out of range.
@@ -232,10 +232,17 @@ def best_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> Array:
     """Find the threshold with the highest F1 for each code.
 
     Rare codes have few positives to choose from, so a single threshold for all codes
-    (`best_threshold`, with the same arguments) is often safer.
+    (`best_threshold`) is often safer.
+
+    Args:
+        probabilities: (N, C) float.
+        targets: (N, C) bool or 0/1.
 
     Returns:
         (C,) float64, to be used with `>`; 0.5 for a code without positives.
+
+    Raises:
+        MarnError: the shapes differ, or values are out of range.
     """
     scores, truth = _checked(probabilities, targets)
     codes = range(scores.shape[1])
@@ -256,8 +263,9 @@ def reliability(
         bins: number of bins, B.
 
     Returns:
-        `said`, the mean probability in each bin, (B,); `true`, the share of its pairs that are
-        present, (B,); `share`, of all pairs, (B,). The first two are nan for an empty bin.
+        `said`, the mean probability in each bin, (B,); `true`, the fraction of its pairs that are
+        present, (B,); `share`, its fraction of all pairs, (B,). The first two are `nan` for an
+        empty bin.
 
     Raises:
         MarnError: the shapes differ, or values are out of range.
@@ -324,8 +332,13 @@ def _positives(truth: NDArray[np.bool_]) -> tuple[Indices, Indices]:
 def _look_up(ascending: Array, wanted: Array, counts: Indices) -> tuple[Indices, Indices]:
     """Count, for each wanted score of a row, the row's scores below it and those not above it.
 
-    Rows are sorted, (R, S); the scores wanted follow each other row after row, (P,), `counts` (R,)
-    of each.
+    Args:
+        ascending: (R, S), sorted rows.
+        wanted: (P,), the wanted scores of all rows, row after row.
+        counts: (R,), number of wanted scores of each row.
+
+    Returns:
+        The two counts, (P,) each.
     """
     below, upto = np.empty((2, len(wanted)), np.intp)
     end = 0
@@ -339,10 +352,10 @@ def _look_up(ascending: Array, wanted: Array, counts: Indices) -> tuple[Indices,
 
 
 def _areas(below: Indices, upto: Indices, counts: Indices, size: int) -> Array:
-    """Return areas under ROC curves (G,), by what `_look_up` says of the positives of each group.
+    """Return areas under ROC curves (G,), from what `_look_up` returns for each group's positives.
 
-    The Mann-Whitney statistic with mid-ranks, so that tied pairs count one half; `nan` for a group
-    of `size` scores without positives or negatives.
+    An area is the Mann-Whitney statistic with mid-ranks, so that tied pairs count one half; it is
+    `nan` for a group of `size` scores without positives or negatives.
     """
     groups = np.repeat(np.arange(len(counts)), counts)
     ranks = np.bincount(groups, (below + upto + 1) / 2, len(counts))
@@ -351,7 +364,7 @@ def _areas(below: Indices, upto: Indices, counts: Indices, size: int) -> Array:
 
 
 def _code_areas(scores: Array, notes: Indices, codes: Indices) -> tuple[Array, Array, Array]:
-    """Return the areas of the codes (C,), their scores, sorted (C, N), and those present (P,)."""
+    """Return the codes' areas (C,), their sorted scores (C, N), and those of positives (P,)."""
     size, width = scores.shape
     counts = np.bincount(codes, minlength=width)
     by_code = np.argsort(codes, kind="stable")
@@ -374,14 +387,14 @@ def _pair_area(scores: Array, wanted: Array) -> float:
     """Return the area over all pairs at once; `scores` are sorted in place."""
     flat, total = scores.reshape(-1), np.array([len(wanted)])
     flat.sort()
-    # in ascending order, so that neighbours are looked up in turn
+    # Ascending, so that neighbours are looked up in turn.
     return float(_areas(*_look_up(flat[None], np.sort(wanted), total), total, len(flat))[0])
 
 
 def _ranks(scores: Array, notes: Indices, codes: Indices, *, first: bool) -> Indices:
     """Return the 1-based ranks (P,) of the pairs that are present, each within its note.
 
-    Of codes with one score the lower index comes first, or last.
+    Among codes with the same score the lower index comes first, or last if `first` is false.
     """
     size, width = scores.shape
     counts, wanted = np.bincount(notes, minlength=size), scores[notes, codes]

@@ -3,13 +3,13 @@
 Sun et al. 2022 read a discharge summary and assign it ICD codes (the diagnoses and procedures that
 are billed) and CCS codes (coarser groups of them). This file follows their equations in the order
 of the paper; `python -m marn.plain` trains it on the teaching corpus. The library's `marn` model is
-a faster way of computing the same numbers, and tests hold the two equal.
+a faster way of computing the same numbers, and tests check that the two agree.
 
-Shapes: B notes in a batch, T tokens in the longest of them, E features of a word vector, D of a
-token after the GRU, C codes of a task. `mask` is (B, T), true at tokens and false at padding. Every
-layer leaves padding at zero and lets nothing leak out of it, so that a note's result does not
-depend on its batch. The authors' code has no mask; `mask=None` computes what it does. Tokens come
-second, (B, T, D), but in RAM last, (B, D, T), as torch's convolutions and norms want them.
+Shapes: B notes in a batch, T tokens in the longest of them, E features of a word vector, D features
+of a token after the GRU, C codes of a task. `mask` is (B, T), true at tokens and false at padding.
+Every layer leaves padding at zero and lets nothing leak out of it, so that a note's result does not
+depend on its batch. The authors' code has no mask; `mask=None` does the same as that code. Tokens
+come second, (B, T, D), but in RAM last, (B, D, T), as torch's convolutions and norms expect.
 
 Names here, and in the library:
 
@@ -49,19 +49,19 @@ class BiGRU(nn.Module):
         self.backwards = nn.GRU(embedding_size, hidden_size, batch_first=True)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T, D), with D = 2 hidden_size."""
+        """Encode notes: (B, T, E) -> (B, T, D), with D = 2 hidden_size."""
         left = self.forwards(x)[0]  # Eq. 1: (B, T, D/2)
         right = reverse(self.backwards(reverse(x, mask))[0], mask)  # Eq. 2: (B, T, D/2)
         h = torch.cat([left, right], dim=2)  # Eq. 3: (B, T, D)
-        # A GRU runs on into the padding, and only what it has there is dropped.
+        # Each GRU also runs over the padding; its states there are set to 0.
         return h if mask is None else h * mask[..., None]
 
 
 class TokenNorm(nn.BatchNorm1d):
-    """Batch normalisation of each channel over all tokens of a batch, padding left out."""
+    """Batch normalisation of each channel over all tokens of a batch, without padding."""
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # type: ignore[override]
-        """(B, C, T) -> (B, C, T)."""
+        """Normalise features: (B, C, T) -> (B, C, T)."""
         if mask is None:
             return super().forward(x)
         out = torch.zeros_like(x).transpose(1, 2)  # (B, T, C)
@@ -86,13 +86,13 @@ class Block(nn.Module):
         self.norm2 = TokenNorm(channels_out)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, channels_in, T) -> (B, channels_out, T)."""
+        """Apply the block: (B, channels_in, T) -> (B, channels_out, T)."""
         x = torch.tanh(self.norm1(self.conv1(x), mask))
         return self.norm2(self.conv2(x), mask)
 
 
 class RAM(nn.Module):
-    """Recalibrated Aggregation Module, Eqs. 7-11: an hourglass whose result reweighs its input."""
+    """Recalibrated Aggregation Module, Eqs. 7-11: an hourglass whose result reweights its input."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -103,8 +103,8 @@ class RAM(nn.Module):
         self.up2 = Block(size // 2, size, up=True)
 
     def forward(self, h: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        h = h.transpose(1, 2)  # (B, D, T), as convolutions want it
+        """Recalibrate the features: (B, T, D) -> (B, T, D)."""
+        h = h.transpose(1, 2)  # (B, D, T), as convolutions expect
         d1 = self.down1(h, mask)  # Eq. 7: (B, D/2, T)
         d2 = self.down2(d1, mask)  # Eq. 8: (B, D/4, T)
         l1 = self.lateral(d2, mask)  # Eq. 9: (B, D/4, T)
@@ -114,7 +114,7 @@ class RAM(nn.Module):
 
 
 class LabelAttention(nn.Module):
-    """One question and one classifier for each code of a task, Eqs. 12-15."""
+    """One query and one classifier for each code of a task, Eqs. 12-15."""
 
     def __init__(self, size: int, codes: int) -> None:
         super().__init__()
@@ -124,12 +124,12 @@ class LabelAttention(nn.Module):
         nn.init.xavier_uniform_(self.classifier.weight)
 
     def forward(self, o: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, D) -> logits (B, C)."""
+        """Compute logits: (B, T, D) -> (B, C)."""
         scores = self.query.weight @ o.transpose(1, 2)  # (B, C, T)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], float("-inf"))
         a = scores.softmax(dim=2)  # Eq. 12: (B, C, T), each row sums to 1
-        v = a @ o  # Eq. 13: (B, C, D), what each code has seen
+        v = a @ o  # Eq. 13: (B, C, D), each code's view of the note
         y = self.classifier.weight * v  # Eq. 14: (B, C, D), element by element
         return y.sum(dim=2) + self.classifier.bias  # Eq. 15 before its sigmoid: (B, C)
 
@@ -141,7 +141,7 @@ class MARN(nn.Module):
         vectors: (words, E) float, the word vectors; row 0 is padding, and zero.
         tasks: number of codes of each task, such as {"icd": 50, "ccs": 38}.
         hidden_size: features of one direction of the GRU.
-        dropout: share of features dropped after the embedding and after RAM.
+        dropout: dropout probability after the embedding and after RAM.
         tune_embeddings: whether training changes the word vectors; the authors keep them frozen.
         padding: "masked", or "released" for what the authors' code does.
     """
@@ -168,7 +168,7 @@ class MARN(nn.Module):
         self.padding = padding
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Word numbers (B, T), padded with 0 -> logits {task: (B, C)}."""
+        """Score notes: word numbers (B, T), padded with 0 -> logits {task: (B, C)}."""
         mask = tokens > 0 if self.padding == "masked" else None  # (B, T)
         x = self.dropout(self.embedding(tokens))  # (B, T, E)
         h = self.bigru(x, mask)  # (B, T, D)
@@ -184,13 +184,13 @@ def focal_loss(
     alpha: float = 0.999,
     gamma: float = 2.0,
 ) -> Tensor:
-    """Focal loss, as the authors' code computes it ("released") or as Eq. 16 has it ("paper").
+    """Compute the focal loss as the authors' code does ("released") or as in Eq. 16 ("paper").
 
     Both multiply the cross-entropy of a decision by (1 - p_t)^gamma, which is small where the model
-    is sure and right. Eq. 16 also weighs a present code 999 times as much as an absent one; the
-    code gives all of them the same weight.
+    is sure and right. Eq. 16 also gives a present code 999 times the weight of an absent one; the
+    code gives all of them the same weight. (B, C), (B, C) -> scalar.
     """
-    # Log of the probability that the model gives to the truth, (B, C).
+    # Log of the probability that the model assigns to the truth, (B, C).
     log_p_t = F.logsigmoid(torch.where(targets == 1, logits, -logits))
     loss = -((1 - log_p_t.exp()) ** gamma) * log_p_t
     if reading == "released":
@@ -202,7 +202,7 @@ def focal_loss(
 def joint_loss(
     logits: dict[str, Tensor], targets: dict[str, Tensor], *, reading: str = "released"
 ) -> Tensor:
-    """Weighted sum of the tasks' losses, Eq. 17: {task: (B, C)} twice -> scalar."""
+    """Compute the weighted sum of the tasks' losses, Eq. 17: {task: (B, C)} twice -> scalar."""
     losses = {task: focal_loss(logits[task], targets[task], reading=reading) for task in logits}
     return torch.stack([TASK_WEIGHTS.get(task, 1.0) * x for task, x in losses.items()]).sum()
 
@@ -221,7 +221,7 @@ def train(
     """Train on notes, (T,) int64 each, with targets {task: (N, C)}, 1 where a note has a code.
 
     The learning rate rises over the share `warmup` of all steps, then falls linearly to 0. Nothing
-    is scored on the way: it neither stops early nor keeps the best epoch, as `marn.fit` does.
+    is scored on the way: unlike `marn.fit`, it does not stop early or keep the best epoch.
     """
     batches = [b for _ in range(epochs) for b in torch.randperm(len(notes)).split(batch_size)]
     rising = max(1, round(warmup * len(batches)))
@@ -254,7 +254,7 @@ def predict(model: MARN, notes: list[Tensor], *, batch_size: int = 16) -> dict[s
 
 
 def micro_f1(probabilities: Tensor, targets: Tensor, threshold: float = 0.5) -> float:
-    """F1 over all pairs of a note and a code: (N, C), (N, C) -> a number from 0 to 1."""
+    """Compute F1 over all pairs of a note and a code: (N, C), (N, C) -> a number from 0 to 1."""
     predicted, present = probabilities > threshold, targets == 1
     hits = (predicted & present).sum()
     return (2 * hits / (predicted.sum() + present.sum()).clamp(min=1)).item()
@@ -268,7 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m marn.plain", description=main.__doc__, usage=argparse.SUPPRESS
     )
-    parser.add_argument("corpus", nargs="?", default="data/teaching", help="its folder")
+    parser.add_argument("corpus", nargs="?", default="data/teaching", help="folder of the corpus")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--hidden-size", type=int, default=64)
     parser.add_argument("--max-length", type=int, default=600, help="words read of each note")

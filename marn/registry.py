@@ -1,4 +1,4 @@
-"""Find systems by name: `available` lists them, `build` makes one."""
+"""Find systems by name: `available` lists them, `build` builds one."""
 
 import importlib
 import inspect
@@ -26,11 +26,11 @@ for _package in (models, baselines, transformers, reconstructions, readers):
     for _module in pkgutil.iter_modules(_package.__path__):
         importlib.import_module(f"{_package.__name__}.{_module.name}")
 
-_NOT_OPTIONS = ("feature_size", "head", "vocabulary_size", "tasks", "seed")  # of every system
+_NOT_OPTIONS = ("feature_size", "head", "vocabulary_size", "tasks", "seed")  # set otherwise
 _Size = Annotated[int, Field(ge=1, le=1 << 16)]
 _CHECKED = (bool, int, float, str, Path, NoneType)
 _MAY_BE_ZERO = ("rounds", "tree_steps")
-_LONG = ("max_length", "piece_count", "tree_steps")  # what memory grows with slowly or not at all
+_LONG = ("max_length", "piece_count", "tree_steps")  # memory grows slowly with these, or not
 
 
 def available(*, text: bool = False) -> list[str]:
@@ -43,7 +43,7 @@ def available(*, text: bool = False) -> list[str]:
 
 
 def system(name: str) -> type[Coder]:
-    """Return the class of a system; a text reader has what training needs of `Coder`.
+    """Return the class of a system; one that reads text has what training needs of `Coder`.
 
     Raises:
         MarnError: there is no such system.
@@ -74,7 +74,7 @@ def build(
         seed: seed of the initial weights; the caller's random state does not change.
         **options: hyper-parameters of the system and of `Coder`; the defaults are the papers'.
             `vectors` accepts whatever `marn.corpus.vectors.read_vectors` does, such as a GloVe
-            file, and prints how many words have a vector.
+            file; the number of words that have a vector is then printed.
 
     Returns:
         The system, on the CPU, in training mode, with attributes `name` and `options`.
@@ -121,7 +121,7 @@ def _vectors(given: Any, corpus: Corpus | None, seed: int) -> Tensor:
     if isinstance(given, np.ndarray):
         return torch.tensor(given, dtype=torch.float32)
     if corpus is None:
-        raise MarnError("vectors that are read by their words need a corpus; give one to build")
+        raise MarnError("vectors that are looked up by word need a corpus; give one to build")
     table, known = read_vectors(given, corpus.vocabulary, seed)
     words = len(corpus.vocabulary.words)
     sys.stderr.write(f"vectors: {known:,} of {words:,} words ({known / words:.1%})\n")
@@ -129,7 +129,7 @@ def _vectors(given: Any, corpus: Corpus | None, seed: int) -> Tensor:
 
 
 def _start(model: Coder, corpus: Corpus | None) -> None:
-    """Initialise biases, queries and classifiers from the codes of a corpus, if asked."""
+    """Initialise biases, queries and classifiers from a corpus, if the options ask for it."""
     if model.bias_start == "prior":
         if corpus is None:
             raise MarnError("bias_start='prior' needs a corpus, whose notes give the codes' shares")
@@ -141,7 +141,7 @@ def _start(model: Coder, corpus: Corpus | None) -> None:
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Check options of a system without building it, and return them as `build` does.
+    """Check options of a system without building it, and return them as `build` uses them.
 
     Raises:
         MarnError: the name or an option is unknown, or has the wrong type or range.
@@ -154,14 +154,14 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _options(cls: type[Coder]) -> dict[str, tuple[Any, Any]]:
-    """Return the type and default of every option, shared or the system's own."""
+    """Return the type and default of every option, whether shared or of this system."""
     found: dict[str, tuple[Any, Any]] = {}
     for base in reversed(cls.__mro__):
         if not issubclass(base, Coder | TextSystem) or "__init__" not in vars(base):
             continue
         try:
             signature = inspect.signature(base.__init__, eval_str=True)
-        except NameError:  # a class of yours may name types that only a type checker sees
+        except NameError:  # a user's class may name types that only a type checker sees
             signature = inspect.signature(base.__init__)
         for key, parameter in signature.parameters.items():
             if parameter.kind is parameter.KEYWORD_ONLY and key not in _NOT_OPTIONS:
@@ -171,7 +171,7 @@ def _options(cls: type[Coder]) -> dict[str, tuple[Any, Any]]:
 
 
 def _checked(key: str, annotation: Any, default: Any, value: Any) -> Any:
-    """Check an option that is a number, a text or a choice; systems check the others."""
+    """Check an option that is a number, a string or a choice; systems check the others."""
     wanted = kinds(annotation)
     if annotation in (Sequence[int], tuple[int, int]):
         annotation = Sequence[_Size]

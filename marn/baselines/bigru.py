@@ -1,4 +1,4 @@
-"""The plain GRU that CAML was compared with: its states at the two ends of a note."""
+"""The plain GRU that CAML was compared with: the states at the two ends of a note."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,12 +14,14 @@ from marn.nn.layers import BiGRU
 
 
 class FinalStates(PooledHead):
-    """The features at the end of each direction: last token forwards, first token backwards.
+    """Pool a note into the final state of each direction: at the last and at the first token.
 
-    Without a mask "last" is the last position of the batch, after the padding.
+    Without a mask the last token is the last position of the batch, padding included.
 
     Args:
-        backwards: how many of the features, the latter ones, run backwards.
+        size: D, number of features per position.
+        tasks: number of codes of each task.
+        backwards: number of features, at the end, that belong to the backward direction.
     """
 
     def __init__(self, size: int, tasks: Mapping[str, int], *, backwards: int) -> None:
@@ -27,7 +29,7 @@ class FinalStates(PooledHead):
         self.split = size - backwards
 
     def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, D), (B, T) -> (B, D)."""
+        """Select the final states: (B, T, D), (B, T) -> (B, D)."""
         if mask is None:
             ends = features[:, -1]
         else:
@@ -39,16 +41,17 @@ class FinalStates(PooledHead):
 class PlainBiGRU(Coder):
     """GRU whose final states go into one affine layer; no attention.
 
-    The "BiGRU" of MARN's Tables 1 and 2. MT-RAM's Table 3 has another one, with label attention:
-    `bigru_la`. A RAM recalibrates the states of all tokens, before the final ones are chosen.
+    This is the "BiGRU" of MARN's Tables 1 and 2. MT-RAM's Table 3 has another one, with label
+    attention: `bigru_la`. RAM recalibrates the states of all tokens, before the final ones are
+    selected.
 
-    Parameters with 51,919 embedding rows: 5,767,438 with 50 codes, 10,318,261 with 8,921; the
-    papers give none.
+    With 51,919 embedding rows it has 5,767,438 parameters for 50 codes and 10,318,261 for 8,921;
+    the papers give no size.
 
     Args:
         hidden_size: width of one direction; 256.
-        bidirectional: whether to read both ways. The released script for 50 codes forgets to, with
-            512 units one way (6,160,654 parameters).
+        bidirectional: whether to read in both directions. The released script for 50 codes omits
+            this and has 512 units in one direction (6,160,654 parameters).
         **shared: see `Coder`; `max_length` is 2,500 and `embedding_dropout` 0 here.
 
     References:
@@ -75,7 +78,7 @@ class PlainBiGRU(Coder):
         )
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T, D), the states."""
+        """Compute the states: (B, T, E) -> (B, T, D)."""
         if isinstance(self.encoder, BiGRU):
             return self.encoder(x, mask)
         states, _ = self.encoder(x)

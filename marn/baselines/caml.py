@@ -13,15 +13,15 @@ from marn.nn.layers import length_mask
 class CAML(Coder):
     """Convolutional Attention for Multi-Label classification.
 
-    Published size 6.2M: 6,151,892 with 8,921 codes, 51,919 embedding rows and the unused query
-    bias; 6,142,971 without it.
+    The published size is 6.2M parameters. This system has 6,151,892 with 8,921 codes, 51,919
+    embedding rows and the unused query bias, and 6,142,971 without that bias.
 
-    The kernel is even and padded by half on both sides, so that a note of n tokens has n + 1
-    positions: position i covers tokens i - 5 to i + 4.
+    The kernel is even and padded by half its size on both sides, so that a note of n tokens has
+    n + 1 positions: position i covers tokens i - 5 to i + 4.
 
     Args:
-        filters: D, channels of the convolution; 50.
-        kernel_size: tokens it spans; 10.
+        filters: D, number of channels of the convolution; 50.
+        kernel_size: number of tokens that it spans; 10.
         **shared: see `Coder`; `max_length` is 2,500 here.
 
     References:
@@ -46,11 +46,11 @@ class CAML(Coder):
         nn.init.xavier_uniform_(self.convolution.weight)
 
     def positions(self, lengths: Tensor) -> Tensor:
-        """One more than the tokens with an even kernel."""
+        """Count positions, one more than tokens with an even kernel: (B,) -> (B,)."""
         return lengths + self.surplus
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T + 1, D) with an even kernel."""
+        """Convolve, with an even kernel: (B, T, E) -> (B, T + 1, D); with an odd one (B, T, D)."""
         h = torch.tanh(self.convolution(x.transpose(1, 2))).transpose(1, 2)
         if mask is None:
             return h

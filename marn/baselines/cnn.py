@@ -15,15 +15,19 @@ from marn.nn.layers import length_mask
 
 
 class MaxPool(PooledHead):
-    """The largest value of each feature over the note.
+    """Pool a note into the largest value of each feature.
 
-    A code's attention says where those values come from: a window weighs as much as it adds to the
-    code's logit, by the features that have their maximum there. Features that count against the
-    code are left out.
+    A code's attention says where those values come from. The weight of a window is proportional to
+    what it adds to the code's logit through the features that have their maximum there. Features
+    that count against the code are left out.
+
+    Args:
+        size: D, number of features per position.
+        tasks: number of codes of each task.
 
     References:
         Mullenbach et al. 2018 also find the most important window of this system by the arg-max,
-        and sum classifier weights; here they are multiplied by the feature's value.
+        but sum classifier weights; here each weight is multiplied by the feature's value.
     """
 
     def __init__(self, size: int, tasks: Mapping[str, int]) -> None:
@@ -37,13 +41,13 @@ class MaxPool(PooledHead):
         return features.max(dim=1)  # values and places, (B, D) each
 
     def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, D), (B, T) -> (B, D)."""
+        """Take the maximum over the positions: (B, T, D), (B, T) -> (B, D)."""
         return self._largest(features, mask)[0]
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Weigh the positions of the maxima: (B, T, D) -> (B, C, T), each row summing to 1."""
+        """Weight the positions of the maxima: (B, T, D) -> (B, C, T), each row summing to 1."""
         value, place = self._largest(features, mask)
-        # The floor keeps the sum at 1 for a code that no feature speaks for.
+        # The floor keeps the sum at 1 for a code that no feature supports.
         share = (value[:, None] * self.weight[task]).clamp(min=1e-12)  # (B, C, D)
         share = share / share.sum(dim=2, keepdim=True)
         weights = share.new_zeros(*share.shape[:2], features.shape[1])
@@ -53,15 +57,15 @@ class MaxPool(PooledHead):
 class CNN(Coder):
     """Convolution, tanh, maximum over the note, one affine layer.
 
-    Window i covers tokens i to i + 3. A note that is shorter than the kernel is one window, filled
-    up with zeros.
+    Window i covers tokens i to i + 3. A note that is shorter than the kernel is one window, padded
+    with zeros.
 
-    Parameters with 51,919 embedding rows: 5,417,450 with 50 codes, 9,861,821 with 8,921; the papers
-    give none.
+    With 51,919 embedding rows it has 5,417,450 parameters for 50 codes and 9,861,821 for 8,921; the
+    papers give no size.
 
     Args:
-        filters: D, channels of the convolution; 500.
-        kernel_size: tokens it spans; 4.
+        filters: D, number of channels of the convolution; 500.
+        kernel_size: number of tokens that it spans; 4.
         **shared: see `Coder`; `max_length` is 2,500 here.
 
     References:
@@ -85,11 +89,11 @@ class CNN(Coder):
         nn.init.xavier_uniform_(self.convolution.weight)
 
     def positions(self, lengths: Tensor) -> Tensor:
-        """Windows inside the note, at least one."""
+        """Count the windows inside each note, at least one: (B,) -> (B,)."""
         return (lengths - self.kernel_size + 1).clamp(min=1)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T', D), the windows."""
+        """Convolve into windows: (B, T, E) -> (B, T', D)."""
         missing = max(0, self.kernel_size - x.shape[1])
         h = torch.tanh(self.convolution(F.pad(x, (0, 0, 0, missing))))
         if mask is None:
@@ -97,7 +101,7 @@ class CNN(Coder):
         return h * length_mask(self.positions(mask.sum(1)), h.shape[1])[..., None]
 
     def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """Share a window's weight evenly among its tokens."""
+        """Divide a window's weight evenly among its tokens; see `Coder`."""
         span = lengths.clamp(max=self.kernel_size)[:, None, None]
         tokens = weights.new_zeros(*weights.shape[:2], width)
         for offset in range(min(self.kernel_size, width)):

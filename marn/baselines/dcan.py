@@ -13,7 +13,7 @@ from marn.nn.convolution import Convolution
 
 
 class _CausalConvolution(nn.Module):
-    """Convolution with normalised weights over past tokens; then ReLU and dropout."""
+    """Weight-normalised convolution over the present and past tokens; then ReLU and dropout."""
 
     def __init__(
         self, channels_in: int, channels_out: int, kernel_size: int, dilation: int, dropout: float
@@ -26,13 +26,13 @@ class _CausalConvolution(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, channels_in) -> (B, T, channels_out)."""
+        """Convolve causally: (B, T, channels_in) -> (B, T, channels_out)."""
         # Padding on both sides gives more positions than tokens; the first T see only the past.
         return self.dropout(torch.relu(self.convolution(x)[:, : x.shape[1]]))
 
 
 class _TemporalBlock(nn.Module):
-    """Two causal convolutions beside a shortcut, and ReLU over their sum."""
+    """Two causal convolutions and a shortcut; ReLU of their sum."""
 
     def __init__(
         self, channels_in: int, channels_out: int, kernel_size: int, dilation: int, dropout: float
@@ -52,25 +52,26 @@ class _TemporalBlock(nn.Module):
 class DCAN(Coder):
     """Dilated convolutional attention network.
 
-    Level i has dilation 2^i. A position sees itself and what came before it,
-    2 (kernel_size - 1) (2^levels - 1) tokens.
+    Level i has dilation 2^i. A position sees itself and the 2 (kernel_size - 1) (2^levels - 1)
+    tokens before it.
 
-    Published size 8.7M. The released defaults are placeholders and give other sizes; 500 filters,
-    100 projected features and 2 levels are an assumption that fits: 8,698,542 with 8,921 codes,
-    51,919 embedding rows and the unused query bias.
+    The published size is 8.7M parameters. The released defaults are placeholders and give other
+    sizes; 500 filters, 100 projected features and 2 levels are an assumption that fits: 8,698,542
+    parameters with 8,921 codes, 51,919 embedding rows and the unused query bias.
 
     Args:
-        filters: channels of the convolutions; 500, an assumption.
-        projected: D, features after the affine layer that follows them; 100, an assumption.
-        levels: temporal blocks; 2, an assumption.
-        kernel_size: tokens that a convolution spans; 2 as in the release.
-        dropout: after each convolution; 0.2.
+        filters: number of channels of the convolutions; 500, an assumption.
+        projected: D, number of features after the affine layer that follows them; 100, an
+            assumption.
+        levels: number of temporal blocks; 2, an assumption.
+        kernel_size: number of tokens that a convolution spans; 2 as in the release.
+        dropout: dropout probability after each convolution; 0.2.
         **shared: see `Coder`; `max_length` is 2,500 here.
 
     References:
         Ji, Cambria and Marttinen 2020 (DCAN) and the released code shaoxiongji/DCAN. Its weight
-        normalisation overwrites its Xavier initialisation of the convolutions, so they start as
-        torch's do here. Its label smoothing is `TrainConfig(label_smoothing=0.1)`.
+        normalisation overwrites its Xavier initialisation of the convolutions, so they have torch's
+        initial weights here. Its label smoothing is `TrainConfig(label_smoothing=0.1)`.
     """
 
     name = "dcan"
@@ -103,6 +104,6 @@ class DCAN(Coder):
         nn.init.xavier_uniform_(self.projection.weight)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T, D); no real token sees padding, which comes after it."""
+        """Encode: (B, T, E) -> (B, T, D); padding follows all tokens, so none of them sees it."""
         h = torch.relu(self.projection(self.blocks(x)))
         return h if mask is None else h * mask[..., None]

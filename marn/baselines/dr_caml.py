@@ -1,4 +1,4 @@
-"""DR-CAML: CAML whose classifiers are kept close to the descriptions of their codes."""
+"""DR-CAML: CAML with classifiers that are kept close to the descriptions of their codes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -19,37 +19,40 @@ Reading = Literal["released", "paper"]
 class DRCAML(CAML):
     r"""Description Regularised CAML.
 
-    A code's description goes through a table of word vectors of its own, a convolution, tanh, the
-    maximum over its words and an affine layer to :math:`z_l`. Training adds, for each note and each
-    of its codes, how far that is from the code's classifier :math:`w_l` (D values):
+    A second table of word vectors, a convolution, tanh, the maximum over the words and an affine
+    layer turn a code's description into :math:`z_l`. For each note and each of its codes, training
+    adds the squared distance of :math:`z_l` from the code's classifier :math:`w_l` (D values):
 
     .. math:: \frac{\lambda}{D} \sum_{l: y_l = 1} \lVert w_l - z_l \rVert^2
 
     in the released reading; the paper prints the mean over the note's codes and no 1/D. Both are
     averaged over the notes of a batch, and summed over the tasks that have descriptions. With
-    `word_path`, :math:`w_l` is here the classifier of the encoder's D features: z is made by a
-    convolution as they are, while the words of a title come in by `code_start`.
+    `word_path`, :math:`w_l` is here only the part of the classifier on the encoder's D features,
+    which come from a convolution as z does. The words of a title enter by `code_start`.
 
-    Parameters with 51,919 rows in both tables and the unused query bias: 10,491,550 with 50 codes,
-    11,396,392 with 8,921.
+    With 51,919 rows in both tables and the unused query bias it has 10,491,550 parameters for 50
+    codes and 11,396,392 for 8,921.
 
     Args:
         descriptions: for each task its codes' descriptions as word ids, in the order of the
-            logits. `build` takes the titles of a corpus's codes. A task without is not
+            logits. `build` takes the titles of a corpus's codes. A task without descriptions is not
             regularised; a code without words is described by the unknown word.
         unseen: for each task the columns of codes that no training note has, which `build` finds in
-            a corpus. Their classifiers learn only to stay silent, so in evaluation z replaces w,
-            with bias 0. With `word_path`, the classifiers of the words stay.
+            a corpus. Their classifiers only learn to predict nothing, so in evaluation z replaces w
+            and the bias is 0. With `word_path`, the part of w on the words is kept.
         penalty_weight: lambda; 10 for the 50 codes, 0.01 for all of them.
-        penalty_as: `"released"` or `"paper"`.
-        filters: D, channels of both convolutions; 50.
-        kernel_size: tokens that they span; 10.
+        penalty_as: how the penalty is read, `"released"` or `"paper"`; see above.
+        filters: D, number of channels of both convolutions; 50.
+        kernel_size: number of tokens that they span; 10.
         **shared: see `Coder`; `max_length` is 2,500 here.
 
+    Raises:
+        MarnError: descriptions or columns do not fit the tasks.
+
     References:
-        Mullenbach et al. 2018; the released code of caml-mimic, where a description is padded to
-        the longest of its note, and padding can win the maximum. So it is with
-        `padding="released"`; otherwise padding cannot win.
+        Mullenbach et al. 2018; the released code of caml-mimic, which pads a description to the
+        longest one of its note, so that padding can win the maximum. `padding="released"` does the
+        same; otherwise padding cannot win.
     """
 
     name = "dr_caml"
@@ -106,7 +109,7 @@ class DRCAML(CAML):
         }
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """Score notes as `Coder` does, in evaluation with descriptions as unseen classifiers."""
+        """Score notes, see `Coder.forward`; in evaluation unseen codes use their descriptions."""
         features, mask = self.features(tokens, lengths)
         logits = self.head(features, mask)
         if self.training or not self.unseen:
@@ -129,7 +132,7 @@ class DRCAML(CAML):
     def _convolved(self, task: str, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve descriptions: columns (n,) -> (n, positions, D) before the maximum, words (n,).
 
-        Padded words are vectors of zeros, as what a convolution sees beyond its input.
+        Padding has vectors of zeros, which is also what a convolution sees beyond its input.
         """
         words = self.get_buffer(f"description_{task}")[codes]
         sizes = (words > 0).sum(dim=1)
@@ -137,12 +140,12 @@ class DRCAML(CAML):
         return torch.tanh(self.description_convolution(self.description_embedding(words))), sizes
 
     def penalty(self, targets: Mapping[str, Tensor]) -> Tensor:
-        """Measure how far the present codes' classifiers are from their descriptions."""
+        """Compute how far classifiers are from descriptions: {task: (B, C)} targets -> scalar."""
         total = super().penalty(targets)
         for task in self.described:
             present = targets[task].bool()  # (B, C)
             codes = present.any(dim=0).nonzero()[:, 0]
-            if not len(codes):  # of weight 0: every parameter needs a gradient on several devices
+            if not len(codes):  # one, with weight 0: on several devices all weights need gradients
                 codes = codes.new_zeros(1)
             note, code = present[:, codes].nonzero(as_tuple=True)  # (P,), the pairs
             z = self._described_for(task, codes, note, code)

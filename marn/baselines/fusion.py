@@ -18,10 +18,10 @@ HeadReading = Literal["standard", "released"]
 
 
 class NoteNorm(nn.Module):
-    """Normalisation of a note over its real positions and all channels: `GroupNorm`, one group.
+    """Normalise a note over its real positions and all channels, as `GroupNorm` with one group.
 
     Args:
-        channels: C.
+        channels: C, number of features per position.
     """
 
     def __init__(self, channels: int) -> None:
@@ -30,7 +30,7 @@ class NoteNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, C), (B, T) -> (B, T, C), zero at padding if there is a mask."""
+        """Normalise notes: (B, T, C), (B, T) -> (B, T, C), zero at padding if masked."""
         if mask is None:
             return F.group_norm(x.transpose(1, 2), 1, self.weight, self.bias).transpose(1, 2)
         real = mask[..., None]
@@ -47,7 +47,7 @@ class PairPooling(nn.Module):
     of odd length is paired with zeros, whose score is 0.
 
     Args:
-        channels: C.
+        channels: C, number of features per position.
 
     References:
         Luo et al. 2021 and their released code, with windows of 2.
@@ -58,13 +58,17 @@ class PairPooling(nn.Module):
         self.score = nn.Linear(channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C), zero at padding -> (B, ceil(T / 2), C), zero where both positions are."""
+        """Pool pairs: (B, T, C) -> (B, ceil(T / 2), C), zero where both positions are zero."""
         pairs = cut_segments(x, 2)  # (B, T', 2, C)
         return (self.score(pairs).softmax(dim=2) * pairs).sum(dim=2)
 
 
 def sinusoids(length: int, size: int) -> Tensor:
-    """Give the fixed positions of Vaswani et al. 2017, Section 3.5, counted from 1.
+    """Return the fixed position encodings of Vaswani et al. 2017, Section 3.5, counted from 1.
+
+    Args:
+        length: number of positions.
+        size: number of features per position.
 
     Returns:
         (length, size) float32: sines at even features, cosines at odd ones.
@@ -78,12 +82,15 @@ class TransformerLayer(nn.Module):
     """Self-attention and a two-layer network, each added to its input and then normalised.
 
     Args:
-        size: D.
-        heads: of the attention; must divide D.
-        hidden_size: of the network, with ReLU.
-        reading: `"standard"`: each head is a slice of the features, scores are divided by the root
-            of its width. `"released"`: positions and features are cut into heads in memory order,
-            which mixes them, and scores are divided by the root of width // 4.
+        size: D, number of features per position.
+        heads: number of attention heads; must divide D.
+        hidden_size: width of the hidden layer of the network, which has ReLU.
+        reading: `"standard"`: each head is a slice of the features, and scores are divided by the
+            root of its width. `"released"`: positions and features are cut into heads in memory
+            order, which mixes them, and scores are divided by the root of width // 4.
+
+    Raises:
+        MarnError: `heads` does not divide `size`.
 
     References:
         Vaswani et al. 2017, Section 3; the released code of Luo et al. 2021.
@@ -95,7 +102,7 @@ class TransformerLayer(nn.Module):
             raise MarnError(f"{heads} heads do not divide {size} features; change heads or widths")
         self.heads, self.reading = heads, reading
         self.query = nn.Linear(size, size)
-        # In the standard reading a bias of the keys would shift all scores of a query equally.
+        # In the standard reading a bias of the keys would add a constant to a query's scores.
         self.key = nn.Linear(size, size, bias=reading == "released")
         self.value = nn.Linear(size, size)
         self.out = nn.Linear(size, size)
@@ -123,7 +130,7 @@ class TransformerLayer(nn.Module):
         return self.out((out if released else out.transpose(1, 2)).reshape(x.shape))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, D), (B, T) -> (B, T, D), meaningless at padding."""
+        """Apply the layer: (B, T, D), (B, T) -> (B, T, D), meaningless at padding."""
         x = self.norms[0](x + self._attend(x, mask))
         return self.norms[1](x + self.second(torch.relu(self.first(x))))
 
@@ -132,29 +139,33 @@ class FusionCoder(Segmented, Coder):
     """Convolutions of several widths, pooled in pairs, with residual blocks and a transformer.
 
     Each kernel size has a branch: convolution, tanh, `PairPooling`, residual block. The branches
-    are concatenated, get fixed positions and go through one transformer layer, tanh and dropout. A
-    position covers two tokens; with `word_path` it shows the sum of their vectors.
+    are concatenated, fixed position encodings are added, and one transformer layer, tanh and
+    dropout follow. A position covers two tokens; with `word_path` it gets the sum of their vectors.
 
-    Parameters with 51,919 embedding rows and the unused biases: 7,563,124 with 50 codes, 12,903,466
-    with 8,921; the paper gives none.
+    With 51,919 embedding rows and the unused biases it has 7,563,124 parameters for 50 codes and
+    12,903,466 for 8,921; the paper gives no size.
 
-    The figures that MARN's Table 1 quotes (micro-F1 72.5) are, by the authors' own account, on
-    other notes than the usual 50-code split; there the authors report 67.4.
+    The figures that MARN's Table 1 quotes (micro-F1 72.5) are, according to Fusion's authors, on
+    other notes than the usual 50-code split, where they report 67.4.
 
     Args:
-        kernel_sizes: tokens that the branches span, odd; 3, 5, 9, 15, 19 and 25.
-        widths: features after the convolution and after the residual block; 100 and 50.
-        heads: of the transformer; 4.
-        hidden_size: of the transformer's network; 1,024.
-        heads_as: `"standard"`, or `"released"` for the release's way of cutting features into
-            heads, which depends on the padded length and so needs `padding="released"`.
-        dropout: after the transformer; 0.2.
+        kernel_sizes: number of tokens that each branch spans, odd; 3, 5, 9, 15, 19 and 25.
+        widths: number of features after the convolution and after the residual block; 100 and 50.
+        heads: number of attention heads of the transformer layer; 4.
+        hidden_size: width of the hidden layer in the transformer layer; 1,024.
+        heads_as: how features are cut into heads. `"released"` depends on the padded length and so
+            needs `padding="released"`; see `TransformerLayer` for it and for `"standard"`.
+        dropout: dropout probability after the transformer layer; 0.2.
         **shared: see `Coder`; `max_length` is 2,500 here.
+
+    Raises:
+        MarnError: a kernel size is even, `heads` does not divide the features, or `heads_as` does
+            not fit `padding`.
 
     References:
         Luo et al. 2021 (Fusion); sizes, order of operations and the switches layer-norm,
-        attention-pool and transformer as in the commands of the released code. Whether that has
-        dropout inside the transformer layer is not known here; there is none.
+        attention-pool and transformer as in the commands of the released code. It is not known here
+        whether that code has dropout inside the transformer layer; this system has none.
     """
 
     name = "fusion"
@@ -194,12 +205,12 @@ class FusionCoder(Segmented, Coder):
 
     @property
     def declared_unused(self) -> int:
-        """The biases of the label queries and, with standard heads, of the transformer's keys."""
+        """Number of biases of the label queries and, with standard heads, of the attention keys."""
         keys = self.transformer.key
         return super().declared_unused + (keys.out_features if keys.bias is None else 0)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, ceil(T / 2), D)."""
+        """Encode pairs of tokens: (B, T, E) -> (B, ceil(T / 2), D)."""
         halved = None
         if mask is not None:
             halved = length_mask(self.positions(mask.sum(1)), (mask.shape[1] + 1) // 2)

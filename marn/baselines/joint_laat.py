@@ -13,15 +13,17 @@ from marn.nn.heads import TanhAttention
 
 
 class JointAttention(TanhAttention):
-    r"""LAAT's head where one task, the coarse one, informs all others.
+    r"""LAAT's head, with one task, the coarse one, that informs all others.
 
-    With coarse probabilities p, a fine code's view is its attended features followed by
-    :math:`g = \sigma(p G)`, the same for all codes.
+    If p are the probabilities of the coarse codes, the view of a fine code is its attended features
+    followed by :math:`g = \sigma(p G)`, which is the same for all fine codes.
 
     Args:
-        attention_size: A.
+        size: D, number of features per position.
+        tasks: number of codes of each task.
+        attention_size: A, width of the hidden layer of the attention.
         coarse: the task that informs the others; None if there is none.
-        coarse_size: features of g.
+        coarse_size: number of features of g.
 
     References:
         Vu, Nguyen and Nguyen 2020 (JointLAAT).
@@ -46,7 +48,7 @@ class JointAttention(TanhAttention):
                 self.weight[task] = nn.Parameter(torch.randn(codes, size + coarse_size) * 0.03)
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """Give each code its view: (B, T, D) -> (B, C, D), of fine codes (B, C, D + coarse)."""
+        """Give each code its view: (B, T, D) -> {task: (B, C, D)}, if fine (B, C, D + |g|)."""
         views = super().label_representations(features, mask)
         if self.coarse is None:
             return views
@@ -67,24 +69,27 @@ class JointLAAT(LAAT):
     "category", if the corpus has one, else the task "ccs". With neither of them, or with a single
     task, the system is LAAT.
 
-    Beside LAAT's own parameters for the fine codes L, L1 coarse codes add
-    2u d_a + L1 (d_a + 2u + 1 + 128) + 128 L.
+    Compared with LAAT for C fine codes, C' coarse codes add
+    2u d_a + C' (d_a + 2u + 1 + 128) + 128 C parameters.
 
     Args:
-        coarse: the task that informs the others; "category", else "ccs", by default.
-        coarse_size: features that coarse probabilities are projected to; 128.
+        coarse: the task that informs the others; by default "category", or else "ccs".
+        coarse_size: number of features that the coarse probabilities are projected to; 128.
         **shared: see `LAAT`.
+
+    Raises:
+        MarnError: `coarse` is not one of several tasks.
 
     References:
         Vu, Nguyen and Nguyen 2020 (IJCAI); the projection and its two sigmoids as in the released
-        code aehrc/LAAT, which weighs each level by its share of the codes
-        (`task_weights={task: codes / all}`), where the paper adds the losses up.
+        code aehrc/LAAT. That code weights each level by its share of the codes
+        (`task_weights={task: codes / all}`), whereas the paper sums the losses.
     """
 
     name = "joint_laat"
     training_defaults: ClassVar[Mapping[str, Any]] = {
         **LAAT.training_defaults,
-        "task_weights": {"icd": 1.0},  # like all others: each level weighs 1 in the paper
+        "task_weights": {"icd": 1.0},  # as all others: each level has weight 1 in the paper
     }
 
     def __init__(self, *, coarse: str | None = None, coarse_size: int = 128, **shared: Any) -> None:

@@ -14,13 +14,13 @@ from marn.nn.layers import BiLSTM, Head
 class LAAT(Coder):
     """Label attention model for ICD coding.
 
-    Parameters beside the embedding: 16,750,809 with 8,921 codes; 902,706 with 50 codes and the
-    paper's sizes for them, `hidden_size=256, attention_size=256`. Layers that the released module
-    declares and never uses are not counted. The paper keeps the word vectors fixed
+    Without the embedding it has 16,750,809 parameters for 8,921 codes, and 902,706 for 50 codes
+    with the paper's sizes for them, `hidden_size=256, attention_size=256`. Layers that the released
+    module declares and never uses are not counted. The paper keeps the word vectors fixed
     (`tune_embeddings=False`).
 
     Args:
-        head: makes the layer from features to logits.
+        head: creates the layer from features to logits.
         hidden_size: u, width of one direction of the LSTM; 512.
         attention_size: d_a, width of the attention's hidden layer; 512.
         **shared: see `Coder`; `embedding_dropout` is 0.3 here. With `padding="released"` the LSTM
@@ -40,7 +40,7 @@ class LAAT(Coder):
         "clip_norm": None,
         "epochs": 50,
         "patience": 6,  # "more than five epochs" in the release
-        "schedule": "plateau",  # by 0.9 after five epochs without gain
+        "schedule": "plateau",  # by 0.9 after more than five epochs without a better score
     }
 
     def __init__(
@@ -57,5 +57,5 @@ class LAAT(Coder):
         self.encoder = BiLSTM(self.embedding_size, hidden_size)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T, 2 u)."""
+        """Encode with the BiLSTM: (B, T, E) -> (B, T, 2 u)."""
         return self.encoder(x, mask)

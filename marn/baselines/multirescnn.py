@@ -14,7 +14,7 @@ from marn.nn.ram import TokenNorm
 
 
 class _Branch(nn.Module):
-    """Convolution, tanh, residual blocks, all of one kernel size."""
+    """Convolution, tanh and residual blocks, all with the same kernel size."""
 
     def __init__(
         self, channels: int, widths: Sequence[int], kernel_size: int, dropout: float
@@ -42,15 +42,20 @@ class MultiResCNN(Coder):
     Each kernel size has a branch: convolution, tanh, residual blocks. The branches' features are
     concatenated.
 
-    Published size 11.9M: 11,924,742 with 8,921 codes, 51,919 embedding rows and the unused query
-    bias. Beside the embedding: 1,392,500 with 50 codes, 6,732,842 with 8,921.
+    The published size is 11.9M parameters. This system has 11,924,742 with 8,921 codes, 51,919
+    embedding rows and the unused query bias. Without the embedding it has 1,392,500 for 50 codes
+    and 6,732,842 for 8,921.
 
     Args:
-        kernel_sizes: tokens that the branches span, odd; 3, 5, 9, 15, 19 and 25.
-        widths: features after the first convolution and after each residual block; 100 and 50.
-            Deeper ones of the release: 100, 100, 50; 100, 150, 100, 50; 100, 200, 150, 100, 50.
-        dropout: after each residual block; 0.2.
+        kernel_sizes: number of tokens that each branch spans, odd; 3, 5, 9, 15, 19 and 25.
+        widths: number of features after the first convolution and after each residual block; 100
+            and 50. The release also has deeper ones: 100, 100, 50; 100, 150, 100, 50; and 100, 200,
+            150, 100, 50.
+        dropout: dropout probability after each residual block; 0.2.
         **shared: see `Coder`; `max_length` is 2,500 here.
+
+    Raises:
+        MarnError: a kernel size is even.
 
     References:
         Li and Yu 2020; batch normalisation, dropout and settings as in the released code
@@ -76,5 +81,5 @@ class MultiResCNN(Coder):
         )
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T, D), the branches concatenated."""
+        """Encode and concatenate the branches: (B, T, E) -> (B, T, D)."""
         return torch.cat([branch(x, mask) for branch in self.branches], dim=2)

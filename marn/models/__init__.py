@@ -1,4 +1,4 @@
-"""MARN and MT-RAM, one file; the contract that every system keeps is in `base`."""
+"""MARN and MT-RAM in one file, and `Coder`, the class that every system extends, in `base`."""
 
 from marn.models.base import Coder
 

@@ -1,8 +1,8 @@
-"""What every system shares: embed, encode, recalibrate on request, one head for all tasks.
+"""Define what all systems share: embedding, encoder, optional RAM, and one head for all tasks.
 
-A system is one file with a subclass of `Coder`, which implements `encode` and overrides what else
-differs. RAM, the set of tasks and the treatment of padding are options of every system; losses and
-thresholds are outside.
+A system is one file with a subclass of `Coder`, which implements `encode` and overrides whatever
+else differs. RAM, the tasks and the treatment of padding are options of every system. Losses and
+thresholds are defined elsewhere.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,54 +32,55 @@ class Coder(nn.Module):
     constructor.
 
     Args:
-        feature_size: D, features of a position that `encode` returns.
+        feature_size: D, number of features that `encode` returns for each position.
         head: creates the layer from features to logits, given D and the tasks.
-        vocabulary_size: rows of the embedding: words, padding and the unknown word (51,919 for the
-            51,917 words of MIMIC-III).
+        vocabulary_size: number of embedding rows: words, padding and the unknown word (51,919 for
+            the 51,917 words of MIMIC-III).
         tasks: number of codes of each task, such as `{"icd": 50, "ccs": 38}`.
         vectors: (vocabulary_size, E) float32, initial word vectors; random by default.
         embedding_size: E if there are no `vectors`; 100 in all the papers.
         tune_embeddings: whether training changes the word vectors. True in the commands of CAML
             and MultiResCNN; those of MARN and MT-RAM leave them frozen.
-        embedding_dropout: 0.2 in CAML, MultiResCNN, MT-RAM and MARN.
-        max_length: tokens of a note that are read, from the first. 4,000 in MARN; 2,500 in MT-RAM,
-            CAML and MultiResCNN.
-        recalibrate: put a RAM after the encoder: `"multiply"` (MARN Eq. 11), `"add"` (MT-RAM
-            Table 4) or None.
-        ram_dropout: 0.2 in MARN.
+        embedding_dropout: dropout probability after the embedding; 0.2 in CAML, MultiResCNN,
+            MT-RAM and MARN.
+        max_length: number of tokens that are read, from the start of the note. 4,000 in MARN; 2,500
+            in MT-RAM, CAML and MultiResCNN.
+        recalibrate: fusion of the RAM after the encoder: `"multiply"` (MARN Eq. 11) or `"add"`
+            (MT-RAM Table 4); None leaves RAM out.
+        ram_dropout: dropout probability after RAM; 0.2 in MARN.
         ram_up: `up` of `RecalibratedAggregation`.
         ram_tanh: `tanh` of `RecalibratedAggregation`.
         ram_start: `start` of `RecalibratedAggregation`.
         padding: `"masked"`: a note's logits do not depend on its batch. `"released"`: padding takes
-            part in GRU, batch normalisation and label attention, as in the released code.
-        bias_start: how the output bias of each code begins. `"released"`: at random near 0, as in
-            the released code. `"prior"`: at the code's log odds in the training notes, which
-            `marn.build` takes from the corpus (Lin et al. 2017, Section 3.3; in none of the papers
-            of this project).
-        word_path: give label attention and classifiers each word beside its encoding, behind RAM
-            if there is one: D + E features of a position. An encoder that learns from a few hundred
-            notes blurs which word stands where (chapter 7); none of the papers has this path.
-        code_start: how the queries and classifiers of the codes begin. `"released"`: at random.
-            `"titles"`: at the words of the code's title, see `start_at_titles`; it needs
-            `word_path` and a corpus.
+            part in the GRU, batch normalisation and label attention, as in the released code.
+        bias_start: initial output bias of each code. `"released"`: random, near 0, as in the
+            released code. `"prior"`: the code's log odds in the training notes, which `marn.build`
+            takes from the corpus (Lin et al. 2017, Section 3.3; none of the papers of this project
+            does this).
+        word_path: concatenate each position's features, after RAM if there is one, with its word
+            vector, so that label attention and classifiers get D + E features. An encoder that
+            learns from a few hundred notes blurs which word is at which position (chapter 7); none
+            of the papers has this path.
+        code_start: initial queries and classifiers of the codes. `"released"`: random. `"titles"`:
+            the words of the code's title, see `start_at_titles`; it needs `word_path` and a corpus.
 
     Raises:
-        MarnError: an option is out of range.
+        MarnError: an option is out of range, or does not fit the system or the other options.
     """
 
     name: ClassVar[str]
     training_defaults: ClassVar[Mapping[str, Any]] = {}
-    """Training settings of the paper, by field of `TrainConfig`; what else the paper says of
+    """Training settings of the paper, by field of `TrainConfig`; whatever else the paper says about
     training is in `marn/experiments/recipes.csv`."""
     has_attention: ClassVar[bool] = True
     """Whether `attention` works; it raises otherwise."""
     packs: ClassVar[bool] = False
-    """Whether the released code hides padding from the encoder: `encode` always gets a mask."""
+    """Whether the released code hides padding from the encoder; then `encode` always has a mask."""
     takes_words: ClassVar[bool] = True
-    """Whether `word_path` may be chosen: codes attend to the features of each position."""
+    """Whether the system accepts `word_path`, for which codes must attend to positions."""
     registry: ClassVar[dict[str, "type[Coder]"]] = {}
     fingerprint: dict[str, str] | None = None
-    """Hashes of the words and codes that it was trained with; see `marn.evaluation`."""
+    """Hashes of the words and codes that the model was trained with; see `marn.evaluation`."""
     options: dict[str, Any]
     """Options given to `build`, except the corpus; written into the card of a saved model."""
 
@@ -170,22 +171,22 @@ class Coder(nn.Module):
         return self.head(*self.features(tokens, lengths))
 
     def features(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Encode and recalibrate notes: the input of the head.
+        """Encode and recalibrate notes, and return the input of the head.
 
         Args:
             tokens: as in `forward`.
             lengths: as in `forward`.
 
         Returns:
-            Features (B, T', D), with `word_path` (B, T', D + E), and their mask (B, T'), None with
-            `padding="released"`.
+            Features, (B, T', D) or with `word_path` (B, T', D + E); and their mask, (B, T') bool,
+            or None with `padding="released"`.
         """
         tokens, lengths = self.to_subwords(tokens, lengths)
         masked = self.padding == "masked"
         seen = length_mask(lengths, tokens.shape[1]) if masked or self.packs else None
         x = self.embedding(tokens)  # (B, T, E)
         if seen is not None:
-            x = x * seen[..., None]  # leave padding out
+            x = x * seen[..., None]  # zero at padding
         h = self.encode(x, seen)  # (B, T', D)
         mask = length_mask(self.positions(lengths), h.shape[1]) if masked else None
         if self.ram is not None:
@@ -206,14 +207,15 @@ class Coder(nn.Module):
         raise NotImplementedError
 
     def to_subwords(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut notes into embedded units: the first `max_length` words, unless overridden.
+        """Cut notes into the units to embed: the first `max_length` words, unless overridden.
 
         Args:
             tokens: as in `forward`.
             lengths: as in `forward`.
 
         Returns:
-            Rows of the embedding (B, U), padded with 0, and how many each note has (B,).
+            Rows of the embedding (B, U) int64, padded with 0, and the number of units of each note
+            (B,).
         """
         tokens = tokens[:, : self.max_length]
         return tokens, lengths.clamp(max=self.max_length).to(tokens.device)
@@ -223,9 +225,9 @@ class Coder(nn.Module):
         return lengths
 
     def join_words(self, h: Tensor, x: Tensor) -> Tensor:
-        """Put each word beside its encoding: (B, T', D), (B, T, E) -> (B, T', D + E).
+        """Concatenate features and word vectors: (B, T', D), (B, T, E) -> (B, T', D + E).
 
-        A position beyond the words gets zeros.
+        A position after the last word gets zeros for the word vector.
         """
         return torch.cat([h, F.pad(x, (0, 0, 0, h.shape[1] - x.shape[1]))], dim=2)
 
@@ -287,7 +289,10 @@ class Coder(nn.Module):
         return self.head.label_representations(*self.features(tokens, lengths))
 
     def penalty(self, targets: Mapping[str, Tensor]) -> Tensor:
-        """Compute what training adds to the loss of a batch with targets {task: (B, C)}, or 0."""
+        """Compute what training adds to the loss of a batch: {task: (B, C)} targets -> scalar.
+
+        It is 0 unless overridden.
+        """
         return self.embedding.table.weight.new_zeros(())
 
     @classmethod
@@ -295,23 +300,24 @@ class Coder(nn.Module):
         """Take options from a corpus, beyond vocabulary and tasks; none unless overridden.
 
         Options given to `build` have priority. The values are written into the card of a saved
-        model, so they consist of lists, dictionaries, numbers and text.
+        model, so they must consist of lists, dictionaries, numbers and text.
         """
         return {}
 
     def saved_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Give the options that rebuild this model from its card; the same unless overridden."""
+        """Return the options that rebuild this model from its card: all, unless overridden."""
         return options
 
     @torch.no_grad()
     def start_at_shares(self, corpus: Corpus) -> None:
         """Set each output bias to its code's log odds in the training notes: `bias_start="prior"`.
 
-        With N notes, n of them with the code, these are log((n + 1/2) / (N - n + 1/2)): finite for
-        codes that every note has or none.
+        If n of N notes have the code, its log odds are log((n + 1/2) / (N - n + 1/2)), which is
+        finite even if no note has the code, or every note.
 
         Raises:
-            MarnError: the corpus has no such split, task or number of codes.
+            MarnError: the corpus lacks the split "train" or a task, or a task has another number of
+                codes.
         """
         for task, bias in self.head.bias.items():
             having = torch.from_numpy(corpus.frequency(task)) + 0.5  # (C,)
@@ -324,10 +330,10 @@ class Coder(nn.Module):
 
     @torch.no_grad()
     def start_at_titles(self, corpus: Corpus) -> None:
-        """Begin queries and classifiers at the titles of the codes: `code_start="titles"`.
+        """Initialise queries and classifiers from the codes' titles: `code_start="titles"`.
 
-        With v of `marn.models.descriptions.title_vectors`, a query begins at 2 v and a classifier
-        at v, in those of their features that are words.
+        With v from `marn.models.descriptions.title_vectors`, the last E features, those of words,
+        are set to 2 v in a query and to v in a classifier. `even_table` prepares the word vectors.
 
         Raises:
             MarnError: the corpus has other codes than the model.
@@ -342,16 +348,17 @@ class Coder(nn.Module):
                 self.head.start_words(task, titles)
 
     def even_table(self) -> Tensor:
-        """Centre the word vectors and scale them to length 1, so that their products compare words.
+        """Centre the word vectors and scale them to length 1, so that dot products compare words.
 
-        The table of the embedding (rows, E) is changed, and returned.
+        Returns:
+            The embedding table (rows, E), which is changed in place.
         """
         table = self.embedding.table.weight.data
         table[1:] = F.normalize(table[1:] - table[1:-1].mean(dim=0), dim=1)
         return table
 
     def rows_of(self, words: NDArray[Any]) -> NDArray[Any]:
-        """Give the rows of the embedding that stand for words: their own, unless overridden."""
+        """Return the embedding rows of words: (n,) -> (m,), the same unless overridden."""
         return words
 
     @property

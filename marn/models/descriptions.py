@@ -1,4 +1,4 @@
-"""The descriptions of codes as words: checked, and made one vector per code."""
+"""Read the descriptions of codes as words, check them, and make one vector of each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -86,18 +86,19 @@ def mean_vectors(texts: Sequence[Sequence[int]], table: Tensor) -> Tensor:
 def title_vectors(
     corpus: Corpus, table: Tensor, rows_of: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray
 ) -> dict[str, Tensor]:
-    """Turn the title of each code into one direction: the sum of its words, the rare ones first.
+    """Turn each code's title into a unit vector: the weighted sum of its word vectors.
 
-    A word counts by log(N / n), if n of the N training notes have it. English stop words and words
-    that the vocabulary lacks do not count. Of words that are cut into pieces, the pieces count so.
+    The weight of a word is log(N / n) if n of the N training notes have it, and 0 if it is an
+    English stop word or not in the vocabulary. Where words are cut into pieces, each piece is
+    weighted in the same way.
 
     Args:
-        corpus: gives the titles, the vocabulary, and how many notes have a word.
+        corpus: provides the titles, the vocabulary and the training notes.
         table: (rows, E), the vectors of words, or of pieces of words.
-        rows_of: cuts words into the rows that stand for them; by default each has its own.
+        rows_of: maps word ids (n,) to rows of `table` (m,); by default each word has its own row.
 
     Returns:
-        {task: (C, E)} of length 1; zero for a title without any such word.
+        {task: (C, E)}, vectors of length 1; zero for a title in which no word has a weight.
 
     References:
         The weights are those of TF-IDF (Spärck Jones 1972).

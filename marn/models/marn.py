@@ -1,7 +1,7 @@
 """MARN, its predecessor MT-RAM, and their base system, a BiGRU with label attention.
 
 The layers are in `marn.nn.layers` and `marn.nn.ram`. `marn.plain` has the whole model and its
-training in one file, in torch alone; tests hold the two equal.
+training in one file, in torch alone; tests check that the two agree.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from marn.nn.layers import BiGRU, LabelAttention, Pooling, length_mask
 
 
 class BiGRULabelAttention(Coder):
-    """Encode by a BiGRU, classify by label attention: MARN without RAM, multitask and focal loss.
+    """BiGRU with label attention: MARN without RAM and the focal loss.
 
     This is the base system "BiGRU" of MT-RAM's Table 3 and of MARN's ablations. The "BiGRU" of
     MARN's Table 1 is a different one, CAML's GRU without label attention.

@@ -1,4 +1,4 @@
-"""Batches in which a network reads notes to score them."""
+"""Batch the notes that a network is to score."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,16 +16,17 @@ from marn.models.base import Coder
 def batches(
     model: Coder, notes: Sequence[NDArray[np.integer]], batch_size: int
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Read notes in batches on a network's device; each rank reads its share of the batches.
+    """Yield padded batches on the network's device; each rank gets its share of the batches.
 
     Args:
-        model: a network; it reads `max_length` words of a note.
-        notes: the words of each note, at least one.
-        batch_size: notes at a time. A model with `padding="released"` is not padding-invariant,
-            and reads one note at a time as the authors' evaluation does.
+        model: the network, which reads the first `max_length` words of a note.
+        notes: word ids of each note, at least one.
+        batch_size: number of notes in a batch. A model with `padding="released"` is not
+            padding-invariant and gets one note at a time, as in the authors' evaluation.
 
     Yields:
-        The places of B notes in `notes`, (B,); their words (B, T) int64; and their lengths (B,).
+        The indices of B notes in `notes`, (B,); their word ids, (B, T) int64, padded with 0; and
+        their lengths, (B,).
     """
     device = next(model.parameters()).device
     lengths = np.minimum([len(note) for note in notes], model.max_length)

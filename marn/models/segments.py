@@ -1,4 +1,4 @@
-"""Notes cut into segments of equally many tokens, of which the last may be shorter."""
+"""Cut notes into segments of equal length, of which the last may be shorter."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from marn.nn.layers import length_mask
 
 
 class Segmented:
-    """What a system has whose positions are segments of `segment_size` tokens."""
+    """Mix-in for a system whose positions are segments of `segment_size` tokens."""
 
     segment_size: int
 
@@ -17,11 +17,11 @@ class Segmented:
         return (lengths + self.segment_size - 1) // self.segment_size
 
     def join_words(self, h: Tensor, x: Tensor) -> Tensor:
-        """Put the sum of a segment's words beside it: (B, S, D), (B, T, E) -> (B, S, D + E)."""
+        """Concatenate segments and sums of their words: (B, S, D), (B, T, E) -> (B, S, D + E)."""
         return torch.cat([h, cut_segments(x, self.segment_size).sum(dim=2)], dim=2)
 
     def positions_to_tokens(self, weights: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """Share the weight of each segment evenly among its tokens; see `Coder`."""
+        """Divide the weight of each segment evenly among its tokens; see `Coder`."""
         size = self.segment_size
         starts = torch.arange(weights.shape[2], device=weights.device) * size
         tokens = (lengths[:, None] - starts).clamp(1, size)  # (B, S)
@@ -30,11 +30,11 @@ class Segmented:
 
 
 def cut_segments(x: Tensor, size: int) -> Tensor:
-    """Cut rows into consecutive segments, the last one filled up with zeros.
+    """Cut rows into consecutive segments, the last one padded with zeros.
 
     Args:
         x: (B, T) or (B, T, E).
-        size: w, positions of a segment.
+        size: w, number of positions in a segment.
 
     Returns:
         (B, ceil(T / w), w) or (B, ceil(T / w), w, E).

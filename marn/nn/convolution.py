@@ -10,29 +10,29 @@ from marn.nn.layers import convolve
 
 
 class Convolution(nn.Conv1d):
-    """`nn.Conv1d` over the positions of (B, T, C), with its arguments, weights and start."""
+    """Convolve as `nn.Conv1d`, with its arguments and initial weights, but over (B, T, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, channels_in) -> (B, T', channels_out)."""
+        """Convolve over the positions: (B, T, channels_in) -> (B, T', channels_out)."""
         padding, dilation = int(self.padding[0]), self.dilation[0]
         return convolve(x, self.weight, self.bias, padding=padding, dilation=dilation)
 
 
 class ResidualConvolution(nn.Module):
-    r"""Add a shortcut to two convolutions, the residual block of MultiResCNN and Fusion.
+    r"""Apply two convolutions and a shortcut: the residual block of MultiResCNN and Fusion.
 
     .. math:: \mathrm{dropout}(\tanh(N(C(\tanh(N(C(x))))) + N(S(x))))
 
-    with convolutions C of an odd kernel, a convolution S of kernel 1, all without a bias, and a
-    normalisation N for each.
+    Both C are convolutions with an odd kernel, S is one with kernel 1, none has a bias, and each is
+    followed by its own normalisation N.
 
     Args:
-        channels_in: features of a position in the input.
-        channels_out: features of a position in the output.
-        kernel_size: tokens that C spans; odd, so that the length is kept.
-        norm: creates a normalisation of so many channels: a module of (B, T, C) and a mask that
-            leaves padding zero, as `marn.nn.ram.TokenNorm` does.
-        dropout: share dropped at the end.
+        channels_in: number of features per position in the input.
+        channels_out: number of features per position in the output.
+        kernel_size: number of tokens that C spans; odd, so that the length is kept.
+        norm: creates a normalisation, given the number of channels: a module that takes (B, T, C)
+            and a mask and leaves padding zero, as `marn.nn.ram.TokenNorm` does.
+        dropout: dropout probability at the end.
 
     Raises:
         MarnError: `kernel_size` is even.
@@ -61,7 +61,7 @@ class ResidualConvolution(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, channels_in), zero at padding if there is a mask -> (B, T, channels_out), same."""
+        """Apply the block: (B, T, channels_in) -> (B, T, channels_out), both zero where masked."""
         first, second, third = self.norms
         main = second(self.second(torch.tanh(first(self.first(x), mask))), mask)
         return self.dropout(torch.tanh(main + third(self.shortcut(x), mask)))

@@ -10,7 +10,7 @@ from marn.nn.layers import SCORES_AT_ONCE, Head, attend, attention_weights
 
 
 class TanhAttention(Head):
-    r"""Label attention of LAAT: codes weigh the positions by a hidden layer of their features.
+    r"""Label attention of LAAT: queries meet the features in a hidden tanh layer.
 
     For code l of a task with projection P (D x A), query :math:`q_l`, classifier :math:`w_l` and
     bias :math:`b_l`:
@@ -22,7 +22,9 @@ class TanhAttention(Head):
     Each task has its own projection, as each level of JointLAAT does.
 
     Args:
-        attention_size: A, d_a in the paper.
+        size: D, number of features per position.
+        tasks: number of codes of each task.
+        attention_size: A, width of the hidden layer; d_a in the paper.
 
     References:
         Vu, Nguyen and Nguyen 2020 (LAAT). P, q and w are drawn from a normal distribution with
@@ -43,10 +45,11 @@ class TanhAttention(Head):
             self.bias[task] = nn.Parameter(torch.empty(codes).uniform_(-bound, bound))
 
     def start_words(self, task: str, vectors: Tensor) -> None:
-        """Begin at words, see `Head.start_words`.
+        """Initialise from word vectors, see `Head.start_words`.
 
-        The hidden layer passes the words on, nearly unchanged as tanh is near 0, if it is wide
-        enough; otherwise it passes on their first A features.
+        The identity is added to the projection, so that the hidden layer shows the word vectors to
+        the queries, nearly unchanged because tanh(x) is about x near 0. A layer narrower than E
+        shows their first A features.
         """
         size, width = len(self.projection[task]), vectors.shape[1]
         shown = min(width, self.projection[task].shape[1])
@@ -64,7 +67,7 @@ class TanhAttention(Head):
         return views
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Give each code's weights over the positions: (B, T, D) -> (B, C, T), rows sum to 1."""
+        """Compute each code's weights over the positions: (B, T, D) -> (B, C, T), sums of 1."""
         keys = torch.tanh(features @ self.projection[task])
         return attention_weights(self.query[task], keys, mask)
 
@@ -72,8 +75,11 @@ class TanhAttention(Head):
 class PooledHead(Head):
     """Pool a note into one vector for all codes; each task has an affine layer on it.
 
-    A subclass defines the pooling; `size` is the width of its result. The affine layers start as
-    `nn.Linear` does.
+    A subclass defines the pooling. The affine layers are initialised as in `nn.Linear`.
+
+    Args:
+        size: D', width of the pooled vector.
+        tasks: number of codes of each task.
     """
 
     def __init__(self, size: int, tasks: Mapping[str, int]) -> None:
@@ -84,15 +90,15 @@ class PooledHead(Head):
             self.bias[task] = nn.Parameter(torch.empty(codes).uniform_(-bound, bound))
 
     def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, D), (B, T) -> (B, D)."""
+        """Pool the features of each note: (B, T, D), (B, T) -> (B, D')."""
         raise NotImplementedError
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """Give each code the pooled vector: (B, T, D) -> {task: (B, C, D)}."""
+        """Give each code the pooled vector: (B, T, D) -> {task: (B, C, D')}."""
         pooled = self.pool(features, mask)[:, None]
         return {task: pooled.expand(-1, codes, -1) for task, codes in self.tasks.items()}
 
     def forward(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """(B, T, D) -> logits {task: (B, C)}."""
+        """Compute logits: (B, T, D) -> {task: (B, C)}."""
         pooled = self.pool(features, mask)
         return {task: F.linear(pooled, self.weight[task], self.bias[task]) for task in self.tasks}

@@ -43,13 +43,13 @@ class WordEmbedding(nn.Module):
     """Look up word vectors, then drop features. Row 0, the padding, is zero and stays zero.
 
     Args:
-        vocabulary_size: rows of the table: the words, padding and the unknown word.
+        vocabulary_size: number of rows: the words, padding and the unknown word.
         size: E, the width of a word vector.
         vectors: (vocabulary_size, E) float, the initial table except for row 0. By default rows
             are drawn uniformly from ±sqrt(3/E) and scaled to length 1, as the released code draws
             the unknown word.
         tune: whether training changes the table; the released commands leave it frozen.
-        dropout: share of features dropped after the look-up.
+        dropout: dropout probability after the look-up.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class WordEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T) int64 -> (B, T, E)."""
+        """Embed words: (B, T) int64 -> (B, T, E)."""
         return self.dropout(self.table(tokens))
 
 
@@ -87,7 +87,7 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
 
 
 class Bidirectional(nn.Module):
-    """Run one recurrent layer in both directions, exactly for padded batches.
+    """Run one recurrent layer over padded notes in both directions.
 
     The backward direction reads each note from its own last word: its input is reversed per note,
     and its output is reversed back. This equals a packed sequence, but takes time
@@ -95,7 +95,7 @@ class Bidirectional(nn.Module):
     direction starts in the padding, as in the released code.
 
     Args:
-        input_size: E.
+        input_size: E, number of features per position in the input.
         hidden_size: d_r, width of one direction; the output has D = 2 d_r features.
     """
 
@@ -107,7 +107,7 @@ class Bidirectional(nn.Module):
         self.backwards = self.cell(input_size, hidden_size, batch_first=True)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E), (B, T) -> (B, T, 2 d_r), zero at padding if there is a mask."""
+        """Encode notes: (B, T, E), (B, T) -> (B, T, 2 d_r), zero at padding if masked."""
         if mask is None:
             ahead, back = self.run(x, x.flip(1))
             return torch.cat([ahead, back.flip(1)], dim=2)
@@ -133,7 +133,7 @@ class BiGRU(Bidirectional):
     cell = nn.GRU
 
     def run(self, ahead: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
-        """Run each direction on its input; on a CPU both in one loop, which is faster."""
+        """Run each direction on its input; on a CPU both run in one loop, which is faster."""
         if ahead.device.type != "cpu":
             return super().run(ahead, back)
         weights = [gru.all_weights[0] for gru in (self.forwards, self.backwards)]
@@ -153,8 +153,8 @@ def convolve(
         x: (B, T, C).
         weight: (O, C, K).
         bias: (O,).
-        padding: zeros before the first and after the last position.
-        dilation: positions between two taps.
+        padding: number of zeros before the first and after the last position.
+        dilation: distance between two taps of the kernel, in positions.
 
     Returns:
         (B, T + 2 padding - dilation (K - 1), O).
@@ -178,8 +178,8 @@ def attend(
         keys: (B, T, A).
         values: (B, T, D).
         mask: (B, T) bool, or None.
-        at_once: most scores held at a time where the fused kernel cannot be used (at least one
-            query per note); None for all.
+        at_once: largest number of scores held at a time where the fused kernel cannot be used (at
+            least one query per note); None for all.
 
     Returns:
         (B, C, D).
@@ -215,13 +215,17 @@ def attention_weights(queries: Tensor, keys: Tensor, mask: Tensor | None) -> Ten
 class Head(nn.Module):
     """Turn features into logits: each code has a view v of the note, a classifier w and a bias b.
 
-    A subclass creates `weight` and `bias` for each task and defines the view. It is made of `size`,
-    the features D of a position, and `tasks`, the number of codes of each task.
+    A view is the code's own representation of the note; the logit is the dot product of view and
+    classifier plus the bias. A subclass creates `weight` and `bias` for each task and defines the
+    views. Its constructor takes `size`, the number D of features per position, and `tasks`.
+
+    Args:
+        tasks: number of codes of each task.
     """
 
     at_once: int | None = None
-    """Most attention scores held at a time, for heads that use `attend`; None for the others. Less
-    costs time, not accuracy."""
+    """Largest number of attention scores held at a time, for heads that use `attend`; None for the
+    others. A smaller number costs time, not accuracy."""
 
     def __init__(self, tasks: Mapping[str, int]) -> None:
         super().__init__()
@@ -230,7 +234,7 @@ class Head(nn.Module):
         self.bias = nn.ParameterDict()
 
     def by_task(self, x: Tensor) -> dict[str, Tensor]:
-        """Part what all codes have: (B, sum of C, …) -> {task: (B, C, …)}."""
+        """Split what holds the codes of all tasks: (B, sum of C, …) -> {task: (B, C, …)}."""
         parts = x.split(list(self.tasks.values()), dim=1)
         return dict(zip(self.tasks, parts, strict=True))
 
@@ -240,7 +244,13 @@ class Head(nn.Module):
         return 0
 
     def start_words(self, task: str, vectors: Tensor) -> None:
-        """Begin the last E features of queries at 2 v, of classifiers at v, for v (C, E)."""
+        """Initialise a task's queries and classifiers from word vectors, if the head supports it.
+
+        Args:
+            task: one of `tasks`.
+            vectors: v, (C, E), a vector for each code; the last E features are set to 2 v in a
+                query and to v in a classifier.
+        """
         raise NotImplementedError
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
@@ -248,11 +258,11 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Give each code's weights over the positions: (B, T, D) -> (B, C, T), rows sum to 1."""
+        """Compute each code's weights over the positions: (B, T, D) -> (B, C, T), sums of 1."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """(B, T, D) -> logits {task: (B, C)}, the product of view and classifier plus the bias."""
+        """Compute logits: (B, T, D) -> {task: (B, C)}."""
         return {
             task: (view * self.weight[task]).sum(dim=2) + self.bias[task]
             for task, view in self.label_representations(features, mask).items()
@@ -276,10 +286,13 @@ class LabelAttention(Head):
     pass; published parameter counts include it (`declared_unused`).
 
     Args:
-        pooling: from a view to a logit. `"sum"`: sum of :math:`w_l \circ v_l` over the features
-            (MARN Eq. 15 and both releases). `"max"`: its largest feature (the word used in MT-RAM
-            Section 3.4). `"mixed_max"`: the largest feature of row l of W V with a C x C matrix W
-            that mixes the codes (MT-RAM Eq. 11 to the letter; 79.6 million weights at 8,921 codes).
+        size: D, number of features per position.
+        tasks: number of codes of each task.
+        pooling: how a view becomes a logit. `"sum"`: sum of :math:`w_l \circ v_l` over the
+            features (MARN Eq. 15 and both releases). `"max"`: its largest feature (the word used in
+            MT-RAM Section 3.4). `"mixed_max"`: the largest feature of row l of W V, with a C x C
+            matrix W that mixes the codes (MT-RAM Eq. 11 read literally; 79.6 million weights at
+            8,921 codes).
 
     Raises:
         MarnError: `pooling` is unknown.
@@ -302,15 +315,15 @@ class LabelAttention(Head):
 
     @property
     def declared_unused(self) -> int:
-        """One bias per query."""
+        """Number of biases on the queries, one per code."""
         return sum(self.tasks.values())
 
     def start_words(self, task: str, vectors: Tensor) -> None:
-        """Begin at words, see `Head.start_words`; with `"mixed_max"` the queries alone."""
+        """Initialise from word vectors, see `Head.start_words`; only queries if `"mixed_max"`."""
         size = self.query[task].shape[1]
         words = slice(size - vectors.shape[1], size)
         self.query[task].data[:, words] = 2 * vectors
-        if self.pooling != "mixed_max":  # whose classifiers weigh codes, not features
+        if self.pooling != "mixed_max":  # its classifiers weight codes, not features
             self.weight[task].data[:, words] = vectors
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
@@ -319,11 +332,11 @@ class LabelAttention(Head):
         return self.by_task(attend(queries, features, features, mask, at_once=self.at_once))
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Give each code's weights over the positions, Eq. 12: (B, T, D) -> (B, C, T)."""
+        """Compute each code's weights over the positions, Eq. 12: (B, T, D) -> (B, C, T)."""
         return attention_weights(self.query[task], features, mask)
 
     def forward(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """(B, T, D) -> logits {task: (B, C)}, pooled from the views plus the bias."""
+        """Compute logits from the views as `pooling` says: (B, T, D) -> {task: (B, C)}."""
         if self.pooling == "sum":
             return super().forward(features, mask)
         logits = {}
@@ -337,8 +350,9 @@ class LabelAttention(Head):
 # --- the GRU on a CPU -----------------------------------------------------------------------------
 
 STEPS_AT_ONCE = 32
-"""Steps whose input products are computed at once: enough for efficient products, few enough for
-the arrays to stay in the cache and below the 32 MB from which glibc maps memory anew each time."""
+"""Number of steps whose input products are computed at once: enough for efficient products, few
+enough that the arrays fit the cache and stay below 32 MB, above which glibc maps new memory for
+each array."""
 
 
 def bidirectional_gru(x: Tensor, parameters: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -346,7 +360,8 @@ def bidirectional_gru(x: Tensor, parameters: Sequence[Sequence[Tensor]]) -> Tens
 
     Per step `nn.GRU` runs each direction by itself on a CPU and records a dozen operations for
     autograd. Here a step takes six operations for all directions together, and the gradient is
-    written out. The results agree up to rounding; a small model's step takes half the time.
+    written out. The results agree up to rounding; a training step of a small
+    model takes half the time.
 
     Args:
         x: (W, B, T, E), the input of each direction, in its own reading order.
@@ -366,9 +381,10 @@ def _blocks(steps: int) -> list[slice]:
 
 
 class _Recurrence(torch.autograd.Function):
-    """The recurrence; W directions, T steps, B notes, E features, H units, S steps at once.
+    """Compute the states of all steps, and their gradient.
 
-    Gates are those of `nn.GRU`, in its order r, z, n: r and z are sigmoids,
+    Shapes: W directions, T steps, B notes, E features, H units, S steps at once. The gates are
+    those of `nn.GRU`, in its order r, z, n: r and z are sigmoids,
     n = tanh(i_n + r (h U_n + b_n)), and the new state is (1 - z) n + z h.
     """
 
@@ -390,7 +406,7 @@ class _Recurrence(torch.autograd.Function):
         h = weight_hh.new_zeros(ways, notes, units)
         kept: list[Tensor] = []
         for block in _blocks(steps):
-            # (W, S, B, 3H); under autocast in half precision, which the recurrence is not.
+            # (W, S, B, 3H); autocast computes this in half precision, but not the recurrence.
             inputs = torch.baddbmm(bias_ih[:, None], x[:, block].flatten(1, 2), from_input)
             inputs = inputs.to(weight_hh.dtype).view(ways, -1, notes, 3 * units)
             # [r, z, h U_n + b_n] of each step; the sums of r and z become gates in place.
@@ -423,8 +439,8 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_ih, weight_hh, states, *kept = ctx.saved_tensors
         steps, ways, notes, units = states.shape
-        # A step's gradient is laid out as [n, z, r, product]: n to r concern the inputs, z to
-        # product the states. The rows of the weights are put in these orders.
+        # A step's gradient is laid out as [n, z, r, product]: n to r belong to the inputs, z to
+        # product to the states. The rows of the weights are put in the same orders.
         to_input = torch.cat(weight_ih.split(units, 1)[::-1], 1)
         r_rows, z_rows, product_rows = weight_hh.split(units, 1)
         to_state = torch.cat([z_rows, r_rows, product_rows], 1)
@@ -437,8 +453,8 @@ class _Recurrence(torch.autograd.Function):
             r, z, hidden = recurrent.split(units, dim=3)
             start = states[block.start - 1] if block.start else torch.zeros_like(states[0])
             before = torch.cat([start[None], states[block][:-1]])
-            # From the gradient of a state to those of n and z before their functions, and from
-            # that of n to those of r and of the product inside n.
+            # Factors that turn the gradient of a state into those of n and z before tanh and
+            # sigmoid, and the one of n into those of r and of the product inside n.
             of_state = torch.stack([(1 - z) * (1 - n * n), (before - n) * z * (1 - z)], dim=3)
             of_n = torch.stack([hidden * r * (1 - r), r], dim=3)
             found = states.new_empty(ways, len(n), notes, 4, units)

@@ -26,11 +26,11 @@ class TokenNorm(nn.BatchNorm1d):
     (`marn.parallel`) the statistics are those of the whole batch, not of one rank's share.
 
     In training the moments are computed here, with sums in fp64 as in torch's kernel for
-    (B, C, T): its kernel for (N, C) adds in fp32, and over 64,000 tokens loses a digit and a half.
+    (B, C, T). Its kernel for (N, C) sums in fp32, which loses 1.5 digits over 64,000 tokens.
     """
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, C), (B, T) -> (B, T, C), zero at padding if there is a mask."""
+        """Normalise features: (B, T, C), (B, T) -> (B, T, C), zero at padding if masked."""
         rows = x.reshape(-1, x.shape[2])
         real = torch.ones_like(rows[:, :1]) if mask is None else mask.reshape(-1, 1).to(x.dtype)
         if not self.training:
@@ -42,17 +42,18 @@ class TokenNorm(nn.BatchNorm1d):
 
     @torch.no_grad()
     def _moments(self, rows: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Centre the rows by the moments of the real rows of all ranks; update the running ones.
+        """Centre the rows by the mean of the real rows of all ranks; update the running moments.
 
-        A single token has no variance: it is normalised by the running moments, which stay.
+        A single token has no variance: it is normalised by the running moments, which then do not
+        change.
 
         Args:
             rows: (N, C).
             real: (N, 1), 1 for tokens and 0 for padding.
 
         Returns:
-            The rows less their mean (N, C), zero at padding; and in fp64 their mean (C,), one over
-            their standard deviation (C,), and the number of real rows of all ranks ().
+            The rows minus their mean (N, C), zero at padding; and in fp64 their mean (C,), the
+            inverse of their standard deviation (C,), and the number of real rows of all ranks ().
         """
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -78,7 +79,7 @@ class TokenNorm(nn.BatchNorm1d):
 def _column_sums(rows: Tensor) -> Tensor:
     """Sum over the rows: (N, C) -> (C,), in fp64 (fp32 on an MPS device).
 
-    Sixteen rows at a time are summed in the precision of the rows: as exact, and twice as fast.
+    Blocks of 16 rows are first summed in the rows' precision, which is as exact and twice as fast.
     """
     whole = len(rows) // 16 * 16
     blocks = rows[:whole].view(whole // 16, 16, rows.shape[1]).sum(1)
@@ -87,10 +88,10 @@ def _column_sums(rows: Tensor) -> Tensor:
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Normalise, scale and shift rows; the gradient knows that the moments depend on all rows.
+    """Normalise, scale and shift rows; in the gradient, the moments depend on all rows.
 
-    Each rank's gradient is that of the sum of the losses of all ranks. What is computed for each
-    channel is in fp64, so that each element is rounded as seldom as in torch's kernels.
+    Each rank's gradient is that of the sum of the losses of all ranks. Values per channel are in
+    fp64, so that each element is rounded no more often than in torch's kernels.
     """
 
     @staticmethod
@@ -108,7 +109,7 @@ class _BatchNorm(torch.autograd.Function):
         ctx.save_for_backward(weight, centred, mean, scale, total, real)
         ctx.counts = not parallel.is_shadow()
         factor = weight * scale
-        shift = bias - (mean - mean.to(rows.dtype)) * factor  # `centred` lacks the rest of the mean
+        shift = bias - (mean - mean.to(rows.dtype)) * factor  # `centred` used the rounded mean
         return torch.addcmul(shift.to(rows.dtype), centred, factor.to(rows.dtype)).mul_(real)
 
     @staticmethod
@@ -120,7 +121,7 @@ class _BatchNorm(torch.autograd.Function):
         d_weight = (_column_sums(gradient * centred) - rest * d_bias) * scale
         factor = weight * scale
         d_rows = gradient * factor.to(dtype)
-        if total > 1:  # else the moments are constants
+        if total > 1:  # otherwise the moments are constants
             sums = parallel.all_reduce(torch.stack([d_bias, d_weight])) / total * ctx.counts
             slope = sums[1] * scale
             shift = (sums[0] - rest * slope) * factor
@@ -131,15 +132,16 @@ class _BatchNorm(torch.autograd.Function):
 
 
 class ConvNorm(nn.Module):
-    """Convolve with kernel 3 over the tokens, stride 1, same length, no bias; then `TokenNorm`.
+    """Convolve over the tokens with kernel 3, stride 1 and no bias; then normalise (`TokenNorm`).
 
-    The paper prints 3 x 3; over a sequence this is a one-dimensional kernel of 3.
+    The length stays the same. The paper prints 3 x 3; over a sequence this is a one-dimensional
+    kernel of 3.
 
     Args:
-        channels_in: features of a position in the input.
-        channels_out: features of a position in the output.
-        transposed: hold the weights of a deconvolution, which with stride 1 is a convolution with
-            the kernel flipped: the same functions, initialised at another scale.
+        channels_in: number of features per position in the input.
+        channels_out: number of features per position in the output.
+        transposed: whether the weights are those of a deconvolution, which at stride 1 is a
+            convolution with a flipped kernel: the same functions, initialised at another scale.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, transposed: bool = False) -> None:
@@ -150,7 +152,7 @@ class ConvNorm(nn.Module):
         self.norm = TokenNorm(channels_out)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, channels_in) -> (B, T, channels_out)."""
+        """Convolve and normalise: (B, T, channels_in) -> (B, T, channels_out)."""
         weight = self.weight.transpose(0, 1).flip(2) if self.transposed else self.weight
         return self.norm(convolve(x, weight, padding=1), mask)
 
@@ -159,9 +161,9 @@ class Block(nn.Module):
     """Convolution, normalisation, tanh, convolution, normalisation (Eqs. 4, 5 and 6).
 
     Args:
-        channels_in: features of a position in the input.
-        channels_out: features of a position in the output.
-        transposed: whether the first and the second convolution are deconvolutions.
+        channels_in: number of features per position in the input.
+        channels_out: number of features per position in the output.
+        transposed: whether each of the two convolutions is a deconvolution.
     """
 
     def __init__(
@@ -172,20 +174,26 @@ class Block(nn.Module):
         self.second = ConvNorm(channels_out, channels_out, transposed=transposed[1])
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, channels_in) -> (B, T, channels_out)."""
+        """Apply the block: (B, T, channels_in) -> (B, T, channels_out)."""
         return self.second(torch.tanh(self.first(x, mask)), mask)
 
 
 class Projection(nn.Linear):
-    """Restore the width by one matrix, without a bias so that padding stays zero."""
+    """Restore the width with one matrix, without a bias so that padding stays zero."""
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # type: ignore[override]
-        """(B, T, channels_in) -> (B, T, channels_out)."""
+        """Project features: (B, T, channels_in) -> (B, T, channels_out)."""
         return super().forward(x)
 
 
 def up_block(kind: Up, channels_in: int, channels_out: int) -> nn.Module:
-    """Create an up-sample block, Eq. 6."""
+    """Create an up-sample block, Eq. 6.
+
+    Args:
+        kind: `up` of `RecalibratedAggregation`.
+        channels_in: number of features per position in the input.
+        channels_out: number of features per position in the output.
+    """
     if kind == "linear":
         return Projection(channels_in, channels_out, bias=False)
     return Block(channels_in, channels_out, transposed=(True, kind == "deconv"))
@@ -195,23 +203,24 @@ class RecalibratedAggregation(nn.Module):
     r"""RAM: :math:`O = \mathrm{dropout}(\tanh(F_{US}(F_{US}(L_1) + D_1) \odot H))`.
 
     :math:`D_1 = F_{DS}(H)` (Eq. 7), :math:`D_2 = F_{DS}(D_1)` (Eq. 8), :math:`L_1 = F_{LS}(D_2)`
-    (Eq. 9), :math:`U_1 = F_{US}(L_1) \oplus D_1` (Eq. 10), O by Eq. 11. Widths not divisible by 4
-    are halved with rounding down and restored exactly.
+    (Eq. 9), :math:`U_1 = F_{US}(L_1) \oplus D_1` (Eq. 10), O by Eq. 11. Half of an odd width is
+    rounded down; widths are restored exactly.
 
     Args:
-        size: D, the features of a position; 600 in the papers.
-        fusion: how the result meets H: `"multiply"` (Eq. 11) or `"add"` (MT-RAM Table 4).
+        size: D, number of features per position; 600 in the papers.
+        fusion: how the result is combined with H: `"multiply"` (Eq. 11) or `"add"` (MT-RAM
+            Table 4).
         up: the up-sample blocks. `"deconv"`: two deconvolutions (the released code, MT-RAM
             Eqs. 5-7). `"conv"`: the second is a convolution that keeps the width (Eq. 6 of MARN as
-            printed), the same functions at stride 1 from another start. `"linear"`: one matrix
+            printed): the same functions at stride 1, initialised otherwise. `"linear"`: one matrix
             instead of the block (MARN Section 3.2, footnote 2, which reports it as worse).
-        tanh: whether O is squashed, as in Eq. 11 of the journal version and in the released code;
+        tanh: whether tanh is applied, as in Eq. 11 of the journal version and in the released code;
             the preprint's Eq. 11 has no tanh.
-        dropout: share dropped at the end; 0.2 in the papers.
-        start: how the last normalisation begins. `"released"`: as torch begins it, with weight 1
-            and bias 0, so that O starts as noise. `"identity"`: with weight 0.1 and with bias 1
-            where the result multiplies H, 0 where it is added, so that O starts near tanh(H). The
-            functions are the same; no paper has it, and it needs an `up` that ends in one.
+        dropout: dropout probability at the end; 0.2 in the papers.
+        start: initial values of the last normalisation. `"released"`: weight 1 and bias 0, as in
+            torch, so that O starts as noise. `"identity"`: weight 0.1, and bias 1 if the result
+            multiplies H or 0 if it is added, so that O starts near tanh(H). Only the initial values
+            differ; no paper has this, and it needs an `up` that ends in a normalisation.
 
     Raises:
         MarnError: an option is unknown, `size` < 4, or `start="identity"` with `up="linear"`.

@@ -1,1 +1,1 @@
-"""Systems that read the text of a note: linear models, titles, marked phrases, and their stacks."""
+"""Systems that read the text of a note: linear models, titles, marked phrases, ensembles."""

@@ -1,4 +1,4 @@
-"""Averages of trained models, networks among them, as one system that reads text."""
+"""Average trained models, networks among them, in one system that reads text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -30,15 +30,18 @@ class Average(Ensemble):
 
     Args:
         members: systems by name, or `{"name": …, "options": {…}}`. The default is the best average
-            of the chapter on real text.
-        weights: of each member; only their ratio counts. None for equal ones.
-        pool: what is averaged. With `"logits"` a member that is sure outweighs those that are not,
-            which is better for rare codes (`book/results/rare.json`).
+            of chapter 7.
+        weights: one weight per member, of which only the ratios matter; None for equal weights.
+        pool: what is averaged. With `"logits"` a confident member outweighs unsure ones, which is
+            better for rare codes (`book/results/rare.json`).
         **shared: see `TextSystem`.
 
+    Raises:
+        MarnError: there are fewer than two members, one is unknown, or a weight is missing.
+
     References:
-        An ensemble by the sum rule (Kittler et al. 1998); logits: the logarithmic opinion pool
-        (Genest and Zidek 1986).
+        Probabilities: the sum rule of Kittler et al. 1998. Logits: the logarithmic opinion pool of
+        Genest and Zidek 1986.
     """
 
     name = "average"
@@ -67,11 +70,15 @@ class Average(Ensemble):
         self.vocabulary = Vocabulary([])
 
     def fit(self, corpus: Corpus, notes: NDArray[np.int64] | None = None) -> Self:
-        """Refuse: an average has no training of its own."""
+        """Refuse, because `marn.fit` trains the members.
+
+        Raises:
+            MarnError: always.
+        """
         raise MarnError("the members of an average are trained by marn.fit; it cannot be a member")
 
     def hold(self, members: Sequence[Coder | TextSystem], vocabulary: Vocabulary) -> Self:
-        """Take trained members, whose networks read these words."""
+        """Store trained members and the vocabulary of their networks; return the average."""
         self.members = [member.eval() for member in members]
         self.vocabulary = vocabulary
         self.specs = [_spec(member) for member in members]
@@ -94,7 +101,7 @@ class Average(Ensemble):
         return logits
 
     def _read(self, network: Coder, texts: Sequence[str]) -> Logits:
-        """Score texts by a network; a text without words is one unknown word."""
+        """Score texts with a network; a text without words becomes one unknown word."""
         notes = [self.vocabulary.encode(tokenize(text))[: network.max_length] for text in texts]
         notes = [note if len(note) else np.array([self.vocabulary.unknown]) for note in notes]
         found = {task: np.zeros((len(notes), c), np.float32) for task, c in self.tasks.items()}
@@ -105,15 +112,19 @@ class Average(Ensemble):
         return found
 
     def take(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `state_dict` gave, and build the members for it."""
+        """Load a `state_dict`, and build the members that it belongs to.
+
+        Raises:
+            DamagedError: a member has an option that reads files.
+        """
         vocabulary = Vocabulary(from_bytes(state["vocabulary"].numpy()))
-        if "members" in state:  # not in those of version 0.2.0
+        if "members" in state:  # version 0.2.0 wrote none
             self.specs = from_bytes(state["members"].numpy())
         members: list[Coder | TextSystem] = []
         for number, spec in enumerate(self.specs):
             mine = of_member(state, number)
             options = {k: v for k, v in spec["options"].items() if k != "seed"}
-            if refused := {"pretrained", "vectors"} & {*options}:  # as of a card, see marn.saving
+            if refused := {"pretrained", "vectors"} & {*options}:  # as for a card, see marn.saving
                 what = f"a member has the option {min(refused)!r}, which reads other files"
                 raise DamagedError(what)
             member: Coder | TextSystem
@@ -121,7 +132,7 @@ class Average(Ensemble):
                 member = self.registry[spec["name"]](tasks=self.tasks, **options)
                 member.take(mine)
             else:
-                for start_of in ("bias_start", "code_start"):  # need a corpus, and are over
+                for start_of in ("bias_start", "code_start"):  # used before training
                     options.pop(start_of, None)
                 network = Coder.registry[spec["name"]]
                 sizes: dict[str, Any] = {"vocabulary_size": len(vocabulary), "tasks": self.tasks}

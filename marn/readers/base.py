@@ -1,7 +1,8 @@
-"""What systems share that read text instead of word numbers: fitted at once, saved as arrays.
+"""Define what systems share that read text instead of word ids.
 
-They stand beside `Coder`: `marn.build`, `fit`, `predict`, `evaluate`, `save_model` and `load_model`
-take either. They need no vocabulary, epochs or GPU, and no padding.
+They are fitted in one step and saved as arrays. `marn.build`, `fit`, `predict`, `evaluate`,
+`save_model` and `load_model` take them as well as a `Coder`. They need no vocabulary, epochs, GPU
+or padding.
 """
 
 import json
@@ -18,17 +19,20 @@ from marn.errors import MarnError
 from marn.settings import read_json, unknown
 
 Logits = dict[str, NDArray[np.float32]]
-"""{task: (N, C)}: a sigmoid turns them into probabilities."""
+"""{task: (N, C)}; a sigmoid turns them into probabilities."""
 
 
 class TextSystem:
     """Score texts for every code of every task.
 
-    Subclasses define `name`, `fit`, `logits` and the arrays that they have learnt.
+    Subclasses define `name`, `fit` and `logits`; `fit` stores what it learns in `arrays`.
 
     Args:
         tasks: number of codes of each task, such as `{"icd": 50, "ccs": 38}`.
-        seed: of whatever is drawn.
+        seed: seed of all random choices.
+
+    Raises:
+        MarnError: there is no task, or a task has no codes.
     """
 
     name: ClassVar[str]
@@ -36,7 +40,7 @@ class TextSystem:
     has_attention: ClassVar[bool] = False
     registry: ClassVar[dict[str, "type[TextSystem]"]] = {}
     fingerprint: dict[str, str] | None = None
-    """Hashes of the words and codes that it was trained with; see `marn.evaluation`."""
+    """Hashes of the words and codes that the system was trained with; see `marn.evaluation`."""
     options: dict[str, Any]
     """Options given to `build`, written into the card of a saved model."""
     stream: TextIO | None = None
@@ -52,7 +56,7 @@ class TextSystem:
             raise MarnError(f"tasks must give each task at least one code, but got {dict(tasks)}")
         self.tasks, self.seed, self.options = dict(tasks), seed, {}
         self.arrays: dict[str, NDArray[Any]] = {}
-        """All that was learnt."""
+        """Everything that was learnt."""
 
     @classmethod
     def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
@@ -63,11 +67,14 @@ class TextSystem:
         """Learn from training notes.
 
         Args:
-            corpus: must have the model's tasks.
-            notes: places in split "train"; all by default.
+            corpus: a corpus with the system's tasks.
+            notes: (n,) indices of notes in the split "train"; all by default.
 
         Returns:
             The system itself.
+
+        Raises:
+            MarnError: the corpus lacks what the system learns from.
         """
         raise NotImplementedError
 
@@ -76,15 +83,15 @@ class TextSystem:
         raise NotImplementedError
 
     def count_parameters(self, *, embeddings: bool = True) -> int:
-        """Count the numbers that were learnt; `embeddings` is for networks."""
+        """Count the numbers that were learnt; `embeddings` only matters for networks."""
         return sum(x.numel() for x in self.state_dict().values() if x.is_floating_point())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what was learnt, as torch does of a network; nothing before `fit`."""
+        """Return what was learnt as tensors, as a network does; empty before `fit`."""
         return {key: torch.from_numpy(np.ascontiguousarray(x)) for key, x in self.arrays.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `state_dict` gave, and try it, so that damaged arrays are noticed.
+        """Load what `state_dict` returned, and score a text with it to detect damaged arrays.
 
         Raises:
             ValueError: the arrays are not those of this system.
@@ -95,7 +102,7 @@ class TextSystem:
                 raise ValueError(f"the arrays of {self.name} do not give scores of task {task!r}")
 
     def take(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `state_dict` gave, unseen."""
+        """Load what `state_dict` returned, without checking it."""
         self.arrays = {key: value.numpy() for key, value in state.items()}
 
     def eval(self) -> Self:
@@ -110,7 +117,7 @@ class Ensemble(TextSystem):
 
     @staticmethod
     def named(members: Sequence[str | Mapping[str, Any]], known: Collection[str]) -> list[Any]:
-        """Return members, given by name or as a dictionary with one, as dictionaries."""
+        """Return members as dictionaries; each is given by its name, or as a dictionary with it."""
         specs = [{"name": one} if isinstance(one, str) else dict(one) for one in members]
         for spec in specs:
             if spec.get("name") not in known:
@@ -126,26 +133,26 @@ class Ensemble(TextSystem):
 
 
 def of_member(state: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
-    """Take a member's part of what `Ensemble.state_dict` gave."""
+    """Return a member's part of what `Ensemble.state_dict` returned."""
     start = f"{number}."
     return {key.removeprefix(start): x for key, x in state.items() if key.startswith(start)}
 
 
 def as_bytes(value: Any) -> NDArray[np.uint8]:
-    """Write a list or dictionary as the bytes of its JSON, to be saved with arrays."""
+    """Encode a list or dictionary as the bytes of its JSON, to save it with arrays."""
     return np.frombuffer(json.dumps(value, ensure_ascii=False).encode(), np.uint8).copy()
 
 
 def from_bytes(array: NDArray[np.uint8]) -> Any:
-    """Read what `as_bytes` wrote."""
+    """Decode what `as_bytes` returned."""
     return read_json(array.tobytes().decode())
 
 
 def training_notes(corpus: Corpus, notes: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """Return the places of the notes to learn from; all by default.
+    """Return the indices of the training notes to learn from, all by default.
 
     Raises:
-        MarnError: there is none.
+        MarnError: there are none.
     """
     places = np.arange(len(corpus["train"])) if notes is None else np.asarray(notes)
     if not len(places):
@@ -154,5 +161,5 @@ def training_notes(corpus: Corpus, notes: NDArray[np.int64] | None) -> NDArray[n
 
 
 def log_odds(count: NDArray[Any], total: int) -> NDArray[np.float64]:
-    """Turn counts out of a total into log odds, finite for none and for all."""
+    """Turn counts out of a total into log odds, which are finite even for none and for all."""
     return np.log((count + 0.5) / (total - count + 0.5))

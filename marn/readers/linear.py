@@ -18,25 +18,30 @@ from marn.readers.base import Logits, TextSystem, as_bytes, from_bytes, training
 
 Classifier = Literal["ridge", "svm", "lr"]
 _STEEP = 4.0
-"""Logits per unit of a margin: 1 apart from the boundary is a probability of .98."""
+"""Logits per unit of margin: a margin of 1 is a probability of 0.98."""
 _AT_ONCE = 5000
-"""Training notes up to which the ridge regression is solved exactly, by the notes' products."""
+"""Largest number of training notes for which ridge regression is solved exactly."""
 
 
 class LinearReader(TextSystem):
-    """One linear classifier a code on TF-IDF features, all of length one; see the subclasses.
+    """Fit one linear classifier per code on TF-IDF features; subclasses choose the features.
+
+    The features of a note have length 1.
 
     Args:
-        classifier: `"ridge"`: least squares on targets 0 and 1, all codes in one solution (also
-            called a least-squares SVM); `"svm"`: hinge loss, squared; `"lr"`: logistic regression.
-            A code that no training note has, or every one, keeps its share.
-        strength: C, the inverse strength of the penalty: 10 for ridge, 1 for the SVM and 10,000 for
-            the logistic regression, by default.
+        classifier: `"ridge"`: least squares on targets 0 and 1, solved for all codes at once (also
+            called a least-squares SVM); `"svm"`: squared hinge loss; `"lr"`: logistic regression.
+            A code that all training notes have, or none, gets the same logit in every note.
+        strength: C, the inverse of the strength of regularisation; by default 10 for ridge, 1 for
+            the SVM and 10,000 for logistic regression.
         strengths: values of C to choose among, by the mean average precision of the first task on
-            the dev notes; none keeps `strength`.
-        least: training notes that a feature must occur in.
-        most: features that are kept, the most frequent ones.
+            the dev notes; by default `strength` is used.
+        least: minimum number of training notes that a feature must occur in.
+        most: maximum number of features; the most frequent ones are kept.
         **shared: see `TextSystem`.
+
+    Raises:
+        MarnError: a value in `strengths` is not above 0.
 
     References:
         Spärck Jones 1972 (IDF); scikit-learn's `TfidfVectorizer`, `Ridge`, `LinearSVC` and
@@ -89,7 +94,7 @@ class LinearReader(TextSystem):
         return self
 
     def _chosen(self, corpus: Corpus, vectoriser: Any, x: Any, places: Any) -> float:
-        """Choose C by the dev notes."""
+        """Choose C by the mean average precision on the dev notes."""
         task, dev = next(iter(self.tasks)), corpus["dev"]
         y, truth = corpus["train"].targets(task)[places], dev.targets(task)
         read = vectoriser.transform([dev.text(note) for note in range(len(dev))])
@@ -101,7 +106,7 @@ class LinearReader(TextSystem):
         return max(found, key=found.__getitem__)
 
     def _solve(self, x: Any, y: NDArray[np.bool_], strength: float) -> tuple[Any, Any]:
-        """Fit all codes, ridge at once: (N, F), (N, C) -> weights (C, F), biases (C,)."""
+        """Fit the classifiers of all codes: (N, F), (N, C) -> weights (C, F), biases (C,)."""
         if self.classifier != "ridge":
             return self._each(x, y, strength)
         share = y.mean(axis=0)
@@ -111,7 +116,7 @@ class LinearReader(TextSystem):
         return 2 * _STEEP * weight, 2 * _STEEP * (share - 0.5)
 
     def _each(self, x: Any, y: NDArray[np.bool_], strength: float) -> tuple[Any, Any]:
-        """Fit one classifier a code: (N, F), (N, C) -> weights (C, F), biases (C,)."""
+        """Fit one classifier after another: (N, F), (N, C) -> weights (C, F), biases (C,)."""
         weight = np.zeros((y.shape[1], x.shape[1]))
         bias = np.where(y.all(axis=0), _STEEP, -_STEEP)
         steep = 1.0 if self.classifier == "lr" else _STEEP
@@ -138,7 +143,7 @@ class LinearReader(TextSystem):
 
 
 class Words(LinearReader):
-    """A linear model on the words of a note (`marn.corpus.text.tokenize`): the usual baseline.
+    """Linear model on the words of a note (`marn.corpus.text.tokenize`), the usual baseline.
 
     Args:
         **shared: see `LinearReader`.
@@ -149,9 +154,9 @@ class Words(LinearReader):
 
 
 class Characters(LinearReader):
-    """A linear model on runs of two to five characters within words.
+    """Linear model on sequences of two to five characters within words.
 
-    They share what words do not: plurals, compounds, spelling mistakes.
+    Unlike whole words, these are shared by plurals, compounds and misspellings.
 
     Args:
         **shared: see `LinearReader`.

@@ -1,4 +1,4 @@
-"""Systems that know phrases: those that coders marked, and the titles of the codes."""
+"""Systems that look for phrases: those that coders marked, and the titles of the codes."""
 
 import unicodedata
 from collections import Counter, defaultdict
@@ -16,20 +16,21 @@ from marn.errors import MarnError
 from marn.readers.base import Logits, TextSystem, as_bytes, from_bytes, log_odds, training_notes
 
 _LONGEST = 10
-"""Words of the longest phrase that is learnt; longer ones hardly come twice."""
+"""Maximum number of words of a phrase; longer ones hardly ever occur twice."""
 _UNSAID = 5.0
-"""What a code's log odds lose where no phrase of it is found."""
+"""Amount that a code's log odds are lowered by if none of its phrases is found."""
 
 
 def plain_words(text: str, stem: int | None = None) -> tuple[list[str], NDArray[np.int64]]:
-    """Split a text into words without case and accents, numbers included, with their places.
+    """Split a text into words and numbers, in lower case and without accents.
 
     Args:
-        text: any.
-        stem: letters that are kept of a word; all by default.
+        text: the text.
+        stem: number of letters that are kept of a word; all by default.
 
     Returns:
-        The words, and (n, 2): the first character of each and the one after its last.
+        The n words, and where they are in the text: (n, 2) int64, the index of each word's first
+        character and of the one after its last.
 
     Example:
         >>> plain_words("Fiebre, náuseas", stem=4)[0]
@@ -47,9 +48,9 @@ def _without_accents(word: str) -> str:
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
-def _phrases(words: Sequence[str], longest: int) -> Iterator[str]:
-    """Give every run of up to `longest` words, with repetition."""
-    for size in range(1, longest + 1):
+def _phrases(words: Sequence[str]) -> Iterator[str]:
+    """Yield every sequence of up to `_LONGEST` words, each time that it occurs."""
+    for size in range(1, _LONGEST + 1):
         for start in range(len(words) - size + 1):
             yield " ".join(words[start : start + size])
 
@@ -57,16 +58,14 @@ def _phrases(words: Sequence[str], longest: int) -> Iterator[str]:
 class PhraseDictionary(TextSystem):
     """Look for the phrases that coders marked in the training notes.
 
-    A phrase that was marked h times for a code, and occurs n times in the notes with marks, speaks
-    for it by h / (n + 1); the strongest phrase of a note counts. Categories (task "ccs") get the
-    phrases of their codes.
+    If a phrase was marked h times for a code and occurs n times in the notes with marks, it gives
+    the code a probability of h / (n + 1); the highest one among a note's phrases counts. Categories
+    (task "ccs") get the phrases of their codes, other tasks none.
 
     Args:
-        stem: letters of a word that are compared, so that endings do not matter; all by default.
+        stem: number of letters of a word that are compared, so that endings do not matter; all by
+            default.
         **shared: see `TextSystem`.
-
-    Raises:
-        MarnError: the corpus marks no phrases.
 
     References:
         A look-up of the training annotations, as the leading systems of the CodiEsp task use them
@@ -80,13 +79,17 @@ class PhraseDictionary(TextSystem):
         self.stem = stem
 
     def fit(self, corpus: Corpus, notes: NDArray[np.int64] | None = None) -> Self:
-        """Collect the phrases, see `TextSystem.fit`."""
+        """Collect the phrases, see `TextSystem.fit`.
+
+        Raises:
+            MarnError: the corpus marks no phrases.
+        """
         places, train = training_notes(corpus, notes), corpus["train"]
         marked: dict[str, Counter[int]] = defaultdict(Counter)
         texts = []
         for note in map(int, places):
             passages = train.evidence(note)
-            if not passages:  # nobody looked for phrases in it, as in most notes beside MDACE
+            if not passages:  # no coder marked it; MDACE has few of MIMIC's notes
                 continue
             words, spans = plain_words(train.text(note), self.stem)
             texts.append(words)
@@ -101,7 +104,7 @@ class PhraseDictionary(TextSystem):
                 f"corpus {corpus.name!r} marks no phrases in its training notes; choose another "
                 "system, or a source with evidence"
             )
-        occurring = Counter(p for words in texts for p in _phrases(words, _LONGEST) if p in marked)
+        occurring = Counter(p for words in texts for p in _phrases(words) if p in marked)
         scores = {
             phrase: {
                 str(code): hits / (max(occurring[phrase], hits) + 1) for code, hits in x.items()
@@ -124,7 +127,7 @@ class PhraseDictionary(TextSystem):
         found = {task: np.zeros((len(texts), codes)) for task, codes in self.tasks.items()}
         for row, text in enumerate(texts):
             words = plain_words(text, self.stem)[0]
-            for phrase in {p for p in _phrases(words, _LONGEST) if p in phrases}:
+            for phrase in {p for p in _phrases(words) if p in phrases}:
                 for code, score in phrases[phrase].items():
                     for task, best in found.items():
                         columns = self.arrays[f"{task}.columns"]
@@ -140,15 +143,14 @@ class PhraseDictionary(TextSystem):
 
 
 class TitleMatch(TextSystem):
-    """Look for the words of the codes' titles; nothing is learnt but how rare a word is.
+    """Look for the words of the codes' titles; only the rarity of words is learnt.
 
-    A code's score is the share of its title's words, the rare ones first (IDF), that stand
-    together in a window of the note, the best window counting. So a code that no training note has
-    can be found.
+    A code's score is the share of its title's words, weighted by IDF, that occur in one window of
+    the note; the best window counts. A code that no training note has can therefore be found.
 
     Args:
-        stem: letters of a word that are compared.
-        spread: words of a window for each word of a title.
+        stem: number of letters of a word that are compared.
+        spread: length of a window, in words.
         **shared: see `TextSystem`.
 
     References:
@@ -163,7 +165,7 @@ class TitleMatch(TextSystem):
         self.stem, self.spread = stem, spread
 
     def fit(self, corpus: Corpus, notes: NDArray[np.int64] | None = None) -> Self:
-        """Read the titles, and count how many notes have a word; see `TextSystem.fit`."""
+        """Read the titles, and count the notes that have each word; see `TextSystem.fit`."""
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
         places, train = training_notes(corpus, notes), corpus["train"]
@@ -209,7 +211,7 @@ class TitleMatch(TextSystem):
         return logits
 
     def _windows(self, found: list[tuple[int, int]], size: int) -> sparse.csr_matrix:
-        """Give the title words of the window that begins at each of them: (n, size), 0 or 1."""
+        """Mark the title words in the window that begins at each one found: (n, size), 0 or 1."""
         rows, columns = [], []
         for start, (begin, _) in enumerate(found):
             mine = set()
@@ -223,4 +225,4 @@ class TitleMatch(TextSystem):
 
 
 _STEEP_TITLE = 8.0
-"""Logits from no word of a title to all of them; three quarters of its weight are the boundary."""
+"""Logits between a title without and with all its words; three quarters of its weight give 0."""

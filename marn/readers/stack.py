@@ -1,4 +1,4 @@
-"""Stacks: several readers of text, weighed by what they say of notes that they have not learnt."""
+"""Stack systems that read text, with weights fitted to notes that they did not learn from."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -16,25 +16,25 @@ from marn.readers.base import Ensemble, Logits, TextSystem, log_odds, of_member,
 
 _CLIP = 12.0
 _PAIRS = 2_000_000
-"""Pairs of note and code that the weights are fitted to, at most; others are left out by chance."""
+"""Maximum number of pairs of note and code that the weights are fitted to; more are sampled."""
 
 
 class Stack(Ensemble):
-    """Weigh the logits of several systems by one logistic regression for all codes of a task.
+    """Combine the logits of several systems by a logistic regression, one for each task.
 
-    The regression is fitted out of fold: the training notes are dealt into `folds` parts, and each
-    is scored by members that learnt from the others. What it sees of a pair of note and code are
-    the members' logits and the code's log odds in the notes that they learnt from. Then the members
-    learn from all notes.
+    All codes of a task share the regression. It is fitted out of fold: the training notes are split
+    into `folds` parts, and each part is scored by members that learnt from the others. Its inputs
+    for a pair of note and code are the members' logits and the code's log odds in the notes that
+    they learnt from. The members then learn from all notes.
 
     Args:
-        members: systems by name, or `{"name": …, option: …}`. By default words, characters and
-            titles, and the dictionary if the corpus marks phrases.
-        folds: K, at least 2.
-        **shared: see `TextSystem`; `seed` deals the notes.
+        members: systems by name, or `{"name": …, option: …}`. `build` adds the dictionary to the
+            default if the corpus marks phrases.
+        folds: number of parts, at least 2.
+        **shared: see `TextSystem`; `seed` also decides the split into parts.
 
     Raises:
-        MarnError: a member is unknown, or `folds` is below 2.
+        MarnError: there are no members, one is unknown, or `folds` is below 2.
 
     References:
         Wolpert 1992 (stacked generalisation).
@@ -66,7 +66,7 @@ class Stack(Ensemble):
 
     @classmethod
     def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
-        """Take the members that the corpus has something for."""
+        """Choose the members; the dictionary only if the corpus marks phrases."""
         members: list[Any] = ["words", "characters", "titles"]
         train = corpus["train"]
         if any(train.evidence(note) for note in range(min(len(train), 100))):
@@ -108,7 +108,7 @@ class Stack(Ensemble):
         return np.stack([np.clip(x, -_CLIP, _CLIP).ravel() for x in shown], axis=1)
 
     def _weigh(self, task: str, seen: Sequence[Any], truth: Any, rng: np.random.Generator) -> None:
-        """Fit the weights of a task: members + 1 and a bias; equal ones if there is one class."""
+        """Fit the weights of a task, members + 1 and a bias; equal ones if all pairs are alike."""
         weights = np.append(np.full(len(self.members), 1 / len(self.members)), [0.0, 0.0])
         if seen and 0 < truth.sum() < len(truth):
             pairs = np.concatenate(seen)
@@ -131,7 +131,7 @@ class Stack(Ensemble):
         return logits
 
     def take(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `state_dict` gave, unseen."""
+        """Load what `state_dict` returned, without checking it."""
         super().take({k: x for k, x in state.items() if not k.partition(".")[0].isdigit()})
         for number, member in enumerate(self.members):
             member.take(of_member(state, number))

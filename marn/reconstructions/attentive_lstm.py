@@ -1,4 +1,4 @@
-"""Attentive LSTM after Shi et al. 2017: written diagnoses and code titles, read by letters."""
+"""Attentive LSTM after Shi et al. 2017: codes attend to written diagnoses by their titles."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -15,15 +15,18 @@ from marn.models.segments import Segmented, cut_segments
 from marn.nn.layers import Head, WordEmbedding, attention_weights
 
 LETTERS = 20
-"""Letters of a word that are read."""
+"""Number of letters that are read of a word."""
 
 
 def spell(words: Sequence[str]) -> list[list[int]]:
-    """Number the letters of the words of a vocabulary.
+    """Encode the words of a vocabulary by their letters, numbered from 1.
+
+    Args:
+        words: the words, without padding and the unknown word.
 
     Returns:
-        The letters of padding, which has none, of each word, and of the unknown word, which has one
-        that no other word has; as numbers from 1 to the unknown word's.
+        The letters of padding, which has none; of each word, up to `LETTERS`; and of the unknown
+        word, which has one letter that no other word has, with the highest number.
 
     Example:
         >>> spell(["ab", "b"])
@@ -35,12 +38,12 @@ def spell(words: Sequence[str]) -> list[list[int]]:
 
 
 def last_states(lstm: nn.LSTM, x: Tensor, sizes: Tensor) -> Tensor:
-    """Run an LSTM and give its state at the end of each sequence.
+    """Run an LSTM and return its state at the end of each sequence.
 
     Args:
         lstm: one layer, one direction, batch first.
-        x: (N, L, E); what follows the end of a sequence has no effect.
-        sizes: (N,) int; a sequence of length 0 has state 0.
+        x: (N, T, E); whatever follows the end of a sequence has no effect.
+        sizes: (N,) int, length of each sequence; one of length 0 has state 0.
 
     Returns:
         (N, H).
@@ -51,15 +54,16 @@ def last_states(lstm: nn.LSTM, x: Tensor, sizes: Tensor) -> Tensor:
 
 
 class SpelledEmbedding(WordEmbedding):
-    """Word vectors, each followed by the last state of an LSTM over the letters of the word.
+    """Concatenate each word vector with the last state of an LSTM over the word's letters.
 
     Args:
         vectors: (rows, E), initial table; row 0 is padding.
-        letters: (rows, up to `LETTERS`) int64, letters of the words as numbers from 1, then 0.
-        alphabet: rows of the table of letters: the letters and 0.
-        size: width of a letter's vector, and of the LSTM's state, which follow the E features.
+        letters: (rows, at most `LETTERS`) int64, letters of each word, numbered from 1 and padded
+            with 0.
+        alphabet: number of rows of the letter embedding, row 0 for padding included.
+        size: width of a letter's vector and of the LSTM's state.
         tune: whether training changes the word vectors.
-        dropout: share of features dropped at the end.
+        dropout: dropout probability at the end.
     """
 
     def __init__(
@@ -78,7 +82,7 @@ class SpelledEmbedding(WordEmbedding):
         self.speller = nn.LSTM(size, size, batch_first=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T) int64 -> (B, T, E + size)."""
+        """Embed words: (B, T) int64 -> (B, T, E + size)."""
         words, places = tokens.unique(return_inverse=True)
         letters = self.get_buffer("letters")[words]  # (words, letters)
         spelled = last_states(self.speller, self.alphabet(letters), (letters > 0).sum(dim=1))
@@ -86,10 +90,10 @@ class SpelledEmbedding(WordEmbedding):
 
 
 class TitleAttention(Head):
-    r"""Each code looks for its title among the written diagnoses.
+    r"""Label attention in which each code looks for its title among the written diagnoses.
 
-    The title of code l is read by an LSTM over its words, which have vectors of their own; its last
-    state is :math:`c_l`. With diagnoses :math:`h_j`, classifier :math:`w_l` and bias :math:`b_l`:
+    An LSTM reads the words of the title of code l, which have a separate embedding; its last state
+    is :math:`c_l`. With diagnoses :math:`h_j`, classifier :math:`w_l` and bias :math:`b_l`:
 
     .. math::
         a_{lj} = \mathrm{softmax}_j(h_j \cdot c_l), \quad e_l = \sum_j a_{lj} h_j, \quad
@@ -99,11 +103,11 @@ class TitleAttention(Head):
     where all e_l are equal.
 
     Args:
-        size: D, features of a diagnosis.
+        size: D, number of features of a diagnosis.
         tasks: number of codes of each task.
         titles: {task: for each code the rows of its words in `words`, at least one}.
         words: embedding of the words of all titles; row 0 is padding.
-        word_size: features that it gives a word.
+        word_size: number of features that `words` returns for a word.
     """
 
     def __init__(
@@ -126,12 +130,12 @@ class TitleAttention(Head):
             self.bias[task] = nn.Parameter(torch.zeros(codes))
 
     def read(self, task: str) -> Tensor:
-        """Read the titles of a task: (C, D)."""
+        """Encode the titles of a task: (C, D)."""
         titles = self.get_buffer(f"titles_{task}")
         return last_states(self.reader, self.words(titles), (titles > 0).sum(dim=1))
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """Put what each code found beside its title: (B, S, D) -> {task: (B, C, 2 D)}."""
+        """Give each code its view, [e; c]: (B, S, D) -> {task: (B, C, 2 D)}."""
         views = {}
         for task in self.tasks:
             codes = self.read(task)
@@ -140,36 +144,40 @@ class TitleAttention(Head):
         return views
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Give each code's weights over the diagnoses: (B, S, D) -> (B, C, S), rows sum to 1."""
+        """Compute each code's weights over the diagnoses: (B, S, D) -> (B, C, S), sums of 1."""
         return attention_weights(self.read(task), features, mask)
 
 
 class AttentiveLSTM(Segmented, Coder):
     """Attentive LSTM, after Shi et al. 2017.
 
-    A reconstruction: no code was found, and only the paper's abstract was read; the rest is general
-    knowledge of it. There the input is the list of diagnoses that the physician wrote at the end of
-    a stay, which takes a parser of the notes' sections. Here a note is any text, and `segment_size`
-    words in a row are read as one written diagnosis. The inputs differ, so scores cannot be
-    compared; nor are the paper's 50 codes and split CAML's. Further assumptions: a word's vector is
-    followed by its spelling, read to the 20th letter; the last states represent words, diagnoses
-    and titles; each code has its own classifier; all sizes. Of the paper's two attentions this is
-    the soft one, which it found to be better. It takes no `word_path`: a code's query is the
-    state of an LSTM that has read the title, in which no features are words.
+    This is a reconstruction: no code was found, and only the paper's abstract was read; the rest is
+    general knowledge of the paper. Its input is the list of diagnoses that the physician wrote at
+    the end of an admission, which requires a parser of the sections of a note. Here a note is any
+    text, and every `segment_size` consecutive words are read as one written diagnosis. Scores
+    cannot be compared, because the inputs differ and the paper's 50 codes and split are not CAML's.
+    Further assumptions: a word vector is followed by the word's spelling, read to the 20th letter;
+    the last states represent words, diagnoses and titles; each code has its own classifier; all
+    sizes. Of the paper's two kinds of attention this is the soft one, which the paper found better.
+    The system does not accept `word_path`: a code's query is the state of an LSTM that has read the
+    title, in which no features are words.
 
-    Parameters beside the embedding with 50 codes: 171,650, and 100 for padding and for each word of
-    the titles; the spelling adds 81,000, and 100 for each letter of the alphabet. The paper gives
-    none.
+    Without the embedding it has 171,650 parameters for 50 codes, and another 100 for padding and
+    for each word of the titles. The spelling adds 81,000, and 100 for each letter of the alphabet.
+    The paper gives no size.
 
     Args:
         descriptions: for each task its codes' titles as word ids, in the order of the logits.
             `build` takes those of a corpus. The title of a code without words is the unknown word.
         spelling: the words of the vocabulary, in order; `build` takes those of a corpus. None
-            leaves letters out, which the paper found to be worse.
-        segment_size: words of a written diagnosis; 10, an assumption.
+            leaves the letters out, which the paper found to be worse.
+        segment_size: number of words of a written diagnosis; 10, an assumption.
         hidden_size: D, width of both LSTMs over words; 100, an assumption.
         letter_size: width of a letter's vector and of the LSTM over letters; 50, an assumption.
         **shared: see `Coder`; `max_length` is 2,500 here.
+
+    Raises:
+        MarnError: descriptions are missing, or they or the spelling do not fit.
 
     References:
         Shi, Xie, Hu, Zhang and Xing 2017 (arXiv 1711.04075), abstract.
@@ -243,7 +251,7 @@ class AttentiveLSTM(Segmented, Coder):
         return {"descriptions": descriptions(corpus), "spelling": list(corpus.vocabulary.words)}
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E') -> (B, S, D), the segments."""
+        """Encode segments: (B, T, E') -> (B, S, D), where E' includes the spelling."""
         seen = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
         segments = cut_segments(x, self.segment_size)  # (B, S, size, E')
         sizes = cut_segments(seen, self.segment_size).sum(dim=2)  # (B, S)

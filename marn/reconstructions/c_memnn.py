@@ -1,4 +1,4 @@
-"""C-MemNN after Prakash et al. 2017: a memory of texts that a note asks several times."""
+"""C-MemNN after Prakash et al. 2017: a memory of texts that a note queries several times."""
 
 from collections.abc import Mapping
 from itertools import accumulate, chain
@@ -15,16 +15,16 @@ from marn.reconstructions import ASSUMED
 
 
 def condensed_sizes(size: int, hops: int) -> list[int]:
-    """Give the K + 1 widths of the condensed state: a hop halves it, rounded down, and adds D."""
+    """Return the K + 1 widths of the condensed state: a hop halves it, rounded down, and adds D."""
     return [*accumulate(range(hops), lambda width, _: size + width // 2, initial=size)]
 
 
 class CondensedMemory(PooledHead):
-    r"""Ask a memory K times, and keep a state that condenses all answers.
+    r"""Query a memory K times, and keep a state that condenses all answers.
 
-    Slot i of the memory is a text with the mean :math:`\bar x_i` of its word vectors. A note starts
-    as the mean of its positions, :math:`u_0 = s_0`. Hop k, with matrices K and V for keys and
-    values, and its own D:
+    Slot i of the memory is a text, represented by the mean :math:`\bar x_i` of its word vectors.
+    The first query is the mean of a note's positions, :math:`u_0 = s_0`. Hop k, with matrices K and
+    V for keys and values, and a separate matrix :math:`D_k`:
 
     .. math::
         p_k &= \mathrm{softmax}_i(u_{k-1} \cdot K \bar x_i) \\
@@ -35,8 +35,10 @@ class CondensedMemory(PooledHead):
     hops fade but are not lost. Logits are an affine layer on the last s.
 
     Args:
+        size: D, number of features per position.
+        tasks: number of codes of each task.
         memory: (N, E), the means of the texts, which are not trained.
-        hops: K.
+        hops: K, number of queries.
     """
 
     def __init__(self, size: int, tasks: Mapping[str, int], *, memory: Tensor, hops: int) -> None:
@@ -48,13 +50,13 @@ class CondensedMemory(PooledHead):
         self.condense = nn.ModuleList(nn.Linear(width, width // 2, bias=False) for width in widths)
 
     def recall(self, asked: Tensor) -> tuple[Tensor, Tensor]:
-        """Ask the memory.
+        """Query the memory.
 
         Args:
             asked: (B, D), u_0.
 
         Returns:
-            The condensed state (B, S) and what each hop looked at (B, K, N), rows summing to 1.
+            The condensed state (B, S), and the weights of each hop (B, K, N), rows summing to 1.
         """
         keys, values = self.keys(self.memory), self.values(self.memory)  # (N, D) each
         state, looks = asked, []
@@ -67,7 +69,7 @@ class CondensedMemory(PooledHead):
         return state, torch.stack(looks, dim=1)
 
     def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, D), (B, T) -> (B, S), the condensed state of each note."""
+        """Compute the condensed state of each note: (B, T, D), (B, T) -> (B, S)."""
         if mask is None:
             return self.recall(features.mean(dim=1))[0]
         total = (features * mask[..., None]).sum(dim=1)
@@ -77,24 +79,27 @@ class CondensedMemory(PooledHead):
 class CMemNN(Coder):
     """Condensed memory network, after Prakash et al. 2017.
 
-    A reconstruction: no code was found, and only the paper's abstract was read; the equations are
-    general knowledge of it. Known differences: the memory holds Wikipedia pages there and the
-    descriptions of the codes here, with one text for key and value where a page's title is the key;
-    the split and the 50 codes are not CAML's. Assumptions: bags of words are means; the condensed
-    state starts as the note's own bag; all widths.
+    This is a reconstruction: no code was found, and only the paper's abstract was read; the
+    equations are general knowledge of the paper. Known differences: the paper's memory consists of
+    Wikipedia pages with their titles as keys, whereas here it consists of the codes' descriptions,
+    each of which is both key and value; the paper's split and 50 codes are not CAML's. Assumptions:
+    bags of words are means; the condensed state starts as the note's own bag; all widths.
 
-    The order of words has no effect without RAM. There is no attention over tokens: the hops look
-    at the memory (`CondensedMemory.recall`).
+    The order of words has no effect without RAM. There is no attention over tokens: the hops attend
+    to the memory (`CondensedMemory.recall`).
 
-    Parameters beside the embedding: 107,344 with 50 codes; the paper gives none.
+    Without the embedding it has 107,344 parameters for 50 codes; the paper gives no size.
 
     Args:
-        descriptions: the memory: for one task or more the codes' descriptions as word ids, in the
+        descriptions: the memory: for at least one task the codes' descriptions as word ids, in the
             order of the logits. `build` takes the titles of a corpus's codes. A code without words
             is described by the unknown word.
         hidden_size: D, width of a bag; 100, an assumption.
-        hops: how often the memory is asked; 5.
+        hops: K, number of queries to the memory; 5.
         **shared: see `Coder`; `max_length` is 2,500 here.
+
+    Raises:
+        MarnError: descriptions are missing or do not fit the tasks.
 
     References:
         Prakash et al. 2017 (AAAI), abstract; end-to-end memory networks, Sukhbaatar et al. 2015.
@@ -131,6 +136,6 @@ class CMemNN(Coder):
         return {"descriptions": descriptions(corpus)}
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T, D), each word on its own."""
+        """Encode each word by itself: (B, T, E) -> (B, T, D)."""
         h = self.projection(x)
         return h if mask is None else h * mask[..., None]

@@ -13,19 +13,21 @@ from marn.nn.layers import BiGRU, Head, attend, attention_weights
 
 
 class DescriptionAttention(Head):
-    r"""Label attention where a code's query is made from the words of its description.
+    r"""Label attention in which a code's query is computed from the words of its description.
 
     For code l with the mean :math:`\bar x_l` of its description's word vectors, classifier
-    :math:`w_l` and bias :math:`b_l`, and one affine layer P, p for all codes:
+    :math:`w_l` and bias :math:`b_l`, and one affine layer (P, p) for all codes:
 
     .. math::
         d_l = P \bar x_l + p, \quad a_l = \mathrm{softmax}_t(d_l \cdot h_t / \sqrt D), \quad
         v_l = \sum_t a_{lt} h_t, \quad \mathrm{logit}_l = w_l \cdot v_l + b_l
 
-    It is a head for any encoder. `start_words` puts title vectors in the places of the means, and
-    lets P show them to the words.
+    It is a head for any encoder. `start_words` replaces the means with title vectors, and sets P so
+    that queries compare them with words.
 
     Args:
+        size: D, number of features per position.
+        tasks: number of codes of each task.
         described: {task: (C, E)}, the means, which are not trained.
     """
 
@@ -41,7 +43,7 @@ class DescriptionAttention(Head):
         self.projection = nn.Linear(next(iter(described.values())).shape[1], size)
 
     def start_words(self, task: str, vectors: Tensor) -> None:
-        """Begin at words, see `Head.start_words`; the vectors are the descriptions from then on."""
+        """Initialise from word vectors, see `Head.start_words`; they replace the descriptions."""
         size, width = self.weight[task].shape[1], vectors.shape[1]
         self.get_buffer(f"description_{task}").copy_(vectors)
         self.projection.weight.data[size - width :] = 2 * size**0.5 * torch.eye(width)
@@ -59,21 +61,21 @@ class DescriptionAttention(Head):
         return self.by_task(attend(queries, features, features, mask, at_once=self.at_once))
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Give each code's weights over the positions: (B, T, D) -> (B, C, T), rows sum to 1."""
+        """Compute each code's weights over the positions: (B, T, D) -> (B, C, T), sums of 1."""
         return attention_weights(self.queries(task), features, mask)
 
 
 class DLAC(Coder):
     """Description-based label attention classifier, after Feucht et al. 2021.
 
-    A reconstruction: only the paper's abstract was read, which says that queries come from the
-    codes' descriptions and that the encoder is one of several transformers. Here the encoder is a
-    BiGRU, which needs no pretrained weights; `DescriptionAttention` goes on any other as the `head`
-    of a `Coder`. Assumptions: a description is the mean of its words' vectors as they are when
+    This is a reconstruction: only the paper's abstract was read, which says that queries come from
+    the codes' descriptions and that the encoder is one of several transformers. Here the encoder is
+    a BiGRU, which needs no pretrained weights; `DescriptionAttention` can be the `head` of any
+    `Coder`. Assumptions: a description is the mean of its words' vectors as they are when
     training starts (a GRU over them is another reading); scores are divided by the root of the
     width; each code has its own classifier.
 
-    Parameters beside the embedding: 814,250 with 50 codes; the paper gives none.
+    Without the embedding it has 814,250 parameters for 50 codes; the paper gives no size.
 
     Args:
         descriptions: for each task its codes' descriptions as word ids, in the order of the
@@ -82,6 +84,9 @@ class DLAC(Coder):
         hidden_size: width of one direction of the GRU; 300, as in MARN.
         **shared: see `Coder`.
 
+    Raises:
+        MarnError: descriptions are missing or do not fit the tasks.
+
     References:
         Feucht, Wu, Althammer and Tresp 2021 (W-NUT), abstract.
     """
@@ -89,7 +94,7 @@ class DLAC(Coder):
     name = "dlac"
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
-        # An assumption, for the BiGRU; a pretrained transformer takes about 2e-5.
+        # An assumption, for the BiGRU; a pretrained transformer needs about 2e-5.
         "learning_rate": 1e-3,
     }
 
@@ -114,5 +119,5 @@ class DLAC(Coder):
         return {"descriptions": descriptions(corpus)}
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T, D)."""
+        """Encode with the BiGRU: (B, T, E) -> (B, T, D)."""
         return self.encoder(x, mask)

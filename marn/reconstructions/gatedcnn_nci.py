@@ -1,4 +1,4 @@
-"""GatedCNN-NCI after Ji et al. 2021: gated dilated convolutions, messages of notes and codes."""
+"""GatedCNN-NCI after Ji et al. 2021: gated convolutions, and messages between note and codes."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +14,7 @@ from marn.reconstructions import ASSUMED
 
 
 class GatedPropagation(nn.Module):
-    r"""Dilated causal convolutions with the gates of an LSTM, one set of weights for all levels.
+    r"""Dilated causal convolutions with the gates of an LSTM and the same weights at all levels.
 
     Level i looks back in steps of :math:`2^i` tokens, and reads the words x again. With hidden
     states z and cells c of the level below, zero below the first:
@@ -27,10 +27,10 @@ class GatedPropagation(nn.Module):
     With a kernel of 2 a position sees itself and the 2^levels - 1 tokens before it.
 
     Args:
-        size: E, features of a word.
-        hidden_size: h.
-        kernel_size: tokens that a convolution spans.
-        levels: how often the weights are applied.
+        size: E, width of a word vector.
+        hidden_size: h, width of the states.
+        kernel_size: number of tokens that a convolution spans.
+        levels: number of times that the weights are applied.
     """
 
     def __init__(self, size: int, hidden_size: int, kernel_size: int, levels: int) -> None:
@@ -41,7 +41,7 @@ class GatedPropagation(nn.Module):
         self.bias = nn.Parameter(torch.zeros(4 * hidden_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, E) -> (B, T, h)."""
+        """Convolve level by level: (B, T, E) -> (B, T, h)."""
         hidden, kernel = self.weight.shape[0] // 4, self.weight.shape[2]
         cell = state = x.new_zeros(*x.shape[:2], hidden)
         for level in range(self.levels):
@@ -70,9 +70,11 @@ class NoteCodeInteraction(LabelAttention):
     and Q. Each round holds the scores of all codes and positions in memory.
 
     Args:
-        rounds: of messages; 0 makes it `LabelAttention`.
-        told: the first features, which messages are made of and change; all by default. Those
-            behind them, the words with `word_path`, only take part in the weights a.
+        size: D, number of features per position.
+        tasks: number of codes of each task.
+        rounds: number of rounds of messages; 0 makes it `LabelAttention`.
+        told: number of leading features that messages consist of and change; all by default. The
+            rest, which `word_path` adds, only contribute to the weights a.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class NoteCodeInteraction(LabelAttention):
         return self.by_task(attention_weights(codes, features, mask) @ features)
 
     def attention(self, features: Tensor, mask: Tensor | None, task: str) -> Tensor:
-        """Give each code's weights after the last round: (B, T, D) -> (B, C, T)."""
+        """Compute each code's weights after the last round: (B, T, D) -> (B, C, T)."""
         codes, features = self.interact(features, mask)
         return attention_weights(self.by_task(codes)[task], features, mask)
 
@@ -125,23 +127,24 @@ class NoteCodeInteraction(LabelAttention):
 class GatedCNNNCI(Coder):
     """Gated convolutional network with note-code interaction, after Ji et al. 2021.
 
-    A reconstruction: no code was released, and only the paper's abstract and the authors' slides
-    were read. They say that word embeddings are injected into every level, that information passes
-    through gates, that levels share weights, that notes and codes exchange messages over a graph,
-    and that there are 7.6M parameters. Everything else is an assumption: the gates of a trellis
-    network (Bai et al. 2019), causal convolutions as in DCAN by the same first author, positions as
-    the graph's note nodes, messages by label attention, and all sizes.
+    This is a reconstruction: no code was released, and only the paper's abstract and the authors'
+    slides were read. They say that word embeddings are injected into every level, that information
+    passes through gates, that levels share weights, that notes and codes exchange messages over a
+    graph, and that there are 7.6M parameters. Everything else is an assumption: the gates of a
+    trellis network (Bai et al. 2019), causal convolutions as in DCAN by the same first author,
+    positions as the graph's note nodes, messages by label attention, and all sizes.
 
-    The published 7.6M fit 120 hidden features and kernels of 2 with 8,921 codes, 51,919 embedding
-    rows and the unused query bias: 7,605,902, of which 43,440 are for the messages. A fit is no
-    evidence.
+    The published size of 7.6M fits 120 hidden features and kernels of 2, with 8,921 codes, 51,919
+    embedding rows and the unused query bias: 7,605,902, of which 43,440 are for the messages. Other
+    sizes may fit as well.
 
     Args:
         hidden_size: h, width of the gated convolutions; 120, fitted.
-        kernel_size: tokens that a convolution spans; 2, fitted.
-        levels: of the convolutions; 6, an assumption.
-        rounds: of messages between note and codes; 1, an assumption. 0 leaves them out.
-        dropout: on the encoder's features; 0.2, an assumption.
+        kernel_size: number of tokens that a convolution spans; 2, fitted.
+        levels: number of levels of the convolutions; 6, an assumption.
+        rounds: number of rounds of messages between note and codes; 1, an assumption. 0 leaves
+            messages out.
+        dropout: dropout probability of the encoder's features; 0.2, an assumption.
         **shared: see `Coder`; `max_length` is 2,500 here.
 
     References:
@@ -169,6 +172,6 @@ class GatedCNNNCI(Coder):
         self.dropout = nn.Dropout(dropout)
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, E) -> (B, T, h); no real token sees padding, which comes after it."""
+        """Encode: (B, T, E) -> (B, T, h); padding follows all tokens, so none of them sees it."""
         h = self.dropout(self.encoder(x))
         return h if mask is None else h * mask[..., None]

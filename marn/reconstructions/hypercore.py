@@ -1,4 +1,4 @@
-"""HyperCore after Cao et al. 2020: CAML, a tree of codes in a ball, a graph of joint codes."""
+"""HyperCore after Cao et al. 2020: CAML, a hyperbolic tree of codes, a co-occurrence graph."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -18,25 +18,25 @@ from marn.nn.layers import LabelAttention, attend, attention_weights
 from marn.reconstructions import ASSUMED
 
 EDGE = 1e-5
-"""Least distance of a point from the edge of the ball, as in Nickel and Kiela."""
+"""Minimum distance of a point from the boundary of the ball, as in Nickel and Kiela 2017."""
 
 COMPANIONS = 10
-"""Most similar codes that each code gets an edge to; it also has edges to codes that chose it."""
+"""Number of most similar codes that each code chooses; it has edges to those that chose it, too."""
 
 Tree = Mapping[str, Sequence[Sequence[str]] | None]
 Edges = Mapping[str, Sequence[Sequence[float]]]
 
 
 def distance(u: Tensor, v: Tensor) -> Tensor:
-    r"""Compute the distance of points in the Poincaré ball.
+    r"""Compute the distance between points in the Poincaré ball.
 
     .. math::
         d(u, v) = \operatorname{arcosh}\left(
         1 + 2 \frac{\lVert u - v \rVert^2}{(1 - \lVert u \rVert^2)(1 - \lVert v \rVert^2)}\right)
 
     Args:
-        u: (…, p), inside the ball of radius 1.
-        v: (…, p), the same.
+        u: (…, p) float, inside the ball of radius 1.
+        v: (…, p) float, the same.
 
     Returns:
         (…), >= 0; at least about 1e-6, because the gradient is infinite at 0.
@@ -50,7 +50,7 @@ def distance(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _pairs(chains: Sequence[Sequence[str]]) -> tuple[dict[str, int], Tensor, Tensor]:
-    """Number the nodes of a tree, root included; list each node (P,) with each ancestor (P,)."""
+    """Number the nodes of a tree, root included; pair each node (P,) with each ancestor (P,)."""
     paths = [[*chain, ""] for chain in chains]
     number = {name: row for row, name in enumerate(dict.fromkeys(n for p in paths for n in p))}
     pairs = {(number[low], number[high]) for path in paths for low, high in combinations(path, 2)}
@@ -85,11 +85,11 @@ def embed_tree(
         size: p, dimensions of the ball.
         steps: number of updates.
         learning_rate: eta.
-        negatives: nodes drawn per pair.
-        at_once: most pairs per step; they are drawn at random if there are more.
+        negatives: number of nodes drawn per pair.
+        at_once: maximum number of pairs per step; they are drawn at random if there are more.
 
     Returns:
-        (C, p) float32, the codes; norms are below 1.
+        (C, p) float32, the points of the codes, with norms below 1.
 
     References:
         Nickel and Kiela 2017, Eqs. 4 to 6.
@@ -131,7 +131,7 @@ class CodeGraph(nn.Module):
     Args:
         features: (C, E), X, which are not trained.
         edges: `[i, j, weight]` of each pair of codes that has an edge, once.
-        size: D, features of a code in both layers.
+        size: D, number of features per code in both layers.
 
     References:
         Kipf and Welling 2017, Eq. 9.
@@ -158,26 +158,28 @@ class CodeGraph(nn.Module):
         return torch.zeros_like(x).index_add(0, target, x[origin] * weight[:, None].to(x.dtype))
 
     def forward(self) -> Tensor:
-        """(C, D)."""
+        """Compute the features of the codes, Y: (C, D)."""
         return self._spread(self.second(torch.relu(self._spread(self.first(self.features)))))
 
 
 class HyperCoreAttention(LabelAttention):
-    r"""Label attention, asked twice, and the distance of the note from each code in the ball.
+    r"""Label attention with two queries per code, and the note's distance from each code.
 
-    Code l has its view :math:`m_l` of CAML; :math:`c_l`, the same with row :math:`y_l` of
-    `CodeGraph` as query; and the distance from its place :math:`\theta_l` in the ball to where an
-    affine layer puts :math:`m_l`:
+    Code l has CAML's view :math:`m_l`; a second view :math:`c_l`, whose query is row :math:`y_l` of
+    `CodeGraph`; and the distance of its point :math:`\theta_l` in the ball from the point that an
+    affine layer assigns to :math:`m_l`:
 
     .. math::
         [r; \rho] = P m_l + p, \quad z_l = \sigma(\rho) \frac{r}{\lVert r \rVert}, \quad
         t_l = -d(z_l, \theta_l), \quad \mathrm{logit}_l = w_l \cdot [m_l; c_l; t_l] + b_l
 
-    The weight of t_l starts at 1. Each task has its own places, graph and affine layer.
+    The weight of t_l starts at 1. Each task has its own points, graph and affine layer.
 
     Args:
-        places: {task: (C, p)}, theta; none leaves t out.
-        graphs: {task: graph of its codes}; none leaves c out.
+        size: D, number of features per position.
+        tasks: number of codes of each task.
+        places: {task: (C, p)}, the points theta; an empty mapping leaves t out.
+        graphs: {task: graph of its codes}; an empty mapping leaves c out.
     """
 
     def __init__(
@@ -203,17 +205,17 @@ class HyperCoreAttention(LabelAttention):
 
     @property
     def declared_unused(self) -> int:
-        """None: there is no released code."""
+        """Zero, because no code was released."""
         return 0
 
     def place(self, views: Tensor, task: str) -> Tensor:
-        """Put views of notes into the ball: (B, C, D) -> (B, C, p), norms below 1."""
+        """Map views of notes to points in the ball: (B, C, D) -> (B, C, p), norms below 1."""
         moved = self.to_ball[task](views).to(self.get_buffer(f"places_{task}").dtype)
         radius = torch.sigmoid(moved[..., -1:]) * (1 - EDGE)
         return radius * F.normalize(moved[..., :-1], dim=-1)
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """Give each code all that it knows of the note: (B, T, D) -> {task: (B, C, width)}."""
+        """Concatenate the parts m, c and t in use: (B, T, D) -> {task: (B, C, width)}."""
         views = super().label_representations(features, mask)
         for task, view in views.items():
             parts = [view]
@@ -237,35 +239,38 @@ class HyperCoreAttention(LabelAttention):
 class HyperCore(CAML):
     """Hyperbolic and co-graph representation, after Cao et al. 2020.
 
-    A reconstruction: no code was released, and only the paper's abstract and short accounts were
-    read. They say that codes form a tree in a Poincaré ball, that notes are put there too, and that
-    a graph convolution spreads over codes that occur together. Assumptions: CAML's convolution as
-    the encoder; how the parts are put together (`HyperCoreAttention`); places in the ball that
-    training does not change; the similarity of two codes' columns as an edge's weight; descriptions
-    as means of word vectors, as they are when training starts.
+    This is a reconstruction: no code was released, and only the paper's abstract and short accounts
+    of it were read. They say that codes form a tree in a Poincaré ball, that notes are mapped into
+    it too, and that a graph convolution runs over codes that occur together. Assumptions: CAML's
+    convolution as the encoder; how the parts are combined (`HyperCoreAttention`); points of codes
+    that training does not change; the similarity of two codes' columns as an edge's weight;
+    descriptions as means of the word vectors that training starts with.
 
-    Either part can be left out; without both it is CAML. With `word_path` both parts see the words;
-    with `code_start="titles"` the queries and classifiers of :math:`m_l` begin there.
+    Either part can be left out; without both it is CAML. With `word_path` both parts use the words;
+    `code_start="titles"` initialises the queries and classifiers of :math:`m_l`.
 
-    Parameters beside the embedding with 50 codes: 65,711; the paper gives none.
+    Without the embedding it has 65,711 parameters for 50 codes; the paper gives no size.
 
     Args:
         hyperbolic: whether to use the tree.
         graph: whether to use the graph.
         tree: for each task and code its name, its parent's, and so on up to below the root.
             `build` takes the prefixes of a corpus's codes: 427.31, 427.3, 427, then the kind, "dx"
-            or "pr". None for a task whose places come with saved weights.
-        edges: for each task `[i, j, weight]` of the pairs of codes that have an edge, each once, by
-            column. `build` takes the cosine of two codes' columns in the training notes and keeps
-            each code's ten largest.
+            or "pr". None for a task whose points come with saved weights.
+        edges: for each task `[i, j, weight]` of each pair of codes that has an edge, once; i and j
+            are columns. `build` takes the cosine of two codes' columns in the training notes and
+            keeps each code's ten largest.
         descriptions: for each task its codes' descriptions as word ids, in the order of the logits,
             for the graph. `build` takes the titles of a corpus's codes. A code without words is
             described by the unknown word.
-        ball_size: p, dimensions of the ball; 10, an assumption.
-        tree_steps: updates of the embedding of the tree; 200, an assumption.
-        filters: D, channels of the convolution; 50 as in CAML, an assumption.
-        kernel_size: tokens it spans; 10.
+        ball_size: p, number of dimensions of the ball; 10, an assumption.
+        tree_steps: number of updates of the embedding of the tree; 200, an assumption.
+        filters: D, number of channels of the convolution; 50 as in CAML, an assumption.
+        kernel_size: number of tokens that it spans; 10.
         **shared: see `Coder`; `max_length` is 2,500 here.
+
+    Raises:
+        MarnError: the tree, edges or descriptions are missing or do not fit the tasks.
 
     References:
         Cao et al. 2020 (ACL), abstract; Nickel and Kiela 2017 for the ball, Kipf and Welling 2017
@@ -341,7 +346,7 @@ class HyperCore(CAML):
 
     @classmethod
     def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
-        """Take the prefixes of the codes, their company in training, and their titles."""
+        """Take the prefixes of the codes, their co-occurrence in training, and their titles."""
         return {
             "tree": {
                 task: [ancestry(code.kind, code.code) for code in codes]
@@ -361,7 +366,7 @@ def ancestry(kind: str, code: str) -> list[str]:
 
     Args:
         kind: "dx" or "pr".
-        code: dotted, or of a system without levels.
+        code: with a point before its subdivisions, or without any, as in CCS.
 
     Returns:
         Names from the code up to its kind.
@@ -379,12 +384,13 @@ def company(corpus: Corpus, task: str) -> list[list[float]]:
     """Find the codes that occur together in the training notes.
 
     Args:
-        corpus: has a split "train".
-        task: whose codes.
+        corpus: a corpus with a split "train".
+        task: the task whose codes are compared.
 
     Returns:
-        `[i, j, cosine]` with i < j: the notes with both codes over the geometric mean of the notes
-        with either, to four digits; the `COMPANIONS` largest of each code.
+        `[i, j, cosine]` with i < j for the `COMPANIONS` largest cosines of each code. The cosine is
+        the number of notes with both codes over the geometric mean of the numbers with each code,
+        rounded to four decimals.
     """
     train = corpus["train"]
     notes = [train.code_indices(task, note) for note in range(len(train))]

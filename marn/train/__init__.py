@@ -1,1 +1,1 @@
-"""Training: settings, the loop, what it takes."""
+"""Training: settings, the loop, checkpoints, recipes, and estimates of time and memory."""

@@ -1,4 +1,4 @@
-"""Estimate the time and memory of a training on this machine from a few of its steps."""
+"""Estimate the time and memory of training on this machine from a few of its steps."""
 
 import copy
 import time
@@ -20,7 +20,7 @@ from marn.train.step import TrainingStep, epoch_batches
 def estimate(
     model: Coder, corpus: Corpus | str | Path, config: TrainConfig | None = None
 ) -> dict[str, float]:
-    """Measure a few steps of a training and extrapolate to an epoch.
+    """Measure a few training steps and extrapolate to an epoch.
 
     The first step has the longest notes, so a batch that does not fit is found at once. The time of
     an epoch is estimated from three steps of typical length, in proportion to padded tokens. With
@@ -28,13 +28,13 @@ def estimate(
 
     Args:
         model: the model to train; it is left as it was.
-        corpus: a corpus with the split train and the model's tasks.
-        config: by default `TrainConfig.of(model)`.
+        corpus: a corpus with the split "train" and the model's tasks.
+        config: settings of the training; by default `TrainConfig.of(model)`.
 
     Returns:
-        `steps` of an epoch; their `seconds`, without scoring the dev split; `notes_per_second`;
-        `memory_mb`, the peak of the largest step on a CUDA device, else of the whole process; and
-        `capacity_mb`, the memory of the device, else of the machine.
+        `steps`, the number of steps of an epoch; their `seconds`, without scoring the dev split;
+        `notes_per_second`; `memory_mb`, the peak of the largest step on a CUDA device, otherwise of
+        the whole process; and `capacity_mb`, the memory of the device, otherwise of the machine.
 
     Raises:
         MarnError: the corpus has no training notes, or lacks a task; a device is missing; or the

@@ -39,7 +39,7 @@ from marn.train.config import TrainConfig
 SETTINGS, SCORES, LOCK = "run.json", "scores.json", "lock"
 HISTORY, STEPS = "history.csv", "steps.csv"
 
-_PLACEMENT = ("device", "devices", "nodes")  # settings that do not make another run
+_PLACEMENT = ("device", "devices", "nodes")  # settings that may change within a run
 _HEADER = "epoch,step,loss,learning_rate,notes_per_second,peak_memory_mb\n"
 
 
@@ -50,9 +50,9 @@ class RunFolder:
     calls, and only rank 0 locks and writes.
 
     Args:
-        path: the run directory, on a disk that all nodes see.
-        model: as it was built.
-        corpus: to train on.
+        path: the run directory, on a disk that all nodes share.
+        model: the model to train.
+        corpus: the corpus to train on.
         config: settings of the training.
         start: digest of the weights of another run, if the training starts from them.
     """
@@ -98,6 +98,9 @@ class RunFolder:
 
         A run may be repeated with more epochs or patience. A folder without a checkpoint contains
         nothing worth keeping, so any run may start there.
+
+        Returns:
+            The state that `save` wrote last; None without a checkpoint.
 
         Raises:
             MarnError: the folder contains another run, a file is damaged, or the ranks differ.
@@ -169,7 +172,7 @@ class RunFolder:
         try:
             known = read_json_file(folder / SETTINGS)["settings"]
         except (OSError, KeyError, TypeError, ValueError):
-            known = None  # missing or damaged, and in the checkpoint too
+            known = None  # missing or damaged; the checkpoint has the settings too
         if state is not None:
             old = state.get("settings", known)  # those of version 0.2.0 have none
             if not isinstance(old, dict):
@@ -217,7 +220,7 @@ class RunFolder:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run directory, which is released however this process ends.
+    """Hold the lock of a run directory; it is released however this process ends.
 
     Raises:
         MarnError: another training has it, or the folder cannot be a run directory.

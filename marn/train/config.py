@@ -20,16 +20,24 @@ if TYPE_CHECKING:
 
 _DEVICE = re.compile(r"auto|cpu|(cuda|mps)(:\d+)?")
 _AT_K = re.compile(r"(precision|recall)_at_[1-9]\d*")
-_FEW_STEPS, _WANTED_STEPS = 250, 1000  # of an epoch; of a training with few notes
+_FEW_STEPS, _WANTED_STEPS = 250, 1000  # per epoch; per training with few notes
 _SCORES = [*metrics.score([[0.9, 0.1]], [[1, 0]], ks=()), "precision_at_K", "recall_at_K"]
 
 
 def of_steps(
     steps: int, notes: int, batch_size: int, rate: float, *, least: int = 1, most: int | None = None
 ) -> dict[str, Any]:
-    """Return settings for this many steps, in whole epochs and at least `least` of them.
+    """Return settings of `TrainConfig` that train for a number of steps, in whole epochs.
 
     The learning rate warms up over 5 % of the steps and then decays linearly to 0.
+
+    Args:
+        steps: minimum number of steps, unless `most` limits the epochs.
+        notes: number of training notes.
+        batch_size: number of notes per step.
+        rate: the highest learning rate.
+        least: minimum number of epochs.
+        most: maximum number of epochs; None for no limit.
     """
     epochs = max(-(-steps // max(1, -(-notes // batch_size))), least)
     epochs = epochs if most is None else min(epochs, most)
@@ -145,16 +153,19 @@ class TrainConfig:
     def suited(cls, model: Coder | type[Coder], notes: int, **changes: Any) -> Self:
         """Start from the settings of a system's paper, adapted to the number of notes.
 
-        The papers count epochs of 500 steps and more; of CAML's rate 1e-4 a few hundred notes see
-        nothing. So where an epoch has fewer than 250 steps, training takes the epochs that make
-        1,000 steps (10 to 50), and a rate of 8e-3 (MT-RAM Section 4.3) that warms up over 5 % of
-        them and then falls linearly to 0. A rate below 1e-4 belongs to a pre-trained transformer
-        and is kept.
+        An epoch in the papers has 500 steps or more. With a few hundred notes it has far fewer, in
+        which a learning rate of 1e-4 (CAML) changes hardly anything. So if an epoch has fewer than
+        250 steps, training takes as many epochs as make 1,000 steps (10 to 50), and a learning rate
+        of at least 8e-3 (MT-RAM Section 4.3), which warms up over 5 % of the steps and then decays
+        linearly to 0. A rate below 1e-4 belongs to a pre-trained transformer and is kept.
 
         Args:
             model: as for `of`.
-            notes: training notes.
+            notes: number of training notes.
             **changes: fields of this class, which have priority.
+
+        Raises:
+            MarnError: a setting is unknown or out of range.
 
         Example:
             >>> from marn.registry import system
@@ -200,8 +211,8 @@ class TrainConfig:
         return self.devices * self.nodes
 
     def loss_of(self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        """Joint loss of a batch, Eq. 17: {task: (B, C)}, {task: (B, C)} -> scalar."""
-        # Imported here, so that the command line's help does not wait for torch.
+        """Compute the joint loss of a batch, Eq. 17: {task: (B, C)}, {task: (B, C)} -> scalar."""
+        # Imported here so that the command line's help does not wait for torch.
         from marn.losses import bce_loss, focal_loss, multitask_loss, smooth
 
         if self.loss == "bce":
@@ -219,11 +230,11 @@ class TrainConfig:
         return multitask_loss(losses, self.task_weights if len(losses) > 1 else {})
 
     def rate(self, step: int, steps: int, watched: Sequence[float] = ()) -> float:
-        """Learning rate of a step.
+        """Return the learning rate of a step.
 
         Args:
-            step: from 1.
-            steps: of all epochs, `epochs` times those of one.
+            step: number of the step, counted from 1 over all epochs.
+            steps: number of steps in all `epochs`.
             watched: the monitored dev score of each epoch so far.
         """
         warm = round(self.warmup * steps)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _OBSERVER = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
 _NODE_VARIABLES = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}  # what Fabric reads on each node
-_TIMEOUT = timedelta(minutes=10)  # that a rank waits for another one; NCCL's own default
+_TIMEOUT = timedelta(minutes=10)  # how long a rank waits for another; NCCL's own default
 _PRECISIONS: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # Fabric's names
 
 
@@ -35,9 +35,12 @@ def start(config: TrainConfig, *, launch: bool = False) -> Fabric:
             line of this one from its beginning. Otherwise torchrun, srun or the like has started
             them.
 
+    Returns:
+        The launched Fabric.
+
     Raises:
-        MarnError: a device is missing or cannot do the precision, or the number of processes is
-            not the number of devices.
+        MarnError: a device is missing or does not support the precision, or the number of processes
+            is not the number of devices.
     """
     from lightning_fabric import Fabric  # takes two seconds, which only training should wait for
     from lightning_fabric.strategies import DDPStrategy
@@ -122,7 +125,7 @@ def _check_devices(config: TrainConfig, kind: str, index: str) -> None:
 
 
 def _check_launch(config: TrainConfig, strategy: DDPStrategy, launch: bool) -> None:
-    """Refuse to wait for processes that are not started."""
+    """Refuse to wait for processes that nothing starts."""
     environment = strategy.cluster_environment
     if environment is not None and environment.creates_processes_externally:
         return

@@ -49,15 +49,15 @@ if TYPE_CHECKING:
 LOG_EVERY = 50
 """Number of steps per line of `steps.csv`; reading the loss makes a GPU wait."""
 
-_RANK_STRIDE = 2_654_435_761  # far apart in 32 bits, as torch's generator of the CPU reads no more
+_RANK_STRIDE = 2_654_435_761  # seeds far apart in 32 bits, all that torch's CPU generator uses
 
 
 @dataclass(frozen=True)
 class Run:
-    """Hold the result of a training."""
+    """Hold the result of `fit`."""
 
     model: Coder
-    """The model given, with the kept weights, on the device that it was trained on."""
+    """The model that `fit` was given, with the kept weights, on the device that trained it."""
     history: pd.DataFrame
     """One row per epoch: `epoch` (from 1), `loss` (mean over training notes, nats), `seconds`, and
     every dev score as `dev/<task>/<figure>`."""
@@ -66,6 +66,7 @@ class Run:
     kept_epoch: int
     """The epoch whose weights were kept; it differs from the best only with `keep="last"`."""
     config: TrainConfig
+    """The settings of the training."""
     folder: Path | None
     """Run directory; None if nothing was written."""
 
@@ -170,7 +171,7 @@ def _fit_reader(
 
 
 def _train_members(whole: Average, corpus: Corpus, quiet: bool) -> None:
-    """Train the members of an average on the corpus, by the recipe for few notes."""
+    """Train the members of an average on the corpus, with the recipe `few_notes`."""
     plans, seed = [], whole.seed
     for spec in whole.specs:
         recipe = few_notes(spec["name"], len(corpus["train"]))
@@ -262,7 +263,7 @@ def _fit(
             + (f", at most {duration(progress.left())} left" if epoch < config.epochs else "")
         )
 
-    # The released code tests the last weights in the last epoch, before it looks at its patience.
+    # The released code tests the last weights in the last epoch, before it checks its patience.
     ran_out = len(history) == config.epochs
     kept = len(history) if config.keep == "last" and ran_out else best["epoch"]
     if kept == best["epoch"]:

@@ -1,4 +1,4 @@
-"""Measure the memory of a training, and save memory when a device runs out of it."""
+"""Measure the memory of training, and save memory when a device runs out of it."""
 
 import os
 import resource
@@ -35,14 +35,14 @@ REHEARSED = ("cuda",)
 class MemorySaver:
     """Repeat a step that ran out of device memory in a way that needs less memory.
 
-    First fewer attention scores are held at a time, which changes nothing but the time. When that
-    does not help, the batch is computed in more parts, unless batch normalisation would notice.
-    With several ranks no step can be repeated, because the others wait for its gradients; so
-    `rehearse` tries the largest one before the first.
+    First, fewer attention scores are held at a time, which costs time but changes no result. When
+    that does not help, the batch is computed in more parts, unless batch normalisation would give
+    another result. With several ranks no step can be repeated, because the other ranks wait for its
+    gradients; so `rehearse` tries the largest step before the first one.
 
     Args:
         model: the model that is trained.
-        parts: parts of a batch to begin with.
+        parts: number of parts of a batch to begin with.
     """
 
     def __init__(self, model: Coder, parts: int) -> None:
@@ -53,11 +53,14 @@ class MemorySaver:
 
         Args:
             work: computes gradients and returns the loss; it reads `parts`.
-            notes: number of notes in its batch.
-            tokens: length of the longest.
+            notes: number of notes in the batch.
+            tokens: number of tokens in the longest note.
+
+        Returns:
+            The loss.
 
         Raises:
-            RankError: nothing helps.
+            RankError: the step does not fit into the memory, however it is computed.
         """
         device = next(self.model.parameters()).device
         while True:
@@ -77,6 +80,11 @@ class MemorySaver:
         """Try work on each rank alone, and agree on a way that fits into the memory of all.
 
         The resulting gradients are discarded.
+
+        Args:
+            work: as in `run`.
+            notes: as in `run`.
+            tokens: as in `run`.
 
         Raises:
             MarnError: a rank does not have enough memory.

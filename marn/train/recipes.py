@@ -1,4 +1,4 @@
-"""Provide recipes for training with fewer notes, or less time, than the systems' papers."""
+"""Provide recipes for training with fewer notes or less time than the systems' papers had."""
 
 import json
 from collections.abc import Mapping
@@ -20,33 +20,34 @@ def _rows() -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hold how to build and train a system."""
+    """Hold the options and settings with which a system is built and trained."""
 
     model: Mapping[str, Any]
     """Options of `marn.build`."""
     training: Mapping[str, Any]
     """Settings of `marn.TrainConfig`."""
     source: str
-    """Where the rate comes from."""
+    """Where the learning rate comes from."""
 
 
 LAPTOP_STEPS = 768
-"""Steps of a laptop recipe: three epochs of the teaching corpus in batches of 16."""
+"""Number of steps of a laptop recipe: three epochs of the teaching corpus in batches of 16."""
 
 
 def laptop(name: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
     """Return the recipe for training a system on one processor core in a few minutes.
 
-    The size and the rate of each system are a row of `laptop.json`, and all share the rest: notes
-    of up to 1,000 words, output biases that start at the codes' shares (with 378 steps 16 of 17
-    systems score higher so, see book/results/systems.json), batches of 16, and
-    `marn.train.config.of_steps`. A recipe counts in steps, because a system that gets too few
-    learns nothing. That of a reader of text, which learns at once, is empty.
+    The size and the learning rate of each system are in a row of `laptop.json`. All systems share
+    the rest: notes of up to 1,000 words, output biases that start at the codes' log odds (with 378
+    steps this raises the scores of 16 of 17 systems, see book/results/systems.json), batches of 16,
+    and `marn.train.config.of_steps`. A recipe counts steps, because a system that gets too few
+    learns nothing. The recipe of a system that reads text is empty, because it is fitted in one
+    step.
 
     Args:
-        name: one of `marn.available()`.
-        notes: training notes, which decide how many epochs the steps are.
-        steps: steps of the optimiser, at least; rounded up to whole epochs.
+        name: one of `marn.available()` or `marn.available(text=True)`.
+        notes: number of training notes, which decides how many epochs the steps take.
+        steps: minimum number of optimiser steps; rounded up to whole epochs.
 
     Raises:
         MarnError: there is no such recipe for the system.
@@ -71,13 +72,13 @@ def few_notes(name: str, notes: int, *, steps: int = 420) -> Recipe:
 
     It extends `laptop` with a word path; queries and classifiers that start at the codes' titles;
     cross-entropy; and batches of 8, for 7 epochs or 420 steps, whichever is more. These four
-    settings and the start of the biases were chosen together, from eleven trials with one seed, on
-    half of CodiEsp's dev notes; chapter 7 shows what each contributes.
+    settings and the initial biases were chosen together, from eleven trials with one seed, on half
+    of CodiEsp's dev notes; chapter 7 shows what each contributes.
 
     Args:
         name: a system with label attention, such as `"bigru_la"`; or one that reads text.
-        notes: training notes.
-        steps: steps of the optimiser, at least.
+        notes: number of training notes.
+        steps: minimum number of optimiser steps; rounded up to whole epochs.
 
     Raises:
         MarnError: there is no such recipe for the system.
@@ -96,13 +97,19 @@ def few_notes(name: str, notes: int, *, steps: int = 420) -> Recipe:
 
 
 FEW = 1000
-"""Most training notes that `few_notes` was measured on (487 of CodiEsp, 1,000 of the hospital)."""
+"""Largest number of training notes that `few_notes` was measured on: CodiEsp has 487, the teaching
+hospital 1,000."""
 
 
 def suits(name: str, notes: int) -> bool:
     """Return whether `few_notes` suits this system and this number of training notes.
 
-    It does not suit a pre-trained encoder, which the recipe replaces by a small random one.
+    It does not suit a system with a pre-trained encoder, which the recipe replaces by a small
+    random one.
+
+    Args:
+        name: the name of any system.
+        notes: number of training notes.
     """
     if notes > FEW or name not in _rows():
         return False

@@ -1,4 +1,4 @@
-"""Start a training from the weights of another run."""
+"""Start training from the weights of another run."""
 
 import hashlib
 from pathlib import Path
@@ -11,20 +11,20 @@ from marn.saving import load_model
 
 
 def copy_weights(model: Coder, corpus: Corpus, source: str | Path) -> str:
-    """Give a model the weights of a run of the same system, sizes and words.
+    """Copy the weights of a run with the same system, sizes and vocabulary into a model.
 
     A task may have other codes than in the run, or be new; then its part of the head is not copied.
 
     Args:
-        model: as it was built for the corpus; it is changed.
-        corpus: to train on.
-        source: run directory, also of a run that has not ended.
+        model: the model, built for the corpus; it is changed.
+        corpus: the corpus to train on.
+        source: run directory; the run need not have ended.
 
     Returns:
         A digest of the weights that the model starts from, 16 hexadecimal digits.
 
     Raises:
-        MarnError: naming what does not match.
+        MarnError: the system, its sizes or the vocabulary do not match, or the run cannot be read.
     """
     saved = load_model(source)
     given, mine = saved.model.state_dict(), model.state_dict()

@@ -1,4 +1,4 @@
-"""One step of a training: forward, loss, backward, clip, update; on one device or on several."""
+"""Take one training step: forward, loss, backward, clip, update; on one device or several."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def epoch_batches(train: Split, model: Coder, config: TrainConfig, epoch: int) -> Order:
-    """Return the batches of an epoch (counted from 1) as places of notes in the split."""
+    """Return the batches of an epoch, counted from 1, as indices of notes in the split."""
     return training_order(
         train.lengths.clip(max=model.max_length),
         config.batch_size,
@@ -37,16 +37,16 @@ def epoch_batches(train: Split, model: Coder, config: TrainConfig, epoch: int) -
 
 
 class TrainingStep:
-    """Changes the weights of a model by one batch at a time. Call it with the batch.
+    """Update the weights of a model, one batch at each call.
 
     Args:
         model: the model to train, which is moved to the device.
         train: the training notes.
         config: settings of the training.
-        fabric: from `marn.train.launch.start`, by default one for these settings.
+        fabric: from `marn.train.launch.start`; by default one for these settings.
 
     Raises:
-        MarnError: the device is missing or cannot do the precision; or the model has batch
+        MarnError: the device is missing or does not support the precision; or the model has batch
             statistics that several devices cannot share.
     """
 
@@ -77,18 +77,18 @@ class TrainingStep:
         self._forward, self._optimizer = self.fabric.setup(model, self.optimizer)
 
     def __call__(self, notes: np.ndarray, learning_rate: float) -> Tensor:
-        """Change the weights by the gradient of a batch.
+        """Update the weights with the gradient of a batch.
 
         Args:
-            notes: (B,) places in the split.
-            learning_rate: of this step.
+            notes: (B,) int, indices of notes in the split.
+            learning_rate: learning rate of this step.
 
         Returns:
-            Scalar: mean loss of the batch before the step, in nats; on several devices the share
-            of this rank in it.
+            Scalar: mean loss of the batch before the step, in nats; on several devices this rank's
+            share of it.
 
         Raises:
-            MarnError: the memory of the device is full, and nothing helps.
+            RankError: the step does not fit into the memory, however it is computed.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -107,8 +107,9 @@ class TrainingStep:
     def _gradients(self, notes: np.ndarray) -> Tensor:
         """Compute the gradients of a batch, part by part, and return this rank's loss.
 
-        DDP averages the gradients of the ranks in the last part: a rank's loss is weighted by its
-        share of the notes times the number of ranks, so that the mean is that of the batch.
+        DDP averages the gradients of the ranks in the last part. A rank's loss is therefore
+        weighted by its share of the notes times the number of ranks, so that the average is the
+        gradient of the whole batch.
         """
         self.optimizer.zero_grad()
         world_size, total = parallel.world_size(), torch.zeros((), device=self.fabric.device)
@@ -128,7 +129,7 @@ class TrainingStep:
         return total
 
     def _alone(self, notes: np.ndarray) -> Tensor:
-        """Compute gradients of notes part by part without the other ranks."""
+        """Compute the gradients of notes part by part, without the other ranks."""
         self.model.train()
         loss = torch.zeros(())
         for part in np.array_split(notes, min(self._memory.parts, len(notes))):

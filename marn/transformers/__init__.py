@@ -1,1 +1,1 @@
-"""Systems over a transformer, one file each."""
+"""Systems that read notes with a transformer, one file each."""

@@ -1,4 +1,4 @@
-"""Systems over a transformer of the library `transformers`: pieces, windows, pretrained weights.
+"""Read notes with a transformer of the library `transformers`: pieces, windows, weights.
 
 A system is a subclass of `TransformerCoder`. The library is an extra,
 `pip install "marn[transformers]"`, and is imported when such a system is built, not before.
@@ -22,34 +22,34 @@ from marn.models.base import Coder
 from marn.nn.layers import Head, length_mask
 
 DEVIATION = 0.02
-"""Standard deviation of random weights, BERT's."""
+"""Standard deviation of random weights, as in BERT."""
 
 ENCODERS = (
     *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie"),
     *("megatron-bert", "modernbert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"),
 )
-"""Values of `model_type` that are accepted: encoders of text that consist of one model. Others may
-name a second model, which the library would fetch."""
+"""Accepted values of `model_type`: text encoders that consist of one model. Others may name a
+second model, which the library would fetch."""
 
 CODE = ("auto_map", "implementation", "kernel", "quantization")
 """Parts of the keys of a configuration that could make the library fetch and run code."""
 
 _COUNTS = ("num_", "layers", "group")  # parts of the keys of layers, heads, labels and the like
-_MOST = 1 << 12  # of each: the library makes lists of them before any tensor
+_MOST = 1 << 12  # limit of each: the library makes lists of that many before any tensor
 
 
 def cut_words(words: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """Cut every row of a vocabulary into word pieces.
 
-    Each word follows a blank, as in a text, because some tokenizers mark it.
+    Each word is preceded by a space, as in running text, because some tokenizers mark it.
 
     Args:
-        words: the V words in the order of their numbers.
-        tokenizer: of `transformers`.
+        words: the V words, in the order of their ids.
+        tokenizer: a tokenizer of `transformers`.
 
     Returns:
-        Ids of pieces for V + 4 rows: padding (none), the words, the unknown word, [CLS] and [SEP].
-        Each row but the padding has at least one.
+        Piece ids for V + 4 rows: padding (none), the words, the unknown word, [CLS] and [SEP].
+        Every row except padding has at least one.
 
     Raises:
         MarnError: the tokenizer lacks one of the three special pieces.
@@ -62,10 +62,10 @@ def cut_words(words: Sequence[str], tokenizer: Any) -> list[list[int]]:
 
 
 class Pieces(nn.Module):
-    """The pieces of each word, as tables that are saved with the weights.
+    """Look up the pieces of each word in tables that are saved with the weights.
 
     Args:
-        rows: for each word its pieces, as rows of the embedding; row 0 is padding and empty.
+        rows: the pieces of each word, as rows of the embedding; row 0 is padding and empty.
     """
 
     def __init__(self, rows: Sequence[Sequence[int]]) -> None:
@@ -84,8 +84,8 @@ class Pieces(nn.Module):
             lengths: (B,) int, real tokens of each note, >= 1.
 
         Returns:
-            Rows of the embedding (B, P), padded with 0; how many each note has (B,); and the word
-            of each piece (B, P), the last column at padding.
+            Rows of the embedding (B, P), padded with 0; their number in each note (B,); and the
+            column of each piece's word (B, P), which is the last column at padding.
         """
         width = tokens.shape[1]
         counts = self.starts[tokens + 1] - self.starts[tokens]
@@ -117,16 +117,16 @@ def _check_type(configuration: Mapping[str, Any], source: str) -> None:
 
 
 def read_pretrained(source: str) -> tuple[Any, Any]:
-    """Read a tokenizer and a model; code beside them is not run, pickles are not opened.
+    """Read a tokenizer and a model without running their code or opening pickles.
 
     Args:
-        source: a folder, for which the Hub is not asked, or a name on the Hub.
+        source: a folder, which is read without asking the Hub, or a name on the Hub.
 
     Returns:
         The tokenizer, and the model in single precision and training mode.
 
     Raises:
-        MarnError: they cannot be read, or are not of `ENCODERS`.
+        MarnError: they cannot be read, or the model's type is not one of `ENCODERS`.
     """
     library = _library()
     options = {"local_files_only": Path(source).is_dir()}
@@ -150,7 +150,7 @@ def read_pretrained(source: str) -> tuple[Any, Any]:
 
 
 def _is_plain(key: str, value: Any) -> bool:
-    """Whether a setting of a configuration is a number or a word and cannot name code."""
+    """Return whether a setting is a number or a word, and cannot name code."""
     values = value if isinstance(value, list) else [value]
     plain = all(value is None or isinstance(value, bool | int | float | str) for value in values)
     return plain and not any(part in key for part in CODE)
@@ -164,7 +164,8 @@ def random_transformer(configuration: Mapping[str, Any], *, pieces: bool) -> Any
         pieces: whether the table of pieces will be used.
 
     Raises:
-        MarnError: the configuration is not of `ENCODERS`, could name code, or does not fit.
+        MarnError: the configuration's type is not one of `ENCODERS`, or a setting could name code,
+            is too large, or does not fit the others.
     """
     library = _library()
     settings: dict[str, Any] = {"model_type": "bert", **configuration}
@@ -193,18 +194,18 @@ def random_transformer(configuration: Mapping[str, Any], *, pieces: bool) -> Any
 def with_padding_first(
     own: nn.Embedding, padding: int, rows: Sequence[Sequence[int]]
 ) -> tuple[Tensor, list[list[int]]]:
-    """Swap the padding with row 0 in a transformer's table of pieces.
+    """Swap padding with row 0 in a transformer's embedding of pieces.
 
     Args:
-        own: the table, N pieces of D features.
+        own: the embedding of N pieces with D features.
         padding: row of its padding.
-        rows: the pieces of each word.
+        rows: the pieces of each word, as rows of `own`.
 
     Returns:
-        The new table (N, D) and the new rows.
+        The new table (N, D), and the pieces of each word as rows of it.
 
     Raises:
-        MarnError: the table lacks pieces that words have.
+        MarnError: a word has a piece that the table lacks.
     """
     if max(map(max, filter(None, rows))) >= own.num_embeddings:
         raise MarnError(
@@ -217,7 +218,19 @@ def with_padding_first(
 
 
 def word_table(count: int, size: int, vectors: Tensor | None) -> Tensor:
-    """Create the embedding of whole words, then [CLS] and [SEP]: (count + 2, size), row 0 zero."""
+    """Create the embedding of whole words, [CLS] and [SEP].
+
+    Args:
+        count: number of words, padding and the unknown word included.
+        size: E, width of a word vector.
+        vectors: (count, E), initial vectors of the words; random by default.
+
+    Returns:
+        (count + 2, E) float32, with [CLS] and [SEP] last.
+
+    Raises:
+        MarnError: `vectors` has another number of rows.
+    """
     if vectors is not None and len(vectors) != count:
         raise MarnError(f"vectors have {len(vectors)} rows, but vocabulary_size is {count}")
     table = torch.empty(count + 2, size).normal_(std=DEVIATION)
@@ -228,15 +241,15 @@ def word_table(count: int, size: int, vectors: Tensor | None) -> Tensor:
 
 
 class TransformerCoder(Coder):
-    """A system whose notes are read by a transformer, piece by piece.
+    """Extend `Coder` by a transformer that reads a note piece by piece.
 
-    A corpus gives a note as the numbers of its lower-case words. With a pretrained transformer each
-    word of the vocabulary is cut into word pieces once, and a note is the sequence of the pieces of
-    its words. So letter case, punctuation and numbers, which the pretraining saw, are lost, and so
-    are words outside the vocabulary. Without one, each word is one piece and the weights are
-    random.
+    A corpus has a note as the ids of its lower-case words. With a pretrained transformer each word
+    of the vocabulary is cut into word pieces once, and a note is the sequence of the pieces of its
+    words. Letter case, punctuation and numbers, which were seen in pretraining, are therefore lost,
+    and so are words outside the vocabulary. Without a pretrained transformer each word is one piece
+    and the weights are random.
 
-    `max_length` counts pieces here, as in the papers. Attention is over words: the sums over their
+    `max_length` counts pieces here, as in the papers. The attention to a word is the sum over its
     pieces.
 
     A saved model has the pieces among its weights and the configuration in its card, so it loads
@@ -245,19 +258,22 @@ class TransformerCoder(Coder):
     Args:
         head: creates the layer from features to logits, given D and the tasks.
         pooled: whether to keep the transformer's pooler.
-        configuration: settings of a transformer with random weights, as in its config.json:
-            `model_type`, "bert" by default, is one of `ENCODERS`; what is left out is as in the
-            library, for "bert" the size of BERT-base, which the papers use.
+        configuration: settings of a transformer with random weights, as in its config.json.
+            `model_type`, "bert" by default, is one of `ENCODERS`. Other settings have the library's
+            defaults, for "bert" those of BERT-base, which the papers use.
         pretrained: folder of a pretrained transformer, or its name on the Hub, such as
             "emilyalsentzer/Bio_ClinicalBERT", instead of a configuration. Its weights must be
             safetensors.
         words: the vocabulary, which `pretrained` cuts into pieces; `build` takes it from a corpus.
-        piece_count: pieces of all words, if the weights to be loaded include them; for cards of
-            saved models.
-        **shared: see `Coder`. If E, by `embedding_size` or `vectors`, is not the transformer's, an
-            affine layer maps E to it, as in ELECTRA. Word vectors initialise a random transformer;
-            a pretrained one has vectors of its pieces. `embedding_dropout` is 0 here, because a
-            transformer has its own dropout.
+        piece_count: number of pieces of all words, if the weights to be loaded include them; for
+            cards of saved models.
+        **shared: see `Coder`. If E, given by `embedding_size` or `vectors`, differs from the
+            transformer's, an affine layer maps one to the other, as in ELECTRA. Word vectors
+            initialise a random transformer; a pretrained one has vectors of its pieces.
+            `embedding_dropout` is 0 here, because a transformer has its own dropout.
+
+    Raises:
+        MarnError: the options contradict each other, or the transformer cannot be built or read.
 
     References:
         Devlin et al. 2019 (BERT): sizes, and the normal distribution of random weights with a
@@ -285,7 +301,7 @@ class TransformerCoder(Coder):
         rows: list[list[int]] | None = None
         if pretrained is None:
             transformer = random_transformer(configuration or {}, pieces=piece_count is not None)
-            if piece_count is not None:  # the weights to be loaded contain the pieces
+            if piece_count is not None:  # stand-ins for the pieces in the weights to be loaded
                 rows = [[0] * piece_count, *[[]] * (count + 1)]
         elif words is None or len(words) != count - 2:
             raise MarnError(
@@ -327,11 +343,11 @@ class TransformerCoder(Coder):
 
     @classmethod
     def options_from_corpus(cls, corpus: Corpus) -> dict[str, Any]:
-        """Take the words, for `pretrained` to cut."""
+        """Take the words of the vocabulary, which `pretrained` cuts into pieces."""
         return {"words": corpus.vocabulary.words}
 
     def saved_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Replace words and `pretrained` by the configuration and the number of pieces."""
+        """Replace `words` and `pretrained` by the configuration and the number of pieces."""
         kept = {key: value for key, value in options.items() if key not in ("words", "pretrained")}
         if self.source is None or self.pieces is None:
             return kept
@@ -341,7 +357,7 @@ class TransformerCoder(Coder):
             for key, value in config.items()
             if _is_plain(key, value) and "dtype" not in key and key != "transformers_version"
         }
-        # Its origin, without a path of this machine.
+        # Where it came from, without a path of this machine.
         config["_name_or_path"] = self.source.name if self.source.is_dir() else str(self.source)
         return kept | {"configuration": config, "piece_count": len(self.pieces.ids)}
 
@@ -360,7 +376,7 @@ class TransformerCoder(Coder):
         return self.pieces(row, torch.tensor([len(words)]))[0][0].numpy()
 
     def even_table(self) -> Tensor:
-        """Centre vectors, see `Coder`; a pretrained transformer keeps its own, of other lengths."""
+        """Centre vectors, see `Coder`; a pretrained transformer's are copied, not changed."""
         if self.pieces is None:
             return super().even_table()
         table = self.embedding.table.weight
@@ -378,8 +394,8 @@ class TransformerCoder(Coder):
         """Refuse windows longer than the transformer has positions.
 
         Args:
-            size: pieces of a window.
-            marks: further positions that the window needs: 2 with [CLS] and [SEP].
+            size: number of pieces in a window.
+            marks: number of further positions that a window needs: 2 with [CLS] and [SEP].
 
         Raises:
             MarnError: `size` is below 1, or too large.
@@ -400,7 +416,7 @@ class TransformerCoder(Coder):
             mask: (N, w) bool; an empty window stays empty.
 
         Returns:
-            (N, w + 2, E) and (N, w + 2).
+            The pieces (N, w + 2, E), and their mask (N, w + 2).
         """
         rows = self.embedding.table.num_embeddings
         marks = torch.tensor([rows - 2, rows - 1], device=x.device)
@@ -415,14 +431,14 @@ class TransformerCoder(Coder):
         return x, (steps < count + 2) & (count > 0)
 
     def read(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Run the transformer on each window; empty ones are skipped.
+        """Run the transformer on each window that is not empty.
 
         Args:
             x: (N, w, E), embedded pieces.
             mask: (N, w) bool.
 
         Returns:
-            (N, w, D), the last layer's states, zero at padding.
+            (N, w, D), the states of the last layer, zero at padding and in empty windows.
         """
         filled = mask.any(dim=1).nonzero()[:, 0]
         real = mask[filled]

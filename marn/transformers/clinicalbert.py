@@ -1,4 +1,4 @@
-"""ClinicalBERT as a coder: the last window of a note through BERT, and [CLS] into one layer."""
+"""ClinicalBERT: BERT reads one window of a note, and an affine layer reads [CLS]."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -15,11 +15,13 @@ Reading = Literal["state", "pooled"]
 
 
 class FirstPosition(PooledHead):
-    """The features of [CLS], through a narrow layer if asked to.
+    """Pool a note into the features of [CLS], or a narrow layer of them.
 
     Args:
-        bottleneck: features of the narrow layer; None for none.
-        dropout: share dropped after it.
+        size: D, number of features per position.
+        tasks: number of codes of each task.
+        bottleneck: width of the narrow layer; None leaves it out.
+        dropout: dropout probability after the narrow layer.
     """
 
     def __init__(
@@ -31,45 +33,45 @@ class FirstPosition(PooledHead):
             self.narrow = nn.Sequential(nn.Linear(size, bottleneck), nn.Dropout(dropout))
 
     def pool(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, D), (B, T) -> (B, D), or (B, bottleneck)."""
+        """Pool the features of each note: (B, T, D), (B, T) -> (B, D), or (B, bottleneck)."""
         return self.narrow(features[:, 0])
 
 
 class ClinicalBERT(TransformerCoder):
-    """One window of a note through BERT, and one vector of it into an affine layer.
+    """BERT on one window of a note, and an affine layer on the state of [CLS].
 
     The window is [CLS], the last 510 of the note's first `max_length` pieces, and [SEP]: as many
-    positions as BERT has. A RAM recalibrates the states of all positions, before [CLS]'s is chosen.
-    "ClinicalBERT" is the name of the weights of `pretrained="emilyalsentzer/Bio_ClinicalBERT"`;
-    without them this is its architecture.
+    positions as BERT has. RAM recalibrates the states of all positions, before that of [CLS] is
+    selected. "ClinicalBERT" is the name of the weights of
+    `pretrained="emilyalsentzer/Bio_ClinicalBERT"`; without them this is their architecture.
 
     The released code masks padding, so `padding="released"` changes nothing.
 
-    Parameters with BERT-base, the 28,996 pieces of its cased vocabulary and the pooler, which the
-    release declares and does not use: 108,348,722 with 50 codes, 115,170,521 with 8,921. The slides
-    print 113.8M, 1.2 % less; no number of codes in use gives that, and with the bottleneck the
-    count is 108,803,693.
+    With BERT-base, the 28,996 pieces of its cased vocabulary and the pooler, which the release
+    declares and does not use, it has 108,348,722 parameters for 50 codes and 115,170,521 for 8,921.
+    The slides "Deep Learning for Automated Medical Coding" (2022) print 113.8M, 1.2 % less than the
+    latter. No number of codes in use gives that; with the bottleneck the count is 108,803,693.
 
     Args:
         read_as: `"state"`: the last layer's state at [CLS] goes into the affine layer, the reading
             of MARN's repository. `"pooled"`: that state goes through BERT's pooler and a layer of
             `bottleneck` features first, the reading of MultiResCNN's.
-        bottleneck: features of the narrow layer of `"pooled"`; 50.
-        window: pieces of the window; 510.
+        bottleneck: width of the narrow layer of `"pooled"`; 50.
+        window: number of pieces in the window; 510.
         **shared: see `TransformerCoder` and `Coder`; `max_length` is 2,498 here, 2,500 with [CLS]
             and [SEP].
 
     References:
         Alsentzer et al. 2019 (the weights); the BERT classes in the released code of MARN and
-        MultiResCNN (the rest). New layers start as `nn.Linear` does, as in MARN's repository, whose
-        own initialisation runs before they exist.
+        MultiResCNN (the rest). New layers have the initial weights of `nn.Linear`, as in MARN's
+        repository, whose own initialisation runs before they exist.
     """
 
     name = "clinicalbert"
     has_attention = takes_words = False
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "loss": "bce",
-        "learning_rate": 2e-5,  # the least of BERT's three, 2e-5, 3e-5 and 5e-5
+        "learning_rate": 2e-5,  # the lowest of BERT's three: 2e-5, 3e-5, 5e-5
         "schedule": "linear",
         "warmup": 0.1,
     }
@@ -84,21 +86,21 @@ class ClinicalBERT(TransformerCoder):
         self.check_window(window, marks=2)
         self.window = window
         self.pooled = pooled
-        self.padding = "masked"  # what the release does
+        self.padding = "masked"  # as in the release
 
     @property
     def declared_unused(self) -> int:
-        """BERT's pooler, a square affine layer, where it is not read."""
+        """Number of parameters of BERT's pooler, a square affine layer, if it is not used."""
         size = self.transformer.config.hidden_size
         return super().declared_unused + (0 if self.pooled else size * size + size)
 
     def positions(self, lengths: Tensor) -> Tensor:
-        """Pieces of the window, [CLS] and [SEP]."""
+        """Count the pieces of the window, [CLS] and [SEP]: (B,) -> (B,)."""
         return lengths.clamp(max=self.window) + 2
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, P, E) -> (B, min(P, 510) + 2, D), [CLS] first."""
-        assert mask is not None  # it packs
+        """Encode the window: (B, P, E) -> (B, min(P, window) + 2, D), [CLS] first."""
+        assert mask is not None  # as `packs` promises
         sizes = mask.sum(dim=1)
         width = min(self.window, x.shape[1])
         steps = torch.arange(width, device=x.device)

@@ -14,30 +14,31 @@ from marn.transformers.clinicalbert import ClinicalBERT
 class MDBERT(Segmented, TransformerCoder):
     """Reconstruction: Medical Document BERT, from words to segments to the document.
 
-    A note is cut into segments of equally many pieces. BERT reads each, between [CLS] and [SEP],
-    and its last state at [CLS] stands for the segment. These vectors get fixed positions and go
-    through transformer layers of BERT's own size, and codes attend to them. Segments replace the
-    paper's sentences, because a corpus has words without punctuation.
+    A note is cut into segments of equal length. BERT reads each between [CLS] and [SEP], and its
+    last state at [CLS] represents the segment. Fixed position encodings are added to these vectors,
+    transformer layers of BERT's size read them, and codes attend to the result. Segments replace
+    the paper's sentences, because a corpus has words without punctuation.
 
-    No code was released. The number of document layers, their positions and the length of a
-    segment are assumptions. MARN's account names features of words as well; here codes attend to
-    segments only, which with `word_path` show the sum of their pieces. Padding is masked at both
-    levels; with `padding="released"` the label attention gives weight to segments that are padding,
-    as the code of similar systems does.
+    No code was released. The number of document layers, their position encodings and the length of
+    a segment are assumptions. MARN's description also mentions word-level features; here codes
+    attend to segments only, which with `word_path` also have the sum of their pieces' vectors.
+    Padding is masked at both levels; with `padding="released"` the label attention gives weight to
+    segments that are padding, as the code of similar systems does.
 
-    Parameters with BERT-base and the 28,996 pieces of its cased vocabulary: 107,719,680 in BERT
-    (108,310,272 with its pooler, which is left out), 7,087,872 in each document layer, and 76,900
-    or 13,720,498 in a head of 50 or 8,921 codes, with its unused biases.
+    With BERT-base and the 28,996 pieces of its cased vocabulary it has 107,719,680 parameters in
+    BERT (108,310,272 with its pooler, which is left out), 7,087,872 in each document layer, and
+    76,900 or 13,720,498 in a head for 50 or 8,921 codes, unused biases included.
 
     Args:
-        segment: pieces of a segment; 25, as in HLAN, whose hierarchy is the same.
-        document_layers: transformer layers over segments; 2.
+        segment: number of pieces in a segment; 25, as in HLAN, whose hierarchy is the same.
+        document_layers: number of transformer layers over segments; 2.
         **shared: see `TransformerCoder` and `Coder`; `max_length` is 2,500 here, HLAN's 100
             segments.
 
     References:
-        Zhang and Jankowski 2022 (MDBERT), their abstract and MARN's account of it in Section 4.3;
-        Dong et al. 2021 (HLAN) for 100 segments of 25. Positions are those of Vaswani et al. 2017.
+        Zhang and Jankowski 2022 (MDBERT), their abstract, and MARN's description in its
+        Section 4.3; Dong et al. 2021 (HLAN) for 100 segments of 25; Vaswani et al. 2017 for the
+        position encodings.
     """
 
     name = "mdbert"
@@ -62,8 +63,8 @@ class MDBERT(Segmented, TransformerCoder):
         )
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, P, E) -> (B, S, D), one vector per segment."""
-        assert mask is not None  # it packs
+        """Encode segments: (B, P, E) -> (B, S, D)."""
+        assert mask is not None  # as `packs` promises
         segments = cut_segments(x, self.segment_size)  # (B, S, w, E)
         real = cut_segments(mask, self.segment_size).flatten(0, 1)  # (B S, w)
         states = self.read(*self.framed(segments.flatten(0, 1), real))  # (B S, w + 2, D)

@@ -1,4 +1,4 @@
-"""PLM-ICD: a transformer over windows of a note and LAAT's attention over all of them."""
+"""PLM-ICD: a transformer on windows of a note, and LAAT's attention over all of them."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -15,22 +15,22 @@ def _attention(size: int, tasks: Mapping[str, int]) -> TanhAttention:
 
 
 class PLMICD(TransformerCoder):
-    """A transformer over consecutive windows of a note; codes attend to all pieces.
+    """A transformer on consecutive windows of a note; codes attend to all pieces.
 
-    The modern reference: it is in none of MARN's tables.
+    It is the modern reference, and is not in MARN's tables.
 
-    Parameters with BERT-base and the 28,996 pieces of its cased vocabulary: 122,021,081 with 8,921
-    codes, 108,386,354 with 50; the paper gives none.
+    With BERT-base and the 28,996 pieces of its cased vocabulary it has 122,021,081 parameters for
+    8,921 codes and 108,386,354 for 50; the paper gives no size.
 
     With `padding="released"` the transformer does not read padding, but the attention gives it
-    weight, as in the authors' code. There padding also fills the last window up; here only notes
-    that are shorter than the longest of their batch have any, and its features are zero.
+    weight, as in the authors' code. That code also pads the last window; here only notes that are
+    shorter than the longest of their batch have padding, and its features are zero.
 
-    With `word_path` the words are their pieces, and titles are cut into pieces as the notes are.
+    With `word_path` the word vectors are those of pieces, and titles are cut into pieces too.
 
     Args:
-        window: pieces that are read together; 128. There is no [CLS] or [SEP], where the release
-            puts one of each around the whole note.
+        window: number of pieces that are read together; 128. There is no [CLS] or [SEP], whereas
+            the release puts one of each around the whole note.
         **shared: see `TransformerCoder` and `Coder`; `max_length` is 3,072 here.
 
     References:
@@ -57,8 +57,8 @@ class PLMICD(TransformerCoder):
         self.window = window
 
     def encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, P, E) -> (B, P, D)."""
-        assert mask is not None  # it packs
+        """Encode window by window: (B, P, E) -> (B, P, D)."""
+        assert mask is not None  # as `packs` promises
         size = min(self.window, x.shape[1])
         windows = cut_segments(x, size)  # (B, S, w, E)
         states = self.read(windows.flatten(0, 1), cut_segments(mask, size).flatten(0, 1))
