@@ -42,7 +42,7 @@ environment:  ## make .venv from requirements.lock (PYTHON=python3.12 for anothe
 data: environment  ## make the teaching hospital and its corpus, in data/teaching
 	@$(BIN)/python book/_ext/make_book.py data
 
-model: data  ## train the small MARN that chapters take up, in runs/model (two minutes, once)
+model: data  ## train the small MARN that chapters load, in runs/model (two minutes, once)
 	@$(BIN)/python book/_ext/make_book.py model
 
 book:  ## make everything: environment, data, every chapter executed here, pages in _build/html
@@ -76,7 +76,7 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 1800 --nbval-sanitize-
 NOTEBOOKS = $(if $(CHAPTER),$(foreach number,$(CHAPTER),$(wildcard book/$(number)*.ipynb)),$(wildcard book/[0-9]*.ipynb))
 nbval: export TQDM_DISABLE := 1  # as the stored outputs were made
 nbval: model  ## execute every chapter and compare it with its stored outputs (CHAPTER="03" for one)
-	@rm -rf runs/[0-9][0-9]_*  # else a chapter would take up an earlier run instead of training
+	@rm -rf runs/[0-9][0-9]_*  # otherwise a chapter would resume an earlier run
 	$(BIN)/pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
 
 bench: environment  ## run benchmarks against a straightforward reference (NAME="scores gru" for some)

@@ -57,7 +57,7 @@ def _command(name: str, module: Any) -> Callable[[dict[str, Any]], None]:
     command.__name__ = name
     command.__doc__ = re.sub(
         r"\n\n(?=    )", "\n\n\b\n", module.__doc__
-    )  # \b keeps click's hands off
+    )  # \b stops click from rewrapping a paragraph
     return command
 
 
@@ -71,16 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(line: str) -> None:
-    with suppress(OSError):  # no reason to stop: a full disk that takes no line of progress
+    with suppress(OSError):  # a line of progress lost to a full disk is no reason to stop
         print(line, file=sys.stderr, flush=True)
 
 
 def summary_of(corpus: Corpus, seconds: float) -> str:
-    """Say what a command has made.
+    """Summarise the corpus that a command made, in several lines.
 
     Args:
         corpus: the corpus.
-        seconds: how long it took.
+        seconds: time that the command took.
     """
     card = corpus.card
     tasks = ", ".join(counted(count, f"{task} code") for task, count in corpus.tasks.items())

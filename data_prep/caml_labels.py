@@ -1,14 +1,14 @@
 """Name codes as in CAML's published predictions.
 
-CAML's scripts read codes as numbers, twice. First the procedures, so that zeros at the front are
-lost, and then the table of all codes that they have written. Pandas reads that table in chunks of
-`CHUNK` rows and decides in each whether the codes are numbers. The diagnoses come first, and among
-them are letters; but a chunk that holds only procedures becomes numbers, and loses zeros at the end
-or gains one: 99.10 becomes 99.1, 45. becomes 45.0. So one procedure may have two labels.
+CAML's scripts read codes as numbers, twice: first the procedures, which lose their leading zeros,
+and then the table of all codes that the scripts have written. Pandas reads that table in chunks of
+`CHUNK` rows and decides for each chunk whether its codes are numbers. The diagnoses come first, and
+some have letters; but a chunk of procedures alone becomes numbers, which lose a trailing zero or
+gain one: 99.10 becomes 99.1, and 45. becomes 45.0. So one procedure may have two labels.
 
 References:
     Mullenbach et al. 2018 and their notebook `dataproc_mimic_III.ipynb`; for the chunks, pandas'
-    C parser with ``low_memory``: the largest power of two of rows below 2**20 cells, half of it.
+    C parser with ``low_memory``: the largest power of two of rows with fewer than 2**20 cells.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ CHUNK: Final = 1 << 17
 
 
 class CodeRow(NamedTuple):
-    """Hold one row of a table of codes."""
+    """One row of a table of codes."""
 
     admission: str
     kind: str
@@ -37,13 +37,16 @@ class CodeRow(NamedTuple):
 def caml_label(kind: str, code: str) -> str:
     """Write a code as CAML's scripts do, outside a chunk of numbers.
 
-    They read the column of procedure codes as numbers, so that first zeros are lost, and then
-    place the dot after the second digit, also where nothing follows: 03.31 becomes "33.1", 45
-    becomes "45.". Codes of diagnoses, among which there are letters, stay text.
+    They read the column of procedure codes as numbers, so that leading zeros are lost, and then
+    put the dot after the second digit, even if nothing follows: 03.31 becomes "33.1", and 45
+    becomes "45.". The column of diagnosis codes, which has letters, stays text.
 
-    References:
-        Of CAML's 2,003 procedure codes none begins with 0, and 21 are stubs
-        such as "45.". Rows without a code, which make one empty label there, are left out here.
+    Of CAML's 2,003 procedure codes, none begins with 0, and 21 are stubs such as "45.". Rows
+    without a code, which make one empty label there, are left out here.
+
+    Args:
+        kind: "dx" or "pr".
+        code: dotted.
     """
     if kind == "dx":
         return code
@@ -55,10 +58,10 @@ class CamlLabels:
     """Name codes as CAML's scripts do, including labels shared by several codes.
 
     Args:
-        title: of a code.
-        category: of a code.
-        is_lost: whether a label has no category, whatever its code has.
-        noted: from each discharge summary to its admission; complete when `codings` is iterated.
+        title: returns the title of a code, from its kind and dotted form.
+        category: returns the category of a code, from the same.
+        is_lost: returns whether a label has no category even if its code has one.
+        noted: {discharge summary: its admission}; complete when `codings` is iterated.
     """
 
     def __init__(
@@ -76,7 +79,8 @@ class CamlLabels:
     def codings(self, rows: Iterable[CodeRow]) -> Iterator[Coding]:
         """Name the codes of all rows, in the order of the tables, diagnoses first.
 
-        Rows of admissions without a summary are not in CAML's table, and are passed on.
+        Rows of admissions without a summary are not in CAML's table; they are named as outside a
+        chunk of numbers.
         """
         admissions = set(self._noted.values())
         rows = iter(rows)
@@ -99,7 +103,7 @@ class CamlLabels:
         return Coding(row.admission, row.kind, name)
 
     def passage(self, passage: Annotation) -> Annotation:
-        """Name the code of a passage as for the admission of its note."""
+        """Return the passage with the label that its code has in the admission of its note."""
         place = self._noted.get(passage.key, ""), passage.kind, passage.code
         name = self._numbers.get(place) or caml_label(passage.kind, passage.code)
         return passage._replace(code=name)
@@ -117,5 +121,5 @@ class CamlLabels:
 
 
 def _is_number(written: str) -> bool:
-    """Return whether pandas reads a code as a number, as it does if the code is missing."""
+    """Return whether pandas reads a code as a number; a missing code counts as one."""
     return not written or written.replace(".", "").isdecimal()

@@ -1,4 +1,4 @@
-"""Read the coded abstracts that CodiEsp's authors also published, one JSON file, as a stream."""
+"""Read, as a stream, the JSON file of coded abstracts that CodiEsp's authors also published."""
 
 import io
 import json
@@ -29,7 +29,16 @@ _COMMA: Final = re.compile(r"\s*(?:,|(?=\]))")
 
 
 def file_of(path: Path, sums: Sequence[str], recorded: dict[str, Any]) -> Path:
-    """Return the file of the abstracts, which "fetch" downloads once; record where it is from."""
+    """Return the file of the abstracts, and record where it is from.
+
+    Args:
+        path: the file, or "fetch" to download it once.
+        sums: see `data_prep.fetch.fetch`.
+        recorded: gets the citation, and the SHA-256 of a downloaded file.
+
+    Raises:
+        MarnError: if the file cannot be fetched, or has another sum.
+    """
     if str(path) == "fetch":
         remedy = "download it yourself and pass its path with --additional"
         name = ADDITIONAL_URL.rpartition("/")[2]
@@ -39,7 +48,15 @@ def file_of(path: Path, sums: Sequence[str], recorded: dict[str, Any]) -> Path:
 
 
 def read_codings(path: Path, dropped: Counter[str]) -> list[Coding]:
-    """Return the codes of the abstracts, each once for an abstract."""
+    """Return the codes of the abstracts, each once per abstract.
+
+    Args:
+        path: the JSON file, perhaps zipped.
+        dropped: gets the number of codes and abstracts left out, by reason.
+
+    Raises:
+        MarnError: if the file is not the one of the abstracts, or is damaged.
+    """
     codings: dict[Coding, None] = {}
     names: dict[str, str] = {}  # one object for each code, not one for each use
     for note, article in _abstracts(path, dropped):
@@ -57,11 +74,11 @@ def read_codings(path: Path, dropped: Counter[str]) -> list[Coding]:
 
 
 def read_notes(path: Path, places: Mapping[str, str]) -> Iterator[Note]:
-    """Yield the abstracts that have a code: the title, a line break, the abstract."""
+    """Yield the abstracts in `places` as notes: the title, a line break, the abstract."""
     for note, article in _abstracts(path, Counter()):
         if note in places:
             parts = [str(article.get(key) or "") for key in ("title", "abstractText")]
-            # JSON can hold halves of characters, which no text can.
+            # JSON can hold half of a surrogate pair, which UTF-8 cannot.
             text = "\n".join(parts).encode("utf-8", "replace").decode()
             yield Note(admission=note, subject=note, text=text, key=note)
 
@@ -107,7 +124,7 @@ def _articles(path: Path) -> Iterator[dict[str, Any]]:
                 comma = _COMMA.match(text, end)
             except (ValueError, RecursionError):
                 comma = None
-            if comma is None:  # cut within an article or behind it, or damaged
+            if comma is None:  # the piece ends within an article or right after it, or is damaged
                 if is_last or len(text) - place > _LONGEST:
                     raise MarnError(f"{path} is cut off or damaged; get a fresh copy")
                 more = file.read(_PIECE)

@@ -37,7 +37,7 @@ _SPLIT_NAMES: Final = {
 
 
 def split_name(written: str) -> str | None:
-    """Return train, dev or test for one of their names, or None for any other word.
+    """Return the split, "train", "dev" or "test", that a word names, or None for any other word.
 
     >>> split_name("Validation"), split_name("fold 3")
     ('dev', None)
@@ -46,5 +46,5 @@ def split_name(written: str) -> str | None:
 
 
 def kind_name(written: str) -> str | None:
-    """Return "dx" or "pr" for one of their names, "" for a blank, or None for any other word."""
+    """Return the kind, "dx" or "pr", that a word names, "" for a blank, None for any other word."""
     return _KIND_NAMES.get(written.strip().casefold())

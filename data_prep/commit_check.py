@@ -55,13 +55,13 @@ REVIEWED: Final[frozenset[str]] = frozenset()
 
 _LARGEST: Final = 20_000_000  # bytes of a file that is read
 _HOSPITAL: Final = "data_prep/hospital/"  # the teaching hospital's language has placeholders
-_OPEN_NAMES: Final = ("teaching", "tiny", "codiesp", "cantemist")  # open corpora begin so
+_OPEN_NAMES: Final = ("teaching", "tiny", "codiesp", "cantemist")  # names of open corpora begin so
 _PICTURES: Final = {  # how they begin and end
     "image/png": (b"\x89PNG", b"IEND\xaeB`\x82"),
     "image/jpeg": (b"\xff\xd8", b"\xff\xd9"),
     "image/gif": (b"GIF8", b"\x3b"),
 }
-_CHUNKS: Final = frozenset(  # of a PNG, without packed text or unknown data
+_CHUNKS: Final = frozenset(  # chunks of a PNG without compressed text or unknown data
     b"IHDR PLTE IDAT IEND tEXt pHYs gAMA sRGB iCCP cHRM tIME bKGD tRNS sBIT".split()
 )
 _TEXT_TYPE: Final = re.compile(
@@ -85,7 +85,7 @@ _AGGREGATE: Final = "publish aggregates, see data_prep.publishable"
 
 @dataclass(frozen=True)
 class _Checkout:
-    """Hold a work tree, and the credentialed corpora to compare with."""
+    """A work tree, with the credentialed corpora to compare with."""
 
     root: Path
 
@@ -102,7 +102,7 @@ class _Checkout:
     def is_open(self, name: str, notebook: str) -> bool | None:
         """Return whether a corpus is open, or None if unknown."""
         places = (self.root / notebook).parent / name, self.root / "book" / name, self.root / name
-        for folder in places:  # where kernels run
+        for folder in places:  # folders in which kernels may run
             if (card := card_of(folder)) is not None:
                 return card.get("text") == "open"
         if Path(name).name in {folder.name for folder in self.corpora}:
@@ -112,12 +112,15 @@ class _Checkout:
 
 @dataclass
 class _Part:
-    """Hold a part of what would be committed, as text, and what to examine it for."""
+    """A part of what would be committed, as text, and what to examine it for."""
 
     text: str
     remedy: str = _KEEP
+    """What to do if it may hold credentialed text."""
     ids: bool = True
+    """Whether ids of MIMIC are a sign."""
     placeholders: bool = True
+    """Whether placeholders of MIMIC are a sign."""
 
 
 def examine(path: Path, root: Path | None = None, content: bytes | None = None) -> list[str]:
@@ -158,7 +161,7 @@ def _examine_all(files: Iterable[tuple[str, bytes]], root: Path) -> list[str]:
 
 
 def _examine(name: str, data: bytes, checkout: _Checkout) -> tuple[list[str], NDArray[np.uint64]]:
-    """Yield why a file is refused, and return the runs of words to compare with the corpora."""
+    """Return why a file is refused, and its runs of words to compare with the corpora."""
     reasons: list[str] = []
     runs = [np.zeros(0, np.uint64)]
     if sha256(data).hexdigest() in REVIEWED:
@@ -245,7 +248,7 @@ def _of_notebook(notebook: Any, name: str, checkout: _Checkout) -> Iterator[_Par
 
 
 def _of_picture(encoded: str) -> str:
-    """Return the text in a base64 picture besides its pixels."""
+    """Return the text in a base64 picture that is not part of its pixels."""
     try:
         data = base64.b64decode(encoded)
     except (binascii.Error, ValueError):
@@ -258,7 +261,7 @@ def _of_picture(encoded: str) -> str:
 
 
 def _chunks(data: bytes) -> set[bytes]:
-    """Return the kinds of the parts of a PNG."""
+    """Return the types of a PNG's chunks."""
     kinds, place = set(), 8
     while place < len(data):
         kinds.add(data[place + 4 : place + 8])
@@ -267,14 +270,14 @@ def _chunks(data: bytes) -> set[bytes]:
 
 
 def _of_result(value: Any, checkout: _Checkout) -> Iterator[str]:
-    """Return why a JSON result of a credentialed corpus must not be published."""
+    """Yield why a JSON result of a credentialed corpus must not be published."""
     if _says_credentialed(value) or any(text in checkout.hashes for text in _strings(value)):
         for place in withheld(value)[:3]:
             yield f"was made from credentialed text: {place}; {_AGGREGATE}"
 
 
 def _says_credentialed(value: Any) -> bool:
-    """Return whether a result names a corpus that is not marked as open."""
+    """Return whether a result names a corpus that it says is not open."""
     if isinstance(value, Mapping):
         corpus = "hash" in value or "name" in value
         closed = corpus and (
@@ -298,7 +301,7 @@ def _signs(text: str, part: _Part, checkout: _Checkout) -> Iterator[str]:
 
 
 def _readable(value: Any) -> str:
-    """Return all texts in JSON, and the short ones again by their names, such as all tokens."""
+    """Return all texts in JSON, and short ones again joined by their keys, such as all tokens."""
     named: dict[str, list[str]] = {}
 
     def walk(value: Any) -> None:
@@ -354,7 +357,7 @@ def _staged(root: Path) -> list[tuple[str, str]]:
 
 
 def _objects(root: Path, digests: Sequence[str]) -> Iterator[bytes]:
-    """Yield the object with each digest; of a file that is too large, the first bytes."""
+    """Yield the contents of the object with each digest, cut off if it is too large."""
     command = ["git", "-C", str(root), "cat-file", "--batch"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None

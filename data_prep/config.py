@@ -88,10 +88,10 @@ def check_out(out: Path, *raw: Path | None) -> None:
 
     Args:
         out: folder of the corpus.
-        *raw: files and folders that are read; None is passed over.
+        *raw: files and folders that are read; None is ignored.
 
     Raises:
-        MarnError: `out` is one of them, or holds one.
+        MarnError: `out` is one of them, or contains one.
     """
     for path in raw:
         if path is not None and out.resolve() in [path.resolve(), *path.resolve().parents]:

@@ -1,4 +1,4 @@
-"""Writing a corpus: whole or not at all, the card last; `marn.corpus` reads it."""
+"""Write a corpus completely or not at all, the card last; `marn.corpus` reads it."""
 
 import fcntl
 import hashlib
@@ -20,7 +20,7 @@ from marn.corpus.reading import CARD, FORMAT, SPLITS, VECTORS, CodeEntry, read_c
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 
-_AT_ONCE = 1 << 20  # bytes of an array that are written together
+_AT_ONCE = 1 << 20  # bytes of an array that are written at once
 _OWN = {CARD, "vocabulary.json", "codes.json", VECTORS, "raw", *SPLITS}
 
 
@@ -28,16 +28,19 @@ _OWN = {CARD, "vocabulary.json", "codes.json", VECTORS, "raw", *SPLITS}
 def replacing(path: str | Path) -> Iterator[Path]:
     """Write a folder completely or not at all.
 
-    Yields a fresh folder beside `path`, which takes its place at the end. Whatever interrupts
-    the work, an error or Ctrl-C, removes the fresh folder and leaves `path` as it was.
+    After an interruption, by an error or Ctrl-C, the fresh folder is removed and `path` is as it
+    was before.
 
     Args:
         path: where the corpus goes; missing, an empty folder, or a corpus, which is replaced. A
             symbolic link stays, and the folder it points to is replaced.
 
+    Yields:
+        A fresh folder beside `path`, which takes its place at the end.
+
     Raises:
-        MarnError: if something other than a corpus is there, the disk refuses, or the corpus that
-            was there cannot be removed.
+        MarnError: if something other than a corpus is there, the folder cannot be written, or the
+            former corpus cannot be removed.
     """
     path = Path(path).resolve()
     _refuse_foreign(path)
@@ -101,15 +104,19 @@ def _refuse_foreign(path: Path) -> None:
 def swept(out: Path, progress: Callable[[str], None]) -> Iterator[None]:
     """Remove what killed preparations of a corpus left behind, unless one may still be running.
 
-    Errors and Ctrl-C remove the folder that `replacing` writes in; a process that is killed cannot.
+    After an error or Ctrl-C, `replacing` removes the folder that it wrote; a killed process cannot.
 
     Within this context the process holds a shared lock on the parent folder of `out`, which ends
     with the process. Only a process that gets the lock exclusively removes anything.
+
+    Args:
+        out: folder of the corpus.
+        progress: takes a line about each folder that was left.
     """
     out = out.resolve()
     try:
         folder = os.open(out.parent, os.O_RDONLY)
-    except OSError:  # not there yet, and so nothing in it
+    except OSError:  # the parent folder does not exist, so nothing was left in it
         yield
         return
     try:
@@ -130,7 +137,7 @@ def _sweep(out: Path, progress: Callable[[str], None]) -> None:
         if match is None:
             continue
         if match[1] == "former" and not out.exists():
-            path.rename(out)  # killed between two renamings: the corpus as it was
+            path.rename(out)  # killed between two renamings: restore the former corpus
             progress(f"{out}: put back after an interruption")
         else:
             shutil.rmtree(path, ignore_errors=True)
@@ -153,10 +160,10 @@ def _write_array(path: Path, dtype: type, size: int, arrays: Iterable[np.ndarray
 
 @dataclass
 class CorpusWriter:
-    """Writes the files of a corpus into a folder, the card last.
+    """Write the files of a corpus into a folder, the card last.
 
-    Use inside `replacing`: `split` for each, then `vectors` if there are some, then `finish`.
-    Codes are given here because each split is checked against them.
+    Within `replacing`, call `split` for each split, then `vectors` if there are any, then `finish`.
+    The codes are given first because each split is checked against them.
     """
 
     folder: Path
@@ -184,18 +191,18 @@ class CorpusWriter:
         columns: Mapping[str, Sequence[Sequence[int]]],
         evidence: np.ndarray | None = None,
     ) -> None:
-        """Write one split; its notes are asked for one by one.
+        """Write one split; texts and tokens are consumed note by note.
 
         Args:
             name: "train", "dev" or "test".
             ids: the N admissions.
             subjects: the N patients.
-            sizes: (N,) bytes of each text.
-            texts: of the notes, in UTF-8.
-            lengths: (N,) words of each note.
-            tokens: for each note its words, (T,) int32.
-            columns: for each task the columns of every note's codes.
-            evidence: rows of dtype `EVIDENCE`, or None where the source marks none.
+            sizes: (N,) number of bytes of each text.
+            texts: the N texts, in UTF-8.
+            lengths: (N,) number of words of each note.
+            tokens: the words of each note, (T,) int32.
+            columns: for each task, the columns of every note's codes.
+            evidence: rows of dtype `EVIDENCE`, or None if the source marks no evidence.
         """
         assert name in SPLITS
         assert len(ids) == len(subjects) == len(sizes) == len(lengths)
@@ -235,9 +242,11 @@ class CorpusWriter:
     def finish(self, vocabulary: Vocabulary, **about: Any) -> dict[str, Any]:
         """Write vocabulary, codes and card, and return the card.
 
-        `about` has the fields of `data_prep.prepare.Origin`, and `name`, `seed`, `settings` (the
-        choices made on the way), `dropped` (rows left out, by reason) and perhaps `given` (notes
-        and rows of codes that the source had).
+        Args:
+            vocabulary: the words of the corpus.
+            **about: the fields of `data_prep.prepare.Origin`, and `name`, `seed`, `settings` (the
+                choices made), `dropped` (rows left out, by reason) and perhaps `given` (number of
+                notes and of rows of codes that the source had).
         """
         assert about["text"] in ("open", "credentialed")
         assert self._rows in (None, len(vocabulary))
@@ -267,7 +276,7 @@ class CorpusWriter:
         return card
 
     def _code_tables(self) -> dict[str, list[dict[str, Any]]]:
-        """Return for each task its codes, those of "icd" with their columns in "ccs"."""
+        """Return the codes of each task, those of "icd" with the column of their category."""
         parents = self.parent or [-1] * len(self.codes["icd"])
         return {
             task: [
@@ -278,14 +287,14 @@ class CorpusWriter:
         }
 
     def _file_records(self) -> dict[str, dict[str, Any]]:
-        """Return the size and the sum of every file but the card and the vectors."""
+        """Return size and SHA-256 of every file except the card and the vectors."""
         paths = [self.folder / "vocabulary.json", self.folder / "codes.json"]
         paths += [file for split in self._counts for file in (self.folder / split).iterdir()]
         return {path.relative_to(self.folder).as_posix(): _record(path) for path in sorted(paths)}
 
 
 def _offsets(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
-    """Return (N + 1,) int64: the offsets of N concatenated pieces."""
+    """Return the offsets of N concatenated pieces, (N + 1,) int64."""
     return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))]).astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Files that are public but not ours to ship: fetched once, kept, and known by their SHA-256."""
+"""Fetch public files that the project may not ship, once, and identify them by their SHA-256."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ def fetch(url: str, name: str, remedy: str, sums: Sequence[str] = ()) -> tuple[P
     """Fetch a file once and return its path and SHA-256.
 
     No publisher of these files states a SHA-256. So the first copy is accepted as it is, and its
-    sum is recorded in the card of the corpus; to have a copy checked, pass the sum that it must
-    have, for example from the card of another corpus.
+    sum is recorded in the card of the corpus. To check a copy, pass the sum that it must have, for
+    example from the card of another corpus.
 
     Args:
-        url: where the file is.
-        name: its name in the user's cache folder (``pooch.os_cache("marn")``); a copy that is there
-            is used without a network.
-        remedy: what to do where it cannot be fetched.
-        sums: SHA-256 sums of which the file must have one; none compares nothing.
+        url: address of the file.
+        name: its name in the user's cache folder (``pooch.os_cache("marn")``); a copy in that
+            folder is used without the network.
+        remedy: what to do if it cannot be fetched.
+        sums: SHA-256 sums, one of which the file must have; if empty, no sum is checked.
 
     Raises:
         MarnError: if the file cannot be fetched, or has another sum.

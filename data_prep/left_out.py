@@ -1,4 +1,4 @@
-"""Tell what share of a source a corpus leaves out, and when that deserves a warning."""
+"""Count what a corpus leaves out of its source, and warn if that is much."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,10 +7,10 @@ from typing import Final, TypeVar
 Item = TypeVar("Item")
 
 LEAST: Final = 10
-"""Training notes, or notes or rows given, from which on a share is worth a warning."""
+"""Fewest training notes, or fewest notes or rows of a source, for which a share gives a warning."""
 LOUD: Final = 0.1
-"""Share of the notes or rows that a corpus may lose without a warning."""
-_LATER: Final = {  # counted after a source has handed its notes over
+"""Share of the notes or rows of a source that, if left out, gives a warning."""
+_LATER: Final = {  # dropped after the source has yielded its notes
     "notes without a word",
     "notes repeated within an admission",
     "notes without a split",
@@ -19,16 +19,22 @@ _CHOSEN: Final = ("notes of other categories", "rows of ICD-")
 
 
 def counting(items: Iterable[Item], given: Counter[str], unit: str) -> Iterator[Item]:
-    """Yield what a source hands over, and count it."""
+    """Yield what a source yields, and count it.
+
+    Args:
+        items: notes or rows.
+        given: counter to add to.
+        unit: its key, "notes" or "rows".
+    """
     for item in items:
         given[unit] += 1
         yield item
 
 
 def unit_of(reason: str) -> str:
-    """Return what a reason to drop something counts: "notes", "rows", or "" for others.
+    """Return the unit that is counted for a reason of dropping: "notes", "rows", or "" for others.
 
-    What was not asked for, such as notes of other categories, is none of the notes.
+    What was not asked for, such as notes of other categories, has no unit.
     """
     if any(chosen in reason for chosen in _CHOSEN):
         return ""
@@ -38,14 +44,19 @@ def unit_of(reason: str) -> str:
 
 
 def add_dropped(given: Counter[str], dropped: Mapping[str, int]) -> None:
-    """Count what a source left out together with what it handed over."""
+    """Add what a source left out to the counts of what it yielded."""
     for reason, count in dropped.items():
         if unit_of(reason) and reason not in _LATER and not reason.startswith("admissions"):
             given[unit_of(reason)] += count
 
 
 def losses(given: Mapping[str, int], dropped: Mapping[str, int]) -> Iterator[str]:
-    """Say so where a tenth of the notes or rows is lost, and not because the user chose it."""
+    """Yield a warning if a tenth of the notes or rows was lost other than by the user's choice.
+
+    Args:
+        given: number of "notes" and "rows" of the source, with those left out.
+        dropped: number left out, by reason.
+    """
     versions = any("rows of ICD-" in reason and count for reason, count in dropped.items())
     for unit in ("notes", "rows"):
         lost = {

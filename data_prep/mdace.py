@@ -7,11 +7,11 @@ a JSON file for each admission, such as ``data/Inpatient/ICD-9/1.0/100197-ICD-9.
      "annotations": [{"begin": 374, "end": 377, "code": "431", "code_system": "ICD-9-CM"}]}]}
 
 ``note_id`` is the ROW_ID of NOTEEVENTS, and ``begin`` and ``end`` count characters of its TEXT. A
-``covered_text``, which MDACE's script adds, must have the words of that place. Folders called
+``covered_text``, which MDACE's script adds, must have the words of that passage. Folders called
 ``predictions`` hold what a program marked, and are not read.
 
-The coders coded these admissions anew, in ICD-10, and ICD-9 was mapped from it. So a passage may
-speak for a code that the admission does not have in MIMIC-III.
+The coders coded these admissions again, in ICD-10, and ICD-9 was mapped from it. So a passage may
+be evidence for a code that the admission does not have in MIMIC-III.
 """
 
 from collections import Counter
@@ -55,10 +55,10 @@ class _Chart(BaseModel):
 
 
 class Mdace:
-    """The passages of a folder, which are found again in the notes of MIMIC-III.
+    """The passages of a folder of MDACE, to be located in the notes of MIMIC-III.
 
     Args:
-        folder: of MDACE, or one within it.
+        folder: the folder of MDACE, or one within it.
 
     Raises:
         MarnError: the folder has no files, or one of them cannot be read.
@@ -81,14 +81,14 @@ class Mdace:
         self._found: dict[str, Note] = {}
 
     def watch(self, notes: Iterable[Note]) -> Iterator[Note]:
-        """Hand notes on, and remember those that are annotated."""
+        """Pass notes on, and keep those that are annotated."""
         for note in notes:
             if note.key in self._wanted:
                 self._found[note.key] = note
             yield note
 
     def passages(self, dropped: Counter[str], progress: Progress) -> Iterator[Annotation]:
-        """Yield the passages of the notes that `watch` has handed on, each once.
+        """Yield the passages of the notes that `watch` has passed on, each once.
 
         Args:
             dropped: gets the number of passages left out, by reason.
@@ -110,7 +110,7 @@ class Mdace:
         )
 
     def _in_note(self, admission: str, note: _Note, passage: _Passage) -> Annotation | str:
-        """Return a passage as an annotation of its note, or why it is none."""
+        """Return a passage as an annotation of its note, or the reason why it is left out."""
         kind = _KINDS.get(passage.code_system, "")
         code = dotted_icd9(kind, passage.code) if kind else None
         found = self._found.get(str(note.note_id))

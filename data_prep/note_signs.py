@@ -1,4 +1,4 @@
-"""Signs of MIMIC's notes and tables in a text, each found in time linear in the text."""
+"""Find signs of MIMIC's notes and tables in a text, in time linear in its length."""
 
 import base64
 import html
@@ -14,15 +14,15 @@ ARCHIVES: Final = (
     b"\xd0\xcf\x11\xe0", b"ARROW1", b"PAR1", b"\x93NUMPY", b"\x78\x9c", b"\x78\x01", b"\x78\xda",
     b"\x80\x03", b"\x80\x04\x95", b"\x80\x05\x95",
 )  # fmt: skip
-"""How archives, documents and tables begin that hold text which cannot be read as such."""
+"""First bytes of archives, documents and tables, whose text is compressed or encoded."""
 
-# Every pattern takes time linear in the text: what a repetition matches cannot begin a match.
+# Every pattern takes linear time: what a repetition matches cannot begin another match.
 _ESCAPE: Final = re.compile(
     r"\\U0000([0-9a-f]{4})|\\u([0-9a-f]{4})|\\x([0-9a-f]{2})|%([0-9a-f]{2})"
     r"|\\([01][0-7]{2})|\\([nrtfv])|\\",
     re.I,
 )
-_INVISIBLE: Final = re.compile(  # colours of a terminal too
+_INVISIBLE: Final = re.compile(  # also colours of a terminal
     "[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]|\x1b\\[[0-9;]{0,20}m"
 )
 _APART: Final = re.compile(r"(?:(?<!\w)\w\W{1,9}){30,}")
@@ -35,7 +35,7 @@ _COMPOUND: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _LOOKALIKES: Final = str.maketrans("аеорсухіαειοκνρτυχ", "aeopcyxiaeiokvptux")  # Cyrillic, Greek
 
 _TAUGHT: Final = frozenset({"Hospital1 18", "2151-7-16", "1999"})  # in docstrings and tests
-# With what stands between their characters where a text was split into words or lines.
+# Blanks, quotes and commas are allowed inside, as where a text was split into words or lines.
 _PLACEHOLDER: Final = re.compile(
     r"\[[\s\"',]{0,8}\*[\s\"',]{0,4}\*([^\[\]]{1,120}?)\*[\s\"',]{0,4}\*[\s\"',]{0,8}\](?![(\[])"
 )
@@ -67,10 +67,10 @@ class UnreadableError(Exception):
 def legible(text: str) -> str:
     r"""Return a text as a person reads it: without escapes and entities, then without tags as well.
 
-    What numbers, base64 and letters that stand apart hide is added at the end.
+    Text that is hidden in numbers, base64 or spaced-out letters is added at the end.
 
     Raises:
-        UnreadableError: they hide an archive or a document.
+        UnreadableError: the text hides an archive or a document.
 
     Example:
         >>> legible(r"fever &amp; \u0063hills")
@@ -94,7 +94,7 @@ def legible(text: str) -> str:
 
 
 def respelled(text: str) -> str:
-    r"""Write words without accents and lookalikes, cut ones whole and joined ones apart.
+    r"""Normalise words: no accents or lookalikes, hyphenated ones joined, compound ones separated.
 
     >>> respelled("fe-\nver, chíllsAtNight")
     'fever, chills At Night'
@@ -105,14 +105,14 @@ def respelled(text: str) -> str:
 
 
 def _joined(letters: str) -> str:
-    """Return the words of letters that stand apart: where there is more than usual, one ends."""
+    """Join spaced-out letters into words; a gap other than the usual one ends a word."""
     found = re.findall(r"(\w)(\W+)", letters)
     usual = Counter(gap for _, gap in found).most_common(1)[0][0]
     return "".join(letter + " " * (gap != usual) for letter, gap in found) + "\n"
 
 
 def _spelled(numbers: str) -> str:
-    """Return the texts that numbers are as characters: decimal, hexadecimal or binary."""
+    """Return the texts that numbers spell as character codes, binary, decimal or hexadecimal."""
     found = re.findall(r"\b(?:0x)?([0-9a-f]{2,8})\b", numbers, re.I)
     texts = []
     for base in (2, 10, 16):
@@ -143,9 +143,9 @@ def _decoded(run: str, depth: int = 3) -> str:
 
 
 def placeholder(text: str) -> str | None:
-    """Return what a text has of MIMIC's de-identification.
+    """Return which sign of MIMIC's de-identification a text has, None for none.
 
-    A placeholder in which a template has a blank, `{…}`, is not one, and a few are taught.
+    Placeholders of a template, with `{…}` inside, and those that the book teaches do not count.
 
     Example:
         >>> placeholder("seen by Dr. [" + "**Last Name (un) 12**] in [**Hospital1 18**]")
@@ -162,7 +162,7 @@ def placeholder(text: str) -> str | None:
 
 
 def mimic_id(text: str) -> str | None:
-    """Return which id of MIMIC a text has, by the form of the id or the name of its column.
+    """Return which id of MIMIC a text has, by its form or the name of its column, None for none.
 
     Example:
         >>> mimic_id("code;HADM_ID" + chr(10) + "4019;14" + "5834")

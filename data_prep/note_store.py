@@ -1,4 +1,4 @@
-"""All notes of a source on disk, as text and as numbers of words, with an index in memory."""
+"""Store all notes of a source on disk, as text and as numbers of words, with an index in memory."""
 
 import os
 import shutil
@@ -14,22 +14,22 @@ from marn.corpus.text import ASCII, Vocabulary, split_words
 from marn.errors import MarnError
 
 BATCH_BYTES = 1 << 20
-"""Text that is split into words at once."""
+"""Approximate size of the text that is split into words at once, in characters."""
 
 SLOTS = 1 << 20
-"""Size of the table of words at first, a power of two."""
+"""Initial number of slots in the table of words, a power of two."""
 
 _DROPPED, _EMPTY = -1, -2
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd and without pattern: 2 ** 64 over the golden ratio
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, with irregular bits: 2 ** 64 over the golden ratio
 _LOWEST = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64)
 """Masks that keep the lowest 0 to 8 bytes."""
 
 Progress = Callable[[str], None]
-"""Takes one line about how far the work is."""
+"""Callback that takes one line of progress."""
 
 
 class Note(NamedTuple):
-    """One note as a source hands it over."""
+    """One note as a source yields it."""
 
     admission: str
     """Id of the admission; the notes of one admission become one."""
@@ -47,12 +47,19 @@ class Piece(NamedTuple):
     """One note of an admission: where its words and its text are in the files of the store."""
 
     order: tuple[str, int]
+    """`Note.order`."""
     key: str
+    """`Note.key`."""
     first_token: int
+    """Position of its first word in the file of words."""
     tokens: int
+    """Number of its words."""
     first_byte: int
+    """Position of its first byte in the file of text."""
     bytes: int
+    """Number of bytes of its text."""
     chars: int
+    """Number of characters of its text."""
 
 
 @dataclass
@@ -64,22 +71,22 @@ class Admission:
 
     @property
     def tokens(self) -> int:
-        """Words in all its notes."""
+        """Number of words in all its notes."""
         return sum(piece.tokens for piece in self.pieces)
 
     @property
     def bytes(self) -> int:
-        """Bytes of its text, the line ends between its notes included."""
+        """Number of bytes of its text, with the line ends between its notes."""
         return sum(piece.bytes for piece in self.pieces) + len(self.pieces) - 1
 
 
 class WordIndexer:
-    """Numbers the words of notes by `tokenize`'s rule: lower case, numeric words left out.
+    """Give numbers to the words of notes by the rule of `tokenize`: lower case, no numeric words.
 
-    Each word has a hash of 64 bits, and a table says which number a hash has; only words that the
-    table does not hold are looked up one by one. For 150 MB of notes this takes .9 s of processor
-    time; with polars to split and to hash it took 1.4 s. Among a million words, the chance that
-    any two share a hash is 3e-8.
+    Each word has a 64-bit hash, and a table maps hashes to numbers; only words whose hash is not
+    in the table are looked up one by one. For 150 MB of notes this takes 0.9 s of processor time;
+    splitting and hashing with polars took 1.4 s. Among a million words, the probability that any
+    two share a hash is 3e-8.
     """
 
     def __init__(self) -> None:
@@ -89,12 +96,13 @@ class WordIndexer:
         self._resize(SLOTS)
 
     def _resize(self, slots: int) -> None:
-        """Empty the table; it fills again with the words that are met."""
+        """Make an empty table; it fills again as words occur."""
         self._shift = np.uint64(65 - slots.bit_length())
-        # Hash and number lie side by side, so that a word waits for the memory once.
+        # Hash and number are adjacent, so that each word costs one access to memory.
         self._table = np.empty((slots, 2), dtype=np.uint64)
         self._slot_hashes, self._slot_numbers = self._table[:, 0], self._table.view(np.int64)[:, 1]
-        self._slot_hashes[:] = ~np.arange(slots, dtype=np.uint64) << self._shift  # of other slots
+        # An empty slot has a hash that belongs to another slot, so that no word matches it.
+        self._slot_hashes[:] = ~np.arange(slots, dtype=np.uint64) << self._shift
         self._slot_numbers[:] = _EMPTY
 
     def index(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -104,11 +112,11 @@ class WordIndexer:
             texts: N texts.
 
         Returns:
-            (T,) int32, the numbers of the words of all notes, note after note; and (N,) int64, how
-            many of them belong to each note.
+            (T,) int32, the numbers of the words of all notes, note after note; and (N,) int64, the
+            number of words of each note.
         """
         notes = [_words_and_blanks(text) for text in texts]
-        # A blank before the first word, and eight bytes to read after the last.
+        # A blank before the first word, and eight more bytes after the last one (see `_hashes`).
         text = b" ".join([b"", *notes, b" " * 8])
         is_blank = np.frombuffer(text, dtype=np.uint8) == ord(" ")
         edges = np.flatnonzero(is_blank[1:] != is_blank[:-1]) + 1
@@ -121,7 +129,7 @@ class WordIndexer:
         if len(missed):
             places = zip(begins[missed].tolist(), ends[missed].tolist(), strict=True)
             numbers[missed] = [self._number_of(text[begin:end].decode()) for begin, end in places]
-            # The first word that wants a slot has it; the others are looked up whenever they come.
+            # The first word of a slot keeps it; others are looked up each time that they occur.
             new = missed[self._slot_numbers[slots[missed]] == _EMPTY][::-1]
             self._slot_numbers[slots[new]] = numbers[new]
             self._slot_hashes[slots[new]] = hashes[new]
@@ -151,14 +159,15 @@ def _words_and_blanks(text: str) -> bytes:
 
 
 def _hashes(text: bytes, begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return a hash of each word, (T,) uint64, whose first bits are the best mixed.
+    """Return a hash of each word, (T,) uint64, whose high bits are mixed best.
 
     Args:
-        text: in which eight more bytes follow the last word.
-        begins: (T,) int64, the first byte of each word.
-        lengths: (T,) int64, its bytes.
+        text: words, with at least eight more bytes after the last one.
+        begins: (T,) int64, position of the first byte of each word.
+        lengths: (T,) int64, number of its bytes.
     """
-    eights = np.ndarray((len(text) - 7,), "<u8", buffer=text, strides=(1,))  # from each byte on
+    # the eight bytes that begin at each byte, as numbers
+    eights = np.ndarray((len(text) - 7,), "<u8", buffer=text, strides=(1,))
     hashes = (eights[begins] & _LOWEST.take(lengths, mode="clip")) * _MIX
     read = 8
     longer = np.flatnonzero(lengths > read)
@@ -191,14 +200,14 @@ class NoteStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Unlinked while open: what is left to write after an error goes nowhere.
+        # Removed while open, so that what is still buffered after an error is discarded.
         shutil.rmtree(self._folder)
         for file in (self._text, self._tokens):
             file.close()
 
     @property
     def words(self) -> list[str]:
-        """All words that were met."""
+        """All words of the notes; the index of each is its number."""
         return self._indexer.words
 
     def read(self, notes: Iterable[Note], dropped: Counter[str], progress: Progress) -> None:
@@ -206,8 +215,8 @@ class NoteStore:
 
         Args:
             notes: iterated once.
-            dropped: gets the number of notes without a word, and of repeats of a note.
-            progress: takes lines about how far the work is.
+            dropped: gets the number of notes without a word, and of repeated notes.
+            progress: takes lines of progress.
 
         Raises:
             MarnError: if an admission has notes of two patients.
@@ -249,9 +258,9 @@ class NoteStore:
         admission.pieces.append(piece)
 
     def _drop_repeats(self, admission: Admission) -> int:
-        """Keep the first of notes that differ in white space only; return how many others were."""
+        """Keep the first of notes that differ in white space only; return how many were dropped."""
         size = len(admission.pieces)
-        if len({piece.tokens for piece in admission.pieces}) < size:  # else no two are the same
+        if len({piece.tokens for piece in admission.pieces}) < size:  # otherwise all differ
             texts = {
                 b" ".join(self._bytes(piece).split()): piece for piece in reversed(admission.pieces)
             }
@@ -259,13 +268,16 @@ class NoteStore:
         return size - len(admission.pieces)
 
     def tokens(self, admission: Admission) -> np.ndarray:
-        """Return the numbers of an admission's words, (T,) int32, by `words` or the vocabulary."""
+        """Return the numbers of an admission's words, (T,) int32.
+
+        They are indices of `words`, or after `build_vocabulary` numbers of the vocabulary.
+        """
         data = b"".join(
             os.pread(self._tokens.fileno(), 4 * piece.tokens, 4 * piece.first_token)
             for piece in admission.pieces
         )
         numbers = np.frombuffer(data, dtype=np.int32)
-        # Widened first: numpy takes half as long again with an index of four bytes.
+        # The cast pays: with indices of four bytes, numpy takes half as long again.
         return numbers if self._renumber is None else self._renumber[numbers.astype(np.intp)]
 
     def text(self, admission: Admission) -> bytes:
@@ -276,11 +288,11 @@ class NoteStore:
         return os.pread(self._text.fileno(), piece.bytes, piece.first_byte)
 
     def build_vocabulary(self, training: Iterable[Admission], min_count: int) -> Vocabulary:
-        """Choose the words in enough training notes, and number all words by them from now on.
+        """Choose the words that occur in enough training notes; `tokens` then uses their numbers.
 
         Args:
-            training: the admissions to count in.
-            min_count: number of them that must have a word.
+            training: the admissions in which words are counted.
+            min_count: minimum number of these admissions that have a word.
 
         Raises:
             MarnError: if no word occurs in `min_count` training notes.
@@ -307,7 +319,7 @@ class NoteStore:
 
 
 def _batches(notes: Iterable[Note]) -> Iterator[list[Note]]:
-    """Yield the notes in lists of some `BATCH_BYTES`."""
+    """Yield the notes in lists of about `BATCH_BYTES` characters."""
     batch: list[Note] = []
     size = 0
     for note in notes:

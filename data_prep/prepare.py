@@ -1,11 +1,11 @@
-"""Notes and codes in, a corpus on disk out: the way that every source takes.
+"""Turn the notes and codes of any source into a corpus on disk.
 
-A source (`mimic3`, `codiesp`, ...) reads its own files and hands over notes, codings and, where
-it has them, marked passages; everything after that happens here once. Notes pass through one by
-one: what stays in memory is an index of them, the codes and the table of words.
+A source (`mimic3`, `codiesp`, ...) reads its own files and yields notes, codings and, if it has
+them, marked passages. Everything after that is the same for all sources and is done here. Notes
+pass through one by one; only an index of them, the codes and the table of words stay in memory.
 
-A source is a module of `data_prep.sources`, and its name is the command's. It has a docstring whose
-first line says what it is, settings `Config`, a subclass of `data_prep.config.PrepareConfig`,
+A source is a module of `data_prep.sources`, and its name is that of its command. It has a docstring
+whose first line describes it, settings `Config`, a subclass of `data_prep.config.PrepareConfig`,
 and `run(config, progress) -> Path`; `tests/test_sources.py` checks every source.
 """
 
@@ -37,11 +37,11 @@ Pair = tuple[str, str]
 """A code with its kind: ("dx", "427.31")."""
 
 MOST_ROLES = np.iinfo(EVIDENCE["role"]).max + 1
-"""Roles that the evidence of a corpus can tell apart."""
+"""Maximum number of roles in the evidence of a corpus."""
 
 
 def quiet(line: str) -> None:
-    """Take a line of progress and keep it to oneself."""
+    """Ignore a line of progress."""
 
 
 class Coding(NamedTuple):
@@ -60,12 +60,13 @@ class Annotation(NamedTuple):
     key: str
     """`Note.key` of the note."""
     kind: str
+    """"dx" or "pr"."""
     code: str
     """Dotted."""
     begin: int
     """First character in `Note.text`."""
     end: int
-    """The character after the last."""
+    """One past the last character."""
     role: str
     """Such as "evidence" or "negated"."""
 
@@ -87,26 +88,26 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
-    """What a source hands over; the iterables are iterated once, in the order of the fields."""
+    """What a source yields; the iterables are iterated once, in the order of the fields."""
 
     notes: Iterable[Note]
-    """All notes of the source that count."""
+    """All notes of the source that may enter the corpus."""
     codings: Iterable[Coding]
     """All codes of the source; repetitions within an admission count once."""
     annotations: Iterable[Annotation] | None = None
-    """Marked passages, or None where the source marks none."""
+    """Marked passages, or None if the source marks none."""
     title: Callable[[str, str], str]
     """The English title of a code, from its kind and dotted form."""
     category: Callable[[str, str], CodeEntry | None] | None
-    """The coarse code (task "ccs") of a code, or None if it has none; None where the source has no
-    categories, and the corpus no task "ccs"."""
+    """The category (task "ccs") of a code, or None if it has none; None instead of a function if
+    the source has no categories, and the corpus no task "ccs"."""
     split: Splitter
     """Given {admission: subject} of all admissions that could be kept, in order, returns
     {admission: "train", "dev" or "test"}. Admissions it does not name are left out, and a split
     without admissions is not written."""
     whole: Splitter | None = None
-    """Places all admissions with a note, as `split` does those of the corpus; the words and their
-    vectors are then learnt from these. None learns from the corpus's own."""
+    """Splits all admissions with a note, as `split` does those of the corpus; the vocabulary and
+    word vectors are then learnt from these. None learns them from those of the corpus."""
 
 
 def prepare(
@@ -121,21 +122,22 @@ def prepare(
 ) -> None:
     """Write a corpus with the tasks "icd" and, where codes have categories, "ccs".
 
-    An admission is kept if it has a note and at least one kept code (any note is kept under
-    `choices.keep_uncoded`), and `records.split` places it.
+    An admission is kept if it has a note and at least one kept code (with `choices.keep_uncoded`,
+    no code is needed), and if `records.split` places it.
 
     Args:
         folder: a fresh folder, as `data_prep.corpus_writer.replacing` yields it.
-        records: of the source.
+        records: what the source yields.
         origin: what the card says about the source.
         choices: what the user chose.
-        dropped: what the source has left out while it was read, by reason; what is left out
-            here is added to it, and the card records the sum.
-        settings: further choices of the source that the card records; read after everything else.
-        progress: takes lines.
+        dropped: number of items that the source left out, by reason; what is left out here is
+            added to it, and the card records the sum.
+        settings: further choices of the source that the card records; read last, so that the
+            source may add to them while it is read.
+        progress: takes lines of progress.
 
     Raises:
-        MarnError: if nothing is left, or the parts contradict each other.
+        MarnError: if nothing is left, or notes, codes and splits contradict each other.
     """
     given: Counter[str] = Counter()
     with NoteStore(folder / "scratch") as store:
@@ -181,7 +183,7 @@ def _learn_vectors(
     choices: PrepareConfig,
     progress: Progress,
 ) -> None:
-    """Learn word vectors from the training notes or all, and write them."""
+    """Learn word vectors from the training notes or from all notes, and write them."""
     names = ["train"] if choices.vectors == "train" else list(learnt)
     admissions = [store.admissions[id_] for name in names for id_ in learnt[name]]
     vectors = word2vec(
@@ -208,18 +210,20 @@ def _assign(
     choices: PrepareConfig,
     dropped: Counter[str],
 ) -> tuple[pl.DataFrame, int]:
-    """Keep each code once for each admission with a note, and the most frequent codes.
+    """Keep the most frequent codes of admissions with a note, each once per admission.
 
-    Frequency is the number of admissions with a note; among equals the smaller code wins.
+    Frequency is the number of admissions with a note; of equally frequent codes, the first in
+    alphabetical order is kept.
 
     Args:
-        codings: all of them.
-        admissions: those with a note.
-        choices: how many codes to keep, and what becomes of notes without one.
-        dropped: gets what is left out.
+        codings: all codings of the source.
+        admissions: admissions with a note.
+        choices: how many codes to keep, and whether notes without a code are kept.
+        dropped: gets the number of items left out, by reason.
 
     Returns:
-        Columns admission, kind and code; and how many different codes there were.
+        A frame with the columns admission, kind and code; and the number of different codes before
+        the choice.
     """
     given = _as_frame(codings)
     noted = given.filter(pl.col("admission").is_in(list(admissions)))
@@ -243,7 +247,7 @@ def _assign(
 
 
 def _as_frame(codings: Iterable[Coding]) -> pl.DataFrame:
-    """Gather codings in a frame, some at a time: tuples of all of them would fill the memory."""
+    """Gather codings in a frame, in chunks, since tuples of all of them would fill the memory."""
     schema = {"admission": pl.String, "kind": pl.String, "code": pl.String}
     frames = [pl.DataFrame(schema=schema)]
     codings = iter(codings)
@@ -268,7 +272,7 @@ def _members(
         for id_ in ids:
             subject = admissions[id_].subject
             if home.setdefault(subject, name) != name:
-                # where columns have slipped, it may be a text
+                # if the columns of a table have shifted, it may be text of a note
                 who = subject if re.fullmatch(r"[\w.:-]{1,20}", subject) else "(a text)"
                 raise MarnError(
                     f"patient {who} is in the splits {home[subject]} and {name}; give lists "
@@ -279,7 +283,7 @@ def _members(
 
 def _placed(admissions: Mapping[str, Admission], split: Splitter) -> dict[str, list[str]]:
     """Return the admissions that `split` puts into each split, in the order of their ids."""
-    order = sorted(admissions, key=lambda id_: (len(id_), id_))  # by value
+    order = sorted(admissions, key=lambda id_: (len(id_), id_))  # numbers by value
     places = split({id_: admissions[id_].subject for id_ in order})
     used = [name for name in SPLITS if name in places.values()]
     if "train" not in used:
@@ -297,13 +301,13 @@ def _warnings(
     given: Counter[str],
     dropped: Mapping[str, int],
 ) -> Iterator[str]:
-    """Say what a corpus cannot be used for, and what it lost."""
+    """Yield warnings about what a corpus cannot be used for, and what was left out of it."""
     training = assigned.filter(pl.col("admission").is_in(members["train"]))
     counts = training.group_by("code", "kind").len()
     always = counts.filter(pl.col("len") == len(members["train"]))["code"].sort().to_list()
     if always and len(members["train"]) >= left_out.LEAST:
         yield (
-            f"{len(always):,} of {counted(len(codes), 'code')} stand{'s' * (len(always) == 1)} on "
+            f"{len(always):,} of {counted(len(codes), 'code')} occur{'s' * (len(always) == 1)} in "
             f"every training note ({', '.join(always[:3])}), so a high score there means nothing; "
             "give notes without it too, or keep those without any code (--keep-uncoded)"
         )
@@ -354,7 +358,7 @@ def _columns(
     codes: Mapping[str, Sequence[CodeEntry]],
     parent: Sequence[int],
 ) -> dict[str, list[list[int]]]:
-    """Return for each task the columns of the codes of each admission."""
+    """Return, for each task, the columns of the codes of each admission."""
     order = pl.DataFrame({"admission": ids}).with_row_index("note")
     entries = pl.DataFrame(
         [(entry.code, entry.kind) for entry in codes["icd"]], schema=["code", "kind"], orient="row"

@@ -1,4 +1,4 @@
-"""What a result made from credentialed text may hold: aggregates, and no small cells.
+"""Check that a result made from credentialed text has aggregates only, and no small cells.
 
 `data_prep.commit_check` applies this to every JSON file that names a credentialed corpus.
 """
@@ -30,7 +30,7 @@ PUBLISHABLE: Final[Mapping[str, str]] = {
     "dropout clip_norm task_weights",
     "an audit": "findings unit meaning remedy",
 }
-"""Keys that a result made from credentialed text may have: aggregates. A star matches anything.
+"""Keys of aggregates, which a result made from credentialed text may have. A star matches anything.
 
 Everything else is refused: words (a vocabulary, top words), text, ids, dates, weights, anything
 about a single note. Below a key of "people", keys are free (they are reasons, splits, groups), but
@@ -65,11 +65,18 @@ def withheld(result: Any) -> list[str]:
 
 
 def _withheld(value: Any, place: str, *, people: bool, number: bool) -> Iterator[str]:
-    """Walk a result; `people` and `number` say what a key above promises."""
+    """Yield what must be withheld in a part of a result.
+
+    Args:
+        value: the part.
+        place: its path.
+        people: whether a key above says that the part counts people or notes.
+        number: whether a key above says that the part holds numbers.
+    """
     if isinstance(value, Mapping):
         counts_people = value.get("unit") not in _NO_PEOPLE
         for key, inner in value.items():
-            named = bool(re.fullmatch(r"[\w@-]{1,30}", key))  # else it may be of a note
+            named = bool(re.fullmatch(r"[\w@-]{1,30}", key))  # any other key may be text of a note
             where = f"{place}.{key if named else '…'}".lstrip(".")
             if len(key) > _LONGEST_KEY or placeholder(key):
                 yield f"{where} is a text as a key"

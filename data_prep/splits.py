@@ -48,7 +48,7 @@ def chosen(
         dropped: see `listed`.
 
     Raises:
-        MarnError: see `listed` and `in_table`.
+        MarnError: `given` does not exist or is not three shares; or see `listed` and `in_table`.
     """
     if given is None:
         return by_patient(seed), {"split": "by patient, 8066:1573:1729"}
@@ -76,7 +76,7 @@ def whole(given: Path | None, config: PrepareConfig) -> Splitter | None:
         config: what the user chose.
 
     Returns:
-        None where these are the corpus's own.
+        The splitter, or None if these are the corpus's own training notes.
     """
     if config.vocabulary == "corpus":
         return None
@@ -84,7 +84,7 @@ def whole(given: Path | None, config: PrepareConfig) -> Splitter | None:
 
 
 def _shares(text: str) -> tuple[int, ...]:
-    """Return the shares that a text gives, in millionths of its unit; nothing if it gives none."""
+    """Return the shares that a text gives, in millionths; an empty tuple if it is not of shares."""
     if not re.fullmatch(r"[\d.]+([,:][\d.]+)+", text):
         return ()
     try:
@@ -105,8 +105,12 @@ def by_patient(seed: int, shares: Sequence[int] = tuple(PROPORTIONS.values())) -
     The split of a patient depends only on the seed and the SUBJECT_ID, not on the other patients,
     so the proportions hold on average. All admissions of a patient stay together.
 
+    Args:
+        seed: part of what is hashed.
+        shares: of train, dev and test, >= 0, in any unit.
+
     Returns:
-        The splitter. It raises a `MarnError` if a split would stay empty.
+        The splitter. It raises a `MarnError` if a split with a share would stay empty.
 
     References:
         The proportions are those of the papers' top-50 split; the rule is ours.
@@ -142,7 +146,7 @@ def listed(folder: Path, which: str, dropped: Counter[str]) -> Splitter:
             admissions that the lists lack.
 
     Returns:
-        The splitter. It raises a `MarnError` if no listed admission is there.
+        The splitter. It raises a `MarnError` if the tables have no listed admission.
 
     Raises:
         MarnError: if a list is missing, is not a list of ids, or two lists share an id.
@@ -202,7 +206,7 @@ def _of_places(given: Path, places: Mapping[str, str], dropped: Counter[str]) ->
             spelled = Counter(map(alias, places)) + Counter(map(alias, admissions))
             named = {alias(id_): name for id_, name in places.items()}
             placed = {id_: named[alias(id_)] for id_ in admissions if alias(id_) in named}
-            # an id that two of either have in common is nobody's
+            # a spelling that two ids of one side share identifies neither
             placed = {id_: name for id_, name in placed.items() if spelled[alias(id_)] == 2}
         if not placed:
             raise MarnError(
@@ -221,7 +225,7 @@ def fetch_lists(which: str, sums: Sequence[str] = ()) -> Path:
 
     Args:
         which: "50" or "full".
-        sums: SHA-256 sums of which each list must have one; none compares nothing.
+        sums: SHA-256 sums, one of which each list must have; if empty, no sum is checked.
 
     Raises:
         MarnError: if a list cannot be fetched, or has another sum.

@@ -23,7 +23,7 @@ PIECE = 1 << 21
 """Number of bytes of a table that are parsed at once."""
 
 ID_DIGITS = 18
-"""Maximum number of digits in an id, as fits into eight bytes."""
+"""Maximum number of digits in an id, so that it fits into eight bytes."""
 
 _NULLS = {"", "null", "nan", "none", "na", "\\n"}
 _PLAIN = re.compile(r"[1-9]\d{0,9}", re.ASCII)
@@ -110,7 +110,7 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
                 numbered = enumerate(rows, start=done)
                 yield from numbered if done else islice(numbered, 1, None)
                 done += len(frame)
-        except pl.exceptions.PolarsError:  # the csv module reads on, or names the line
+        except pl.exceptions.PolarsError:  # the csv module reads the rest, or names the line
             for number, (line, row) in enumerate(_csv_rows(path)):
                 if number < max(done, 1) or not row:
                     continue
@@ -123,9 +123,9 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
 def _frames(path: Path, width: int, wanted: Sequence[int]) -> Iterator[pl.DataFrame]:
     """Yield the rows of a table, header included, or raise where they are not plain.
 
-    Polars parses, but does not refuse a short row, a lone carriage return or a NUL, and never
-    names a line. So each piece is compared with the grammar first: with its quoted parts taken out
-    it is short, and every comma, quote and line end that is left means something.
+    Polars does not refuse a short row, a lone carriage return or a NUL, and never names a line. So
+    each piece is matched against the grammar first, without its quoted parts: it is then short, and
+    every comma, quote and line end in it is part of the syntax.
     """
     grammar = _grammar(width)
     schema = {str(index): pl.String for index in range(width)}
@@ -165,9 +165,11 @@ def _grammar(width: int) -> re.Pattern[bytes]:
 
 
 def _whole_rows(data: bytes) -> tuple[bytes, int]:
-    """Return the rows before the last line end outside quotes, quoted parts taken out, and its end.
+    """Find the whole rows at the beginning of some data.
 
-    Without such a line end that is b"" and 0.
+    Returns:
+        The rows up to the last line end outside quotes, without the contents of their quoted parts,
+        and the position after that line end; b"" and 0 if there is none.
     """
     if b"\n" not in data:
         return b"", 0
@@ -185,7 +187,7 @@ def _whole_rows(data: bytes) -> tuple[bytes, int]:
 def _csv_rows(path: Path, *, lenient: bool = False) -> Iterator[tuple[int, list[str]]]:
     """Yield each row of a table with the line it begins on, by the strict csv module.
 
-    With `lenient`, bytes that are not UTF-8 and NULs are passed over, to reach a row before them.
+    With `lenient`, NULs and bytes that are not UTF-8 are accepted, to reach a row before them.
     """
     with readable(path), open_bytes(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", "replace" if lenient else "strict", newline="")
@@ -221,8 +223,8 @@ def fault(path: Path, index: int, what: str) -> MarnError:
 
     Args:
         path: the table.
-        index: of the row, as `read` yields it.
-        what: is wrong, and the remedy.
+        index: index of the row, as `read` yields it.
+        what: what is wrong, and the remedy.
     """
     line = next(islice(_csv_rows(path, lenient=True), index, None))[0]
     return fault_on(path, line, what)
@@ -233,7 +235,7 @@ def identifier(path: Path, index: int, value: str) -> str | None:
 
     Args:
         path: the table, for the error.
-        index: of the row, for the error.
+        index: index of the row, for the error.
         value: the field; "145834.0", as a data frame writes it, means 145834.
 
     Returns:
@@ -275,7 +277,7 @@ def _indices(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[
     names = [name.strip().upper() for name in header]
     for column in columns:
         if (count := names.count(column.upper())) != 1:
-            # Where the header is missing this is a row, and may hold a note: only names are shown.
+            # Without a header this is a row, which may hold a note: only names are shown.
             found = ", ".join(
                 name[:200] if re.fullmatch(r"[\w.;\t-]*", name) else "(a text)"
                 for name in names[:20]

@@ -12,7 +12,7 @@ from marn.corpus.text import PAD, Vocabulary
 WINDOW = 5
 NEGATIVE = 5
 
-_SENTENCE = 10_000  # gensim reads no further into one sentence, so a longer note is cut in pieces
+_SENTENCE = 10_000  # gensim reads no further into a sentence, so a longer note is cut into pieces
 _UNKNOWN = "<unknown>"
 
 
@@ -43,12 +43,12 @@ def word2vec(
     windows as a single word, whose vector is not used.
 
     Args:
-        notes: called once for counting and once for each pass, returns the notes, each (T,) int;
-            they hold a word.
+        notes: returns the notes, each (T,) int, with at least one word in all; called once for
+            counting and once for each pass.
         vocabulary: the V words that the notes are encoded with.
         width: E, components of a vector.
         epochs: passes over the notes.
-        seed: of gensim and of the unknown word's vector.
+        seed: seed of gensim and of the random vectors.
         progress: takes a line about each pass.
 
     Returns:
@@ -73,7 +73,7 @@ def word2vec(
     for number, word in enumerate(vocabulary.words, start=1):
         if counts[number]:
             vectors[number] = learned[word]
-        else:  # in no note that was learned from; the same rule as for an unknown word
+        else:  # the word is in none of these notes: the same rule as for an unknown word
             vectors[number] = generator.uniform(-bound, bound, width)
     vectors[PAD + 1 :] /= np.linalg.norm(vectors[PAD + 1 :], axis=1, keepdims=True)
     return vectors
@@ -89,7 +89,7 @@ def _learn(
     progress: Callable[[str], None] | None,
 ) -> Mapping[str, np.ndarray]:
     """Return gensim's vectors of the words that have a count."""
-    # Half a second and 100 MB, which those who only read a corpus need not spend.
+    # Imported here because it takes half a second and 100 MB.
     from gensim.models import Word2Vec
     from gensim.models.callbacks import CallbackAny2Vec
 

@@ -1,10 +1,10 @@
 """Compare text with the notes of the credentialed corpora on this machine, by runs of words.
 
-A run is `WINDOW` consecutive words, whatever is between them, in any case; numbers do not count. In
-case other words separate those of a note, such as labels in a list of pairs, every second, third or
-fourth word of a text also makes runs. The text is small and the corpora are large, so the runs of
-the text are kept in memory and each corpus is read in pieces: memory does not grow with the corpus,
-and nothing of its notes is written.
+A run is `WINDOW` consecutive words, whatever is between them, in any case; numbers do not count.
+Runs are also made of every second, third or fourth word of a text, in case other words separate
+those of a note, such as labels in a list of pairs. The text is small and the corpora are large, so
+the runs of the text are kept in memory and each corpus is read in pieces: memory does not grow with
+the corpus, and nothing of its notes is written.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,9 +23,9 @@ WINDOW: Final = 8
 """Number of words in a run."""
 COMMON: Final = 100
 """A run that occurs this often is boilerplate, such as a list of headings, and does not count."""
-_DISTINCT: Final = 4  # different words in a run
-_APART: Final = 4  # words of a text from one of a note to the next, at most
-_AT_ONCE: Final = 256  # notes of a corpus
+_DISTINCT: Final = 4  # fewest different words in a run that counts
+_APART: Final = 4  # largest step, in words of a text, between the words of a run
+_AT_ONCE: Final = 256  # notes of a corpus read at once
 _FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)  # odd, of 64 bits
 
 

@@ -379,7 +379,7 @@ def test_what_is_lost_is_said_in_proportion(prepare, tmp_path, capsys):
     said = capsys.readouterr()
     assert "10% of the notes were left out (10 of 100): 10 admissions with a note" in said.err
     assert "left out: 10 admissions with a note and without a code (10.0% of 100)" in said.out
-    assert "1 of 1 code stands on every training note (428.0)" in said.err
+    assert "1 of 1 code occurs in every training note (428.0)" in said.err
     corpus = prepare("--keep-uncoded")
     said = capsys.readouterr()
     assert "warning" not in said.err

@@ -1,4 +1,4 @@
-"""Sphinx extension of this book: what its rendered pages need, and no other book gets.
+"""Extend Sphinx for the pages of this book, and of no other book.
 
 Notebooks store a figure as plotly JSON. `read_notebook` turns it into an element that `book.js`
 draws with the plotly.js of the installed plotly package, copied next to the pages: nothing is
@@ -25,12 +25,12 @@ PLOTLY_MIME = "application/vnd.plotly.v1+json"
 STATIC = Path(__file__).parent / "static"
 DEFAULT_HEIGHT = 450  # pixels; plotly's own
 TAG = re.compile(r"<[^>]*>")
-# the row of the column titles that pandas writes, and below it the row of the index's names
+# pandas writes a row of column titles, and below it a row of the names of the index
 TITLES = re.compile(
     r"((?:<td></td>\s*)+)((?:<th[^>]*>[^<]*</th>\s*)+)</tr>\s*"
     r"<tr>\s*((?:<th>[^<]+</th>\s*)+)(?:<td></td>\s*)+</tr>"
 )
-EQUATION = re.compile(r'<span class="math[^>]*>[^<]*</span>[,.;:)]')  # with what follows it
+EQUATION = re.compile(r'<span class="math[^>]*>[^<]*</span>[,.;:)]')  # with its punctuation
 FIGURE_LINK = re.compile(r"\[([^\]]+)\]\([\w.]+#cell-id=([\w-]+)\)")
 
 
@@ -52,7 +52,7 @@ def read_notebook(text: str) -> NotebookNode:
             if "caption" in cell.metadata.get("tags", []):
                 continue
             cell.source = cell.metadata.get("page", cell.source)
-            # the target is in raw HTML, which MyST does not know
+            # the target is an id in raw HTML, which MyST cannot resolve
             cell.source = FIGURE_LINK.sub(
                 lambda m: f'<a href="#{labels[m[2]]}">{m[1]}</a>', cell.source
             )
@@ -70,12 +70,12 @@ def read_notebook(text: str) -> NotebookNode:
 
 
 def figure_html(content: str, label: str, caption: str) -> str:
-    """Write a figure with its caption.
+    """Return the HTML of a figure with its caption.
 
     Args:
-        content: HTML.
+        content: HTML of the figure.
         label: its `id`, for links.
-        caption: text, in which Markdown's `**` and backticks are understood.
+        caption: plain text with Markdown's `**` and backticks.
     """
     text = html.escape(caption, quote=False)
     text = re.sub(r"`(.+?)`", r"<code>\1</code>", re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text))
@@ -83,11 +83,11 @@ def figure_html(content: str, label: str, caption: str) -> str:
 
 
 def plot_html(plot: dict[str, Any], figure: dict[str, str]) -> str:
-    """Write one plotly figure as the element that `book.js` draws.
+    """Return one plotly figure as the element that `book.js` draws.
 
     Args:
         plot: plotly JSON with "data", "layout" and perhaps "frames" and "config".
-        figure: "alt", what a reader who does not see it is told; without it, the title.
+        figure: metadata of the cell; "alt" is the text for screen readers, by default the title.
 
     Returns:
         HTML with the figure's JSON in it.
@@ -110,7 +110,10 @@ def plot_html(plot: dict[str, Any], figure: dict[str, str]) -> str:
 
 
 def readable(body: str) -> str:
-    """Mend what a reader, or a screen reader, stumbles over in HTML that Sphinx and pandas write.
+    """Correct HTML of Sphinx and pandas that hinders readers or screen readers.
+
+    Empty header cells become data cells, the two header rows of an indexed table become one,
+    intervals and punctuated equations stay on one line, and long names may break at underscores.
 
     Example:
         >>> readable('<th class="head"></th>')
@@ -120,7 +123,7 @@ def readable(body: str) -> str:
     body = TITLES.sub(
         lambda m: f"{m[3]}{m[2]}</tr>" if m[1].count("<td>") == m[3].count("<th>") else m[0], body
     )
-    # on one line: intervals, and an equation with the comma behind it
+    # on one line: intervals, and an equation with the punctuation after it
     body = re.sub(r"(?<=\d) (±|to) (?=[-+]?\d)", "\u00a0\\1\u00a0", body)
     body = EQUATION.sub(r'<span class="text-nowrap">\g<0></span>', body)
     return re.sub(r"(?<=<th>)\w+(?=</th>)", lambda name: name[0].replace("_", "_<wbr>"), body)
@@ -133,7 +136,7 @@ class Modules(SphinxDirective):
     final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
-        """Write one `automodule` for each module; what a package re-exports is not said twice."""
+        """Write one `automodule` for each module; what a package re-exports is documented once."""
         lines = []
         for name in self.arguments[0].split():
             path = getattr(importlib.import_module(name), "__path__", ())
@@ -165,7 +168,7 @@ class PublicNames(SphinxDirective):
 
 def _prepare_docstring(app: Any, what: str, name: str, *parts: Any) -> None:
     lines: list[str] = parts[-1]
-    # An indented block after a colon and an empty line is code
+    # an indented block after a colon and an empty line is code
     for i, (line, gap, block) in enumerate(zip(lines, lines[1:], lines[2:], strict=False)):
         indent = len(line) - len(line.lstrip())
         code = block.startswith(" " * (indent + 4)) and not block.lstrip().startswith(">>>")
@@ -176,11 +179,11 @@ def _prepare_docstring(app: Any, what: str, name: str, *parts: Any) -> None:
     # Napoleon would take the first words of a result or an attribute for its type if a colon
     # follows them; before a result it skips an empty type
     if what in {"attribute", "data", "property"}:
-        lines.insert(0, "\\ ")  # an empty line it would skip
+        lines.insert(0, "\\ ")  # Napoleon would skip an empty line
 
 
 def _skip_field(app: Any, what: str, name: str, member: Any, *rest: Any) -> bool | None:
-    # fields of named tuples, which their class describes
+    # skip fields of named tuples without a docstring of their own
     return True if (inspect.getdoc(member) or "").startswith("Alias for field") else None
 
 
@@ -215,7 +218,8 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", _prepare_docstring, priority=400)  # before napoleon
     app.connect("builder-inited", _add_static)
     app.connect("html-page-context", _finish_page)
-    # Sphinx copies scripts only with pages that it writes, so a change here makes it write them all
+    # Sphinx copies scripts only with pages that it writes, so a change of this file or of a script
+    # changes the version, which makes it write all pages
     own = hashlib.sha256(plotly.__version__.encode())
     for file in sorted([Path(__file__), *STATIC.iterdir()]):
         own.update(file.read_bytes())

@@ -1,8 +1,8 @@
 """Read, execute and store chapters.
 
-People edit `book/NN_name.md` (MyST). `book/NN_name.ipynb` is made from it by execution, committed
-with its outputs and never edited; pages, nbval and papermill read it. Kernels run in `book/`, so a
-chapter's paths do not depend on where its executed copy is written.
+The source of a chapter is `book/NN_name.md` (MyST). `book/NN_name.ipynb` is made from it by
+execution, committed with its outputs and never edited; the pages, nbval and papermill read it.
+Kernels run in `book/`, so a chapter's paths do not depend on where its executed copy is written.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 CELL_SECONDS = 600  # a cell that takes longer has hung
 PARALLEL = 2  # chapters executed at the same time
-ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # tracebacks have it, and are also logged to files
+ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # removed from tracebacks, which may go to a file
 CARD = ROOT / "data" / "teaching" / "card.json"
 EQUATION = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.DOTALL | re.MULTILINE)
 CITATION = re.compile(r"\{cite(?P<form>:t|:p|)\}`(?P<key>[^`]+)`")
@@ -74,7 +74,7 @@ def notebook(text: Path) -> NotebookNode:
     fold_solutions(book)
     for cell in book.cells:
         if cell.cell_type == "markdown":
-            # JupyterLab gives a number of its own to what is between dollars
+            # JupyterLab would number an equation between dollars itself
             cell.source = EQUATION.sub(r"\\begin{equation*}\n\1\n\\end{equation*}", cell.source)
         elif {"remove-cell", "hide-input"} & {*cell.metadata.get("tags", [])}:
             cell.metadata["jupyter"] = {"source_hidden": True}  # JupyterLab shows three dots
@@ -98,7 +98,7 @@ def notebook(text: Path) -> NotebookNode:
 
 
 def number_figures(book: NotebookNode, chapter: int) -> None:
-    """Number the figures, put each caption below its cell, and fill in the references, in place.
+    """Number the figures, add each caption below its cell, and resolve references, in place.
 
     A cell with the metadata `figure: {label, caption, alt}` draws a figure, and `[](#label)` in the
     text of its chapter refers to it.
@@ -120,7 +120,10 @@ def number_figures(book: NotebookNode, chapter: int) -> None:
 
 
 def cite(book: NotebookNode) -> None:
-    """Write citations as links and list the works cited, in place: JupyterLab reads no BibTeX."""
+    """Write citations as links and list the works cited, in place.
+
+    JupyterLab does not read BibTeX.
+    """
     works = pybtex.database.parse_file(BOOK / "references.bib").entries
     style = find_plugin("pybtex.style.formatting", "plain")()
     cited = set()
@@ -147,7 +150,8 @@ def cite(book: NotebookNode) -> None:
 def fold_solutions(book: NotebookNode) -> None:
     """Put solutions under headings that JupyterLab shows collapsed, in place.
 
-    It knows no `solution-start`; a page has that, from the metadata, instead of the heading.
+    JupyterLab does not know the directive `solution-start`; rendered pages have it, from the
+    metadata, instead of the heading.
     """
     cells: list[NotebookNode] = []
     for cell in book.cells:
@@ -193,7 +197,7 @@ def files_below(*folders: str) -> Iterator[Path]:
 def key(text: Path) -> str:
     """Hash everything that a chapter's outputs depend on: source, library, data and environment.
 
-    Contents count, not dates: a clone has new dates, and a branch that was switched back old ones.
+    Contents are hashed, not dates, which change with a clone or a switch of branches.
     """
     cells = hashlib.sha256(nbformat.writes(notebook(text)).encode()).hexdigest()
     beside = [f for f in files_below("book") if f.suffix in {".csv", ".json", ".yaml", ".svg"}]

@@ -22,7 +22,7 @@ BUILD = ROOT / "_build"
 EXECUTED = BUILD / "book"
 INDEX = BUILD / "html" / "index.html"
 MODEL = Path("runs") / "model"
-"""The run that chapters take up: the MARN of the quickstart, chosen on all dev notes."""
+"""Folder of the run that chapters load: the MARN of the quickstart, chosen on all dev notes."""
 DATA_STAMP = CARD.parents[1] / "teaching.key"
 # The parts of marn that data_prep may import.
 DATA_PREP_IMPORTS = (
@@ -58,12 +58,16 @@ def data() -> bool:
         return False
     _run(sys.executable, "-m", "data_prep", "teaching", "--out", CARD.parent.relative_to(ROOT))
     DATA_STAMP.write_text(key)
-    shutil.rmtree(ROOT / MODEL, ignore_errors=True)  # of another corpus
+    shutil.rmtree(ROOT / MODEL, ignore_errors=True)  # it was trained on another corpus
     return True
 
 
 def model() -> bool:
-    """Train the model that chapters take up; return True if there was something to do."""
+    """Train the model that chapters load.
+
+    Returns:
+        True if there was something to do.
+    """
     if (ROOT / MODEL / "scores.json").exists():
         return False
     options = {
@@ -81,7 +85,17 @@ def model() -> bool:
 
 
 def execute(names: list[str]) -> bool:
-    """Execute the chapters that changed into `_build/book`; return whether there were any."""
+    """Execute the chapters that changed into `_build/book`.
+
+    Args:
+        names: see `chapters.texts`.
+
+    Returns:
+        True if there was something to do.
+
+    Raises:
+        PartError: a chapter failed.
+    """
     done = chapters.execute(chapters.texts(names), EXECUTED)
     if failed := [name for name, seconds in done.items() if seconds is None]:
         raise PartError(f"failed: {', '.join(failed)}")
@@ -127,7 +141,7 @@ def book(environment: float) -> None:
         return render(EXECUTED)
 
     part("teaching hospital and corpus", data)
-    part("the model that chapters take up", model)
+    part("the model that chapters load", model)
     part("chapters, including training", lambda: execute([]))
     part("rendering", rendered)
     log.info("")
@@ -145,7 +159,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("data", help="make data/teaching, if the code that makes it changed")
-    commands.add_parser("model", help="train the model that chapters take up, in runs/model")
+    commands.add_parser("model", help="train the model that chapters load, in runs/model")
     one = commands.add_parser(
         "chapters", help="execute changed chapters and update their notebooks"
     )

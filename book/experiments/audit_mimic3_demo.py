@@ -1,10 +1,10 @@
-"""The audit on real rows: the open demo of MIMIC-III, 100 patients, which has no notes.
+"""Audit real rows: the open demo of MIMIC-III, with 100 patients and no notes.
 
     python book/experiments/audit_mimic3_demo.py --raw DEMO --ccs-procedures PRREF
 
 `DEMO` holds the tables of PhysioNet's mimiciii-demo 1.4 (Open Database License 1.0), `PRREF` is
-HCUP's `$prref 2015.csv`. The result holds counts and codes; no row, no id, no date. Rare codes are
-named, since the demo is open.
+HCUP's `$prref 2015.csv`. The result has counts and codes, but no rows, ids or dates. It names rare
+codes, since the demo is open.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OUT = Path(__file__).parents[1] / "results" / "audit_mimic3_demo.json"
 
 
 def main(line: Sequence[str] | None = None) -> int:
-    """Audit the demo and write the result; a wrong path is a line, not a traceback."""
+    """Audit the demo and write the result; report a wrong path in one line."""
     parser = argparse.ArgumentParser(description="The audit on the demo of MIMIC-III.")
     parser.add_argument("--raw", type=Path, required=True, help="folder of the demo's tables")
     parser.add_argument("--ccs-procedures", type=Path, required=True, help="HCUP's prref 2015 file")

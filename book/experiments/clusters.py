@@ -1,18 +1,18 @@
-r"""Eq. 18 on trained models: significant CCS categories, over seeds and beside controls.
+r"""Count significant CCS categories (Eq. 18) of trained models, over seeds and beside controls.
 
     python book/experiments/clusters.py "runs/ablation=+RAM+MTL+FL" \
         --icd "runs/ablation=+RAM+FL" --ccs runs/apart= --out book/results/clusters.json
 
 FOLDER=LABEL names the runs of a sweep that have a label on some axis, one for each seed; without a
 label, all of its runs. The vector of a code is its mean view over all test notes, as in chapter 6.
-The significant categories are counted for both values of tau that the papers print, those of a
-single code and those of several apart, and beside
+The significant categories are counted for both values of tau that the papers print, separately for
+categories of one code and of several. The controls are
 
-* untrained: the same network with the weights that it began with;
+* untrained: the same network with its initial weights;
 * trained apart: the ICD vectors of a model that learnt the ICD task alone (`--icd`), and the CCS
-  vectors of one that learnt the CCS task alone (`--ccs`), from the same first weights;
-* shuffled: the ICD codes dealt to the categories at random, 200 times;
-* possible: categories that pass if their circle holds exactly their own codes.
+  vectors of one that learnt the CCS task alone (`--ccs`), from the same initial weights;
+* shuffled: the ICD codes assigned to the categories at random, 200 times;
+* possible: the categories that pass if their circle holds exactly their own codes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,16 @@ def runs(place: str) -> dict[int, Path]:
 
 
 def counts(vectors: dict[str, Any], parent: Any) -> dict[str, dict[str, float]]:
-    """Count the significant categories: {tau: {"single", "several", "shuffled", "variance"}}."""
+    """Count the significant categories of one model.
+
+    Args:
+        vectors: {task: (C, D)} vectors of the ICD and CCS codes.
+        parent: (C_icd,) category of each ICD code, -1 for none.
+
+    Returns:
+        {tau: counts of categories of a single and of several codes, mean and 95 % quantile of the
+        counts after shuffling, and the share of variance in the plane}.
+    """
     plane = analysis.joint_pca(vectors["icd"], vectors["ccs"])
     rows = {}
     for tau in TAUS:

@@ -1,20 +1,20 @@
-"""How hard the teaching hospital is: a pinned linear baseline on several hospitals, and ceilings.
+"""Measure how hard the teaching hospital is, by a fixed linear baseline on seeds, and by ceilings.
 
     python book/experiments/difficulty.py --out book/results/hospital_difficulty.json
 
 Each seed is another hospital of preset `teaching`, split by patient with that seed, all codes kept.
-Nothing was chosen by these figures: neither the hospital nor the baseline.
+Neither the hospital nor the baseline was chosen by these scores.
 
 * Baseline: TF-IDF of the words (words in 3 training notes, logarithm of the counts, rows of length
   one); for each code a logistic regression (liblinear, dual, C = 10, no class weights). A code is
   predicted above 0.5, and never if it has fewer than 5 training notes. Nothing is tuned, so the dev
   notes are not used.
 * CCS: the same baseline, learning the categories.
-* Wrong under the right category: of all false positives, the share whose category the note has by
-  another code. Chance: the same share expected if each false positive stood on a random test note
-  that lacks the code.
-* Shuffled labels: the codes of the training notes dealt to other training notes; the 50 most
-  frequent codes.
+* Wrong under the right category: the share of false positives whose category the note has by
+  another code. Chance: the share expected if each false positive were on a random test note that
+  lacks the code.
+* Shuffled labels: the codes of each training note are given to another training note; scores are
+  of the 50 most frequent codes.
 * Ceilings, against the codes that the coder gave: `documented` predicts what any mention asserts
   (role evidence). `explicit` knows only phrases: a mention counts for the code that this phrase
   most often asserts in the training notes, and not at all if they lack the phrase.
@@ -87,7 +87,7 @@ def fitted(train: sparse.csr_matrix, targets: Bools, test: sparse.csr_matrix) ->
 
 
 def figures(scores: Floats, truth: Bools) -> dict[str, float]:
-    """Return the figures that are kept of `marn.metrics.score`."""
+    """Return those scores of `marn.metrics.score` that are kept."""
     found = metrics.score(scores, truth, ks=(8,))
     return {name: found[name] for name in FIGURES}
 
@@ -103,9 +103,9 @@ def under_the_right_category(
     """Return the share of false positives whose category is right, and the share by chance.
 
     Args:
-        scores: (M, C).
+        scores: (M, C) probabilities.
         truth: (M, C) codes of the notes.
-        categories: (M, K) their categories.
+        categories: (M, K) categories of these codes.
         parent: (C,) category of each code, -1 for none.
     """
     wrong = (scores > 0.5) & ~truth
@@ -116,7 +116,7 @@ def under_the_right_category(
 
 
 def ceilings(corpus: Corpus) -> dict[str, Bools]:
-    """Return what two readers of the marked mentions predict of the test notes, (M, C) each."""
+    """Return what two readers of the marked mentions predict for the test notes, (M, C) each."""
     meant: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
     def mentions(split: str, note: int) -> list[tuple[int, str]]:
@@ -142,11 +142,11 @@ def ceilings(corpus: Corpus) -> dict[str, Bools]:
 
 
 def study(corpus: Corpus, seed: int) -> dict[str, Any]:
-    """Return all figures of one hospital.
+    """Return all scores of one hospital.
 
     Args:
-        corpus: of the hospital.
-        seed: of the shuffled labels.
+        corpus: corpus of the hospital.
+        seed: seed of the shuffled labels.
     """
     train, test = vectorised(corpus)
     learnt, truth = corpus["train"].targets("icd"), corpus["test"].targets("icd")
@@ -177,7 +177,7 @@ def study(corpus: Corpus, seed: int) -> dict[str, Any]:
 
 
 def flat(value: Any, name: str = "") -> dict[str, float]:
-    """Return all numbers of nested dictionaries by their path."""
+    """Return all numbers in nested dictionaries: {path, with dots: number}."""
     if isinstance(value, dict):
         parts = (flat(part, f"{name}.{key}" if name else key) for key, part in value.items())
         return {key: number for part in parts for key, number in part.items()}
@@ -185,7 +185,10 @@ def flat(value: Any, name: str = "") -> dict[str, float]:
 
 
 def summarised(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return mean, standard deviation and 95 % interval over the seeds of every figure."""
+    """Return mean, standard deviation and 95 % interval of every score over the seeds.
+
+    With one seed, deviation and width of the interval are 0.
+    """
     numbers = [flat(row["figures"]) for row in rows]
     names = [name for name in numbers[0] if all(name in row for row in numbers)]
     made = {}

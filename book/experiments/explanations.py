@@ -1,15 +1,15 @@
-r"""Which explanation deserves trust: methods of `marn.attribution` against marked evidence.
+r"""Compare the explanations of `marn.attribution` with marked evidence.
 
     python book/experiments/explanations.py short data/teaching data/short_notes
     python -m marn sweep book/experiments/explanations.yaml
     python book/experiments/explanations.py score runs/explanations data/teaching \
         data/short_notes data/codiesp_es5 --out book/results/explanations.json
 
-The first command makes a corpus of short notes: of each of the hospital's notes (at most 2,000 of a
-split) one window of 31 words, around a cue drawn at random. The second trains the systems. The
-third explains notes of the test split, and in each up to three codes that are right, assigned at
-0.5, and marked in the words that the model reads. Methods, systems and seeds were not chosen by
-them.
+The first command makes a corpus of short notes: from each of the hospital's notes (at most 2,000
+per split) one window of 31 words, around a one-word passage of a code drawn at random. The second
+trains the systems. The third explains notes of the test split, and in each up to three codes that
+the note has, that the model assigns at 0.5, and that are marked in the words that the model reads.
+Methods, systems and seeds were not chosen by these results.
 
 * Plausibility: token F1 of the five heaviest words, average precision of the ranking of all words,
   and whether the heaviest word is marked (`top`) or only beside a marked one, within two words
@@ -19,9 +19,9 @@ them.
 * The cue test: a window of 31 words around the first marked passage that is one word long; is that
   word (or another marked one) the heaviest? `occlusion` tries 16 words, as everywhere.
 
-Systems trained on short notes are asked for the cues of the hospital's notes. Intervals resample
-notes and seeds; p-values of differences are corrected by Holm's method within a system. If it is
-interrupted, repeat the command and it resumes.
+Systems trained on short notes take the cue test on the hospital's notes. Intervals resample notes
+and seeds; p-values of differences are corrected by Holm's method within a system. After an
+interruption, repeat the command and it resumes.
 """
 
 from __future__ import annotations
@@ -70,11 +70,17 @@ class Note:
 
     text: str
     marked: Passages
-    """Of the codes that the note has."""
+    """Passages of the codes that the note has."""
 
 
 def notes_of(corpus: Corpus, split: str, places: Sequence[int]) -> Iterator[Note]:
-    """Yield notes with the passages of the codes that they have."""
+    """Yield notes with the passages of their codes.
+
+    Args:
+        corpus: the corpus.
+        split: one of its splits.
+        places: indices of the notes in the split.
+    """
     part = corpus[split]
     for place in places:
         marked: dict[int, list[tuple[int, int]]] = {}
@@ -110,7 +116,7 @@ def window(note: Note, column: int) -> Note | None:
 
 
 def write_short(hospital: Corpus, folder: Path) -> None:
-    """Make a corpus of windows: of each note one, around a cue drawn at random."""
+    """Make a corpus of windows, one from each note, around a passage of a code drawn at random."""
     rng, rows = np.random.default_rng(0), []
     for split in ("train", "dev", "test"):
         places = range(min(len(hospital[split]), 2000))
@@ -130,7 +136,7 @@ def write_short(hospital: Corpus, folder: Path) -> None:
 
 
 class Explained:
-    """A trained system, asked about notes."""
+    """A trained system, and how it explains notes."""
 
     def __init__(self, model: Any, corpus: Corpus, codes: Sequence[str], seed: int) -> None:
         self.model, self.vocabulary = model, corpus.vocabulary
@@ -143,7 +149,7 @@ class Explained:
         self.rng = np.random.default_rng([seed, 7])
 
     def read(self, text: str) -> tuple[torch.Tensor, NDArray[np.int64]]:
-        """Return the numbers (T,) and places (T, 2) of the words that the model reads."""
+        """Return the numbers (T,) and spans (T, 2) of the words that the model reads."""
         words, spans = token_spans(text)
         numbers = self.vocabulary.encode(words)[: self.model.max_length].astype(np.int64)
         return torch.from_numpy(numbers), spans[: len(numbers)]
@@ -161,13 +167,14 @@ class Explained:
             method: attribution.word_weights(self.model, tokens, columns, "icd", unknown, method)
             for method in METHODS[:3]
         }
-        found["attention_gradients"] = found["attention"] * found["gradients"]  # as word_weights
+        # the product, as `word_weights` defines it
+        found["attention_gradients"] = found["attention"] * found["gradients"]
         found["random"] = self.rng.random((len(columns), len(tokens)))
         found["rarity"] = np.tile(self.rarity[tokens], (len(columns), 1))
         return found
 
     def whole(self, note: Note) -> Iterator[tuple[str, dict[str, float]]]:
-        """Yield methods with the figures of one code of a note."""
+        """Yield each method with its scores, for each explained code of a note."""
         tokens, spans = self.read(note.text)
         right = self.assigned(tokens)
         some = [
@@ -204,7 +211,7 @@ class Explained:
                 )
 
     def cues(self, note: Note) -> Iterator[tuple[str, dict[str, float]]]:
-        """Yield methods with whether the cue of a short note is its heaviest word."""
+        """Yield each method with the cue test: whether the cue of a window is its heaviest word."""
         for column in [*sorted(note.marked)][:CODES]:
             cut = window(note, column)
             if cut is None or self.columns[column] is None:
@@ -243,7 +250,7 @@ def example(explained: Explained, corpus: Corpus, notes: Sequence[Note]) -> dict
 
 
 def tables_of(explained: Explained, notes: Sequence[Note], whole: bool) -> dict[str, Floats]:
-    """Return {method: (N, 2 F)}: of each note and figure the sum over codes, and their number."""
+    """Return {method: (N, 2 F)}: the sum over codes, and their number, for each note and score."""
     found = {name: np.zeros((len(notes), len(FIGURES), 2)) for name in (*METHODS, *CONTROLS)}
     for place, note in enumerate(notes):
         parts = [explained.whole(note)] if whole else []
@@ -254,7 +261,7 @@ def tables_of(explained: Explained, notes: Sequence[Note], whole: bool) -> dict[
 
 
 def measure(sums: Floats) -> dict[str, Floats]:
-    """Average the figures (B,) over pairs of note and code."""
+    """Average the scores (B,) over pairs of note and code."""
     values, counts = sums[:, ::2], sums[:, 1::2]
     means = np.divide(values, counts, out=np.full(values.shape, np.nan), where=counts > 0)
     return {name: means[:, place] for place, name in enumerate(FIGURES)}
@@ -284,7 +291,7 @@ def seconds_of(explained: Explained, text: str, codes: int = 10) -> dict[str, fl
 def summarise(
     tables: Mapping[tuple[str, str], Sequence[Mapping[str, Floats]]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the figures of each method with intervals, and the differences to attention."""
+    """Return the scores of each method with intervals, and their differences from attention."""
     summary, differences = [], []
     for (data, system), seeds in tables.items():
         about = {"data": data, "system": system}
@@ -378,7 +385,7 @@ def run(args: argparse.Namespace, report: Callable[[str], None]) -> dict[str, An
 
 
 def main(line: Sequence[str] | None = None) -> int:
-    """Run the experiment; a wrong option or corpus is a line, not a traceback."""
+    """Run the experiment; report a wrong option or corpus in one line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     short = commands.add_parser("short", help="make a corpus of short notes")

@@ -1,12 +1,12 @@
-"""The large hospitals: written with two numbers of workers, prepared, measured, deleted.
+"""Write the large hospitals with two numbers of workers, prepare and measure them, delete them.
 
     python book/experiments/hospital_full.py --out book/results/hospital_full.json
 
-Each step runs in a process of its own. Its peak memory is the largest sum of the resident memory
-of that process and all its children, looked at five times a second (Linux, macOS); pages that
-processes share count once for each. Times are wall-clock times of a machine that did other work
-too where `load` says so. `--presets tiny` tries the script in seconds. A size that the file holds
-already is replaced, others stay.
+Each step runs in its own process. Its peak memory is the largest sum of the resident memory of that
+process and all its children, sampled five times a second (Linux, macOS); pages that processes
+share count once for each. Times are wall-clock times; `load` tells whether the machine did other
+work too. `--presets tiny` tries the script in seconds. A size that is already in the file is
+replaced; others are kept.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def summary(found: Measures) -> dict[str, Any]:
     """Return the measures as plain numbers.
 
     Args:
-        found: of a hospital.
+        found: measures of a hospital.
     """
     lengths, codes = np.array(found.lengths), np.array(found.codes)
     counts = np.array(sorted(found.frequency.values(), reverse=True))
@@ -132,9 +132,9 @@ def study(preset: str, seed: int, zipped: bool, work: Path) -> dict[str, Any]:
 
     Args:
         preset: its size.
-        seed: of the hospital.
+        seed: seed of the hospital.
         zipped: gzip the tables.
-        work: folder for what is deleted in the end.
+        work: folder for tables and corpus, which are deleted in the end.
     """
     python, flag = sys.executable, "1" if zipped else "0"
     raw, again, corpus = work / "raw", work / "again", work / "corpus"

@@ -1,10 +1,10 @@
-"""Codes with few training notes: a network, the dictionary of marked phrases, and both together.
+"""Score codes with few training notes: a network, the dictionary of marked phrases, and both.
 
     python book/experiments/rare.py runs/rare --out book/results/rare.json
 
 The networks are the runs of rare.yaml. Rare codes have fewer than ten training notes, and their F1
-is micro-F1 over them. An average is what `marn.average` makes of a network and the dictionary; of
-each pool, one share of the network for all seeds is chosen on dev, by the sum of the micro-F1 of
+is micro-F1 over them. An average is what `marn.average` makes of a network and the dictionary. For
+each pool, one share of the network is chosen on dev for all seeds, by the sum of the micro-F1 of
 all codes and that of rare codes. Thresholds are tuned on dev.
 """
 
@@ -31,12 +31,12 @@ Logits = dict[str, NDArray[np.floating]]
 
 
 def logits(model: Any, corpus: marn.Corpus) -> Logits:
-    """Score the notes of dev and test."""
+    """Return the logits of the notes of dev and test."""
     return {split: predict(model, corpus, split).logits["icd"].astype(float) for split in SPLITS}
 
 
 def average(network: Logits, dictionary: Logits, share: float, pool: str) -> Logits:
-    """Give the network this share, the dictionary the rest, as `marn.average` does."""
+    """Average logits as `marn.average` does, with this share of the network."""
     both = {split: (network[split], dictionary[split]) for split in SPLITS}
     if pool == "logits":
         return {split: share * one + (1 - share) * other for split, (one, other) in both.items()}
@@ -47,7 +47,7 @@ def average(network: Logits, dictionary: Logits, share: float, pool: str) -> Log
 
 
 def scored(found: Logits, corpus: marn.Corpus) -> dict[str, dict[str, float]]:
-    """Score both splits with the threshold of dev: {split: {figure: value}}."""
+    """Score both splits with the threshold of dev: {split: {score: value}}."""
     truth = {split: corpus[split].targets("icd") for split in SPLITS}
     said = {split: sigmoid(found[split]) for split in SPLITS}
     cut, rows = metrics.best_threshold(said["dev"], truth["dev"]), {}

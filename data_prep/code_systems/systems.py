@@ -1,4 +1,4 @@
-"""Code systems: the form, the title and the category of a code, for all sources alike.
+"""Code systems: the form, title and category of a code, in the same way for all sources.
 
 Kinds are "dx" and "pr".
 """
@@ -24,7 +24,7 @@ _PREFIX = re.compile(
     r"(?:https?:\S*/)?\bicd[-_ ]?(?:9|10)(?:[-_ ]?(?:cm|pcs))?(?![a-z0-9])[\s:|/_-]*", re.IGNORECASE
 )
 _BETWEEN = str.maketrans("/^&+", ";;;;")
-_DAGGERS = "*†!."  # ICD-10 of WHO and of Germany puts them behind a code
+_DAGGERS = "*†!."  # WHO's and the German ICD-10 put them after a code
 _ANY_CODE = re.compile(r"[^\s\x00-\x1f\x7f]{1,40}")
 
 
@@ -34,9 +34,9 @@ def pieces(cell: str, decimal: re.Pattern[str] | None = None) -> list[str]:
     Words without a digit do not count as codes: a part that contains one stays whole.
 
     Args:
-        cell: of a table.
-        decimal: what precedes a comma that stands for the dot of an ICD code. With it, the name of
-            the system and the marks of daggers are not part of a code.
+        cell: a cell of a table.
+        decimal: pattern of an ICD code up to a comma that is written for its dot. With it, the name
+            of a code system and dagger marks are removed too.
 
     >>> pieces("428.0; 427.31"), pieces("['V45.81', 'I10']"), pieces("heart failure|I10 E11.9")
     (['428.0', '427.31'], ['V45.81', 'I10'], ['heart failure', 'I10', 'E11.9'])
@@ -76,29 +76,30 @@ def dotted_any(kind: str, written: str) -> str | None:
 
 
 class CodeSystem:
-    """Codes of any system, taken as they are written; the base of the systems that are known."""
+    """Codes of any system, taken as they are written; the base class of the systems below."""
 
     name = "their own"
+    """Name of the system, for messages."""
     version = ""
-    """Of ICD."""
+    """Version of ICD: "9", "10", or "" for another system."""
     key = ""
-    """What tells categories apart, for the card of a corpus; "" where there are none."""
+    """What identifies a category, for the card of a corpus; "" if there are no categories."""
     procedures = ""
     """Where the categories of procedures come from, for the card."""
     other = "check the column"
-    """What to do where most codes look like those of another system (`is_other`)."""
+    """Remedy if most codes look like those of another system (`is_other`)."""
     dotted = staticmethod(dotted_any)
-    """The form of a code with its dot, None for what does not look like a code."""
+    """Return a code of a kind with its dot, None for what does not look like a code."""
     decimal: re.Pattern[str] | None = None
-    """As `pieces` takes it."""
+    """See `pieces`."""
 
     def __init__(self) -> None:
         self.uses: Counter[tuple[str, str]] = Counter()
         """How often each (kind, code) is used; complete before the first call of `category`."""
         self.titles: dict[tuple[str, str], str] = {}
-        """Titles that a source gives; they go before the system's own."""
+        """Titles that a source gives; they take precedence over the system's own."""
         self.categories: dict[tuple[str, str], CodeEntry] = {}
-        """Categories that a source gives, likewise."""
+        """Categories that a source gives; they take precedence too."""
 
     def title(self, kind: str, code: str) -> str:
         """Return the title of a code, "" if there is none."""
@@ -153,12 +154,12 @@ class Icd9(CodeSystem):
         """Return whether the released converter finds no category for a label.
 
         That is so for a procedure that is a stub ("17.") or has a zero as its second decimal
-        ("93.90"): as a number it is written in another way.
+        ("93.90"), since its label changes when it is read as a number.
         """
         return self._lookup == "released" and kind == "pr" and bool(_LOST.search(label))
 
     def _title(self, kind: str, code: str) -> str:
-        """Return CMS's title of a code, or else what its category says about it."""
+        """Return CMS's title of a code, or else one made from the title of its category."""
         if code in titles(kind):
             return titles(kind)[code]
         number = self.ccs.number(kind, code)
@@ -171,7 +172,7 @@ class Icd9(CodeSystem):
         return CodeEntry(self.ccs.key(kind, number, self.key), kind, self.ccs.title(kind, number))
 
     def kinds(self, written: str) -> list[str]:
-        """Return the kinds that a code may have: the dot tells, or else what CMS and CCS list."""
+        """Return the kinds that a code may have by its form and, where possible, by CMS and CCS."""
         formed = [kind for kind in KINDS if dotted_icd9(kind, written)]
         listed = [kind for kind in formed if dotted_icd9(kind, written) in known(kind)]
         return listed or formed[:1]

@@ -1,9 +1,10 @@
-"""Lists of the titles of codes, in the forms in which people have them.
+"""Read lists of the titles of codes.
 
-Tables with a header: MIMIC's D_ICD_DIAGNOSES (``ICD9_CODE, SHORT_TITLE, LONG_TITLE``) and
-d_icd_diagnoses (``icd_code, icd_version, long_title``), and tables of your own (``code, title`` and
-perhaps ``kind, category, category_title``). Lists of lines without one, as CMS gives them: a code,
-blanks, a title; or the files in order (``icd10cm_order_2024.txt``), in columns of fixed width.
+A list may be a table with a header: MIMIC's D_ICD_DIAGNOSES (``ICD9_CODE, SHORT_TITLE,
+LONG_TITLE``) or d_icd_diagnoses (``icd_code, icd_version, long_title``), or a table of your own
+(``code, title`` and perhaps ``kind, category, category_title``). Or it is a text file of CMS
+without a header: a code, blanks and a title in each line, or the columns of fixed width of an
+order file (``icd10cm_order_2024.txt``).
 """
 
 import re
@@ -30,7 +31,7 @@ _COLUMNS: Final = {
     "category": ("category", "ccs", "ccsr"),
     "category_title": ("category_title", "category_name"),
 }
-# An order number, code and flag of billable codes, a short title of 60 characters, a long one.
+# Order number, code, flag of billable codes, short title of 60 characters, long title.
 _ORDERED: Final = re.compile(r"\d{5} (\w{3,7}) +[01] .{60} (.+)")
 _LISTED: Final = re.compile(r"\s*([A-Za-z]?\d[\w.]{1,7})\s+(\S.*)")
 
@@ -45,17 +46,17 @@ class _Row(NamedTuple):
 
 
 def read_titles(paths: Iterable[Path], system: CodeSystem, dropped: Counter[str]) -> None:
-    """Give a system the title of every code of the lists, and the category of those with one.
+    """Add the titles of lists, and categories if they have some, to a code system.
 
-    Of two titles of one code the last counts.
+    If a code has two titles, the last one counts.
 
     Args:
-        paths: of the lists.
-        system: that the codes belong to.
+        paths: the lists.
+        system: the system that the codes belong to; changed in place.
         dropped: gets the number of rows left out, by reason.
 
     Raises:
-        MarnError: if a list cannot be read, or none of its codes is of the system.
+        MarnError: if a list cannot be read, or has no title of a code of the system.
     """
     for path in paths:
         rows = found = 0
@@ -107,7 +108,7 @@ def _rows(path: Path) -> Iterator[_Row]:
 
 
 def _kind_in(name: str) -> str:
-    """Return the kind that the name of a file or column says, "" for none."""
+    """Return the kind that the name of a file or column suggests, "" for none."""
     name = name.casefold()
     is_procedure = any(word in name for word in ("proc", "pcs", "_sg", "_pr."))
     is_diagnosis = any(word in name for word in ("diag", "_dx", "10cm"))

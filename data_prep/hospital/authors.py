@@ -1,4 +1,4 @@
-"""The authors of notes: their style, their share of the phrases, their slips of the pen."""
+"""The authors of notes: their style, their selection of phrases, and their misspellings."""
 
 import math
 import re
@@ -9,12 +9,12 @@ from data_prep.hospital.grammar import Part, Parts, rules
 from data_prep.hospital.portable_random import PortableRandom
 
 _TYPED = re.compile(r"(?<![\w(*])[a-z]{5,}")
-"""A word that somebody typed; not part of a capitalised one nor of a placeholder."""
+"""A typed word of at least five letters; no part of a capitalised word or of a placeholder."""
 
 
 @cache
 def _habits() -> tuple[tuple[str, tuple[str, ...], bool], ...]:
-    """Return usual words, what some authors write for them, and whether that abbreviates them."""
+    """Return words, what some authors write instead, and whether that is an abbreviation."""
     found = []
     for header, lines in blocks("habits.txt"):
         for line in lines:
@@ -24,7 +24,13 @@ def _habits() -> tuple[tuple[str, tuple[str, ...], bool], ...]:
 
 
 class Author:
-    """An author: a style, a selection of the phrases, and slips of the pen."""
+    """An author: a style, a selection of the phrases, and a rate of misspellings.
+
+    Args:
+        seed: seed of the hospital.
+        number: which of its authors.
+        slips: multiplies the usual rate of misspellings; 0 for none.
+    """
 
     def __init__(self, seed: int, number: int, slips: float = 1.0) -> None:
         rng = PortableRandom(seed, "author", number)
@@ -53,7 +59,7 @@ class Author:
         self._own: dict[str, tuple[Parts, ...]] = {}
 
     def rule(self, name: str) -> tuple[Parts, ...]:
-        """Return the alternatives of a rule that this author uses: all of a few, some of many."""
+        """Return the alternatives of a rule that this author uses: some, if there are many."""
         own = self._own.get(name)
         if own is None:
             own = every = rules()[name]
@@ -84,7 +90,7 @@ class Author:
         return tuple(changed)
 
     def header(self, name: str) -> str:
-        """Return what this author writes above a section."""
+        """Return the header that this author writes above a section."""
         own = self._headers.get(name)
         if own is None:
             others = settings()["headers"].get(name)
@@ -98,7 +104,7 @@ class Author:
         return rng.lognormal(self.letters_per_slip, 0.7)
 
     def slip(self, text: str, rng: PortableRandom) -> str:
-        """Misspell one word of a text: two letters swapped, one lost, doubled or mistyped."""
+        """Misspell one word of a text: swap two letters, or drop, double or mistype one."""
         words = list(_TYPED.finditer(text.partition("[**")[0]))
         if not words:
             return text

@@ -1,4 +1,4 @@
-"""Write the tables of the hospital as a stream of patients, in order, by one process or several."""
+"""Write the tables of the hospital, patient by patient in order, with one process or several."""
 
 import shutil
 from collections import Counter, deque
@@ -142,9 +142,9 @@ def _write_tables(
 
 
 def _write_lists(folder: Path, size: Preset, listed: list[list[int]], seed: int) -> None:
-    """Deal admissions to lists of exactly the preset's sizes, never a patient to two lists.
+    """Deal admissions to lists of exactly the preset's sizes, so that no patient is in two lists.
 
-    As in CAML's lists, a few admissions may be in none.
+    As with CAML's lists, a few admissions may be in none.
     """
     rng = PortableRandom(seed, "lists")
     names = ("train", "dev", "test")
@@ -164,7 +164,7 @@ def _write_lists(folder: Path, size: Preset, listed: list[list[int]], seed: int)
         (folder / f"{name}_{size.lists}_hadm_ids.csv").write_text(text, "utf-8")
 
 
-# -- one patient after the other
+# -- the rows of each patient
 
 
 @dataclass
@@ -187,7 +187,7 @@ def _stream(size: Preset, seed: int, workers: int) -> Generator[_PatientRows, No
         waiting: deque[Future[list[_PatientRows]]] = deque()
         try:
             while True:
-                while len(waiting) < 3 * workers:  # enough to keep them busy, and no more
+                while len(waiting) < 3 * workers:  # keeps all busy with few results in memory
                     waiting.append(pool.submit(_chunk, size, seed, next(firsts)))
                 yield from waiting.popleft().result()
         except BrokenProcessPool:
@@ -236,7 +236,7 @@ def _patient_rows(size: Preset, seed: int, index: int) -> _PatientRows:
 
 
 Add = Callable[..., None]
-"""Takes the name of a table and the cells of a row."""
+"""Callback that takes the name of a table and the cells of a row."""
 
 
 def _number(stay: Admission) -> int:

@@ -1,4 +1,4 @@
-"""The codes that exist in one size of the hospital, and how often each comes in each service."""
+"""The codes that exist in one size of the hospital, and how often each occurs in each service."""
 
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,11 +18,11 @@ law. The first of the 327 codes are nearly equally frequent, so that none overta
 the last is 580 times rarer than the first."""
 
 OWN_SERVICE, OTHER_SERVICE, ANY_SERVICE = 3.0, 0.06, 0.75
-"""Factors of that weight: of a code that names services, in these and elsewhere, and of a code
-that names none."""
+"""Factors of that weight: for a code that names services, in these and in all others; and for a
+code that names none."""
 
 BROUGHT_TOO = 0.1
-"""Factor of a code that features bring already."""
+"""Factor of that weight for a code that features bring too."""
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,20 @@ HEAD = 50
 """Codes in the head: their ranks are 0 to 49."""
 
 OFTEN = 0.35
-"""A tail code that a feature brings with a higher share belongs to that feature. One whose shares
-are all lower is common or rare by a fixed luck of its own, for a tail as long as that of real
-codes."""
+"""A tail code that a feature brings with a higher share belongs to that feature. If all shares of
+a code are lower, they are multiplied by a random factor that is fixed for the code, so that some
+codes are common and others rare, as in real data."""
 
 LUCK = (0.3, 1.7)
-"""Median and sigma of that luck, a log-normal factor."""
+"""Median and sigma of that factor, which is log-normal."""
 
 NEWBORN, MOTHER = (0, 0), (16, 45)
-"""Ages, in years, of the codes of birth: the newborn's and the mother's."""
+"""Lowest and highest age, in years, for codes of birth: the newborn's and the mother's."""
 
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """A code and the terms on which it comes."""
+    """A code, and when an admission has it."""
 
     kind: str  # "dx" or "pr"
     code: str  # dotted
@@ -40,7 +40,7 @@ class Code:
     odds: tuple[tuple[str, float], ...] = ()  # log-odds that features add (head only)
     # features, each of which brings the code with a probability of its own (tail only)
     given: tuple[tuple[str, float], ...] = ()
-    # where it is met; empty is everywhere but newborn and obstetric (tail only)
+    # services that see it most; empty for all but newborn and obstetric ones (tail only)
     services: tuple[str, ...] = ()
     sex: str = ""  # "M", "F" or "" for both
     ages: tuple[int, int] = (1, 120)  # lowest and highest age in years
@@ -49,7 +49,7 @@ class Code:
     pre: tuple[str, ...] = ()  # qualifiers that precede a name
     post: tuple[str, ...] = ()  # qualifiers that follow it
     share: float = 0.0  # of the admissions that have it, as published (head only)
-    lasting: bool = False  # whether this is a rare code that patients bring along
+    lasting: bool = False  # whether this is a rare code of a chronic condition
 
     @property
     def key(self) -> Key:
@@ -62,7 +62,7 @@ class Code:
 
 
 def category(kind: str, code: str) -> str:
-    """Return the CCS category of a code, or the rubric of a procedure for which none is stated."""
+    """Return the CCS category of a code; without one, the rubric of a procedure, otherwise ""."""
     number = Ccs.load().number(kind, code)
     if number is not None:
         return str(number)
@@ -123,6 +123,6 @@ def _tail_code(row: dict[str, str], rank: int) -> Code:
 
 
 def _pairs(cell: str) -> tuple[tuple[str, float], ...]:
-    """Read "diabetes .3;old .1"."""
+    """Read a cell such as "diabetes .3;old .1": names with numbers."""
     pairs = (item.rsplit(" ", 1) for item in cell.split(";") if item.strip())
     return tuple((name.strip(), float(number)) for name, number in pairs)

@@ -1,4 +1,4 @@
-"""Read the files beside the code: settings, and texts in blocks."""
+"""Read the data files of this package: settings, and texts in blocks."""
 
 import tomllib
 from collections.abc import Iterator
@@ -16,9 +16,12 @@ def settings(name: str = "hospital.toml") -> dict[str, Any]:
 
 
 def blocks(name: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the blocks of a text: the name in the line ``= name``, and the lines below it.
+    """Yield the blocks of a text file: the name in the line ``= name``, and the lines below it.
 
     Empty lines and comments, which begin with ``##`` or ``%``, are left out.
+
+    Args:
+        name: name of the file.
     """
     header = ""
     lines: list[str] = []

@@ -2,8 +2,8 @@
 
 Notation of a template, as in `language.txt` and `lexicon.txt`:
 
-* ``<a|b|c>`` is one of the alternatives, ``{rule}`` one alternative of a rule or a value of the
-  story,
+* ``<a|b|c>`` is one of the alternatives, ``{rule}`` is one alternative of a rule or a value of
+  the story,
 * ``{5-20}`` is a whole number, ``{3.2-5.0}`` a decimal, ``{10,20,40}`` one of a list,
 * ``[words]`` are the words that mention the code at hand, ``{M}`` one chosen by the caller,
 * ``[**Hospital1 18**]`` is text, as in the records themselves, and ``~`` is a line break.
@@ -41,7 +41,7 @@ def parse(template: str) -> Parts:
 
 
 def _parse(text: str, at: int, stop: str) -> tuple[Parts, int]:
-    """Parse from a place up to one of the characters that end the parts; return that place too."""
+    """Parse from a place up to one of the characters in `stop`; return the parts and that place."""
     parts: list[Part] = []
     literal = ""
 

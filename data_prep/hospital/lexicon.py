@@ -19,7 +19,7 @@ from data_prep.tables import shipped
 
 @dataclass
 class Entry:
-    """What is written of a code or category."""
+    """What notes write about a code or category."""
 
     names: tuple[Parts, ...] = ()  # noun phrases
     say: tuple[Parts, ...] = ()  # sentences with the mention in brackets
@@ -40,11 +40,11 @@ class Drug:
     doses: tuple[str, ...]  # usual ones
     unit: str  # unit and form, such as "mg Tablet"
     times: tuple[str, ...]  # how often it is taken, such as "daily"
-    group: str  # of the drugs of which a patient takes one at most
+    group: str  # a patient takes at most one drug of a group
 
     @property
     def at_home(self) -> bool:
-        """Whether a patient takes it home."""
+        """Whether it is taken at home."""
         return not any(word in self.unit for word in ("infusion", "once", "Recon"))
 
 
@@ -69,10 +69,10 @@ class Lab:
     """A test of the laboratory."""
 
     printed: str
-    panel: str  # tests that are ordered together; "" where none is
+    panel: str  # name of the tests that it is ordered with; "" for none
     low: float  # lower end of the ordinary range
     high: float
-    # after the point; None for a test that is only printed when out of the ordinary
+    # digits after the point; None for a test that is only printed when out of the ordinary
     digits: int | None
 
 
@@ -136,7 +136,13 @@ def title_of(code: Code) -> str:
 
 
 def name_of(code: Code, rng: PortableRandom, author: int) -> Parts:
-    """Draw a full name of a code: one of its names, with qualifiers where it has any."""
+    """Draw a name of a code, with its qualifiers if it has any.
+
+    Args:
+        code: the code.
+        rng: decides between names.
+        author: number of the author, who prefers one of the names.
+    """
     names = entry_of(code).names
     luck, habit = rng.random(), author * 7 + code.rank * 13
     if code.rank >= HEAD and luck > 0.95 and len(title_of(code)) < 60:

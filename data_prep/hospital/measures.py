@@ -15,7 +15,7 @@ from marn.corpus.text import tokenize
 
 @dataclass
 class Measures:
-    """What the raw tables of a hospital hold."""
+    """Counts of what is in the raw tables of a hospital."""
 
     # words of each admission that has a discharge summary, its addenda included
     lengths: list[int] = field(default_factory=list)
@@ -53,7 +53,7 @@ def _summaries(raw: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def measure(raw: Path) -> Measures:
-    """Measure the raw tables of a hospital; of the notes, one is in memory at a time."""
+    """Measure the raw tables of a hospital, with one note in memory at a time."""
     found = Measures()
     notes_with: Counter[str] = Counter()
     lengths: Counter[str] = Counter()

@@ -29,8 +29,8 @@ class NoteBuilder:
 
     Args:
         rng: decides between alternatives.
-        values: of the story, by the names of their slots.
-        author: whose phrases, spellings and slips of the pen are written.
+        values: values of the story, {slot: value}.
+        author: its phrases, spellings and misspellings are written.
 
     Example:
         >>> from data_prep.hospital.grammar import parse
@@ -60,7 +60,7 @@ class NoteBuilder:
         return "".join(self.pieces)
 
     def put(self, text: str) -> None:
-        """Write plain text, with the author's slips of the pen."""
+        """Write plain text, with the author's misspellings."""
         size = len(text)
         self.until_slip -= size
         if self.until_slip < 0:
@@ -71,7 +71,7 @@ class NoteBuilder:
         self.length += size
 
     def raw(self, text: str) -> None:
-        """Write text that nobody would type: headers, tables, placeholders."""
+        """Write text without misspellings: headers, tables, numbers, placeholders."""
         self.pieces.append(text)
         self.length += len(text)
 
@@ -129,7 +129,7 @@ class NoteBuilder:
         self.raw("  " if self.author.two_spaces else " ")
 
     def capitalize(self, place: int) -> None:
-        """Begin a piece that was written with a capital."""
+        """Give a piece that is already written a capital at the beginning."""
         piece = self.pieces[place]
         self.pieces[place] = piece[:1].upper() + piece[1:]
 

@@ -1,4 +1,4 @@
-"""Patients: lasting traits, admissions, and what is true, written and coded of each."""
+"""Patients: lasting traits, admissions, and which facts of each are true, written and coded."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from data_prep.hospital.data_files import settings
 from data_prep.hospital.portable_random import PortableRandom, running_sums
 
 SILENT, UNCODED, MISCODED = 0.10, 0.09, 0.03
-"""Shares of facts that are coded but not written, written but not coded, coded as a sibling."""
+"""Shares of facts that are coded but not written, written but not coded, and coded as a sibling."""
 
 FIRST_ADMISSION, FIRST_SUBJECT = 900_000, 800_000
 """Ids begin beyond those of MIMIC-III, whose admissions run from 100,000 to 199,999."""
@@ -24,10 +24,10 @@ NO_SUMMARY = 0.106
 """Share of admissions without a discharge summary: 1 − 52,726 / 58,976 (MIMIC-III)."""
 
 OLDEST = 110
-"""Years; nobody comes back past it. The gap between two stays has no upper bound of its own."""
+"""Age in years after which nobody is admitted again. The gap between two stays is unbounded."""
 
 RARE = (8.5, 0.7)
-"""Median and sigma of the number of rare codes of an admission."""
+"""Median and sigma of the log-normal number of rare codes drawn for an admission."""
 
 
 @dataclass
@@ -70,14 +70,14 @@ class Admission:
         return found if self.has_codes else []
 
     def coded(self) -> list[Key]:
-        """Return the codes that the tables have, in order, each once."""
+        """Return the codes that the tables give the admission, in order, each once."""
         keys = [fact.coded for fact in self.facts if fact.coded is not None]
         return list(dict.fromkeys(keys)) if self.has_codes else []
 
 
 @dataclass
 class Patient:
-    """A person."""
+    """A patient with all admissions."""
 
     index: int  # of the patient in the hospital, from 0
     subject_id: int
@@ -167,10 +167,10 @@ def _features(patient: Patient, admission: Admission) -> dict[str, float]:
 def true_codes(
     rng: PortableRandom, catalogue: CodeCatalogue, patient: Patient, admission: Admission
 ) -> list[Code]:
-    """Draw what an admission truly has: the head, what follows from it, and a lottery.
+    """Draw the codes that are true of an admission: the head, what features bring, and a lottery.
 
-    A number is drawn for each code, whether the patient can have it or not, so that no code
-    changes the numbers of the next.
+    For each code of the head and the brought tail a number is drawn, whether the patient can have
+    it or not, so that no code changes the numbers of the next.
     """
     features = _features(patient, admission)
     sex, age, service = patient.sex, admission.age, admission.service
@@ -230,7 +230,13 @@ def _ordered(codes: list[Code]) -> list[Code]:
 
 
 def _fact(code: Code, luck: float, miscoded: Callable[[], Key]) -> Fact:
-    """Decide whether a code is written and coded, from a number between 0 and 1."""
+    """Decide whether a code is written and coded.
+
+    Args:
+        code: the code.
+        luck: number drawn uniformly from [0, 1).
+        miscoded: returns the key that a coder confuses with the code.
+    """
     if luck < SILENT:
         return Fact(code, written=False, coded=code.key)
     if luck < SILENT + UNCODED:
@@ -270,7 +276,7 @@ def _facts(
 def _rare_facts(
     seed: int, catalogue: CodeCatalogue, person: Patient, stay: Admission
 ) -> Iterator[Fact]:
-    """Yield what only large hospitals see, drawn apart so that all else stays as it is."""
+    """Yield rare facts, drawn from a generator of their own so that all else stays the same."""
     rng = PortableRandom(seed, "rare", person.index, stay.number)
     codes, weights = catalogue.rare[stay.service]
     groups = {fact.code.code.split(".")[0] for fact in stay.facts}
@@ -296,6 +302,11 @@ def patient(seed: int, index: int, catalogue: CodeCatalogue) -> Patient:
     """Make one patient.
 
     The draws depend on (seed, index) alone; the preset only decides which tail codes exist.
+
+    Args:
+        seed: seed of the hospital.
+        index: number of the patient, from 0.
+        catalogue: the codes that exist.
     """
     rng = PortableRandom(seed, "patient", index)
     newborn = rng.chance(0.03)

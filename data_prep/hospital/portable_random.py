@@ -1,4 +1,4 @@
-"""Random numbers that are the same on every machine: the few draws that the hospital needs."""
+"""Draw random numbers that are the same on every machine."""
 
 import random
 from bisect import bisect
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 class PortableRandom:
-    """Draws made from `random.Random.random` alone.
+    """A generator whose draws are made from `random.Random.random` alone.
 
-    Python promises that this one sequence never changes for a given seed. `choice`, `shuffle` and
+    Python guarantees that this sequence never changes for a given seed. `choice`, `shuffle` and
     `sample` may change from version to version, so they are not used.
 
     Args:

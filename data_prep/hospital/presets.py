@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """One size."""
+    """One size of the hospital."""
 
     notes: int  # admissions with a discharge summary, at least
-    # median of the length that a discharge summary aims at, in words; sections that depend on the
-    # codes make it longer or shorter
+    # median of the intended length of a discharge summary, in words; sections that depend on the
+    # codes make the note longer or shorter
     words: float
     sigma: float  # standard deviation of the logarithm of the length
-    # first of the tail codes that exist beside the 50 of the head, by their order
+    # index of the first tail code that exists besides the 50 of the head
     tail_first: int = 0
     tail_step: int = 1  # 1 for every tail code from there, 2 for every second one
     # share of the tail facts that are kept. In a few hundred notes, a rare code could by chance be
@@ -35,7 +35,7 @@ PRESETS = {
         52_726, words=2300, sigma=0.68, rare=True, lists="full", sizes=(47_723, 1631, 3372)
     ),
 }
-"""What stays the same from one size to another, for one seed and one index of a patient:
+"""For one seed and one index of a patient, these stay the same from one size to another:
 
 * the person, the admissions, their services and dates, and all facts of the head, everywhere;
 * all facts of the tail wherever the tail is whole (`teaching`, `mimic50`, `full`); `tiny` has some

@@ -1,8 +1,8 @@
-"""The codes that only CMS lists: thousands of rare ones, named by rule from their titles.
+"""Thousands of rare codes, which have no phrases but those that rules make of CMS's titles.
 
-The frequency of a code is the weight of its chapter times a fixed luck of its own. The weights and
-the rules for titles are in `rare.toml`. They were set for this project, and not fitted to counts
-of patients.
+The frequency of a code is the weight of its chapter times a random factor that is fixed for the
+code, times factors for its title. The weights and the rules for titles are in `rare.toml`. They
+were set for this project, and not fitted to counts of patients.
 """
 
 import re
@@ -18,20 +18,21 @@ RAREST = 1000
 """Rank of the first rare code."""
 
 CODES = 9_150
-"""Rare codes. With head and tail, about 8,920 codes then occur in 52,726 notes, as in MIMIC-III."""
+"""Number of rare codes. About 8,920 codes then occur in 52,726 notes, as in MIMIC-III."""
 
 SPREAD = 2.5
-"""Standard deviation of the logarithm of the luck: half of the codes occur fewer than 10 times."""
+"""Standard deviation of the logarithm of the random factor; half of the codes then occur fewer than
+10 times."""
 
 LEVEL = 120
-"""The most frequent rare codes, all equally frequent so that none overtakes the head."""
+"""Place of the rare code whose weight caps those before it, so that none overtakes the head."""
 
 OWN_SERVICE, OTHER_SERVICE = 2.5, 0.35
 """Factors of the weight in the services that see a chapter most, and in all others."""
 
 INJURY_ELSEWHERE, NOT_OF_BIRTH = 0.1, 0.02
-"""Further factors: of injuries outside the services that treat them, which meet few of them, and
-of all that is not of birth in obstetrics, whose patients are young and mostly healthy."""
+"""Further factors: for injuries in services that do not treat them, and for codes other than those
+of birth in obstetrics, whose patients are young and mostly healthy."""
 
 _PART = re.compile(r",? (?=(?:with|without|due to|by|complicated by|as cause of|affecting) )|, ")
 _OTHER = re.compile(r"^(?:other(?: and unspecified)?|unspecified) ", re.IGNORECASE)
@@ -52,12 +53,12 @@ def clean(title: str) -> str:
 
 
 def plain(title: str) -> str:
-    """Return a long title of CMS as people would say it, without administrative words."""
+    """Return a long title of CMS in plain words, without administrative ones."""
     return clean(_pattern("administrative").sub("", _OTHER.sub("", title)))
 
 
 def spoken(title: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Derive from a long title of CMS the names of a code, and what is said after them, if any."""
+    """Derive from a long title of CMS the names of a code, and what may follow a name."""
     rules = settings("rare.toml")
     noun, *rest = _PART.split(plain(title) or title.lower(), maxsplit=1)
     names = [noun]
@@ -108,7 +109,7 @@ def _who(kind: str, code: str, title: str) -> tuple[str, tuple[int, int]] | None
 
 @cache
 def _weighted() -> tuple[tuple[Code, float, list[str]], ...]:
-    """Return code, weight and services of the rare codes, the most frequent first."""
+    """Return the rare codes with weight and services, the most frequent first."""
     taken = {code.key for codes in head_and_tail() for code in codes}
     found = []
     for kind in ("dx", "pr"):
@@ -118,7 +119,7 @@ def _weighted() -> tuple[tuple[Code, float, list[str]], ...]:
                 continue
             weight, services = chapter
             weight *= PortableRandom("rare", kind, code).lognormal(1.0, SPREAD)
-            # Vague codes are used most, long titles less, and what hardly occurs hardly at all.
+            # Codes with vague titles are used more, with long ones less, with `seldom` ones rarely.
             weight *= (3.0 if _pattern("vague").search(title) else 1.0) * exp(-len(title) / 60)
             weight *= 0.02 if _pattern("seldom").search(title) else 1.0
             found.append((weight, kind, code, title, who, services))

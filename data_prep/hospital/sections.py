@@ -31,7 +31,12 @@ class Sections(Story):
 
     @contextmanager
     def section(self, name: str, omit: float = 0.03) -> Iterator[None]:
-        """Write a header, which some authors forget, then the content, then an empty line."""
+        """Write a header, then the content of the context, then an empty line.
+
+        Args:
+            name: usual name of the section.
+            omit: probability that the header is left out.
+        """
         self.note.section = name
         self.today = 0
         if not self.rng.chance(omit):
@@ -44,9 +49,9 @@ class Sections(Story):
         """Write sentences of a rule.
 
         Args:
-            rule: of which no sentence comes twice before all have come.
-            words: about so many in all.
-            each: words of a sentence, on average.
+            rule: name of the rule; none of its sentences comes twice before all have come.
+            words: approximate number of words in all.
+            each: average number of words of a sentence.
         """
         count = max(1, int(words / each + self.rng.random()))
         alternatives = self.author.rule(rule)
@@ -60,10 +65,10 @@ class Sections(Story):
         """Write a list of codes in random order.
 
         Args:
-            codes: to be listed.
-            filler: rule of other things to list. Where it is given, some codes are written in
-                the phrases of a history.
-            extra: how many other things.
+            codes: the codes to list.
+            filler: rule of further items. If given, some codes are written in phrases of a
+                history list.
+            extra: number of further items.
         """
         note, rng, style = self.note, self.rng, self.author.bullet
         items: list[Code | None] = [*codes, *[None] * extra]
@@ -104,7 +109,7 @@ class Sections(Story):
         note.raw(f"Service: {service if self.author.dictates else name}\n\n")
 
     def allergies(self) -> None:
-        """Write the allergies, and who attended."""
+        """Write the allergies, and the attending physician."""
         if not self.rng.chance(0.8):
             return
         with self.section("Allergies", 0):
@@ -203,7 +208,7 @@ class Sections(Story):
                 self.note.slot("exam_new")
                 return
             found: dict[str, tuple[Code, Parts]] = {}
-            unsaid: set[str] = set()  # neither the finding nor that all is well
+            unsaid: set[str] = set()  # neither a finding nor that all is well is written
             for code in self.present:
                 for name, phrases in entry_of(code).cues.items():
                     if name.startswith("exam ") and name[5:] not in found:
@@ -262,7 +267,7 @@ class Sections(Story):
                 cues = entry_of(code).cues
                 if "img" in cues and rng.chance(0.3 * min(1.0, self.detail)):
                     self.say(code, "cue", "cue_img", rng.pick(cues["img"]))
-            note.verbatim = True  # others write these
+            note.verbatim = True  # written by other departments, in their own words
             self.today = 0
             words = (0.02 if self.delivers else 0.13) * self.length
             for parts in rng.sample(self.author.rule("study"), int(words / 28 + rng.random())):
@@ -337,7 +342,7 @@ class Sections(Story):
                 self.fill("course_leave", 0.09 * self.length, 15)
 
     def _problem(self, code: Code) -> None:
-        """Write what was thought of and done for a code."""
+        """Write the assessment and treatment of a code."""
         note, rng = self.note, self.rng
         self.today = 0
         listed = self.author.problem_list

@@ -1,4 +1,4 @@
-"""An admission as its notes tell it: what the slots hold, and where each code is mentioned."""
+"""An admission as a note tells it: the values of slots, and where each code is mentioned."""
 
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -16,14 +16,14 @@ from data_prep.hospital.portable_random import PortableRandom
 from data_prep.hospital.presets import Preset
 
 COMMON_DRUGS = 151
-"""Drugs at the end of `drugs.csv` that say little about what a patient has."""
+"""Number of drugs at the end of `drugs.csv` that say little about a patient's conditions."""
 
 WORDS_IN_FULL = 600
-"""Aimed length, in words, of a note that tells most things."""
+"""Intended length, in words, of a note with most details: `detail` is 1."""
 
 
 class Material:
-    """What all notes of a hospital of some size (`preset`) are written from."""
+    """What all notes of a hospital are written from: its codes and drugs."""
 
     def __init__(self, catalogue: CodeCatalogue, preset: Preset) -> None:
         self.catalogue = catalogue
@@ -179,7 +179,7 @@ class Story:
             self.note.put("the patient" if dictated else "patient")
 
     def date(self, day: date | None = None) -> str:
-        """Return a date as it is written; without a day, the next that the section tells of."""
+        """Return a date as it is written; without a day, the next one in the section's account."""
         if day is None:
             if self.rng.chance(0.4):
                 self.today = min(self.days, self.today + self.rng.integer(1, 1 + self.days // 6))
@@ -203,7 +203,7 @@ class Story:
         return self.drug_word(self.rng.pick(pool))
 
     def _reason(self) -> tuple[Code | None, Parts]:
-        """Return why the patient came: a symptom of what they have, or any."""
+        """Return why the patient came: a symptom with its code, or any symptom without one."""
         for code in self.present:
             phrases = entry_of(code).cues.get("sx")
             if phrases and self.rng.chance(0.5 if kind_of(code) == "acute" else 0.06):
@@ -227,7 +227,7 @@ class Story:
         age, sex = self.stay.age, self.person.sex
         usual = self.author.rule("relative")
         if not any(can_have(str(parts[0]), age, sex) for parts in usual):
-            usual = rules()["relative"]  # of those that the author uses, this patient has none
+            usual = rules()["relative"]  # the patient can have none of those that the author uses
         kin = str(self.rng.pick(usual)[0])
         while not can_have(kin, age, sex):
             kin = str(self.rng.pick(usual)[0])
@@ -235,7 +235,7 @@ class Story:
         self.note.put(kin)
 
     def _born(self, what: str, preterm: tuple[int, int], term: tuple[int, int]) -> tuple[int, int]:
-        """Return bounds of the weeks or grams at birth, which codes of prematurity may set."""
+        """Return bounds of the weeks or grams at birth, which the admission's codes may set."""
         known = settings()["codes"][what]
         for code in self.present:
             if code.code in known:
@@ -274,7 +274,7 @@ class Story:
             self.name(code)
 
     def _plan(self) -> dict[str, list[Code]]:
-        """Decide where each written code is mentioned: in one place at least."""
+        """Decide where each written code is mentioned: in at least one place."""
         sites: dict[str, list[Code]] = {
             name: [] for name in ("past", "pmh", "social", "course", "list", "procedures")
         }
@@ -287,7 +287,7 @@ class Story:
         return sites
 
     def _regimen(self) -> list[Prescription]:
-        """Draw the drugs of the stay, of each group one at most."""
+        """Draw the drugs of the stay, at most one of each group."""
         rng = self.rng
         regimen: dict[str, Prescription] = {}
 
@@ -306,7 +306,7 @@ class Story:
         extra = int((1.0 + 3.0 * rng.random()) * min(2.0, self.detail) + 0.5)
         for drug in rng.sample(self.material.common_drugs, extra):
             add(None, drug, rng.chance(0.5))
-        if rng.chance(0.3):  # a drug of some other use
+        if rng.chance(0.3):  # a drug unrelated to the codes
             add(None, rng.pick(self.material.home_drugs), True)
         return list(regimen.values())
 
@@ -365,7 +365,7 @@ class Story:
             self.say(code, "cue", rule, phrase)
 
     def _absent(self, pool: list[Code]) -> Code | None:
-        """Draw a code of the pool that this patient could have but has not."""
+        """Draw a code of the pool that this patient could have but does not, or None."""
         for _ in range(4):
             code = self.rng.pick(pool)
             if (code.kind, code.ccs) not in self.taken and code.suits(
@@ -375,7 +375,7 @@ class Story:
         return None
 
     def deny(self, count: float) -> None:
-        """Write sentences about what the patient has not, or what was ruled out."""
+        """Write sentences about what the patient does not have, or what was ruled out."""
         rng = self.rng
         for _ in range(int(count + rng.random())):
             code = self._absent(self.material.head if rng.chance(0.6) else self.material.tail)

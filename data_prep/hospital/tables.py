@@ -1,4 +1,4 @@
-"""Tables as MIMIC-III v1.4 writes them."""
+"""Write tables in the format of MIMIC-III v1.4."""
 
 import gzip
 import io
@@ -21,7 +21,7 @@ COLUMNS = {
     "EVIDENCE": "ROW_ID HADM_ID KIND ICD9_CODE BEGIN END ROLE SECTION",
     "CODING_NOISE": "HADM_ID KIND ICD9_CODE WHAT",
 }
-"""Columns of every table, in file order; MIMIC-III does not have the last two tables."""
+"""{table: columns in file order, separated by blanks}; MIMIC-III lacks the last two tables."""
 
 _UNQUOTED = {
     "ROW_ID", "SUBJECT_ID", "HADM_ID", "SEQ_NUM", "CGID", "EXPIRE_FLAG", "HOSPITAL_EXPIRE_FLAG",
@@ -56,9 +56,13 @@ def row(table: str, *cells: str | int | None) -> str:
 
 @contextmanager
 def opened(folder: Path, tables: Sequence[str], zipped: bool) -> Iterator[dict[str, TextIO]]:
-    """Open tables of a folder for writing, each with its first line.
+    """Open tables of a folder for writing, with their headers written.
 
-    `zipped` files (`.csv.gz`) have neither name nor date inside: same tables, same bytes.
+    Args:
+        folder: the folder.
+        tables: names of the tables.
+        zipped: write `.csv.gz`, without name and date inside, so that equal tables have equal
+            bytes.
     """
     with ExitStack() as stack:
         files: dict[str, TextIO] = {}
