@@ -73,7 +73,7 @@ class Block(nn.Module):
     """Convolution, tanh, convolution, each normalised: Eqs. 4-6.
 
     The paper's "3 x 3" is a kernel over three tokens and all channels. "Down" and "up" change the
-    number of channels; every token stays. At stride 1 a deconvolution ("up") is a convolution too,
+    number of channels, not of tokens. At stride 1 a deconvolution ("up") is a convolution too,
     whose kernel is flipped along the tokens.
     """
 

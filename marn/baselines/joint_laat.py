@@ -48,7 +48,7 @@ class JointAttention(TanhAttention):
                 self.weight[task] = nn.Parameter(torch.randn(codes, size + coarse_size) * 0.03)
 
     def label_representations(self, features: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """Give each code its view: (B, T, D) -> {task: (B, C, D)}, if fine (B, C, D + |g|)."""
+        """Give each code its view: (B, T, D) -> {task: (B, C, D)}; fine ones also get g."""
         views = super().label_representations(features, mask)
         if self.coarse is None:
             return views

@@ -10,7 +10,7 @@ from marn.nn.layers import SCORES_AT_ONCE, Head, attend, attention_weights
 
 
 class TanhAttention(Head):
-    r"""Label attention of LAAT: queries meet the features in a hidden tanh layer.
+    r"""Label attention of LAAT, with a hidden tanh layer between features and queries.
 
     For code l of a task with projection P (D x A), query :math:`q_l`, classifier :math:`w_l` and
     bias :math:`b_l`:

@@ -1,6 +1,6 @@
 """Layers on the way from tokens to logits: embedding, BiGRU, label attention.
 
-RAM, which sits between the last two, has a file of its own, `marn.nn.ram`.
+RAM, which is between the last two, is in `marn.nn.ram`.
 
 Shapes: B notes, T positions, E embedding width, D features, C codes. A mask is (B, T) bool, True
 at real positions; None means that every position counts, padding included.
@@ -40,7 +40,7 @@ def length_mask(lengths: Tensor, width: int) -> Tensor:
 
 
 class WordEmbedding(nn.Module):
-    """Look up word vectors, then drop features. Row 0, the padding, is zero and stays zero.
+    """Look up word vectors and apply dropout. Row 0, for padding, is always zero.
 
     Args:
         vocabulary_size: number of rows: the words, padding and the unknown word.
@@ -89,10 +89,10 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
 class Bidirectional(nn.Module):
     """Run one recurrent layer over padded notes in both directions.
 
-    The backward direction reads each note from its own last word: its input is reversed per note,
-    and its output is reversed back. This equals a packed sequence, but takes time
-    linear in T (training on a CPU with packed sequences is quadratic). Without a mask the backward
-    direction starts in the padding, as in the released code.
+    The backward direction reads each note from its last word: its input is reversed per note, and
+    its output is reversed back. This equals a packed sequence, but takes time linear in T (training
+    on a CPU with packed sequences is quadratic). Without a mask the backward direction starts in
+    the padding, as in the released code.
 
     Args:
         input_size: E, number of features per position in the input.
@@ -360,8 +360,8 @@ def bidirectional_gru(x: Tensor, parameters: Sequence[Sequence[Tensor]]) -> Tens
 
     Per step `nn.GRU` runs each direction by itself on a CPU and records a dozen operations for
     autograd. Here a step takes six operations for all directions together, and the gradient is
-    written out. The results agree up to rounding; a training step of a small
-    model takes half the time.
+    written out. The results agree up to rounding; a training step of a small model takes half the
+    time.
 
     Args:
         x: (W, B, T, E), the input of each direction, in its own reading order.
