@@ -136,7 +136,7 @@ def test_scores_of_another_run_are_replaced(corpus, run, tmp_path):
 def test_a_folder_is_trained_in_by_one_process_at_a_time(corpus, tmp_path):
     with (
         RunFolder(tmp_path, small(corpus), corpus, CONFIG),
-        pytest.raises(MarnError, match=r"is being trained by process \d+; wait until"),
+        pytest.raises(MarnError, match=r"is in use by training process \d+; wait until"),
     ):
         train(corpus, tmp_path)
     (tmp_path / "lock").write_text("1")  # of a process that was killed
@@ -273,7 +273,7 @@ def test_start_with_other_codes_and_what_does_not_match(corpus, run, tmp_path):
     for model, data, says in (
         (small(corpus, "marn"), corpus, "is a 'cnn', but the model is a 'marn'"),
         (small(corpus, filters=9), corpus, "filters was 16, now 9"),
-        (small(more), more, "knows other words than corpus"),
+        (small(more), more, "has another vocabulary than corpus"),
     ):
         with pytest.raises(MarnError, match=says):
             fit(model, data, first, **one)

@@ -75,7 +75,7 @@ class Average(Ensemble):
         Raises:
             MarnError: always.
         """
-        raise MarnError("the members of an average are trained by marn.fit; it cannot be a member")
+        raise MarnError("marn.fit trains an average by its members, so it cannot be a member")
 
     def hold(self, members: Sequence[Coder | TextSystem], vocabulary: Vocabulary) -> Self:
         """Store trained members and the vocabulary of their networks; return the average."""

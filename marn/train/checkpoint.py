@@ -255,7 +255,7 @@ def _lock(file: TextIO, path: Path) -> bool:
         holder = file.read() or "unknown"
         file.close()
         raise MarnError(
-            f"run_dir {path.parent} is being trained by process {holder}; wait until it ends, or "
+            f"run_dir {path.parent} is in use by training process {holder}; wait until it ends, or "
             "choose another run_dir"
         ) from None
     try:

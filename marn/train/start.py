@@ -36,8 +36,9 @@ def copy_weights(model: Coder, corpus: Corpus, source: str | Path) -> str:
     known, wanted = saved.model.fingerprint or {}, fingerprint(corpus.vocabulary, corpus.codes)
     if known["words"] != wanted["words"]:
         raise MarnError(
-            f"init_from {source} knows other words than corpus {corpus.name!r} has "
-            f"({len(saved.vocabulary)} and {len(corpus.vocabulary)}); use a corpus with its words"
+            f"init_from {source} has another vocabulary than corpus {corpus.name!r} "
+            f"({len(saved.vocabulary)} and {len(corpus.vocabulary)} rows); use a corpus with its "
+            "words"
         )
     others = {t for t in {*saved.model.tasks, *model.tasks} if known.get(t) != wanted.get(t)}
     of_codes = {

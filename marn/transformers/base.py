@@ -210,7 +210,7 @@ def with_padding_first(
     if max(map(max, filter(None, rows))) >= own.num_embeddings:
         raise MarnError(
             f"the transformer has {own.num_embeddings} pieces, but its tokenizer has more; give "
-            "the two of one model"
+            "both from the same model"
         )
     moved = torch.arange(own.num_embeddings)
     moved[0], moved[padding] = padding, 0
