@@ -38,7 +38,7 @@ class Code:
     rank: int  # 0 to 49 for the head, then on in the order of the tail, from 1000 for the rare ones
     base: float = 0.0  # log-odds before any feature (head only)
     odds: tuple[tuple[str, float], ...] = ()  # log-odds that features add (head only)
-    # features, each of which brings the code with a probability of its own (tail only)
+    # features, each of which brings the code with its own probability (tail only)
     given: tuple[tuple[str, float], ...] = ()
     # services that see it most; empty for all but newborn and obstetric ones (tail only)
     services: tuple[str, ...] = ()

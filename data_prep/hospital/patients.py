@@ -276,7 +276,7 @@ def _facts(
 def _rare_facts(
     seed: int, catalogue: CodeCatalogue, person: Patient, stay: Admission
 ) -> Iterator[Fact]:
-    """Yield rare facts, drawn from a generator of their own so that all else stays the same."""
+    """Yield rare facts, drawn from a separate generator so that all else stays the same."""
     rng = PortableRandom(seed, "rare", person.index, stay.number)
     codes, weights = catalogue.rare[stay.service]
     groups = {fact.code.code.split(".")[0] for fact in stay.facts}

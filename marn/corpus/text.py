@@ -18,7 +18,7 @@ PAD = 0
 """Number that pads a batch; no word has it."""
 
 WORD = re.compile(r"\w[\w\u0300-\u036f]*")
-"""A word: letters, digits and underscores, with accents that are characters of their own (NFD)."""
+"""A word: letters, digits and underscores, with separate accent characters (NFD)."""
 ASCII = bytes(
     ord(chr(byte).lower()) if byte < 128 and WORD.match(chr(byte)) else 32 for byte in range(256)
 )

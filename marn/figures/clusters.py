@@ -25,7 +25,7 @@ def code_clusters(
         icd_points: (C_icd, 2) float, see `marn.analysis.joint_pca`.
         ccs_points: (C_ccs, 2) float.
         icd_names: (C_icd,) code and title, shown on hover.
-        ccs_names: (C_ccs,) likewise.
+        ccs_names: (C_ccs,) the same for the CCS codes.
         explained: (2,) shares of variance, for the axes.
 
     Raises:
