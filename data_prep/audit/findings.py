@@ -22,7 +22,7 @@ _NO_PEOPLE: Final = ("codes", "categories")
 
 @dataclass(frozen=True)
 class Finding:
-    """Hold one count of the audit."""
+    """One count of the audit."""
 
     name: str  # such as "unmapped codes", different for every finding of an audit
     count: int
@@ -86,7 +86,7 @@ def blurred(count: int, *, is_open: bool) -> int | str:
 
 @dataclass(frozen=True)
 class Codes:
-    """Hold the codes under audit."""
+    """The codes under audit."""
 
     # how many notes, or rows of raw tables, have each (kind, dotted code)
     frequency: Mapping[Pair, int]

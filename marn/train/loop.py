@@ -54,7 +54,7 @@ _RANK_STRIDE = 2_654_435_761  # seeds far apart in 32 bits, all that torch's CPU
 
 @dataclass(frozen=True)
 class Run:
-    """Hold the result of `fit`."""
+    """The result of `fit`."""
 
     model: Coder
     """The model that `fit` was given, with the kept weights, on the device that trained it."""

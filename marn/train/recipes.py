@@ -20,7 +20,7 @@ def _rows() -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hold the options and settings with which a system is built and trained."""
+    """The options and settings with which a system is built and trained."""
 
     model: Mapping[str, Any]
     """Options of `marn.build`."""
