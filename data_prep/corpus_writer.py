@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from marn.corpus.reading import CARD, FORMAT, SPLITS, VECTORS, CodeEntry, read_card, sha256
+from marn.corpus.card import CARD, FORMAT, VECTORS, read_card, sha256
+from marn.corpus.reading import SPLITS, CodeEntry
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from marn.corpus import Corpus
+from marn.corpus.card import read_card
 from marn.corpus.columns import ID_NAMES, SEPARATOR_LINE, TEXT_NAMES, plain_id
 from marn.corpus.loose_tables import (
     FRAMES,
@@ -26,7 +27,6 @@ from marn.corpus.loose_tables import (
     suffix_of,
     table_of,
 )
-from marn.corpus.reading import read_card
 from marn.errors import MarnError
 
 Note = tuple[str, str]

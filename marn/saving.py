@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from marn import privacy
 from marn.corpus import CodeEntry, Corpus
-from marn.corpus.reading import sha256
+from marn.corpus.card import sha256
 from marn.corpus.text import Vocabulary
 from marn.errors import DamagedError, MarnError
 from marn.evaluation import check_corpus, fingerprint

@@ -1,8 +1,8 @@
 """Corpora: reading, text, codes and batches."""
 
+from marn.corpus.card import FORMAT
 from marn.corpus.reading import (
     EVIDENCE,
-    FORMAT,
     SPLITS,
     CodeEntry,
     Corpus,

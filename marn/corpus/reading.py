@@ -5,23 +5,19 @@ Arrays are mapped from their files, so the notes are never all in memory.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from marn import privacy
+from marn.corpus.card import FORMAT, VECTORS, files_of, read_card, read_part, remedy_of, sha256
 from marn.corpus.text import Vocabulary
 from marn.errors import MarnError
-from marn.settings import read_json_file
-
-FORMAT = 1
-"""Version of the layout on disk; a corpus of another version is refused."""
 
 SPLITS = ("train", "dev", "test")
 
@@ -30,9 +26,6 @@ EVIDENCE = np.dtype(
 )
 """Row of a split's evidence: index of the note in the split, column of the code in task "icd",
 character offsets into the note's text, index of the role in the card's list."""
-
-CARD = "card.json"
-VECTORS = "vectors.npy"
 
 
 @dataclass(frozen=True)
@@ -232,13 +225,13 @@ class Corpus:
         """
         path = Path(path)
         card = read_card(path)
-        remedy = _remedy(card)
+        remedy = remedy_of(card)
         if card["format"] != FORMAT:
             raise MarnError(
                 f"corpus {path} has format {card['format']}, but this version of marn reads format "
                 f"{FORMAT}; {remedy}"
             )
-        for name, expected in _files(card).items():
+        for name, expected in files_of(card).items():
             file = path / name
             if not file.is_file():
                 raise MarnError(f"corpus {path} is damaged: {name} is missing; {remedy}")
@@ -258,11 +251,11 @@ class Corpus:
         Raises:
             MarnError: naming the first file that differs.
         """
-        for name, expected in _files(self.card).items():
+        for name, expected in files_of(self.card).items():
             if sha256(self.path / name) != expected["sha256"]:
                 raise MarnError(
                     f"corpus {self.path} is damaged: the contents of {name} changed since it was "
-                    f"written; {_remedy(self.card)}"
+                    f"written; {remedy_of(self.card)}"
                 )
 
     @property
@@ -288,12 +281,12 @@ class Corpus:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The words of the corpus."""
-        words = _read_json(self.path / "vocabulary.json", list[str])
+        words = read_part(self.path / "vocabulary.json", list[str])
         return Vocabulary(words, is_open=self.is_open)
 
     @cached_property
     def _columns(self) -> dict[str, list[_Column]]:
-        columns: dict[str, list[_Column]] = _read_json(
+        columns: dict[str, list[_Column]] = read_part(
             self.path / "codes.json", dict[str, list[_Column]]
         )
         if {task: len(columns.get(task, ())) for task in self.tasks} != self.tasks:
@@ -394,101 +387,11 @@ class Corpus:
         return f"Corpus({self.name!r}: {notes}; {tasks}; text {self.card['text']})"
 
 
-class _Created(BaseModel, strict=True):
-    command: str
-
-
-class _OldCard(BaseModel, strict=True):
-    """Fields that are read from the card of a corpus of any version."""
-
-    created: _Created
-
-
-class _File(BaseModel, strict=True):
-    bytes: int
-    sha256: str
-
-
-class _Card(_OldCard, strict=True):
-    """Fields that are read from the card of a corpus of this version."""
-
-    name: str
-    text: Literal["open", "credentialed"]
-    splits: dict[Literal["train", "dev", "test"], dict[str, Any]] = Field(min_length=1)
-    tasks: dict[str, int] = Field(min_length=1)
-    ccs_key: str | None
-    settings: dict[str, Any]
-    dropped: dict[str, int]
-    roles: list[str]
-    hash: str
-    files: dict[str, _File]
-    vectors: _File | None
-
-
 class _Column(BaseModel, strict=True):
     code: str
     kind: str
     title: str
     ccs: int = -1
-
-
-def _read_json(path: Path, form: Any) -> Any:
-    """Read JSON whose contents must be of a type that pydantic knows."""
-    try:
-        return TypeAdapter(form).validate_python(read_json_file(path))
-    except ValidationError as error:
-        what = ".".join(map(str, error.errors(include_input=False)[0]["loc"])) or "its contents"
-    except MarnError as error:
-        what = str(error).partition(";")[0]
-    except ValueError:
-        what = "not JSON"
-    except OSError as error:
-        raise MarnError(f"{path} cannot be read: {error.strerror}") from None
-    raise MarnError(f"{path} is damaged ({what}); make the corpus again")
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """Read the card of the corpus in a folder.
-
-    Raises:
-        MarnError: the folder holds no corpus, or its card is damaged.
-    """
-    if path.is_file():
-        raise MarnError(f"{path} is a file; pass the folder of a corpus")
-    try:
-        has_card = (path / CARD).is_file()
-    except OSError as error:
-        raise MarnError(f"{path} cannot be read: {error.strerror}") from None
-    if not has_card:
-        if (path / "model.json").exists():
-            raise MarnError(f"{path} is the folder of a run; pass the folder of a corpus instead")
-        raise MarnError(
-            f"no corpus at {path}; make one with: python -m data_prep teaching --out {path} "
-            "(own for your own notes; or mimic3, codiesp: see python -m data_prep --help)"
-        )
-    card: dict[str, Any] = _read_json(path / CARD, dict[str, Any])
-    if "format" not in card or "created" not in card:
-        raise MarnError(f"{path / CARD} is not the card of a corpus; pass another folder")
-    _read_json(path / CARD, _Card if card["format"] == FORMAT else _OldCard)
-    return card
-
-
-def _remedy(card: Mapping[str, Any]) -> str:
-    return f"make it again with: {card['created']['command']}"
-
-
-def _files(card: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return size and SHA-256 of every file by the card, word vectors included."""
-    files = dict(card["files"])
-    if card["vectors"] is not None:
-        files[VECTORS] = card["vectors"]
-    return files
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's contents, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_corpus(corpus: Any) -> Corpus:

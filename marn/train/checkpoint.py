@@ -15,7 +15,7 @@ import torch
 
 from marn import parallel
 from marn.corpus import Corpus
-from marn.corpus.reading import CARD as CORPUS_CARD
+from marn.corpus.card import CARD as CORPUS_CARD
 from marn.errors import MarnError
 from marn.models import Coder
 from marn.saving import (
