@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from distributed import Client, LocalCluster
+from distributed import LocalCluster
 from nbformat.v4 import new_code_cell, new_notebook
 from notebooks import run_here
 from toys import toy_corpus
@@ -307,15 +307,18 @@ def test_a_killed_sweep_is_finished_by_the_next_and_no_run_runs_twice(home, caps
     assert len(ran) <= 4  # the one that was killed may have run once more
 
 
-def test_a_sweep_without_workers_waits_and_says_so_once(home, monkeypatch):
-    monkeypatch.setattr(sweep, "_POLL", 0.1)
-    said, runs = io.StringIO(), plan(write(home), home / "runs")
-    started = LocalCluster(n_workers=0, processes=False, dashboard_address=None)
-    with started as cluster, Client(cluster) as client:
-        progress = sweep.Progress(1, stream=said)
-        queue = sweep._Queue(client, home / "work.ipynb", runs, progress)
-        threading.Timer(1.0, cluster.scale, [1]).start()
-        assert queue.run() == []
+def test_a_sweep_without_workers_waits_and_says_so_once(home):
+    class Said(io.StringIO):
+        def write(self, text):
+            if "waiting" in text:  # it looks again after two seconds
+                threading.Timer(3.0, cluster.scale, [1]).start()
+            return super().write(text)
+
+    said = Said()
+    started = LocalCluster(n_workers=0, processes=False, protocol="tcp://", dashboard_address=None)
+    with started as cluster:
+        address = cluster.scheduler_address
+        sweep.sweep(write(home), home / "runs", address=address, stream=said)
     assert said.getvalue().count("all workers have stopped; waiting for one") == 1
     assert "1/1 seed 0: " in said.getvalue()
 
