@@ -329,3 +329,16 @@ def test_reorder_is_a_gather_of_rows():
         gradients.append((out.detach(), leaf.grad))
     assert all(map(torch.equal, *gradients))
     assert reorder(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[1, 0]])).tolist() == [[[2], [1]]]
+
+
+@pytest.mark.parametrize("encoder", [BiGRU, BiLSTM])
+def test_a_recurrence_keeps_its_precision_under_autocast(encoder):
+    torch.manual_seed(0)
+    model = encoder(5, 4)
+    x, mask = masked_input()
+    x = x.float()
+    expected = model(x, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(x, mask)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, atol=0.02)

@@ -215,17 +215,25 @@ def same_run(one, other, within=1e-5):
     )
 
 
+def distance(one, other):
+    """Return the length of the difference of two models' weights."""
+    gaps = [(x - other[name]).double().norm() for name, x in one.items() if x.is_floating_point()]
+    return float(torch.stack(gaps).norm())
+
+
 @pytest.mark.parametrize("name", TRAININGS)
 def test_two_processes_train_what_one_does(corpus, both, name):
     alone = training(corpus, name)
+    start = small(corpus, TRAININGS[name][0]).state_dict()
+    trained = distance(alone[0], start)
     for found in both:
-        if name == "bf16":  # whose digits are few, so that ranks of codes change
-            equal(alone[0], found[name][0], 1e-3)
+        if name == "bf16":  # few digits, and other ones on a processor without bf16 products
+            assert distance(alone[0], found[name][0]) < 0.01 * trained
         else:
             same_run(alone, found[name])
     equal(both[0][name][0], both[1][name][0], 0)
-    start = small(corpus, TRAININGS[name][0]).head.state_dict()
-    assert max((alone[0][f"head.{key}"] - x).abs().max() for key, x in start.items()) > 3e-3
+    heads = [key for key in start if key.startswith("head.")]
+    assert max((alone[0][key] - start[key]).abs().max() for key in heads) > 3e-3
 
 
 def test_a_run_goes_on_with_more_devices_or_fewer(corpus, folder, both):

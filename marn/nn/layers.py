@@ -86,6 +86,18 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (first + order).flatten()).unflatten(0, order.shape)
 
 
+def run_recurrent(layer: nn.GRU | nn.LSTM, x: Tensor) -> Tensor:
+    """Return the states of a recurrent layer, batch first: (B, T, E) -> (B, T, H).
+
+    On a CPU it keeps the precision of its weights under autocast: torch has no LSTM in bf16 on
+    processors without AVX-512.
+    """
+    if x.device.type != "cpu":
+        return layer(x)[0]
+    with torch.autocast("cpu", enabled=False):
+        return layer(x.to(layer.all_weights[0][0].dtype))[0]
+
+
 class Bidirectional(nn.Module):
     """Run one recurrent layer over padded notes in both directions.
 
@@ -118,7 +130,7 @@ class Bidirectional(nn.Module):
 
     def run(self, ahead: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """Run each direction on its input: (B, T, E), (B, T, E) -> (B, T, d_r), (B, T, d_r)."""
-        return self.forwards(ahead)[0], self.backwards(back)[0]
+        return run_recurrent(self.forwards, ahead), run_recurrent(self.backwards, back)
 
 
 class BiLSTM(Bidirectional):

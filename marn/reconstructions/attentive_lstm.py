@@ -12,7 +12,7 @@ from marn.errors import MarnError
 from marn.models.base import Coder
 from marn.models.descriptions import Descriptions, check_descriptions, descriptions
 from marn.models.segments import Segmented, cut_segments
-from marn.nn.layers import Head, WordEmbedding, attention_weights
+from marn.nn.layers import Head, WordEmbedding, attention_weights, run_recurrent
 
 LETTERS = 20
 """Number of letters that are read of a word."""
@@ -48,7 +48,7 @@ def last_states(lstm: nn.LSTM, x: Tensor, sizes: Tensor) -> Tensor:
     Returns:
         (N, H).
     """
-    states, _ = lstm(x)
+    states = run_recurrent(lstm, x)
     ends = states[torch.arange(len(x), device=x.device), sizes.clamp(min=1) - 1]
     return ends * (sizes > 0)[:, None]
 
