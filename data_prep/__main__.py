@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(line: str) -> None:
-    with suppress(OSError):  # a line of progress lost to a full disk is no reason to stop
+    with suppress(OSError):  # a full disk may lose a line of progress; the work goes on
         print(line, file=sys.stderr, flush=True)
 
 

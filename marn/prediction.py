@@ -46,7 +46,7 @@ _CHUNK = 256  # notes held at once
 _CHARACTERS = 1 << 24  # characters of a chunk, after which it takes no more notes
 _BATCH = 32
 # Occlusion of a system that reads text, where each trial reads the whole note:
-_TRIED = 96  # up to so many words or groups of words, each is tried
+_TRIED = 96  # most words or groups of words that are tried one by one
 _GROUP = 16  # fewest words of a group
 _KEPT = 2  # groups of each code that are split further
 _LEAST = 0.05  # a listed word has more than this share of the heaviest word's weight
