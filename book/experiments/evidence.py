@@ -64,13 +64,16 @@ def calibration(folder: Path, by: list[str]) -> list[dict[str, Any]]:
     return plain(found.assign(**{"error sd": groups["error"].std()}).reset_index())
 
 
-def pair(folder: Path, table: pd.DataFrame, by: list[str], rows: tuple[str, str]) -> dict[str, Any]:
-    """Compare two rows of a table: micro-F1 over notes and seeds, macro-F1 over seeds."""
-    first, second = rows
+def against(folder: Path, table: pd.DataFrame, by: list[str], second: str) -> pd.DataFrame:
+    """Compare the micro-F1 of every row, by its name, with that of one row: over notes and seeds."""
     baseline: dict[str, Any] = table.loc[table["row name"] == second, by].iloc[0].to_dict()
     found = results.compare(folder, by, baseline)
-    keys = found[by].astype(str).agg(" / ".join, axis=1)
-    micro = found[keys == first].iloc[0]
+    return found.set_index(found[by].astype(str).agg(" / ".join, axis=1))
+
+
+def pair(table: pd.DataFrame, micro: pd.Series, rows: tuple[str, str]) -> dict[str, Any]:
+    """Compare two rows of a table: their macro-F1 over seeds, beside a row of `against`."""
+    first, second = rows
     a, b = (
         table[table["row name"] == name].set_index("seed")[["micro_f1", "macro_f1_present"]]
         for name in rows
@@ -108,10 +111,9 @@ def main() -> None:
     table["row name"] = table[args.by].astype(str).agg(" / ".join, axis=1)
     tuned = table[(table["task"] == "icd") & (table["rule"] == "dev")]
     means = results.summary(table, args.by, [*FIGURES, "dev", "parameters", "train_seconds"])
-    pairs = [
-        pair(args.folder, tuned, args.by, tuple(one.split(" - ", 1)))  # type: ignore[arg-type]
-        for one in args.pairs
-    ]
+    rows = [(first, second) for first, _, second in (one.partition(" - ") for one in args.pairs)]
+    micro = {two: against(args.folder, tuned, args.by, two) for two in {two for _, two in rows}}
+    pairs = [pair(tuned, micro[two].loc[one], (one, two)) for one, two in rows]
     for found, p in zip(pairs, holm([one["p"] for one in pairs]) if pairs else [], strict=True):
         found["p corrected"] = round(float(p), 4)
     quoted = " ".join(f'"{one}"' for one in args.pairs)
@@ -128,7 +130,7 @@ def main() -> None:
             "corpus": one["corpus_hash"],
             "corpus_card": json.loads(run.read_text(encoding="utf-8"))["corpus"].get("card"),
             "commits": sorted(table["commit"].unique()),
-            **{key: one[key] for key in ("machine", "cpu_capability", "torch")},
+            **{key: one[key] for key in ("machine", "cpu_capability", "gpu", "torch")},
         },
         "made_with": provenance(),
         "means": plain(means),
