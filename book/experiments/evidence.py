@@ -65,7 +65,7 @@ def calibration(folder: Path, by: list[str]) -> list[dict[str, Any]]:
 
 
 def against(folder: Path, table: pd.DataFrame, by: list[str], second: str) -> pd.DataFrame:
-    """Compare the micro-F1 of every row, by its name, with that of one row: over notes and seeds."""
+    """Compare the micro-F1 of every row with that of one row, over notes and seeds."""
     baseline: dict[str, Any] = table.loc[table["row name"] == second, by].iloc[0].to_dict()
     found = results.compare(folder, by, baseline)
     return found.set_index(found[by].astype(str).agg(" / ".join, axis=1))
