@@ -216,7 +216,7 @@ def test_code_tree_joins_every_code_to_its_parent():
 def test_note_lengths_by_hand():
     figure = figures.note_lengths({"a": [10, 512, 513, 5000]})
     bars = figure.data[0]
-    assert bars.name == "a: 50.0% over 512 tokens"  # 512 itself is not over
+    assert bars.name == "a: 50.0% over 512 words"  # 512 itself is not over
     assert bars.y[0] == 0.25
     assert bars.y[2] == 0.5  # 400 to 600
     assert bars.y[-1] == 0.25  # from 4,000

@@ -110,36 +110,37 @@ def code_tree(codes: pd.DataFrame) -> go.Figure:
 
 
 def note_lengths(lengths: Mapping[str, ArrayLike]) -> go.Figure:
-    """Draw how long the notes are, and what share of them is longer than the 512 tokens of BERT.
+    """Draw how long the notes are, and what share of them has more than 512 words.
 
-    Notes of 4,000 tokens, where MARN truncates, and more share the last bar.
+    BERT reads 512 word pieces. The last bar is of notes with 4,000 words, where MARN truncates, or
+    more.
 
     Args:
-        lengths: name of a corpus or split -> (N,) int, tokens per note before truncation.
+        lengths: name of a corpus or split -> (N,) int, words per note before truncation.
 
     Raises:
         MarnError: there is no note.
 
     References:
-        Fig. 3: 96.3 % (full) and 97.2 % (top 50) of the notes exceed 512 tokens.
+        Fig. 3: 96.3 % (full) and 97.2 % (top 50) of the notes exceed 512 words.
     """
     starts = np.arange(0, 4001, 200.0)
     labels = [f"{start:,.0f} to {start + 200:,.0f}" for start in starts[:-1]] + ["from 4,000"]
     traces = []
     for i, (name, values) in enumerate(lengths.items()):
-        tokens = np.asarray(values)
-        if len(tokens) == 0:
+        words = np.asarray(values)
+        if len(words) == 0:
             raise MarnError(f"lengths of {name!r} must have at least one note, but got none")
-        share = np.histogram(tokens, [*starts, np.inf])[0] / len(tokens)
+        share = np.histogram(words, [*starts, np.inf])[0] / len(words)
         trace = go.Bar(
             x=rounded(starts + 100),
             y=rounded(share),
             width=192.0,
-            name=f"{escaped(name)}: {(tokens > 512).mean():.1%} over 512 tokens",
+            name=f"{escaped(name)}: {(words > 512).mean():.1%} over 512 words",
             marker={"color": COLOURS[i % len(COLOURS)]},
             opacity=1 if len(lengths) == 1 else 0.6,
             customdata=labels,
-            hovertemplate="%{customdata} tokens: %{y:.1%}<extra></extra>",
+            hovertemplate="%{customdata} words: %{y:.1%}<extra></extra>",
         )
         traces.append(trace)
     figure = lay_out(
@@ -148,7 +149,7 @@ def note_lengths(lengths: Mapping[str, ArrayLike]) -> go.Figure:
         barmode="overlay",
         showlegend=True,
         xaxis={
-            "title": "tokens",
+            "title": "words",
             "tickvals": [0, 1000, 2000, 3000, 4000],
             "ticktext": ["0", "1,000", "2,000", "3,000", "4,000+"],
         },

@@ -73,7 +73,7 @@ def few_notes(name: str, notes: int, *, steps: int = 420) -> Recipe:
     It extends `laptop` with a word path; queries and classifiers that start at the codes' titles;
     cross-entropy; and batches of 8, for 7 epochs or 420 steps, whichever is more. These four
     settings and the initial biases were chosen together, from eleven trials with one seed, on half
-    of CodiEsp's dev notes; chapter 7 shows what each contributes.
+    of CodiEsp's dev notes; chapter 7 shows what all but the batches and steps contribute.
 
     Args:
         name: a system with label attention, such as `"bigru_la"`; or one that reads text.
