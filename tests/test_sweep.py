@@ -98,8 +98,27 @@ def test_some_labels_of_an_axis_can_be_set(home):
     assert [run.labels["row"] for run in runs] == ["b", "c"]
     assert runs[0].parameters == {"bias": 2, "wait": 0.5, "seed": 0}
     assert plan(path, home / "runs", {"row": "a"})[0].parameters == {"bias": 1, "seed": 0}
-    with pytest.raises(MarnError, match="no parameter 'row'"):
+    with pytest.raises(MarnError, match="axis 'row' has no label 'd'; choose from a, b, c"):
         plan(path, home / "runs", {"row": ["d"]})
+    other = plan(path, home / "runs", {"row": {"d": {"bias": 9}}})[0]
+    assert other.labels["row"] == "d"
+
+
+def test_an_experiment_extends_another(home):
+    rows = {"a": {"bias": 1}, "b": {"bias": 2}, "c": {"bias": 3}}
+    shared = {"notebook": "work.ipynb", "parameters": {"wait": 0.5, "bad": True}, "seeds": [0, 1]}
+    (home / "base.yaml").write_text(yaml.safe_dump(shared | {"grid": {"row": rows}}))
+    own = {"extends": "base.yaml", "grid": {"row": ["c", "a"]}, "parameters": {"wait": 0.0}}
+    (home / "own.yaml").write_text(yaml.safe_dump(own))
+    runs = plan(home / "own.yaml", home / "runs")
+    assert [tuple(run.labels.values()) for run in runs] == [("c", 0), ("c", 1), ("a", 0), ("a", 1)]
+    assert runs[0].parameters == {"bias": 3, "wait": 0.0, "bad": True, "seed": 0}
+    (home / "own.yaml").write_text("extends: base.yaml\ngrid: {row: [d]}")
+    with pytest.raises(MarnError, match="axis 'row' has no label 'd'"):
+        read(home / "own.yaml")
+    (home / "own.yaml").write_text("extends: none.yaml")
+    with pytest.raises(MarnError, match=r"none\.yaml cannot be read"):
+        read(home / "own.yaml")
 
 
 def test_each_worker_gets_a_gpu(monkeypatch):
@@ -135,12 +154,21 @@ def test_a_wrong_setting_or_place_is_said_by_the_command_before_any_run(home, ca
         ({"parameters": {"run_dir": "x"}}, "has no parameter 'run_dir'"),
         ({"grid": {"bias": []}}, "axis 'bias' of the grid is empty"),
         ({"grid": {"bias": {}}}, "axis 'bias' of the grid is empty"),
-        ({"grid": {"bias": 3}}, "grid"),
+        ({"grid": {"bias": 3}}, r"axis 'bias' must be a list; write bias: \[3\]"),
+        ({"grid": {"row": {"a": None}}}, "label 'a' of axis 'row' has no parameters; write a: {}"),
+        ({"grid": None}, "grid must be a dictionary; write one, or leave grid out"),
+        ({"overrides": {}}, "has 'overrides', which is what --set sets"),
+        ({"parameters": {"seed": 3}}, r"the seed is no parameter .* give seeds: \[3\]"),
+        ({"grid": {"seed": [1, 2]}}, "the seed is no parameter"),
+        ({"grid": {"row": {"a": {"seed": 1}}}}, "the seed is no parameter"),
+        ({"parameters": {"bias": "many"}}, "bias must be a whole number, but got 'many'"),
+        ({"parameters": {"options": 3}}, "options must be a dictionary, but got 3"),
+        ({"grid": {"bias": [1, 2.5]}}, "bias must be a whole number, but got 2.5"),
         ({"seeds": []}, "seeds must"),
         ({"seeds": [-1]}, "seeds"),
         ({"seed": [1]}, "no setting 'seed'; did you mean 'seeds'"),
         ({"seeds": [1, 1]}, "are the same run; drop one"),
-        ({"notebook": "play.ipynb"}, "which is not there"),
+        ({"notebook": "play.ipynb"}, "no notebook at .* counts from the YAML file"),
         ({"parameters": {"corpus": "none"}}, "no corpus at"),
     ],
 )
@@ -149,6 +177,46 @@ def test_what_is_wrong_is_said_before_any_run(home, said, message):
         sweep.sweep(write(home, **said), home / "runs")
     assert "\n" not in str(caught.value)
     assert not (home / "runs").exists()
+
+
+def test_the_seed_is_set_by_seeds_alone(home):
+    with pytest.raises(MarnError, match=r"give seeds: \[3\]"):
+        plan(write(home), home / "runs", {"seed": 3})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda text: "{", "is not a notebook .*; save it again in Jupyter"),
+        (lambda text: '{"cells": 3}', "is not a notebook"),
+        (lambda text: text.replace("bias: int = 0", "bias: int = int()"), "the default of bias"),
+        (lambda text: text.replace("seed: int = 0", "age: int = 0"), "add `seed: int = 0`"),
+    ],
+)
+def test_a_notebook_that_cannot_be_run_over_seeds(home, spoil, message):
+    notebook = home / "work.ipynb"
+    notebook.write_text(spoil(notebook.read_text()))
+    with pytest.raises(MarnError, match=message) as caught:
+        plan(write(home), home / "runs")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_corpus_whose_path_counts_from_elsewhere(home, monkeypatch):
+    (home / "inner").mkdir()
+    (home / "work.ipynb").rename(home / "inner" / "work.ipynb")
+    monkeypatch.chdir(home)
+    path = write(home, notebook="inner/work.ipynb", parameters={"corpus": "toy"})
+    with pytest.raises(MarnError, match=r"counts from the folder of work\.ipynb; give \.\./toy"):
+        plan(path, home / "runs")
+    write(home, notebook="inner/work.ipynb", parameters={"corpus": "../toy"})
+    assert len(plan(path, home / "runs")) == 1
+
+
+def test_a_damaged_record_of_a_run(home):
+    (home / "runs" / "a").mkdir(parents=True)
+    (home / "runs" / "a" / "done.json").write_text("{")
+    with pytest.raises(MarnError, match=r"done\.json is damaged; delete it"):
+        sweep.sweep(write(home), home / "runs")
 
 
 BOMB = "a: &a0 [1, 1]" + "".join(f"\nb{n}: &a{n + 1} [*a{n}, *a{n}]" for n in range(40))
@@ -181,6 +249,12 @@ def test_a_wrong_system_option_or_setting_is_said_before_any_run(home):
         ({"model": ["marn"], "model_args.hiden_size": [8]}, "marn has no option 'hiden_size'"),
         ({"model": ["caml"], "train_args.learning_rte": [1e-3]}, "no setting 'learning_rte'"),
         ({"model": ["caml"], "train_args.learning_rate": [-1.0]}, "learning_rate must be above 0"),
+        ({"model": ["marn"], "recipe": ["laptopp"]}, "no recipe is named 'laptopp'; did you mean"),
+        ({"model": ["marn"], "recipe": ["paper"], "steps": [3]}, "'paper' has no steps"),
+        ({"model": ["marn"], "steps": [-3]}, "steps must be at least 0"),
+        ({"model": ["marn"], "tasks": [["foo"]]}, "tasks must be among icd, ccs, but got foo"),
+        ({"model": ["marn"], "tasks": ["icd"]}, "tasks must be a list"),
+        ({"model": ["caml"], "preset": ["sound"]}, "a preset is of MARN, but the model is caml"),
     ):
         shared = {"corpus": str(home / "toy")}
         path = write(home, notebook=str(notebook), parameters=shared, grid=grid)
@@ -221,6 +295,7 @@ def test_comments_and_docstrings_make_no_other_code():
     one = 'def f(x):\n    """Say."""\n    return x  # it\n'
     assert planning._bare(one) == planning._bare("def f(x):\n\n    return (x)\n")
     assert planning._bare(one) != planning._bare(one.replace("return x", "return -x"))
+    assert planning._bare("%matplotlib inline\nx") == "%matplotlib inline\nx"
 
 
 def said_of(run):
@@ -329,7 +404,7 @@ def test_a_run_whose_worker_dies_is_taken_up_once(home):
     future = types.SimpleNamespace(exception=lambda: killed_worker("it died"))
     client = types.SimpleNamespace(cancel=lambda futures: None)
     progress = sweep.Progress(1, stream=said)
-    queue = sweep._Queue(client, home / "work.ipynb", [], progress)
+    queue = sweep._Queue(client, [], progress)
     submitted = []
     queue._submit = submitted.append
     queue._ended(future, run)

@@ -5,17 +5,18 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 import marn
 from marn.errors import MarnError
-from marn.settings import Location, Seed, settings, unknown
+from marn.settings import Location, Seed, check, settings, unknown
 
 DONE = "done.json"
 """File in the folder of a finished run: labels, parameters, key and seconds."""
@@ -30,12 +31,21 @@ _LARGEST = 1_000_000  # values in the YAML file of an experiment, at most
 _FLOAT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # YAML reads 1e-3 as text
 
 
+_KINDS = {"bool": bool, "int": int, "float": float, "str": str, "list": list, "dict": dict}
+"""Annotations of a notebook's parameters that are checked."""
+
+
 @settings
 class Experiment:
-    """Settings of an experiment, as its YAML file has them. Paths are relative to that file."""
+    """Settings of an experiment, as its YAML file has them.
+
+    With `extends: OTHER.yaml` it is another experiment, except for the settings, axes and
+    parameters that the file gives. An axis may take some labels of the other's, by a list of them.
+    """
 
     notebook: Location
-    """The notebook of every run, with a cell tagged `parameters`."""
+    """The notebook of every run, relative to the YAML file. Its cell tagged `parameters` has a
+    `seed`. Paths among the parameters are relative to the notebook."""
     parameters: Mapping[str, Any] = Field({})
     """Parameters of every run. `train_args.loss` is the key `loss` of the dictionary
     `train_args`."""
@@ -45,7 +55,7 @@ class Experiment:
     seeds: Sequence[Seed] = (0,)
     """Values of the parameter `seed`; every combination is run with each."""
     overrides: Mapping[str, Any] = Field({})
-    """Parameters of every run that have priority over those of the grid."""
+    """Parameters that have priority over those of the grid. Not of the file, but of `--set`."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,8 @@ class Planned:
     """What `key` is the hash of: parameters, hash of the corpus, versions of code and recipe."""
     folder: Path
     """Folder of the run."""
+    notebook: Path
+    """The notebook that it executes."""
 
     @property
     def name(self) -> str:
@@ -87,8 +99,58 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
 
     Raises:
         MarnError: the file is missing or is not YAML, has an unknown setting or a key twice, has
-            no seeds or an empty axis, or asks for too many runs.
+            no seeds or an empty axis, sets the seed as a parameter, or asks for too many runs.
     """
+    said = _load(path)
+    if "extends" in said:
+        said = _extended(_load(path.parent / str(said["extends"])), said)
+    if "overrides" in said:
+        raise MarnError(f"{path} has 'overrides', which is what --set sets; use parameters")
+    for key, value in (changes or {}).items():
+        if key == "seeds":
+            said["seeds"] = value if isinstance(value, list) else [value]
+        elif key in said["grid"]:
+            said["grid"][key] = _axis(key, said["grid"][key], value)
+        else:
+            said["overrides"] = said.get("overrides", {}) | {key: value}
+    experiment = Experiment(**_floats(said))
+    if not experiment.seeds:
+        raise MarnError("seeds must hold at least one, but got []; the default is [0]")
+    parts = [experiment.parameters, experiment.overrides, experiment.grid]
+    for axis, values in experiment.grid.items():
+        if not values:
+            raise MarnError(f"axis {axis!r} of the grid is empty; give it values or leave it out")
+        parts += values.values() if isinstance(values, Mapping) else []
+    if any("seed" in part for part in parts):
+        raise MarnError(f"{path}: the seed is no parameter of an experiment; give seeds: [3]")
+    if (runs := math.prod(map(len, [experiment.seeds, *experiment.grid.values()]))) > _MOST:
+        raise MarnError(f"{path} asks for {runs:,} runs, and at most {_MOST:,} are made; split it")
+    return experiment
+
+
+def _extended(said: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return an experiment with the settings that another file gives."""
+    grid = said["grid"] | {
+        axis: _axis(axis, said["grid"].get(axis), values) for axis, values in own["grid"].items()
+    }
+    parameters = said["parameters"] | own["parameters"]
+    del own["extends"]
+    return said | own | {"grid": grid, "parameters": parameters}
+
+
+def _axis(axis: str, known: Any, value: Any) -> Any:
+    """Return the values of an axis; a list may name some labels of those that it had."""
+    several = value if isinstance(value, list | dict) else [value]
+    if not isinstance(known, dict) or isinstance(several, dict):
+        return several
+    for label in several:
+        if label not in known:
+            raise unknown(f"axis {axis!r} has no label", str(label), known)
+    return {label: known[label] for label in several}
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Read the YAML of an experiment; its grid and parameters are dictionaries."""
     import yaml
 
     class Loader(yaml.SafeLoader):  # which would take the last of two equal keys
@@ -114,26 +176,19 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
         raise MarnError(f"{path} is not YAML ({line:.120}); correct it") from None
     if not isinstance(said, dict) or not all(isinstance(key, str) for key in said):
         raise MarnError(f"{path} must hold settings such as `notebook: training.ipynb`")
-    grid = said["grid"] if isinstance(said.get("grid"), dict) else {}
-    for key, value in (changes or {}).items():
-        several = value if isinstance(value, list | dict) else [value]
-        if key == "seeds":
-            said["seeds"] = several
-        elif key in grid:
-            known = grid[key] if isinstance(grid[key], dict) else {}
-            is_label = [isinstance(one, str) and one in known for one in several]
-            grid[key] = {one: known[one] for one in several} if all(is_label) else several
-        else:
-            said["overrides"] = {**said.get("overrides", {}), key: value}
-    experiment = Experiment(**_floats(said))
-    if not experiment.seeds:
-        raise MarnError("seeds must hold at least one, but got []; the default is [0]")
-    for axis, values in experiment.grid.items():
-        if not values:
-            raise MarnError(f"axis {axis!r} of the grid is empty; give it values or leave it out")
-    if (runs := math.prod(map(len, [experiment.seeds, *experiment.grid.values()]))) > _MOST:
-        raise MarnError(f"{path} asks for {runs:,} runs, and at most {_MOST:,} are made; split it")
-    return experiment
+    for key in ("grid", "parameters"):
+        if not isinstance(said.setdefault(key, {}), dict):
+            raise MarnError(f"{path}: {key} must be a dictionary; write one, or leave {key} out")
+    for axis, values in said["grid"].items():
+        if not isinstance(values, list | dict):
+            raise MarnError(f"{path}: axis {axis!r} must be a list; write {axis}: [{values}]")
+        labels = values if isinstance(values, dict) else {}
+        if nothing := [label for label, sets in labels.items() if sets is None]:
+            raise MarnError(
+                f"{path}: label {nothing[0]!r} of axis {axis!r} has no parameters; write "
+                f"{nothing[0]}: {{}}"
+            )
+    return said
 
 
 def _size(value: Any, known: dict[int, int]) -> int:
@@ -212,11 +267,12 @@ def plan(path: Path, out: Path, changes: Mapping[str, Any] | None = None) -> lis
 
     Raises:
         MarnError: see `read`; or the file names a notebook, parameter, corpus or option that does
-            not exist, two runs are the same, or papermill or Dask is not installed.
+            not exist, or a value of the wrong type; two runs are the same; or papermill or Dask is
+            not installed.
     """
     try:
         import distributed  # noqa: F401
-        import papermill
+        import papermill  # noqa: F401
     except ModuleNotFoundError as error:
         raise MarnError(
             f"a sweep needs {error.name}; install it with: pip install 'marn[sweep]'"
@@ -224,31 +280,70 @@ def plan(path: Path, out: Path, changes: Mapping[str, Any] | None = None) -> lis
     experiment = read(path, changes)
     notebook = path.parent / experiment.notebook
     if not notebook.is_file():
-        raise MarnError(f"{path} names the notebook {notebook}, which is not there")
-    known = papermill.inspect_notebook(str(notebook))
-    defaults = {name: ast.literal_eval(found["default"]) for name, found in known.items()}
+        raise MarnError(f"no notebook at {notebook}; its path counts from the YAML file")
+    kinds, defaults = _parameters(notebook)
     code, corpora = code_version(notebook), {}
     found: dict[str, Planned] = {}
     for labels, parameters in combinations(experiment):
-        for name in parameters:
-            if name not in known or name == "run_dir":
-                raise unknown(f"{notebook.name} has no parameter", name, {*known} - {"run_dir"})
+        for name, value in parameters.items():
+            if name not in defaults or name == "run_dir":
+                raise unknown(f"{notebook.name} has no parameter", name, {*defaults} - {"run_dir"})
+            check(name, kinds[name], value, defaults[name])
         about = {"parameters": parameters, "code": code}
         if place := (defaults | parameters).get("corpus"):
             if place not in corpora:
-                corpora[place] = marn.Corpus.load(notebook.parent / place)
+                corpora[place] = _corpus(notebook, place)
             about["corpus"] = corpora[place].hash
             about["recipe"] = _check(defaults | parameters, corpora[place])
         slug = re.sub(r"\W+", "_", "-".join(map(str, labels.values())))[:60]
-        run = Planned(labels, parameters, about, out / f"{slug}_{_digest(about)[:10]}")
+        folder = out / f"{slug}_{_digest(about)[:10]}"
+        run = Planned(labels, parameters, about, folder, notebook.resolve())
         if run.key in found:
             raise MarnError(f"{found[run.key].name} and {run.name} are the same run; drop one")
         found[run.key] = run
     return list(found.values())
 
 
+def _parameters(notebook: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the kind and the default of each parameter of a notebook."""
+    import papermill
+
+    try:
+        known = papermill.inspect_notebook(str(notebook))
+    except Exception as error:  # of nbformat, jsonschema or papermill
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise MarnError(
+            f"{notebook} is not a notebook ({reason:.100}); save it again in Jupyter"
+        ) from None
+    defaults = {}
+    for name, found in known.items():
+        try:
+            defaults[name] = ast.literal_eval(found["default"])
+        except (ValueError, SyntaxError):
+            raise MarnError(
+                f"{notebook.name}: the default of {name} must be a plain value such as 3 or [], "
+                f"but is {found['default']}"
+            ) from None
+    if "seed" not in defaults:
+        raise MarnError(f"{notebook} has no seed; add `seed: int = 0` to its cell `parameters`")
+    return {
+        name: _KINDS.get(found["inferred_type_name"], Any) for name, found in known.items()
+    }, defaults
+
+
+def _corpus(notebook: Path, place: str) -> marn.Corpus:
+    """Load the corpus of a run."""
+    if not (notebook.parent / place).is_dir() and Path(place).is_dir():
+        there = os.path.relpath(place, notebook.parent)
+        raise MarnError(
+            f"no corpus at {notebook.parent / place}: the path counts from the folder of "
+            f"{notebook.name}; give {there}"
+        )
+    return marn.Corpus.load(notebook.parent / place)
+
+
 def _check(parameters: Mapping[str, Any], corpus: marn.Corpus) -> Any:
-    """Check a run's system, model options and training settings.
+    """Check a run's system, recipe, tasks, model options and training settings.
 
     Returns:
         The [model options, training settings] of its recipe or preset; None without one.
@@ -262,13 +357,22 @@ def _check(parameters: Mapping[str, Any], corpus: marn.Corpus) -> Any:
     if name is None:
         return None
     kind = system(name)
+    for count in ("steps", "train_notes"):
+        check(count, NonNegativeInt, parameters.get(count, 0), 0)
+    corpus = corpus.head(train=parameters.get("train_notes") or None)
+    corpus = corpus.only(*tasks) if (tasks := parameters.get("tasks")) else corpus
     recipe: Recipe | Preset | None = None
+    steps, chosen = parameters.get("steps"), parameters.get("recipe", "paper")
     if parameters.get("preset"):
+        if name != "marn":
+            raise MarnError(f"a preset is of MARN, but the model is {name}; leave the preset out")
         recipe = preset(parameters["preset"])
-    elif parameters.get("recipe") in RECIPES:
-        notes = len(corpus.head(train=parameters.get("train_notes") or None)["train"])
-        budget = {"steps": parameters["steps"]} if parameters.get("steps") else {}
-        recipe = RECIPES[parameters["recipe"]](name, notes, **budget)
+    elif chosen in RECIPES:
+        recipe = RECIPES[chosen](name, len(corpus["train"]), **({"steps": steps} if steps else {}))
+    elif chosen != "paper":
+        raise unknown("no recipe is named", chosen, [*RECIPES, "paper"])
+    elif steps:
+        raise MarnError("the recipe 'paper' has no steps; leave steps out, or take 'laptop'")
     options = {**(recipe.model if recipe else {}), **parameters.get("model_args", {})}
     training = {**(recipe.training if recipe else {}), **parameters.get("train_args", {})}
     TrainConfig.of(kind, **training)
@@ -279,7 +383,8 @@ def _check(parameters: Mapping[str, Any], corpus: marn.Corpus) -> Any:
 def code_version(notebook: Path) -> str:
     """Hash the code that decides what a run finds: the notebook's cells and `_MATTERS`.
 
-    Comments, docstrings and layout are left out, so that a better wording makes no new run.
+    Comments, docstrings and layout are left out, so that a better wording makes no new run. A cell
+    with lines that only Jupyter reads, such as `%matplotlib inline`, is taken as it is.
     """
     import nbformat
 
@@ -295,7 +400,10 @@ def code_version(notebook: Path) -> str:
 
 def _bare(source: str) -> str:
     """Return code as text without comments, docstrings and layout."""
-    tree = ast.parse(source)
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return source
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):
             texts = [

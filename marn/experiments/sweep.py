@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 
 from marn.errors import MarnError
-from marn.experiments.plan import DONE, Planned, plan, read
+from marn.experiments.plan import DONE, Planned, plan
 from marn.progress import Progress, duration
 
 if TYPE_CHECKING:
@@ -36,8 +36,18 @@ _POLL = 2.0  # seconds between two looks at the runs
 
 
 def finished(out: Path) -> list[dict[str, Any]]:
-    """Read `DONE` of each finished run in a folder."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob(f"*/{DONE}"))]
+    """Read `DONE` of each finished run in a folder.
+
+    Raises:
+        MarnError: a file is damaged.
+    """
+    found = []
+    for file in sorted(out.glob(f"*/{DONE}")):
+        try:
+            found.append(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError:
+            raise MarnError(f"{file} is damaged; delete it, and repeat the command") from None
+    return found
 
 
 def expected(run: Planned, before: Iterable[Mapping[str, Any]]) -> float | None:
@@ -156,10 +166,9 @@ def sweep(
     if dry_run or not to_do:
         return runs
     _check_room(out, len(to_do))
-    notebook = (path.parent / read(path).notebook).resolve()
     progress = Progress(len(runs), stream=stream, done=len(runs) - len(to_do), unit="run")
     with _client(jobs, address) as client:
-        failed = _Queue(client, notebook, to_do, progress).run()
+        failed = _Queue(client, to_do, progress).run()
     if failed:
         raise MarnError(
             f"{len(failed)} of {len(runs)} runs failed ({failed[0]}); repeat the command to redo "
@@ -249,10 +258,8 @@ def _own_gpu(gpus: Sequence[str]) -> WorkerPlugin:
 class _Queue:
     """The unfinished runs of a sweep, submitted to the workers of a client."""
 
-    def __init__(
-        self, client: Client, notebook: Path, runs: Sequence[Planned], progress: Progress
-    ) -> None:
-        self.client, self.notebook, self.progress = client, notebook, progress
+    def __init__(self, client: Client, runs: Sequence[Planned], progress: Progress) -> None:
+        self.client, self.progress = client, progress
         self.numbers = itertools.count()
         self.died: set[str] = set()  # keys of runs whose worker died once
         self.done, self.failed = 0, list[str]()
@@ -271,7 +278,7 @@ class _Queue:
         future = self.client.submit(
             execute,
             str(run.folder),
-            str(self.notebook),
+            str(run.notebook),
             said,
             key=f"{run.key}-{os.getpid()}-{number}",
             priority=-number,  # in the order of the grid
