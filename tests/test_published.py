@@ -104,3 +104,5 @@ def test_wrong_questions():
         published.table(task="cpt")
     with pytest.raises(MarnError, match="no paper is called 'Marn'"):
         published.table(papers=["Marn"])
+    with pytest.raises(MarnError, match="slides has no scores of MIMIC-III-50 for the task 'ccs'"):
+        published.table("MIMIC-III-50", "ccs", papers=["slides"])

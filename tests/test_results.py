@@ -61,8 +61,9 @@ def test_the_table_is_tidy(folder, tmp_path):
     curves = results.curves(folder)
     assert len(curves) == 4 * 2
     assert {"model", "seed", "epoch", "loss", "dev/icd/micro_f1"} <= set(curves)
-    with pytest.raises(MarnError, match=r"no run in .* is finished"):
-        results.collect(tmp_path)
+    for read in (results.collect, results.curves, results.per_code):
+        with pytest.raises(MarnError, match=r"no run in .* is finished"):
+            read(tmp_path)
 
 
 def test_means_and_deviations_by_hand():

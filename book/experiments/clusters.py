@@ -95,6 +95,9 @@ def main() -> None:
     }
     apart = [runs(place) for place in (args.icd, args.ccs) if place]
     rows = []
+    for of in apart:
+        if missing := sorted({*runs(args.runs)} - {*of}):
+            raise marn.MarnError(f"--icd and --ccs must have the runs' seeds, but lack {missing}")
     for seed, place in runs(args.runs).items():
         model = marn.load_model(place).model
         fresh = marn.build(model.name, corpus, **model.options)
@@ -124,4 +127,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except marn.MarnError as error:
+        sys.exit(str(error))

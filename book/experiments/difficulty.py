@@ -38,7 +38,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from data_prep.__main__ import main as prepare
-from marn import metrics
+from marn import MarnError, metrics
 from marn.corpus import Corpus, text
 from marn.saving import provenance, write_json
 
@@ -245,4 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MarnError as error:
+        sys.exit(str(error))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from marn import metrics
+from marn import MarnError, metrics
 from marn.experiments import recording, results, tables
 from marn.resampling import holm
 from marn.saving import provenance, write_json
+from marn.settings import unknown
 
 FIGURES = ["micro_f1", "micro_precision", "micro_recall", "macro_f1_caml", "macro_f1_all"]
 FIGURES += ["macro_f1_present", "micro_auc", "macro_auc", "mean_average_precision"]
@@ -112,6 +114,9 @@ def main() -> None:
     tuned = table[(table["task"] == "icd") & (table["rule"] == "dev")]
     means = results.summary(table, args.by, [*FIGURES, "dev", "parameters", "train_seconds"])
     rows = [(first, second) for first, _, second in (one.partition(" - ") for one in args.pairs)]
+    for name in itertools.chain(*rows):
+        if name not in set(tuned["row name"]):
+            raise unknown("no row is named", name, tuned["row name"].unique())
     micro = {two: against(args.folder, tuned, args.by, two) for two in {two for _, two in rows}}
     pairs = [pair(tuned, micro[two].loc[one], (one, two)) for one, two in rows]
     for found, p in zip(pairs, holm([one["p"] for one in pairs]) if pairs else [], strict=True):
@@ -143,4 +148,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MarnError as error:
+        sys.exit(str(error))

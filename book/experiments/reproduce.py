@@ -1,6 +1,6 @@
 """Reproduce every table of the two papers on MIMIC-III: `make reproduce MIMIC=DIR`.
 
-    python book/experiments/reproduce.py DIR --splits LISTS --dry-run
+    make reproduce MIMIC=DIR DRY=1 OPTIONS="--splits LISTS"
 
 DIR holds NOTEEVENTS, DIAGNOSES_ICD and PROCEDURES_ICD of MIMIC-III v1.4, or tables that the
 teaching hospital wrote. The corpora are prepared as the authors' code does (top 50 codes, and all),
@@ -8,7 +8,7 @@ teaching hospital wrote. The corpora are prepared as the authors' code does (top
 beside the printed ones. All files are written below --out; repeat the command after an
 interruption.
 
-With --dry-run nothing is written: the runs are listed with the time that each will take, from the
+With DRY=1 nothing is written: the runs are listed with the time that each will take, from the
 papers' number of notes and one training step of each kind on this machine, on random words. The
 first time is that of a run that stops as soon as its patience allows, the second that of a run that
 never stops early.

@@ -75,11 +75,6 @@ class Preset:
         """Options of `python -m data_prep`, with `_` for `-`."""
         return self._group("data.")
 
-    @property
-    def report(self) -> dict[str, Any]:
-        """What is printed: the score called `macro_f1`, and the number of `seeds` behind it."""
-        return self._group("report.")
-
     def _group(self, prefix: str) -> dict[str, Any]:
         return {p.removeprefix(prefix): v for p, v in self.values.items() if p.startswith(prefix)}
 

@@ -46,7 +46,7 @@ def figures() -> pd.DataFrame:
 
     Returns:
         `paper` (one of `PAPERS`), `table`, `dataset`, `task`, `system` (its name in `marn.build`;
-        empty where it has none), `blocks` (what is added to it, such as `"mtl+ram+fl"`), `printed`
+        empty where it has none), `blocks` (what is added to it, such as `"mtl+fl"`), `printed`
         (the printed name), `metric` (its name in `marn.metrics.score`; macro-F1 is CAML's), `value`
         and `sd` (in percent, as printed; counts as they are), `footnotes` (numbers, as `"1 8"`).
     """
@@ -76,7 +76,7 @@ def table(
         row does not have it), `footnotes`.
 
     Raises:
-        MarnError: there is no such dataset, task or paper.
+        MarnError: there is no such dataset, task or paper, or the papers have no scores of them.
     """
     if unknown := sorted(set(papers) - set(PAPERS)):
         raise MarnError(f"no paper is called {unknown[0]!r}; use one of {', '.join(PAPERS)}")
@@ -94,5 +94,7 @@ def table(
         | {"footnotes": " ".join(sorted({*" ".join(printed["footnotes"]).split()}, key=int))}
         for key, printed in cells[cells["paper"].isin(papers)].groupby(rows, sort=False)
     ]
+    if not lines:
+        raise MarnError(f"{', '.join(papers)} has no scores of {dataset} for the task {task!r}")
     found = pd.DataFrame(lines)
     return found[[*found.columns.drop("footnotes"), "footnotes"]]

@@ -71,7 +71,11 @@ def collect(folder: Folders, runs: Container[str] | None = None) -> pd.DataFrame
 
 
 def curves(folder: Folders) -> pd.DataFrame:
-    """Collect the history of every finished run: its labels, then a row per epoch."""
+    """Collect the history of every finished run: a row per epoch, with the run's labels.
+
+    Raises:
+        MarnError: no run there is finished.
+    """
     parts = [
         pd.read_csv(place / "run" / "history.csv").assign(**done["labels"])
         for place, done in _folders(folder)
@@ -80,8 +84,11 @@ def curves(folder: Folders) -> pd.DataFrame:
 
 
 def _folders(folder: Folders) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the folder and `done.json` of each finished run."""
     folders = [folder] if isinstance(folder, str | Path) else folder
     found = [file for one in folders for file in sorted(Path(one).glob("*/done.json"))]
+    if not found:
+        raise MarnError(f"no run in {folder} is finished; make some with: python -m marn sweep")
     return [(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in found]
 
 
@@ -111,6 +118,9 @@ def per_code(folder: Folders) -> pd.DataFrame:
         One row per run and code: the run's labels, `code`, `frequency` (training notes that have
         it), `present` (test notes that have it) and `f1` at the run's tuned threshold, 0 where
         nothing is right.
+
+    Raises:
+        MarnError: no run there is finished.
     """
     parts = []
     for place, done in _folders(folder):
@@ -161,7 +171,8 @@ def compare(
         micro-F1, `low` and `high` (95 %), `p` and `p corrected`.
 
     Raises:
-        MarnError: the baseline is no run, shares no seed with another, or saw other notes.
+        MarnError: no finished run has the baseline's labels, or it shares no seed with another, or
+            they saw other notes.
     """
     runs: dict[tuple[Any, ...], dict[int, Array]] = {}
     fixed: set[tuple[Any, ...]] = set()
@@ -213,8 +224,6 @@ def _counts(place: Path) -> Array:
 
 def publish(table: pd.DataFrame, path: str | Path, *, digits: int = 4) -> list[Path]:
     """Write a table as CSV, JSON, Markdown, HTML and LaTeX.
-
-    The JSON, a list of rows, is what the book keeps in `book/results/` and its chapters read.
 
     Args:
         table: any.
