@@ -107,5 +107,5 @@ lock:  ## pin the dependencies of pyproject.toml in requirements.lock
 	  | sed -E 's/\+[a-z0-9.]+$$//' | grep -vE '^(nvidia|cuda|triton)'; } > _build/requirements.lock
 	mv _build/requirements.lock requirements.lock
 
-clean:  ## remove everything made, except .venv and data
+clean:  ## remove everything made, except .venv, data and runs
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -63,6 +63,27 @@ class PrepareConfig:
 
 
 @settings
+class CasesConfig(PrepareConfig):
+    """Set the options of a source of cases, which are not admissions and have official splits."""
+
+    min_code_count: Count = 1
+    """Minimum number of cases that must have a code for it to be kept."""
+    keep_uncoded: bool = False
+    """Keep cases without a code; by default they are left out."""
+    splits: Location | None = None
+    """Instead of the official splits: a folder of {train,dev,test}_CODES_hadm_ids.csv, lists of
+    cases in CAML's form; a table of ids and splits (CSV, Parquet or Feather); or shares of the
+    cases, such as 0.8,0.1,0.1."""
+    min_count: Count = 3
+    """Minimum number of training cases for a word to enter the vocabulary (CAML: 3)."""
+    vocabulary: Literal["corpus", "full"] = "corpus"
+    """Cases for the vocabulary and word vectors: "corpus", the corpus's own training cases; "full",
+    all training cases, also those without a kept code."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Seed of the word vectors, and of the split if --splits gives shares."""
+
+
+@settings
 class CcsConfig(PrepareConfig):
     """Set the options of a source whose codes have CCS categories."""
 

@@ -246,7 +246,8 @@ class NoteStore:
                 dropped["notes repeated within an admission"] += self._drop_repeats(admission)
         kept = sum(len(admission.pieces) for admission in self.admissions.values())
         words = sum(admission.tokens for admission in self.admissions.values())
-        progress(f"notes: {kept:,} of {len(self.admissions):,} admissions, {words:,} words")
+        of = f" of {len(self.admissions):,} admissions" if kept > len(self.admissions) else ""
+        progress(f"notes: {kept:,}{of}, {words:,} words")
 
     def _enter(self, note: Note, piece: Piece) -> None:
         admission = self.admissions.setdefault(note.admission, Admission(note.subject, []))

@@ -1,4 +1,4 @@
-"""The command line: `marn train`, `marn predict`, `marn evaluate`, `marn score`.
+"""The command line: `marn train`, `marn sweep`, `marn predict`, `marn evaluate`, `marn score`.
 
 A command is a function of this module. What takes long to import is imported within it, so that
 `--help` is there at once.
@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 from pydantic import Field, NonNegativeInt
@@ -24,7 +24,7 @@ import marn
 from marn import command_line
 from marn.errors import MarnError
 from marn.progress import Progress, counted, duration
-from marn.settings import Count, Encoding, Location, Seed, settings
+from marn.settings import Count, Encoding, Location, Seed, check, settings
 from marn.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -41,24 +41,29 @@ _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of torchrun, srun and Fabric
 _RECIPE = {"clip_norm", "epochs", "learning_rate", "patience", "schedule", "warmup"}
 _LENGTH = {"epochs", "patience"}
 
+_OF_READERS = {"monitor", "seed"}  # all that matters to a system that learns at once
+_Recipes = Literal["auto", "paper", "laptop", "few_notes"]
+
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the model.")]
 _CorpusFolder = Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of the corpus.")]
 _SystemOptions = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=VALUE",
-        help="An option of the system, such as hidden_size=64; the value is JSON, or text. "
-        "Repeat it for several. seed=… is the seed of the initial weights; default: --seed.",
+        help="An option of the system NAME, such as hidden_size=64; the value is JSON, or text. "
+        "Repeat --model for several. seed=… is the seed of the initial weights; default: --seed.",
     ),
 ]
 _Recipe = Annotated[
-    Literal["auto", "paper", "laptop", "few_notes"],
+    str,
     typer.Option(
+        metavar="|".join(get_args(_Recipes)),
+        autocompletion=lambda: [*get_args(_Recipes)],
         help="Options and settings to start from: those of the system's paper; laptop, for one "
         "processor core; or few_notes, for a few hundred notes (words and titles of codes, see "
         "chapter 7). auto takes few_notes for up to 1,000 notes if the system supports it and "
         "you give no option of the system, learning rate, schedule, clipping or --init-from; "
-        "otherwise paper."
+        "otherwise paper.",
     ),
 ]
 _InitFrom = Annotated[
@@ -128,12 +133,16 @@ def train(
     """
     from marn import parallel
     from marn.corpus import Corpus
-    from marn.registry import build, check_options, system
+    from marn.registry import available, build, check_options, system
     from marn.train.launch import start
     from marn.train.loop import fit
     from marn.train.recipes import suits
 
+    check("recipe", _Recipes, recipe, "auto")
     TrainConfig.of(system(name), **given)  # refuses what is wrong before the corpus is read
+    idle = [f"--{key.replace('_', '-')}" for key in given if key not in _OF_READERS]
+    if idle and name in available(text=True):
+        raise MarnError(f"{name} takes no training settings; leave out {', '.join(idle)}")
     options = command_line.pairs("--model", model or [])
     check_options(name, {key: options[key] for key in options if key != "seed"})
     data = Corpus.load(corpus)

@@ -9,8 +9,12 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 
-def run_here(path: Path, parameters: dict[str, Any]) -> None:
-    """Run a notebook's cells in this process, with the parameters as papermill puts them in."""
+def run_here(path: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Run a notebook's cells in this process, with the parameters as papermill puts them in.
+
+    Returns:
+        The names that the cells define.
+    """
     cells = parameterize_notebook(load_notebook_node(str(path)), parameters).cells
     (injected,) = [cell for cell in cells if "injected-parameters" in cell.metadata.tags]
     lines = injected.source.splitlines()[1:]  # below papermill's comment
@@ -24,3 +28,4 @@ def run_here(path: Path, parameters: dict[str, Any]) -> None:
                 exec(compile(cell.source, f"{path.stem}, cell {number}", "exec"), names)
     finally:
         torch.set_default_dtype(number_type)  # which a chapter may change
+    return names

@@ -35,6 +35,10 @@ def corpus(tmp_path_factory):
         ("--learning-rate NaN", "learning_rate must be a finite number"),
         ("--device=", "--device is empty; give a value, or leave the option out"),
         ("extra", "got unexpected extra argument"),
+        (
+            "--recipe foo",
+            "recipe must be 'auto', 'paper', 'laptop' or 'few_notes', but got 'foo'; the default",
+        ),
         ("--init-from nowhere", "nowhere contains no model (model.json is missing)"),
     ],
 )
@@ -72,6 +76,17 @@ def test_a_recipe_is_a_start_that_options_change(corpus, tmp_path, capsys):
     words[0] = "cnn"
     assert main(["train", *words]) == 2
     assert "cnn cannot take word_path" in capsys.readouterr().err
+
+
+def test_a_system_that_learns_at_once_takes_no_training_settings(corpus, tmp_path, capsys):
+    line = ["train", "words", str(corpus), str(tmp_path / "run")]
+    assert main([*line, "--learning-rate", "0.1", "--epochs", "3", "--seed", "1"]) == 2
+    assert capsys.readouterr().err == (
+        "marn train: words takes no training settings; leave out --epochs, --learning-rate\n"
+    )
+    assert not (tmp_path / "run").exists()
+    assert main([*line, "--seed", "1", "--monitor", "micro_f1"]) == 0
+    assert "dev icd micro_f1 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

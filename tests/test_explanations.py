@@ -1,6 +1,7 @@
 """The experiment on explanations: its own figures by hand."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -58,9 +59,10 @@ def test_every_run_of_the_sweep_is_explained(tmp_path, capsys):
         model = marn.build("caml", corpus, seed=seed, **SYSTEM_SIZES["caml"])
         run = marn.fit(model, corpus, {"epochs": 1}, run_dir=tmp_path / f"s{seed}/run", quiet=True)
         recording.record(run, corpus)
-    line = ["score", str(tmp_path), str(corpus.path), "--out", str(tmp_path / "out.json")]
+    line = ["score", str(tmp_path), str(corpus.path), "--out", str(tmp_path / "its out.json")]
     assert explanations.main(line) == 0
-    found = json.loads((tmp_path / "out.json").read_text())
+    found = json.loads((tmp_path / "its out.json").read_text())
+    assert shlex.split(found["command"]) == ["python", "book/experiments/explanations.py", *line]
     assert found["seeds"] == [0, 1]
     assert found["provenance"]["systems trained at"]
     assert found["corpora"]["hospital"]["notes explained"] == len(corpus["test"])

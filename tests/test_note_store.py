@@ -127,6 +127,14 @@ def test_against_the_plain_rule(store, monkeypatch, batch):
         assert store.tokens(admission).tolist() == vocabulary.encode(words).tolist()
 
 
+def test_admissions_are_reported_only_where_one_has_several_notes(store):
+    lines = []
+    store.read(
+        [Note("1", "1", "cough and fever"), Note("2", "2", "fever")], Counter(), lines.append
+    )
+    assert lines == ["notes: 2, 4 words"]
+
+
 def test_a_word_counts_once_for_a_note(store):
     # "both" is in 600 notes, "even" in 300, twice in each.
     texts = ["both even even" if number % 2 == 0 else "both" for number in range(600)]

@@ -14,6 +14,7 @@ import pytest
 from notebooks import run_here
 
 import chapters
+import marn
 from chapters import BOOK
 from data_prep.__main__ import main as data_prep
 from marn.errors import MarnError
@@ -144,6 +145,7 @@ def test_chapter_12_shows_no_codes_or_words_of_credentialed_notes(
     row = "note_id,code,title,probability,words\nn7,I10,Pressure,0.9,amlodipine\n"
     (tmp_path / "codes.csv").write_text(row)
     known = {"here": tmp_path, "new_notes": "", "data": SimpleNamespace(is_open=is_open)}
+    known["run_dir"] = tmp_path / "model"
     known |= {
         "command": lambda line: 0,
         "pd": pd,
@@ -154,6 +156,68 @@ def test_chapter_12_shows_no_codes_or_words_of_credentialed_notes(
     exec(before, known)
     shown = str(eval(last, known))
     assert [part in shown for part in ("n7", "I10", "amlodipine")] == [is_open] * 3
+
+
+@pytest.fixture(scope="module")
+def begin_of_12(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Chapter 12 up to the cell that trains."""
+    book = nbformat.read(BOOK / "12_your_notes.ipynb", as_version=4)
+    trains = next(i for i, cell in enumerate(book.cells) if "run = marn.fit(" in cell.source)
+    book.cells = book.cells[: trains + 1]
+    path = tmp_path_factory.mktemp("chapter") / "12_your_notes.ipynb"
+    nbformat.write(book, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["notes"], "new_notes is empty; give the path of the notes to code"),
+        (["new_notes"], "notes is empty; give the path of your table of notes"),
+        (["notes", "assigned", "new_notes"], "assigned .* does not exist; give the path"),
+    ],
+)
+def test_chapter_12_refuses_tables_before_it_makes_anything(
+    given: list[str],
+    said: str,
+    begin_of_12: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(chapters.ROOT)
+    (tmp_path / "there.csv").write_text("note_id,text\n")
+    here = {name: str(tmp_path / "there.csv") for name in given}
+    here |= {"folder": str(tmp_path / "out")}
+    here |= {"assigned": str(tmp_path / "missing.csv")} if "assigned" in given else {}
+    with pytest.raises(MarnError, match=said):
+        run_here(begin_of_12, here)
+    assert not (tmp_path / "out").exists()
+
+
+def test_chapter_12_takes_codes_beside_the_notes_and_one_table_after_another(
+    begin_of_12: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(marn, "fit", lambda *given, **named: SimpleNamespace(best_epoch=1))
+    table, made = tmp_path / "notes.csv", set()
+    for word, seed in (("cough", 0), ("fever", 0), ("fever", 1)):
+        rows = ["note_id,split,text,codes", "n0,train,a note with an old number,J18.9"]
+        rows += [
+            f"n{i},{('train', 'dev', 'test')[i % 3]},known {word} and no pain,I10; J18.9"
+            for i in range(30)
+        ]
+        table.write_text("\n".join(rows))
+        monkeypatch.chdir(chapters.ROOT)  # the chapter goes into the folder of the book
+        here = {"notes": str(table), "new_notes": str(table), "folder": str(tmp_path / "out")}
+        names = run_here(begin_of_12, here | ({"seed": seed} if seed else {}))
+        shown = capsys.readouterr().out
+        assert shown.startswith("left out: ")
+        assert "1 notes with a note_id seen before" in shown
+        assert (names["data"].name, names["data"].is_open) == ("corpus", False)
+        made.add(names["run_dir"])
+    assert len(made) == 3
 
 
 def test_every_chapter_with_a_corpus_can_have_another_one() -> None:

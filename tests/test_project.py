@@ -105,6 +105,16 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+def test_readme_names_every_module_of_the_library_and_no_other() -> None:
+    tree = (ROOT / "README.md").read_text().partition("marn/        the library")[2]
+    named: set[str] = set()
+    for line in tree.partition("\ndata_prep/")[0].splitlines():
+        named |= {name.removesuffix(".py").rstrip("/") for name in line[:37].split()}
+    there = {path.stem for path in (ROOT / "marn").glob("*.py")} - {"__init__", "__main__"}
+    there |= {path.parent.name for path in (ROOT / "marn").glob("*/__init__.py")}
+    assert named == there
+
+
 def test_make_names_its_targets() -> None:
     named = {line.split()[1] for line in make().stdout.splitlines()}
     assert named >= {"book", "site", "lab", "test", "data", "chapters", "lint", "nbval", "lock"}

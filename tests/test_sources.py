@@ -57,6 +57,22 @@ def test_help(name, capsys):
         assert key in shown.replace("-", "_") or key.upper() in shown
 
 
+@pytest.mark.parametrize("name", ["codiesp", "cantemist", "own"])
+def test_help_of_a_source_without_admissions_names_none(name, capsys):
+    assert main([name, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "admission" not in shown
+    assert "By default patients" not in shown
+    assert ("Instead of the official splits" in shown) == (name != "own")
+
+
+def test_help_of_the_audit_is_about_its_options(capsys):
+    assert main(["audit", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "audit_raw" not in shown
+    assert "with --raw the raw code tables" in shown
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_what_all_sources_share(name):
     module = SOURCES[name]

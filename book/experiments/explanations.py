@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shlex
 import sys
 import tempfile
 import time
@@ -372,7 +373,7 @@ def run(args: argparse.Namespace, report: Callable[[str], None]) -> dict[str, An
         }
     summary, differences = summarise(tables)
     return {
-        "command": f"python book/experiments/explanations.py score --notes {args.notes}",
+        "command": f"python book/experiments/explanations.py {shlex.join(args.line)}",
         "sweep": "python -m marn sweep book/experiments/explanations.yaml",
         "seeds": sorted({made["options"]["seed"] for made, _ in runs}),
         "corpora": about,
@@ -397,6 +398,7 @@ def main(line: Sequence[str] | None = None) -> int:
     score.add_argument("--notes", type=int, default=40, help="notes explained, of each corpus")
     score.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args(line)
+    args.line = sys.argv[1:] if line is None else line
 
     def report(text: str) -> None:
         sys.stdout.write(f"{text}\n")

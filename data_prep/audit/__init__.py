@@ -1,8 +1,7 @@
 """Count the problems and oddities of a corpus or of raw tables.
 
-`audit` reads a prepared corpus, `audit_raw` the raw code tables of MIMIC-III, with or without
-notes. Both return findings: a count, the total, what it means and what to do. The texts of all
-findings are in `findings.csv`.
+Reads a prepared corpus, or with --raw the raw code tables of MIMIC-III, with or without notes. Each
+finding has a count, the total, what it means and what to do.
 
 A finding names codes, and never text, ids or dates, whatever the data. For
 credentialed data, a code is an example only if at least `marn.privacy.MINIMUM_CELL` notes or rows

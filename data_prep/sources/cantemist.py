@@ -23,7 +23,7 @@ from pydantic import Strict
 from data_prep import column_names, splits, tables
 from data_prep.code_systems.systems import CodeSystem
 from data_prep.code_systems.title_lists import read_titles
-from data_prep.config import PrepareConfig, check_out
+from data_prep.config import CasesConfig, check_out
 from data_prep.corpus_writer import replacing
 from data_prep.prepare import Annotation, Coding, Note, Origin, Progress, Records, prepare
 from data_prep.sources.codiesp import pieces_of
@@ -43,7 +43,7 @@ _CODE: Final = re.compile(r"^#\d+\tAnnotatorNotes T(\d+)\t(\S+)", re.MULTILINE)
 
 
 @settings
-class Config(PrepareConfig):
+class Config(CasesConfig):
     """Set the options of `python -m data_prep cantemist`."""
 
     raw: Location

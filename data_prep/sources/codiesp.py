@@ -34,7 +34,7 @@ from data_prep import coded_abstracts, splits, tables
 from data_prep.code_systems import icd10
 from data_prep.code_systems.ccs import Ccsr
 from data_prep.code_systems.systems import Icd10
-from data_prep.config import PrepareConfig, check_out
+from data_prep.config import CasesConfig, check_out
 from data_prep.corpus_writer import replacing
 from data_prep.fetch import fetch
 from data_prep.prepare import Annotation, Coding, Note, Origin, Progress, Records, prepare
@@ -59,7 +59,7 @@ _DIAGNOSIS: Final = "DIAGNOSTICO"
 
 
 @settings
-class Config(PrepareConfig):
+class Config(CasesConfig):
     """Set the options of `python -m data_prep codiesp`."""
 
     raw: Location

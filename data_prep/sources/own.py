@@ -38,7 +38,7 @@ from marn.corpus.columns import ID_NAMES, TEXT_NAMES, alias, plain_id
 from marn.corpus.loose_tables import Table, open_table, read_text
 from marn.errors import MarnError
 from marn.progress import counted
-from marn.settings import Encoding, Location, settings
+from marn.settings import Count, Encoding, Location, settings
 
 
 @settings
@@ -62,6 +62,15 @@ class Config(CcsConfig):
     """Language of the notes, recorded in the card."""
     codes: str = "full"
     """How many of the most frequent codes to keep, or "full" for all."""
+    min_code_count: Count = 1
+    """Minimum number of notes that must have a code for it to be kept."""
+    splits: Location | None = None
+    """Folder of {train,dev,test}_CODES_hadm_ids.csv, lists of note ids in CAML's form; a table of
+    note ids and splits (CSV, Parquet or Feather); or shares of the patients, such as 0.8,0.1,0.1.
+    By default the splits that the notes name; if they name none, patients are split by a hash."""
+    vocabulary: Literal["corpus", "full"] = "corpus"
+    """Notes for the vocabulary and word vectors: "corpus", the corpus's own training notes; "full",
+    all training notes, also those without a kept code."""
 
 
 def run(config: Config, progress: Progress) -> Path:
