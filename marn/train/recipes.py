@@ -39,10 +39,10 @@ def laptop(name: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
 
     The size and the learning rate of each system are in a row of `laptop.json`. All systems share
     the rest: notes of up to 1,000 words, output biases that start at the codes' log odds (with 378
-    steps this raises the scores of 16 of 17 systems, see book/results/systems.json), batches of 16,
-    and `marn.train.config.of_steps`. A recipe counts steps, because a system that gets too few
-    learns nothing. The recipe of a system that reads text is empty, because it is fitted in one
-    step.
+    steps this raises the scores of 12 of 13 systems, see book/results/systems.json and
+    released.json), batches of 16, and `marn.train.config.of_steps`. A recipe counts steps, because
+    a system that gets too few learns nothing. The recipe of a system that reads text is empty,
+    because it is fitted in one step.
 
     Args:
         name: one of `marn.available()` or `marn.available(text=True)`.
