@@ -55,7 +55,8 @@ def home(tmp_path):
 
 def write(home, **said):
     path = home / "experiment.yaml"
-    path.write_text(yaml.safe_dump({"notebook": "work.ipynb", **said}, sort_keys=False))
+    notebook = {} if "extends" in said else {"notebook": "work.ipynb"}
+    path.write_text(yaml.safe_dump(notebook | said, sort_keys=False))
     return path
 
 
@@ -115,6 +116,9 @@ def test_an_experiment_extends_another(home):
     assert runs[0].parameters == {"bias": 3, "wait": 0.0, "bad": True, "seed": 0}
     (home / "own.yaml").write_text("extends: base.yaml\ngrid: {row: [d]}")
     with pytest.raises(MarnError, match="axis 'row' has no label 'd'"):
+        read(home / "own.yaml")
+    (home / "own.yaml").write_text("extends: own.yaml")
+    with pytest.raises(MarnError, match=r"own\.yaml extends an experiment itself"):
         read(home / "own.yaml")
     (home / "own.yaml").write_text("extends: none.yaml")
     with pytest.raises(MarnError, match=r"none\.yaml cannot be read"):
@@ -425,7 +429,8 @@ def test_every_experiment_of_the_book_can_be_run(path, home):
     for name in set(re.findall(r"\.\./\.\./data/(\w+)", text)):
         (home / name).symlink_to(home / "toy")
     said = yaml.safe_load(text.replace("../../data", str(home)))
-    said["notebook"] = str(path.parent / said["notebook"])
+    for key in {"notebook", "extends"} & {*said}:
+        said[key] = str(path.parent / said[key])
     said["parameters"] = said.get("parameters", {}) | {"corpus": str(home / "toy")}
     runs = plan(write(home, **said), home / "runs")
     assert len({run.folder for run in runs}) == len(runs) > 0

@@ -103,7 +103,7 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
     """
     said = _load(path)
     if "extends" in said:
-        said = _extended(_load(path.parent / str(said["extends"])), said)
+        said = _extended(path.parent / str(said["extends"]), said)
     if "overrides" in said:
         raise MarnError(f"{path} has 'overrides', which is what --set sets; use parameters")
     for key, value in (changes or {}).items():
@@ -128,8 +128,13 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
     return experiment
 
 
-def _extended(said: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Return an experiment with the settings that another file gives."""
+def _extended(path: Path, own: dict[str, Any]) -> dict[str, Any]:
+    """Return the experiment of a file, with the settings that another file gives."""
+    said = _load(path)
+    if "extends" in said:
+        raise MarnError(f"{path} extends an experiment itself; extend that one")
+    if "notebook" in said:
+        said["notebook"] = str((path.parent / str(said["notebook"])).resolve())
     grid = said["grid"] | {
         axis: _axis(axis, said["grid"].get(axis), values) for axis, values in own["grid"].items()
     }
