@@ -122,7 +122,7 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
             raise MarnError(f"axis {axis!r} of the grid is empty; give it values or leave it out")
         parts += values.values() if isinstance(values, Mapping) else []
     if any("seed" in part for part in parts):
-        raise MarnError(f"{path}: the seed is no parameter of an experiment; give seeds: [3]")
+        raise MarnError(f"{path} sets the seed as a parameter; give seeds: [3] instead")
     if (runs := math.prod(map(len, [experiment.seeds, *experiment.grid.values()]))) > _MOST:
         raise MarnError(f"{path} asks for {runs:,} runs, and at most {_MOST:,} are made; split it")
     return experiment

@@ -76,7 +76,7 @@ def table(
         row does not have it), `footnotes`.
 
     Raises:
-        MarnError: there is no such dataset, task or paper, or the papers have no scores of them.
+        MarnError: there is no such dataset, task or paper, or the papers print no scores for it.
     """
     if unknown := sorted(set(papers) - set(PAPERS)):
         raise MarnError(f"no paper is called {unknown[0]!r}; use one of {', '.join(PAPERS)}")
