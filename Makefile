@@ -69,15 +69,19 @@ lint: environment  ## run ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Each file runs in one process, so that what its tests share is made once; in the order of their names,
+# since chapters that train come early, and a long one at the end would leave a processor idle.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+
 unit: data  ## run every test but nbval's, and the examples in docstrings
-	$(BIN)/pytest -n 2 --dist loadgroup --durations 10 --doctest-modules tests marn data_prep
+	$(BIN)/pytest $(WORKERS) --durations 10 --doctest-modules tests marn data_prep
 
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 1800 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider
 NOTEBOOKS = $(if $(CHAPTER),$(foreach number,$(CHAPTER),$(wildcard book/$(number)*.ipynb)),$(wildcard book/[0-9]*.ipynb))
 nbval: export TQDM_DISABLE := 1  # as the stored outputs were made
 nbval: model  ## execute every chapter and compare it with its stored outputs (CHAPTER="03" for one)
 	@rm -rf runs/[0-9][0-9]_*  # otherwise a chapter would resume an earlier run
-	$(BIN)/pytest $(NBVAL) -n 2 --dist loadfile $(NOTEBOOKS)
+	$(BIN)/pytest $(NBVAL) $(WORKERS) $(NOTEBOOKS)
 
 bench: environment  ## run benchmarks against a straightforward reference (NAME="scores gru" for some)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(NAME)

@@ -227,7 +227,7 @@ def _assign(
     """
     given = _as_frame(codings)
     noted = given.filter(pl.col("admission").is_in(list(admissions)))
-    dropped["codes of admissions without a note"] += len(given) - len(noted)
+    dropped["codings of admissions without a note"] += len(given) - len(noted)
     assigned = noted.unique(maintain_order=True)
     dropped["codes repeated within an admission"] += len(noted) - len(assigned)
     coded = assigned["admission"].n_unique()
@@ -240,7 +240,7 @@ def _assign(
     if len(kept) < len(counts):
         rare = counts[len(kept) :]
         assigned = assigned.join(rare, on=["kind", "code"], how="anti", maintain_order="left")
-        dropped["codes less frequent than the kept ones"] += int(rare["len"].sum())
+        dropped["codings of codes less frequent than the kept ones"] += int(rare["len"].sum())
         if not choices.keep_uncoded:
             dropped["admissions without a kept code"] += coded - assigned["admission"].n_unique()
     return assigned, len(counts)

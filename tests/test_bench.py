@@ -15,8 +15,6 @@ from benchmarks.__main__ import main
 
 from marn import MarnError
 
-pytestmark = pytest.mark.xdist_group("bench")  # one server of fresh processes for all
-
 
 @pytest.fixture(autouse=True)
 def small_products(monkeypatch):

@@ -199,7 +199,7 @@ COUNTED = {
     ),
     "a code row of an id in no table": (
         lambda r: r.add("9,1,199999,1,4280\n", "codes"),
-        "codes of admissions without a note",
+        "codings of admissions without a note",
     ),
     "a code row twice": (
         lambda r: r.add("9,1,145000,1,4280\n", "codes"),

@@ -95,7 +95,7 @@ def test_by_hand(raw_tables, prepare, capsys, zipped):
         "DIAGNOSES_ICD rows whose code has no form of ICD-9-CM": 1,
         "DIAGNOSES_ICD rows without a code": 1,
         "admissions with a note and without a code": 1,
-        "codes of admissions without a note": 1,
+        "codings of admissions without a note": 1,
         "codes repeated within an admission": 1,
         "notes of other categories": 1,
         "notes that are empty": 1,

@@ -188,7 +188,7 @@ def test_what_cannot_be_used_is_counted(raw, prepare):
     assert [code for code, _ in _codes(corpus)] == ["02100Z9", "I50.23", "M1A.00X0", "Z99.Z"]
     assert corpus.card["dropped"] == {
         "codes kept without a category": 1,  # no code begins with Z99.Z
-        "codes of admissions without a note": 1,
+        "codings of admissions without a note": 1,
         "codes repeated within an admission": 1,
         "diagnoses_icd rows whose code has no form of ICD-10-CM and ICD-10-PCS": 1,
         "diagnoses_icd rows without a code": 1,

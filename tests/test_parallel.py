@@ -30,8 +30,6 @@ from marn.cli import main
 from marn.nn.ram import TokenNorm
 from marn.train import budget, launch, memory
 
-pytestmark = pytest.mark.xdist_group("devices")  # one pair of processes for all of these tests
-
 CONFIG = TrainConfig(epochs=2, batch_size=8, learning_rate=1e-3, seed=3, device="cpu")
 STILL = {"embedding_dropout": 0.0}  # no dropout, which differs between numbers of devices
 # 25 notes leave a batch of one, of which the second process gets nothing.

@@ -95,7 +95,7 @@ def test_by_hand(tmp_path):
     assert +dropped == {
         "notes without a word": 1,
         "admissions with a note and without a code": 1,
-        "codes of admissions without a note": 1,
+        "codings of admissions without a note": 1,
         "codes repeated within an admission": 1,
         "codes kept without a category": 2,
     }
@@ -115,7 +115,7 @@ def test_most_frequent_codes_and_ties(tmp_path):
     assert make(tmp_path / "one", codes="2")[0].tasks == {"icd": 2, "ccs": 2}
     corpus, dropped = make(tmp_path / "two", codes="3")
     assert [entry.code for entry in corpus.codes["icd"]] == ["401.9", "428.0", "96.04"]
-    assert dropped["codes less frequent than the kept ones"] == 1
+    assert dropped["codings of codes less frequent than the kept ones"] == 1
     codings = [coding for coding in CODINGS if coding.code != "401.9"]
     with pytest.raises(MarnError, match="split train"):
         make(tmp_path / "x", codings=[Coding("3", "dx", "401.9")])
