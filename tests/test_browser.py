@@ -24,10 +24,11 @@ pytestmark = pytest.mark.browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
-# No word to the browser's maker, whose hosts may not be reachable.
+# No word to the browser's maker, whose hosts may not be reachable, and no imitated graphics card.
 QUIET = [
     "--disable-background-networking",
     "--disable-component-update",
+    "--disable-gpu",
     "--disable-quic",
     "--disable-sync",
     "--no-first-run",
@@ -145,14 +146,16 @@ def site(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "_build" / "html"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def visit(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
-    """Open a page off line and look at all of it; gives the page and what is wrong with it."""
-    contexts = []
+    """Open a page off line and look at all of it; gives the page and what is wrong with it.
 
-    def look(path: Path, theme: str, viewport: dict[str, int]) -> tuple[Any, list[str]]:
+    Pages of one theme and size follow each other in one window, which keeps what it has compiled.
+    """
+    windows: dict[tuple[str, int], tuple[Any, list[str]]] = {}
+
+    def window(theme: str, viewport: dict[str, int]) -> tuple[Any, list[str]]:
         context = browser.new_context(viewport=viewport, color_scheme=theme, offline=True)
-        contexts.append(context)
         page = context.new_page()
         wrong: list[str] = []
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
@@ -164,10 +167,19 @@ def visit(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
         page.on(
             "request",
             lambda request: (
-                request.url.startswith(("file:", "data:", "blob:"))
+                request.url.startswith(("about:", "file:", "data:", "blob:"))
                 or wrong.append(f"asks elsewhere: {request.url}")
             ),
         )
+        return page, wrong
+
+    def look(path: Path, theme: str, viewport: dict[str, int]) -> tuple[Any, list[str]]:
+        key = (theme, viewport["width"])
+        if key not in windows:
+            windows[key] = window(theme, viewport)
+        page, wrong = windows[key]
+        page.goto("about:blank")  # what the last page leaves undone is not this one's fault
+        wrong.clear()
         page.goto(path.as_uri(), wait_until="load", timeout=1000 * PAGE_SECONDS)
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         for number, figure in enumerate(page.query_selector_all(".marn-fig"), 1):
@@ -192,8 +204,8 @@ def visit(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
         return page, wrong
 
     yield look
-    for context in contexts:
-        context.close()
+    for page, _ in windows.values():
+        page.context.close()
 
 
 @pytest.mark.parametrize("name", [*pages(), "genindex", "prf-prf", "py-modindex", "search"])
