@@ -69,7 +69,7 @@ MAKERS = {
     "focal_curves": figures.focal_curves,
     "focal_optimum": figures.focal_optimum,
     "training_curves": lambda: figures.training_curves(history(), SCORES, best_epoch=4),
-    "score_bars": lambda: figures.score_bars(scores(), metric="micro F1"),
+    "score_bars": lambda: figures.score_bars(scores(), metric="micro-F1"),
     "loss_by_frequency": lambda: figures.loss_by_frequency({HOSTILE: losses(), "b": losses()}),
     "code_clusters": lambda: figures.code_clusters(
         points(30),
@@ -257,7 +257,7 @@ def test_training_curves_put_loss_above_and_scores_below():
     assert figure.layout.xaxis2.dtick == 1
     assert [trace.yaxis for trace in figure.data] == ["y", "y2", "y2"]
     assert figure.data[2].y == (None, 0.1, 0.2, 0.3, 0.4)
-    names = ["training loss", "dev ICD, micro F1", "dev ICD, macro F1 (CAML)"]
+    names = ["training loss", "dev ICD, micro-F1", "dev ICD, macro-F1 (CAML)"]
     assert [trace.name for trace in figure.data] == names
     assert figure.layout.title.text == "Training (best: epoch 4)"
     assert {shape.x0 for shape in figure.layout.shapes} == {4}
@@ -266,7 +266,7 @@ def test_training_curves_put_loss_above_and_scores_below():
 
 
 def test_score_bars_put_bar_and_interval_in_one_place():
-    figure = figures.score_bars(scores(), metric="micro F1")
+    figure = figures.score_bars(scores(), metric="micro-F1")
     base, ram, halo, line = figure.data
     assert [base.name, ram.name] == ["base", "+ RAM"]
     # three names at 0, 1, 2; two parts 0.4 apart around each
@@ -282,11 +282,11 @@ def test_score_bars_put_bar_and_interval_in_one_place():
 
 def test_score_bars_need_only_names_and_means():
     bars = pd.DataFrame({"name": ["a", "b"], "mean": [0.99, 0.2]})
-    figure = figures.score_bars(bars, metric="micro F1")
+    figure = figures.score_bars(bars, metric="micro-F1")
     assert len(figure.data) == 1
     assert list(figure.layout.xaxis.range) == [0, 1]
     with pytest.raises(MarnError, match="mean"):
-        figures.score_bars(pd.DataFrame({"name": ["a"]}), metric="micro F1")
+        figures.score_bars(pd.DataFrame({"name": ["a"]}), metric="micro-F1")
 
 
 def test_loss_by_frequency_draws_codes_or_medians_of_runs():

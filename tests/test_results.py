@@ -148,11 +148,11 @@ def test_systems_are_compared_on_the_same_seeds(folder):
 
 
 def test_every_format_is_written(tmp_path):
-    table = pd.DataFrame({"system": ["a_b"], "micro F1": [0.123456]})
+    table = pd.DataFrame({"system": ["a_b"], "micro-F1": [0.123456]})
     files = results.publish(table, tmp_path / "t", digits=3)
     texts = {file.suffix: file.read_text() for file in files}
-    assert texts[".csv"] == "system,micro F1\na_b,0.123\n"
-    assert json.loads(texts[".json"]) == [{"system": "a_b", "micro F1": 0.123}]
+    assert texts[".csv"] == "system,micro-F1\na_b,0.123\n"
+    assert json.loads(texts[".json"]) == [{"system": "a_b", "micro-F1": 0.123}]
     assert "| a_b" in texts[".md"]
     assert "<td>0.123</td>" in texts[".html"]
     assert r"a\_b & 0.123 \\" in texts[".tex"]

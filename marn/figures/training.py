@@ -52,9 +52,9 @@ def training_curves(history: pd.DataFrame, scores: Sequence[str], *, best_epoch:
 
 
 def _label(column: str) -> str:
-    """Return "dev ICD, micro F1" for the column "dev/icd/micro_f1"."""
+    """Return "dev ICD, micro-F1" for the column "dev/icd/micro_f1"."""
     *where, score = column.split("/")
-    name = score.replace("_", " ").replace("f1", "F1").replace("auc", "AUC")
+    name = score.replace("_f1", "-F1").replace("_auc", "-AUC").replace("_", " ")
     name = name.replace(" caml", " (CAML)").replace(" all", " (all codes)")
     place = " ".join(part.upper() if part in ("icd", "ccs") else part for part in where)
     return f"{place}, {name}" if place else name
