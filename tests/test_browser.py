@@ -103,6 +103,9 @@ MATHS = "[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx
 # until what waits for a frame (observers of sizes, of the medium) has run
 FRAMES = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
+# what is folded fades in when it is opened, and would be judged while it is pale
+STILL = "document.getAnimations().forEach(animation => animation.cancel())"
+
 
 def pages() -> list[str]:
     """Names of the pages in the table of contents."""
@@ -199,6 +202,7 @@ def visit(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
         except sync_api.TimeoutError:
             wrong.append("an equation is not set")
         page.evaluate(FRAMES)
+        page.evaluate(STILL)
         if (width := page.evaluate("document.documentElement.scrollWidth")) > viewport["width"]:
             wrong.append(f"{width} pixels wide in a window of {viewport['width']}")
         return page, wrong
