@@ -45,23 +45,12 @@ def test_the_dot_is_placed_by_the_table_of_origin(kind: str, raw: str, expected:
 @pytest.mark.parametrize(
     ("kind", "raw"),
     [
-        ("dx", ""),
-        ("dx", "  "),
         ("dx", "42"),
-        ("dx", "427311"),
-        ("dx", "42.731"),
         ("dx", "427."),
         ("dx", "E84901"),
-        ("dx", "E84"),
         ("dx", "V5"),
-        ("dx", "I10"),
-        ("dx", "ICD9_CODE"),
         ("dx", "４２７"),
-        ("pr", "4"),
-        ("pr", "33.1.0"),
         ("pr", "331.1"),
-        ("pr", "45."),
-        ("pr", "V58"),
         ("pr", "12345"),
     ],
 )
