@@ -10,10 +10,6 @@ from marn.nn.heads import TanhAttention
 from marn.transformers.base import TransformerCoder
 
 
-def _attention(size: int, tasks: Mapping[str, int]) -> TanhAttention:
-    return TanhAttention(size, tasks, attention_size=size)
-
-
 class PLMICD(TransformerCoder):
     """A transformer on consecutive windows of a note; codes attend to all pieces.
 
@@ -52,7 +48,9 @@ class PLMICD(TransformerCoder):
 
     def __init__(self, *, window: int = 128, **shared: Any) -> None:
         shared.setdefault("max_length", 3072)
-        super().__init__(_attention, **shared)
+        super().__init__(
+            lambda size, tasks: TanhAttention(size, tasks, attention_size=size), **shared
+        )
         self.check_window(window)
         self.window = window
 
