@@ -5,7 +5,6 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any, Final
 
 from data_prep.code_systems.systems import dotted_icd9, known
@@ -45,14 +44,9 @@ def finding(
         examples: codes.
         **parts: values of the placeholders in name, meaning and remedy.
     """
-    row = _texts()[name]
+    row = {row["name"]: row for row in shipped("audit/findings.csv")}[name]
     name, meaning, remedy = (row[key].format(**parts) for key in ("name", "meaning", "remedy"))
     return Finding(name, count, of, row["unit"], tuple(examples), meaning, remedy)
-
-
-@cache
-def _texts() -> dict[str, dict[str, str]]:
-    return {row["name"]: row for row in shipped("audit/findings.csv")}
 
 
 def report(findings: Sequence[Finding]) -> str:
