@@ -66,18 +66,16 @@ def spoken(title: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if found := re.match(pattern, noun):
             names += [form.format(*found.groups()) for form in forms]
             break
-    names += [_abbreviated(name) for name in (names[0], names[-1])]
+    names += [
+        _long_words().sub(lambda found: rules["short"][found[0]], name)
+        for name in (names[0], names[-1])
+    ]
     short = re.split(r" (?:of|for|in|by|or|and|to|on|from) ", names[-1])[0]
     if len(short) >= 8 and " " in short:
         names.append(short)
     names = [name for name in names if len(name) <= 32] or [min(names, key=len)]
     post = tuple(part.strip(" ,") for part in rest if part.strip(" ,"))
     return tuple(dict.fromkeys(names)), post
-
-
-def _abbreviated(name: str) -> str:
-    short = settings("rare.toml")["short"]
-    return _long_words().sub(lambda found: short[found[0]], name)
 
 
 @cache
