@@ -89,7 +89,10 @@ class CamlLabels:
             while len(listed) < CHUNK and (more := list(islice(rows, CHUNK - len(listed)))):
                 chunk += more
                 listed += [row for row in more if row.admission in admissions]
-            is_number = all(_is_number(row.written) for row in listed)
+            # pandas reads missing codes as numbers too
+            is_number = all(
+                not row.written or row.written.replace(".", "").isdecimal() for row in listed
+            )
             for row in chunk:
                 if row.code is not None:
                     yield self._coding(row, is_number and row.admission in admissions)
@@ -118,8 +121,3 @@ class CamlLabels:
             return None
         meant = self._meant[kind, name]
         return self._category(kind, min(meant, key=lambda code: (-meant[code], code)))
-
-
-def _is_number(written: str) -> bool:
-    """Return whether pandas reads a code as a number; a missing code counts as one."""
-    return not written or written.replace(".", "").isdecimal()
