@@ -142,7 +142,9 @@ def examine(path: Path, root: Path | None = None, content: bytes | None = None) 
 which git ignores']
     """
     path = (path if root is None else root / path).absolute()
-    root = (_work_tree(path) if root is None else root).absolute()
+    if root is None:
+        root = next((folder for folder in path.parents if (folder / ".git").exists()), path.parent)
+    root = root.absolute()
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
     return _examine_all([(name, path.read_bytes() if content is None else content)], root)
 
@@ -332,10 +334,6 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _joined(source: str | list[str]) -> str:
     return source if isinstance(source, str) else "".join(source)
-
-
-def _work_tree(path: Path) -> Path:
-    return next((folder for folder in path.parents if (folder / ".git").exists()), path.parent)
 
 
 def _git(*command: str) -> bytes:
