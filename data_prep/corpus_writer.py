@@ -177,7 +177,6 @@ class CorpusWriter:
     """Roles that evidence may have."""
     _counts: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
     _vectors: dict[str, Any] | None = field(default=None, init=False)
-    _rows: int | None = field(default=None, init=False)
 
     def split(
         self,
@@ -238,7 +237,6 @@ class CorpusWriter:
         assert vectors.dtype == np.float32
         np.save(self.folder / VECTORS, vectors)
         self._vectors = dict(settings) | {"width": vectors.shape[1]}
-        self._rows = len(vectors)
 
     def finish(self, vocabulary: Vocabulary, **about: Any) -> dict[str, Any]:
         """Write vocabulary, codes and card, and return the card.
@@ -250,7 +248,6 @@ class CorpusWriter:
                 notes and of rows of codes that the source had).
         """
         assert about["text"] in ("open", "credentialed")
-        assert self._rows in (None, len(vocabulary))
         _write_json(self.folder / "vocabulary.json", vocabulary.words)
         _write_json(self.folder / "codes.json", self._code_tables())
         files = self._file_records()
