@@ -1,9 +1,9 @@
 """Fetch public files that the project may not ship, once, and identify them by their SHA-256."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from marn.corpus.card import sha256
 from marn.errors import MarnError
 
 
@@ -31,8 +31,7 @@ def fetch(url: str, name: str, remedy: str, sums: Sequence[str] = ()) -> tuple[P
     try:
         if not path.is_file():
             pooch.retrieve(url, known_hash=None, fname=name, path=folder)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256(path)
     except Exception as error:  # requests and the file system each have their own
         raise MarnError(f"{url} cannot be fetched; {remedy}") from error
     if sums and found not in {one.strip().lower() for one in sums}:

@@ -18,6 +18,7 @@ from data_prep import column_names, tables
 from data_prep.config import PrepareConfig
 from data_prep.fetch import fetch
 from marn.corpus import SPLITS
+from marn.corpus.card import sha256
 from marn.corpus.columns import ID_NAMES, alias, plain_id
 from marn.corpus.loose_tables import open_table
 from marn.errors import MarnError
@@ -60,11 +61,8 @@ def chosen(
             "and splits, or three shares such as 0.8,0.1,0.1"
         )
     if given.is_file():
-        digest = hashlib.sha256(given.read_bytes()).hexdigest()
-        return in_table(given, dropped), {"split": "table", "table_sha256": digest}
-    sums = {
-        name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in _paths(given, which).items()
-    }
+        return in_table(given, dropped), {"split": "table", "table_sha256": sha256(given)}
+    sums = {name: sha256(path) for name, path in _paths(given, which).items()}
     return listed(given, which, dropped), {"split": "lists", "lists_sha256": sums}
 
 
