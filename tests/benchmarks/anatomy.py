@@ -1,7 +1,7 @@
 """Where the time of one training step goes: 16 notes of 350 words, 50 and 38 codes.
 
 Every part is run apart, forwards and then backwards from the gradient that the part above handed
-down. The floor is what the multiplications of the step take at the pace of one large product.
+down. The floor is what the multiplications of the step take at the fastest pace of the processor.
 """
 
 from __future__ import annotations
