@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import polars
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, log_loss
 from toys import SYSTEM_SIZES, toy_corpus
 
 import marn
@@ -80,7 +80,7 @@ def test_counts_by_patient_give_the_micro_f1(folder):
     with np.load(folder / "caml_0" / "run" / "predictions.npz") as arrays:
         above = arrays["icd/probabilities"] > arrays["icd/tuned"]
         expected = f1_score(arrays["icd/targets"], above, average="micro", zero_division=0)
-    counts = results._counts(folder / "caml_0")
+    counts = results._counts(folder / "caml_0", None)
     assert results.micro_f1(counts.sum(0)) == pytest.approx(expected)
 
 
@@ -95,6 +95,12 @@ def test_each_code_has_sklearns_f1(folder):
     assert found["code"].tolist() == [code.code for code in corpus.codes["icd"]]
     assert found["frequency"].tolist() == corpus.frequency("icd").tolist()
     assert found["present"].tolist() == truth.sum(0).tolist()
+    with np.load(folder / "caml_1" / "run" / "predictions.npz") as arrays:
+        code = int(np.argmax(truth.sum(0)))
+        loss = log_loss(truth[:, code], arrays["icd/probabilities"][:, code])
+    share = (corpus.frequency("icd")[code] + 0.5) / (len(corpus["train"]) + 1)
+    unread = log_loss(truth[:, code], np.full(len(truth), share))
+    assert found["relative loss"].iloc[code] == pytest.approx(loss / unread, rel=1e-5)
 
 
 def test_a_reader_is_a_row_like_any_other_and_the_same_with_every_seed(folder, tmp_path):
@@ -143,6 +149,14 @@ def test_systems_are_compared_on_the_same_seeds(folder):
     expected = means["bigru_la"] - means["caml"]
     assert found["difference"][0] == pytest.approx(expected, abs=1e-4)
     assert found["p corrected"][0] == found["p"][0]  # a single comparison
+    notes = np.arange(12) < 5
+    some = results.compare(folder, ["model"], {"model": "caml"}, notes=notes, draws=20)
+    scores = {}
+    for name in ("caml", "bigru_la"):
+        parts = [results._decisions(folder / f"{name}_{seed}")[:2] for seed in (0, 1)]
+        scores[name] = np.mean([f1_score(y[:5], x[:5], average="micro") for x, y in parts])
+    gap = scores["bigru_la"] - scores["caml"]
+    assert some["difference"][0] == pytest.approx(gap, abs=1e-4)
     with pytest.raises(MarnError, match="no finished run has the labels"):
         results.compare(folder, ["model"], {"model": "marn"})
 

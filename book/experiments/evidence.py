@@ -9,6 +9,8 @@ notes: the difference of the micro-F1s at the threshold tuned on dev (interval a
 that of the macro-F1s, with Student's interval over the seeds. `wrong order` is the share of single
 seeds, one for each system, in which the row that is behind on average was ahead. `dev` is the best
 epoch's mean average precision of the ICD codes on the dev notes, by which settings are chosen.
+With `--lengths CORPUS` each pair is also compared on the shortest, the middle and the longest third
+of the test notes.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from marn import MarnError, metrics
+from marn import Corpus, MarnError, metrics
 from marn.experiments import recording, results, tables
 from marn.resampling import holm
 from marn.saving import provenance, write_json
@@ -66,10 +68,12 @@ def calibration(folder: Path, by: list[str]) -> list[dict[str, Any]]:
     return plain(found.assign(**{"error sd": groups["error"].std()}).reset_index())
 
 
-def against(folder: Path, table: pd.DataFrame, by: list[str], second: str) -> pd.DataFrame:
+def against(
+    folder: Path, table: pd.DataFrame, by: list[str], second: str, notes: Any = None
+) -> pd.DataFrame:
     """Compare the micro-F1 of every row with that of one row, over notes and seeds."""
     baseline: dict[str, Any] = table.loc[table["row name"] == second, by].iloc[0].to_dict()
-    found = results.compare(folder, by, baseline)
+    found = results.compare(folder, by, baseline, notes=notes)
     return found.set_index(found[by].astype(str).agg(" / ".join, axis=1))
 
 
@@ -98,12 +102,30 @@ def pair(table: pd.DataFrame, micro: pd.Series, rows: tuple[str, str]) -> dict[s
     }
 
 
+def by_length(
+    folder: Path, table: pd.DataFrame, by: list[str], rows: list[tuple[str, str]], corpus: Path
+) -> list[dict[str, Any]]:
+    """Compare each pair on thirds of the test notes, by their number of words."""
+    lengths = Corpus.load(corpus)["test"].lengths
+    edges = [0, *np.quantile(lengths, [1 / 3, 2 / 3], method="lower"), lengths.max()]
+    found = []
+    for low, high in itertools.pairwise(int(edge) for edge in edges):
+        some = (lengths > low) & (lengths <= high)
+        micro = {two: against(folder, table, by, two, some) for two in {two for _, two in rows}}
+        for one, two in rows:
+            gap = {key: micro[two].loc[one, key] for key in ("difference", "low", "high")}
+            found.append({"row": one, "minus": two, "words": [low + 1, high], **gap})
+            found[-1] |= {"notes": int(some.sum())}
+    return plain(pd.DataFrame(found))
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="of a sweep")
     parser.add_argument("--by", nargs="+", required=True, help="axes that name a row")
     parser.add_argument("--pairs", nargs="*", default=[], help='such as "+FL - base"')
+    parser.add_argument("--lengths", type=Path, help="corpus, to compare by length of note too")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
     table = results.collect(args.folder)
@@ -122,11 +144,13 @@ def main() -> None:
     for found, p in zip(pairs, holm([one["p"] for one in pairs]) if pairs else [], strict=True):
         found["p corrected"] = round(float(p), 4)
     quoted = " ".join(f'"{one}"' for one in args.pairs)
+    lengths = f" --lengths {args.lengths}" if args.lengths else ""
+    codes = results.per_code(args.folder)
     one = table.iloc[0]
     run = next(args.folder.glob(f"*/run/{recording.RESULTS}"))
     result = {
         "command": f"python book/experiments/evidence.py {args.folder} --by {' '.join(args.by)}"
-        f" --pairs {quoted} --out book/results/{args.out.name}",
+        f" --pairs {quoted}{lengths} --out book/results/{args.out.name}",
         "runs": {
             "sweep": f"python -m marn sweep book/experiments/{args.folder.name}.yaml",
             "count": int(table["key"].nunique()),
@@ -142,8 +166,11 @@ def main() -> None:
         "differences": pairs,
         "curves": curves(args.folder, args.by),
         "calibration": calibration(args.folder, args.by),
-        "by_frequency": plain(tables.by_frequency(results.per_code(args.folder), args.by)),
+        "by_frequency": plain(tables.by_frequency(codes, args.by)),
+        "loss_by_frequency": plain(tables.by_frequency(codes, args.by, "relative loss")),
     }
+    if args.lengths:
+        result["by_length"] = by_length(args.folder, tuned, args.by, rows, args.lengths)
     write_json(args.out, result)
 
 

@@ -116,8 +116,10 @@ def per_code(folder: Folders) -> pd.DataFrame:
 
     Returns:
         One row per run and code: the run's labels, `code`, `frequency` (training notes that have
-        it), `present` (test notes that have it) and `f1` at the run's tuned threshold, 0 where
-        nothing is right.
+        it), `present` (test notes that have it), `f1` at the run's tuned threshold, 0 where
+        nothing is right, and `relative loss`: the code's binary cross-entropy over the test notes,
+        divided by that of a model that reads nothing and gives each code its share of the training
+        notes. In it the f_j of Fig. 11 of the papers cancels.
 
     Raises:
         MarnError: no run there is finished.
@@ -127,11 +129,16 @@ def per_code(folder: Folders) -> pd.DataFrame:
         card = json.loads((place / "run" / "model.json").read_text(encoding="utf-8"))
         predicted, truth, arrays = _decisions(place)
         hits, total = (predicted & truth).sum(0), predicted.sum(0) + truth.sum(0)
+        result = json.loads((place / "run" / RESULTS).read_text(encoding="utf-8"))
+        notes = result["corpus"]["notes"]
+        share = (arrays["icd/frequency"] + 0.5) / (notes + 1)
         columns = {
             "code": [code["code"] for code in card["codes"]["icd"]],
             "frequency": arrays["icd/frequency"],
             "present": truth.sum(0),
             "f1": micro_f1(np.stack([hits, total], axis=1)),
+            "relative loss": _cross_entropy(arrays["icd/probabilities"], truth)
+            / _cross_entropy(share, truth),
         }
         parts.append(pd.DataFrame(columns).assign(**done["labels"]))
     return pd.concat(parts, ignore_index=True)
@@ -150,7 +157,12 @@ def micro_f1(counts: Array) -> Array:
 
 
 def compare(
-    folder: Folders, by: Sequence[str], baseline: Mapping[str, Any], *, draws: int = 10_000
+    folder: Folders,
+    by: Sequence[str],
+    baseline: Mapping[str, Any],
+    *,
+    notes: NDArray[np.bool_] | None = None,
+    draws: int = 10_000,
 ) -> pd.DataFrame:
     """Compare the micro-F1 of ICD codes of systems with a baseline's, on the same seeds and notes.
 
@@ -164,6 +176,7 @@ def compare(
         folder: of a sweep.
         by: labels that name a system.
         baseline: values of these labels, for the system that the others are compared with.
+        notes: (N,), the test notes to compare on; by default all.
         draws: of the bootstrap, and of the test.
 
     Returns:
@@ -178,7 +191,7 @@ def compare(
     fixed: set[tuple[Any, ...]] = set()
     for place, done in _folders(folder):
         name = tuple(done["labels"].get(key) for key in by)
-        runs.setdefault(name, {})[done["labels"]["seed"]] = _counts(place)
+        runs.setdefault(name, {})[done["labels"]["seed"]] = _counts(place, notes)
         result = json.loads((place / "run" / RESULTS).read_text(encoding="utf-8"))
         draws_anything = result["training"] or result["system"] in ("average", "stack")
         fixed |= set() if draws_anything else {name}
@@ -212,13 +225,19 @@ def _decisions(place: Path) -> tuple[Any, Any, dict[str, Any]]:
     return arrays["icd/probabilities"] > arrays["icd/tuned"], arrays["icd/targets"], arrays
 
 
-def _counts(place: Path) -> Array:
+def _cross_entropy(probabilities: Array, truth: NDArray[np.bool_]) -> Array:
+    """Average the binary cross-entropy of each code over notes: (N, C) or (C,), (N, C) -> (C,)."""
+    p = np.clip(probabilities.astype(float), 1e-7, 1 - 1e-7)  # float32 has exact zeros and ones
+    return np.where(truth, -np.log(p), -np.log1p(-p)).mean(0)
+
+
+def _counts(place: Path, notes: NDArray[np.bool_] | None) -> Array:
     """Count by patient: hits, and predictions plus positives, (P, 2)."""
     predicted, truth, arrays = _decisions(place)
     patient = arrays["patient"]
     each = np.stack([(predicted & truth).sum(1), predicted.sum(1) + truth.sum(1)], axis=1)
     counts = np.zeros((patient.max() + 1, 2))
-    np.add.at(counts, patient, each)
+    np.add.at(counts, patient, each if notes is None else each * notes[:, None])
     return counts
 
 

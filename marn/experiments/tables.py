@@ -1,6 +1,5 @@
 """Tables of results: our scores beside the papers', and averages over seeds."""
 
-import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +9,8 @@ import pandas as pd
 
 from marn.errors import MarnError
 from marn.experiments import published
+from marn.metrics import BINS
 
-BINS = (0, 10, 30, 100, 300)
-"""Lower bounds, in training notes, of the groups of codes."""
 _BLOCKS = ("mtl", "ram", "fl")
 _SAME = {("marn", ""): ("bigru_la", "mtl+ram+fl"), ("mt_ram", ""): ("bigru_la", "mtl+ram")}
 
@@ -108,27 +106,25 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], figure: str) -> pd.DataFr
     return found.assign(low=found["mean"] - half, high=found["mean"] + half)
 
 
-def by_frequency(
-    codes: pd.DataFrame, by: Sequence[str], bins: Sequence[int] = BINS
-) -> pd.DataFrame:
-    """Average the F1 of codes within groups of similar training frequency.
+def by_frequency(codes: pd.DataFrame, by: Sequence[str], figure: str = "f1") -> pd.DataFrame:
+    """Average a score of codes within groups of similar training frequency, `metrics.BINS`.
 
     Args:
         codes: from `marn.experiments.results.per_code`; codes that no test note has are left out.
         by: labels that name a system.
-        bins: lower bounds of the groups, in training notes, ascending.
+        figure: the column to average.
 
     Returns:
         The columns `by`, `training notes` (such as "10-29"), `codes` (their number), and the mean
-        F1 of the codes over seeds: `seeds`, `mean`, `sd`, `low` and `high`, see `over_seeds`.
+        of the codes over seeds: `seeds`, `mean`, `sd`, `low` and `high`, see `over_seeds`.
     """
-    names = [f"{low}-{high - 1}" for low, high in itertools.pairwise(bins)] + [f"{bins[-1]}+"]
-    shown = codes[(codes["present"] > 0) & (codes["frequency"] >= bins[0])]
-    place = np.searchsorted(bins, shown["frequency"], side="right") - 1
+    names = [f"{low}+" if high is None else f"{low}-{high}" for low, high in BINS]
+    shown = codes[codes["present"] > 0]
+    place = np.searchsorted([low for low, _ in BINS], shown["frequency"], side="right") - 1
     groups = shown.assign(**{"training notes": pd.Categorical.from_codes(place, pd.Index(names))})
     keys = [*by, "training notes"]
-    each = groups.groupby([*keys, "seed"], sort=False, observed=True)["f1"]
-    runs = each.agg(codes="size", f1="mean").reset_index()
+    each = groups.groupby([*keys, "seed"], sort=False, observed=True)[figure]
+    runs = each.agg(codes="size", mean="mean").reset_index()
     counts = runs.groupby(keys, sort=False, observed=True)["codes"].first().reset_index()
-    found = counts.merge(over_seeds(runs, keys, "f1").query("seeds > 0"), on=keys)
+    found = counts.merge(over_seeds(runs, keys, "mean").query("seeds > 0"), on=keys)
     return found.sort_values(keys, ignore_index=True)
