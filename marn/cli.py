@@ -245,7 +245,8 @@ class SweepConfig:
     """KEY=VALUE: replace what the file says: a parameter of every run (corpus=../../data/mine), the
     values of an axis, or the seeds (seeds=[0,1]). Repeat the option for several."""
     table: Location | None = None
-    """File to write the table of results to, as CSV, JSON, Markdown, HTML and LaTeX."""
+    """File to write the table of results to, as CSV, JSON, Markdown, HTML and LaTeX; the scores of
+    each code and the curves go beside it, to TABLE_codes.csv and TABLE_curves.csv."""
 
 
 def sweep(
@@ -269,7 +270,10 @@ def sweep(
         results.check_place(table)
     runs = sweep(experiment, folder, **options)
     if table is not None and not options["dry_run"]:
-        results.publish(results.collect(folder, {run.key for run in runs}), table)
+        keys = {run.key for run in runs}
+        results.publish(results.collect(folder, keys), table)
+        for name, part in (("codes", results.per_code), ("curves", results.curves)):
+            part(folder, keys).to_csv(f"{table}_{name}.csv", index=False)
 
 
 @settings

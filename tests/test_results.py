@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from toys import SYSTEM_SIZES, toy_corpus
 
 import marn
 from marn import MarnError
+from marn.cli import main
 from marn.experiments import recording, results
 
 
@@ -66,6 +68,18 @@ def test_the_table_is_tidy(folder, tmp_path):
             read(tmp_path)
 
 
+def test_a_sweep_writes_scores_codes_and_curves_of_its_runs(folder, tmp_path, monkeypatch):
+    runs = [SimpleNamespace(key=key) for key in ("caml0", "caml1")]
+    monkeypatch.setattr("marn.experiments.sweep.sweep", lambda *_, **__: runs)
+    line = ["sweep", "e.yaml", "--out", str(folder), "--table", str(tmp_path / "t")]
+    assert main(line) == 0
+    made = {end: pd.read_csv(tmp_path / f"t{end}.csv") for end in ("", "_codes", "_curves")}
+    codes = marn.Corpus.load(folder / "toy").tasks["icd"]
+    assert [len(table) for table in made.values()] == [2 * 2 * 3, 2 * codes, 2 * 2]
+    assert all(set(table["model"]) == {"caml"} for table in made.values())
+    assert set(made[""]["filters"]) == {SYSTEM_SIZES["caml"]["filters"]}  # an option of the model
+
+
 def test_means_and_deviations_by_hand():
     rows = [("a", 0, 0.5), ("a", 1, 0.7), ("b", 0, 0.4)]
     table = pd.DataFrame(rows, columns=["system", "seed", "micro_f1"])
@@ -116,7 +130,9 @@ def test_a_reader_is_a_row_like_any_other_and_the_same_with_every_seed(folder, t
     done = {"labels": {"model": "words", "seed": 0}, "seconds": 1.0, "key": "w"}
     done |= {"about": {"code": "c"}}
     (tmp_path / "words_0" / "done.json").write_text(json.dumps(done))
-    both = [folder, tmp_path]
+    for place in folder.iterdir():
+        (tmp_path / place.name).symlink_to(place)
+    both = tmp_path
     table = results.collect(both)
     assert len(table) == 5 * 2 * 3  # runs, tasks, rules
     mine = table.query("model == 'words'")
@@ -159,6 +175,14 @@ def test_systems_are_compared_on_the_same_seeds(folder):
     assert some["difference"][0] == pytest.approx(gap, abs=1e-4)
     with pytest.raises(MarnError, match="no finished run has the labels"):
         results.compare(folder, ["model"], {"model": "marn"})
+
+
+def test_two_runs_of_the_same_labels_are_not_mixed(folder, tmp_path):
+    for place in folder.iterdir():
+        (tmp_path / place.name).symlink_to(place)
+    (tmp_path / "of_old_code").symlink_to(folder / "caml_0")
+    with pytest.raises(MarnError, match=r"two runs of .* are of \('caml',\) with seed 0"):
+        results.compare(tmp_path, ["model"], {"model": "caml"})
 
 
 def test_every_format_is_written(tmp_path):

@@ -363,6 +363,25 @@ def test_a_dry_run_runs_nothing(home, capsys):
     assert not (home / "runs").exists()
 
 
+def test_a_dry_run_expects_the_time_that_the_book_keeps(home, capsys):
+    for name in ("experiments", "results"):
+        (home / name).mkdir()
+    path = write(home, notebook="../work.ipynb", seeds=[0, 1]).rename(
+        home / "experiments" / "e.yaml"
+    )
+    line = ["sweep", str(path), "--out", str(home / "runs"), "--dry-run"]
+    kept = home / "results" / "e.json"
+    kept.write_text('{"runs": {"count": 6, "hours": 0.5}}')
+    assert main(line) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        *("seed 0: 5 min 00 s", "seed 1: 5 min 00 s"),
+        "2 runs, 0 of them finished; the rest will take about 10 min 00 s",
+    ]
+    kept.write_text('{"rows": []}')  # of another form
+    assert main(line) == 0
+    assert "time unknown" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_killed_sweep_is_finished_by_the_next_and_no_run_runs_twice(home, capsys):
     path = write(home, parameters={"wait": 0.3}, seeds=[0, 1, 2])

@@ -147,7 +147,9 @@ def main() -> None:
     lengths = f" --lengths {args.lengths}" if args.lengths else ""
     codes = results.per_code(args.folder)
     one = table.iloc[0]
-    run = next(args.folder.glob(f"*/run/{recording.RESULTS}"))
+    made = [json.loads(f.read_text()) for f in args.folder.glob(f"*/run/{recording.RESULTS}")]
+    cards = {run["corpus"]["hash"]: run["corpus"].get("card") for run in made}
+    card = cards.pop(one["corpus_hash"])
     result = {
         "command": f"python book/experiments/evidence.py {args.folder} --by {' '.join(args.by)}"
         f" --pairs {quoted}{lengths} --out book/results/{args.out.name}",
@@ -157,7 +159,8 @@ def main() -> None:
             "hours": round(table.drop_duplicates("key")["seconds"].sum() / 3600, 2),
             "seeds": sorted(int(seed) for seed in table["seed"].unique()),
             "corpus": one["corpus_hash"],
-            "corpus_card": json.loads(run.read_text(encoding="utf-8"))["corpus"].get("card"),
+            "corpus_card": card,
+            "other_corpora": [{"hash": key, **(of or {})} for key, of in sorted(cards.items())],
             "commits": sorted(table["commit"].unique()),
             **{key: one[key] for key in ("machine", "cpu_capability", "gpu", "torch")},
         },

@@ -19,13 +19,10 @@ from marn.saving import replace
 
 Array = NDArray[np.floating]
 
-Folders = str | Path | Sequence[str | Path]
-"""The folder of a sweep, or those of several."""
-
 _TRAINING = ("loss", "learning_rate", "batch_size")  # settings that are columns of the table
 
 
-def collect(folder: Folders, runs: Container[str] | None = None) -> pd.DataFrame:
+def collect(folder: str | Path, runs: Container[str] | None = None) -> pd.DataFrame:
     """Collect the finished runs of a sweep into a tidy table.
 
     Args:
@@ -37,59 +34,62 @@ def collect(folder: Folders, runs: Container[str] | None = None) -> pd.DataFrame
         One row per run, task and rule of `recording.RULES`: the run's labels and seed, `task`,
         `rule`, every score (fractions), `threshold`, then what it was and took: `system`,
         `parameters`, `notes`, `steps`, `epochs`, `best_epoch`, `train_seconds`, `seconds`, settings
-        of the training, `corpus`, `corpus_hash`, `code`, `key`, versions and hardware.
+        of the training, `corpus`, `corpus_hash`, `code`, `key`, versions and hardware, and last the
+        short options of the model.
 
     Raises:
         MarnError: no run there is finished.
     """
     rows = []
-    for place, done in _folders(folder):
-        file = place / "run" / RESULTS
-        if not file.exists() or (runs is not None and done["key"] not in runs):
-            continue
-        result = json.loads(file.read_text(encoding="utf-8"))
+    for place, done in _runs(folder, runs):
+        result = json.loads((place / "run" / RESULTS).read_text(encoding="utf-8"))
         of_run = {
             **{key: result[key] for key in ("system", "parameters", "steps", "epochs")},
             **{key: result[key] for key in ("best_epoch", "train_seconds")},
             "seconds": done["seconds"],
             "notes": result["corpus"]["notes"],
             **{key: result["training"].get(key) for key in _TRAINING},
-            **{key: result["options"][key] for key in ("strength",) if key in result["options"]},
             "corpus": result["corpus"]["name"],
             "corpus_hash": result["corpus"]["hash"],
             "code": done["about"]["code"],
             "key": done["key"],
             **result["provenance"],
+            **result["options"],
         }
         for rule, tasks in result["scores"].items():
             for task, figures in tasks.items():
                 row = {**done["labels"], "task": task, "rule": rule, **figures}
                 rows.append({**row, **{k: v for k, v in of_run.items() if k not in row}})
-    if not rows:
-        raise MarnError(f"no run in {folder} is finished; make some with: python -m marn sweep")
     return pd.DataFrame(rows)
 
 
-def curves(folder: Folders) -> pd.DataFrame:
+def curves(folder: str | Path, runs: Container[str] | None = None) -> pd.DataFrame:
     """Collect the history of every finished run: a row per epoch, with the run's labels.
+
+    The arguments are those of `collect`.
 
     Raises:
         MarnError: no run there is finished.
     """
     parts = [
         pd.read_csv(place / "run" / "history.csv").assign(**done["labels"])
-        for place, done in _folders(folder)
+        for place, done in _runs(folder, runs)
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def _folders(folder: Folders) -> list[tuple[Path, dict[str, Any]]]:
-    """Return the folder and `done.json` of each finished run."""
-    folders = [folder] if isinstance(folder, str | Path) else folder
-    found = [file for one in folders for file in sorted(Path(one).glob("*/done.json"))]
+def _runs(
+    folder: str | Path, runs: Container[str] | None = None
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the folder and `done.json` of each finished run that has scores."""
+    files = [
+        f for f in sorted(Path(folder).glob("*/done.json")) if (f.parent / "run" / RESULTS).exists()
+    ]
+    known = [(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    found = [(place, done) for place, done in known if runs is None or done["key"] in runs]
     if not found:
         raise MarnError(f"no run in {folder} is finished; make some with: python -m marn sweep")
-    return [(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in found]
+    return found
 
 
 def summary(table: pd.DataFrame, by: Sequence[str], figures: Sequence[str]) -> pd.DataFrame:
@@ -111,8 +111,10 @@ def summary(table: pd.DataFrame, by: Sequence[str], figures: Sequence[str]) -> p
     return pd.concat(parts, axis=1).reset_index()
 
 
-def per_code(folder: Folders) -> pd.DataFrame:
+def per_code(folder: str | Path, runs: Container[str] | None = None) -> pd.DataFrame:
     """Score each ICD code of each finished run, to see what rare codes gain.
+
+    The arguments are those of `collect`.
 
     Returns:
         One row per run and code: the run's labels, `code`, `frequency` (training notes that have
@@ -125,7 +127,7 @@ def per_code(folder: Folders) -> pd.DataFrame:
         MarnError: no run there is finished.
     """
     parts = []
-    for place, done in _folders(folder):
+    for place, done in _runs(folder, runs):
         card = json.loads((place / "run" / "model.json").read_text(encoding="utf-8"))
         predicted, truth, arrays = _decisions(place)
         hits, total = (predicted & truth).sum(0), predicted.sum(0) + truth.sum(0)
@@ -144,9 +146,9 @@ def per_code(folder: Folders) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def predictions(folder: Folders) -> Iterator[tuple[dict[str, Any], Array, NDArray[np.bool_]]]:
+def predictions(folder: str | Path) -> Iterator[tuple[dict[str, Any], Array, NDArray[np.bool_]]]:
     """Yield each run's labels, and probabilities and targets (N, C) of test notes and ICD codes."""
-    for place, done in _folders(folder):
+    for place, done in _runs(folder):
         with np.load(place / "run" / PREDICTIONS) as file:
             yield done["labels"], file["icd/probabilities"], file["icd/targets"]
 
@@ -157,7 +159,7 @@ def micro_f1(counts: Array) -> Array:
 
 
 def compare(
-    folder: Folders,
+    folder: str | Path,
     by: Sequence[str],
     baseline: Mapping[str, Any],
     *,
@@ -185,13 +187,19 @@ def compare(
 
     Raises:
         MarnError: no finished run has the baseline's labels, or it shares no seed with another, or
-            they saw other notes.
+            they saw other notes, or two runs have the same labels and seed.
     """
     runs: dict[tuple[Any, ...], dict[int, Array]] = {}
     fixed: set[tuple[Any, ...]] = set()
-    for place, done in _folders(folder):
+    for place, done in _runs(folder):
         name = tuple(done["labels"].get(key) for key in by)
-        runs.setdefault(name, {})[done["labels"]["seed"]] = _counts(place, notes)
+        mine, seed = runs.setdefault(name, {}), done["labels"]["seed"]
+        if seed in mine:
+            raise MarnError(
+                f"two runs of {folder} are of {name} with seed {seed}, of two versions or corpora; "
+                f"move the one that is not meant elsewhere, such as {place.name}"
+            )
+        mine[seed] = _counts(place, notes)
         result = json.loads((place / "run" / RESULTS).read_text(encoding="utf-8"))
         draws_anything = result["training"] or result["system"] in ("average", "stack")
         fixed |= set() if draws_anything else {name}

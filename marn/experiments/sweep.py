@@ -139,7 +139,8 @@ def sweep(
         out: folder for the runs, which every worker sees. Sweeps may share it.
         jobs: runs at a time, each a process of this machine.
         address: address of a Dask scheduler, whose workers are used instead.
-        dry_run: list the runs and the time that each will take, and run none.
+        dry_run: list the runs and the time that each will take, and run none. Before any run is
+            finished, the time is the mean of those that the book has of this experiment.
         changes: settings that replace those of the file, see `marn.experiments.plan.read`.
         stream: where progress is written; by default standard output.
 
@@ -154,7 +155,8 @@ def sweep(
     path, out, stream = Path(path), Path(out).resolve(), stream or sys.stdout
     runs, before = plan(path, out, changes), finished(out)
     to_do = [run for run in runs if not run.finished]
-    seconds = [expected(run, before) for run in to_do]
+    usual = None if before else _kept(path)
+    seconds = [usual or expected(run, before) for run in to_do]
     if dry_run:
         for run in runs:
             time_of = seconds[to_do.index(run)] if run in to_do else None
@@ -175,6 +177,16 @@ def sweep(
             "them"
         )
     return runs
+
+
+def _kept(path: Path) -> float | None:
+    """Read the mean seconds of a run from the result that the book keeps of an experiment."""
+    kept = path.parent.parent / "results" / f"{path.stem}.json"
+    try:
+        ran = json.loads(kept.read_text(encoding="utf-8"))["runs"]
+        return 3600 * float(ran["hours"]) / int(ran["count"])
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None
 
 
 def _check_room(out: Path, runs: int) -> None:
