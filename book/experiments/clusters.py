@@ -1,7 +1,6 @@
-r"""Count significant CCS categories (Eq. 18) of trained models, over seeds and beside controls.
+"""Count significant CCS categories (Eq. 18) of trained models, over seeds and beside controls.
 
-    python book/experiments/clusters.py "runs/ablation=+RAM+MTL+FL" \
-        --icd "runs/ablation=+RAM+FL" --ccs runs/apart= --out book/results/clusters.json
+    python book/experiments/clusters.py "runs/ablation=+RAM+MTL+FL" --out book/results/clusters.json
 
 FOLDER=LABEL names the runs of a sweep that have a label on some axis, one for each seed; without a
 label, all of its runs. The vector of a code is its mean view over all test notes, as in chapter 6.
@@ -9,8 +8,6 @@ The significant categories are counted for both values of tau that the papers pr
 categories of one code and of several. The controls are
 
 * untrained: the same network with its initial weights;
-* trained apart: the ICD vectors of a model that learnt the ICD task alone (`--icd`), and the CCS
-  vectors of one that learnt the CCS task alone (`--ccs`), from the same initial weights;
 * shuffled: the ICD codes assigned to the categories at random, 200 times;
 * possible: the categories that pass if their circle holds exactly their own codes.
 """
@@ -77,8 +74,6 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("runs", metavar="FOLDER=LABEL", help="with both tasks")
-    parser.add_argument("--icd", metavar="FOLDER=LABEL", help="with the ICD task alone")
-    parser.add_argument("--ccs", metavar="FOLDER=LABEL", help="with the CCS task alone")
     parser.add_argument("--corpus", type=Path, default=Path("data/teaching"))
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
@@ -93,11 +88,7 @@ def main() -> None:
         }
         for tau in TAUS
     }
-    apart = [runs(place) for place in (args.icd, args.ccs) if place]
     rows = []
-    for of in apart:
-        if missing := sorted({*runs(args.runs)} - {*of}):
-            raise marn.MarnError(f"--icd and --ccs must have the runs' seeds, but lack {missing}")
     for seed, place in runs(args.runs).items():
         model = marn.load_model(place).model
         fresh = marn.build(model.name, corpus, **model.options)
@@ -105,17 +96,13 @@ def main() -> None:
             "trained": mean_code_features(model, corpus),
             "untrained": mean_code_features(fresh, corpus),
         }
-        if len(apart) == 2:
-            both = [mean_code_features(marn.load_model(of[seed]).model, corpus) for of in apart]
-            vectors["trained apart"] = both[0] | both[1]
         for name, found in vectors.items():
             for tau, row in counts(found, corpus.parent).items():
                 rows.append({"seed": seed, "vectors": name, "tau": float(tau), **row})
         sys.stderr.write(f"seed {seed}\n")
     first = json.loads((place / "results.json").read_text(encoding="utf-8"))
-    told = "".join(f' --{t} "{p}"' for t, p in (("icd", args.icd), ("ccs", args.ccs)) if p)
     result = {
-        "command": f'python book/experiments/clusters.py "{args.runs}"{told}'
+        "command": f'python book/experiments/clusters.py "{args.runs}"'
         f" --out book/results/{args.out.name}",
         "made_with": provenance(),
         "model": {"system": first["system"], "trained_with": first["provenance"]["commit"]},
