@@ -198,6 +198,24 @@ def test_a_larger_hospital_begins_with_the_smaller_one(
         assert len(many) > len(few) or name.startswith("D_ICD")
 
 
+def test_boilerplate_adds_words_and_denials_and_changes_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(monkeypatch, "few", "teaching", notes=40)
+    words, denied, coded = [], [], []
+    for factor in (0.0, 1.0, 3.0):
+        out = tmp_path / f"{factor:g}"
+        hospital.write(out, "few", boilerplate=factor)
+        words.append(sum(len(row["TEXT"].split()) for row in read(out, "NOTEEVENTS")))
+        roles = Counter(row["ROLE"] for row in read(out, "EVIDENCE"))
+        denied.append(roles["negated"] + roles["ruled_out"])
+        coded.append((out / "DIAGNOSES_ICD.csv").read_bytes())
+    assert words[0] < words[1] < words[2] < 3 * words[1]
+    assert denied[0] < denied[1] < denied[2]
+    assert coded[0] == coded[1] == coded[2]
+    assert "boilerplate 3" in (tmp_path / "3" / "README.txt").read_text()
+
+
 def test_lists_have_exactly_the_published_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

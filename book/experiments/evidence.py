@@ -10,7 +10,8 @@ that of the macro-F1s, with Student's interval over the seeds. `wrong order` is 
 seeds, one for each system, in which the row that is behind on average was ahead. `dev` is the best
 epoch's mean average precision of the ICD codes on the dev notes, by which settings are chosen.
 With `--lengths CORPUS` each pair is also compared on the shortest, the middle and the longest third
-of the test notes.
+of the test notes, with `--rare CORPUS` on the codes with fewer than 30 training notes, divided by
+how many training notes have a code of their category.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import itertools
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +71,11 @@ def calibration(folder: Path, by: list[str]) -> list[dict[str, Any]]:
 
 
 def against(
-    folder: Path, table: pd.DataFrame, by: list[str], second: str, notes: Any = None
+    folder: Path, table: pd.DataFrame, by: list[str], second: str, **part: Any
 ) -> pd.DataFrame:
     """Compare the micro-F1 of every row with that of one row, over notes and seeds."""
     baseline: dict[str, Any] = table.loc[table["row name"] == second, by].iloc[0].to_dict()
-    found = results.compare(folder, by, baseline, notes=notes)
+    found = results.compare(folder, by, baseline, **part)
     return found.set_index(found[by].astype(str).agg(" / ".join, axis=1))
 
 
@@ -102,20 +104,35 @@ def pair(table: pd.DataFrame, micro: pd.Series, rows: tuple[str, str]) -> dict[s
     }
 
 
-def by_length(
-    folder: Path, table: pd.DataFrame, by: list[str], rows: list[tuple[str, str]], corpus: Path
-) -> list[dict[str, Any]]:
-    """Compare each pair on thirds of the test notes, by their number of words."""
-    lengths = Corpus.load(corpus)["test"].lengths
+def by_length(corpus: Corpus) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield thirds of the test notes by their number of words: what they are, and which."""
+    lengths = corpus["test"].lengths
     edges = [0, *np.quantile(lengths, [1 / 3, 2 / 3], method="lower"), lengths.max()]
-    found = []
     for low, high in itertools.pairwise(int(edge) for edge in edges):
         some = (lengths > low) & (lengths <= high)
-        micro = {two: against(folder, table, by, two, some) for two in {two for _, two in rows}}
+        yield {"words": [low + 1, high], "notes": int(some.sum())}, {"notes": some}
+
+
+def by_category(corpus: Corpus) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the rare codes by the training notes of their category: what they are, and which."""
+    of_category = np.append(corpus.frequency("ccs"), 0)[corpus.parent]
+    positives = corpus["test"].targets("icd").sum(0)
+    for low, high in ((0, 29), (30, 299), (300, len(corpus["train"]))):
+        some = (corpus.frequency("icd") < 30) & (of_category >= low) & (of_category <= high)
+        size = {"codes": int((positives[some] > 0).sum()), "positives": int(positives[some].sum())}
+        yield {"category": [low, high], **size}, {"codes": some}
+
+
+def on_parts(
+    folder: Path, table: pd.DataFrame, by: list[str], rows: list[tuple[str, str]], parts: Any
+) -> list[dict[str, Any]]:
+    """Compare each pair on parts of the test notes, or of the codes."""
+    found = []
+    for named, part in parts:
+        micro = {two: against(folder, table, by, two, **part) for two in {two for _, two in rows}}
         for one, two in rows:
             gap = {key: micro[two].loc[one, key] for key in ("difference", "low", "high")}
-            found.append({"row": one, "minus": two, "words": [low + 1, high], **gap})
-            found[-1] |= {"notes": int(some.sum())}
+            found.append({"row": one, "minus": two, **named, **gap})
     return plain(pd.DataFrame(found))
 
 
@@ -126,6 +143,7 @@ def main() -> None:
     parser.add_argument("--by", nargs="+", required=True, help="axes that name a row")
     parser.add_argument("--pairs", nargs="*", default=[], help='such as "+FL - base"')
     parser.add_argument("--lengths", type=Path, help="corpus, to compare by length of note too")
+    parser.add_argument("--rare", type=Path, help="corpus, to compare on rare codes too")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
     table = results.collect(args.folder)
@@ -143,8 +161,9 @@ def main() -> None:
     pairs = [pair(tuned, micro[two].loc[one], (one, two)) for one, two in rows]
     for found, p in zip(pairs, holm([one["p"] for one in pairs]) if pairs else [], strict=True):
         found["p corrected"] = round(float(p), 4)
-    quoted = " ".join(f'"{one}"' for one in args.pairs)
-    lengths = f" --lengths {args.lengths}" if args.lengths else ""
+    pairs_asked = f" --pairs {' '.join(map(json.dumps, args.pairs))}" if args.pairs else ""
+    asked = {"lengths": args.lengths, "rare": args.rare}
+    more = "".join(f" --{name} {path}" for name, path in asked.items() if path)
     codes = results.per_code(args.folder)
     one = table.iloc[0]
     made = [json.loads(f.read_text()) for f in args.folder.glob(f"*/run/{recording.RESULTS}")]
@@ -152,7 +171,7 @@ def main() -> None:
     card = cards.pop(one["corpus_hash"])
     result = {
         "command": f"python book/experiments/evidence.py {args.folder} --by {' '.join(args.by)}"
-        f" --pairs {quoted}{lengths} --out book/results/{args.out.name}",
+        f"{pairs_asked}{more} --out book/results/{args.out.name}",
         "runs": {
             "sweep": f"python -m marn sweep book/experiments/{args.folder.name}.yaml",
             "count": int(table["key"].nunique()),
@@ -173,7 +192,11 @@ def main() -> None:
         "loss_by_frequency": plain(tables.by_frequency(codes, args.by, "relative loss")),
     }
     if args.lengths:
-        result["by_length"] = by_length(args.folder, tuned, args.by, rows, args.lengths)
+        parts = by_length(Corpus.load(args.lengths))
+        result["by_length"] = on_parts(args.folder, tuned, args.by, rows, parts)
+    if args.rare:
+        parts = by_category(Corpus.load(args.rare))
+        result["rare_by_category"] = on_parts(args.folder, tuned, args.by, rows, parts)
     write_json(args.out, result)
 
 

@@ -74,6 +74,7 @@ def write(
     workers: int = 1,
     zipped: bool = False,
     slips: float = 1.0,
+    boilerplate: float = 1.0,
 ) -> dict[str, int]:
     """Write the raw tables of a teaching hospital into a folder that is new or empty.
 
@@ -85,6 +86,7 @@ def write(
         workers: processes that write notes; the bytes do not depend on it.
         zipped: write `.csv.gz` instead of `.csv`.
         slips: multiplies the usual rate of misspellings.
+        boilerplate: multiplies the sentences that belong to no code of the stay, and the denials.
 
     Returns:
         The numbers of patients, admissions, summaries (admissions with a discharge summary),
@@ -96,7 +98,7 @@ def write(
     """
     if preset not in PRESETS:
         raise MarnError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    out, size = Path(out), replace(PRESETS[preset], slips=slips)
+    out, size = Path(out), replace(PRESETS[preset], slips=slips, boilerplate=boilerplate)
     if out.exists() and any(out.iterdir()):
         raise MarnError(f"{out} is not empty; name a new or an empty folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -105,7 +107,8 @@ def write(
             report, listed = _write_tables(files, size, seed, workers, progress)
         if size.lists:
             _write_lists(out, size, listed, seed)
-        more = f", slips {slips:g}" if slips != 1 else ""
+        noise = {"slips": slips, "boilerplate": boilerplate}
+        more = "".join(f", {name} {value:g}" for name, value in noise.items() if value != 1)
         counts = "\n".join(f"{name}: {value}" for name, value in report.items())
         text = README.format(preset=f"{preset}{more}", seed=seed, counts=counts)
         (out / "README.txt").write_text(text, "utf-8")

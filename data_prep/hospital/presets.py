@@ -19,6 +19,8 @@ class Preset:
     # among the fifty most frequent.
     kept: float = 1.0
     slips: float = 1.0  # multiplies the usual rate of misspellings
+    # multiplies the sentences that belong to no code of the stay, and the denials
+    boilerplate: float = 1.0
     rare: bool = False  # whether the codes that only CMS lists exist too (`rare.py`)
     # "50" or "full" to write lists of admissions under CAML's names, for the option `--codes` of
     # that name; "" for none

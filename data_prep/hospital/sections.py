@@ -50,10 +50,10 @@ class Sections(Story):
 
         Args:
             rule: name of the rule; none of its sentences comes twice before all have come.
-            words: approximate number of words in all.
+            words: approximate number of words in all, with the usual amount of boilerplate.
             each: average number of words of a sentence.
         """
-        count = max(1, int(words / each + self.rng.random()))
+        count = max(1, int(self.boilerplate * words / each + self.rng.random()))
         alternatives = self.author.rule(rule)
         for parts in self.rng.sample(alternatives, count):
             self.note.sentence(parts)

@@ -98,6 +98,7 @@ class Story:
         self.days = max(1, (self.left - self.came).days)
         self.length = rng.lognormal(material.preset.words, material.preset.sigma)
         self.detail = self.length / WORDS_IN_FULL
+        self.boilerplate = material.preset.boilerplate
         self.present = [fact.code for fact in stay.facts]
         self.written = [fact.code for fact in stay.facts if fact.written]
         self.taken = {(code.kind, code.ccs) for code in self.present}
@@ -377,7 +378,7 @@ class Story:
     def deny(self, count: float) -> None:
         """Write sentences about what the patient does not have, or what was ruled out."""
         rng = self.rng
-        for _ in range(int(count + rng.random())):
+        for _ in range(int(self.boilerplate * count + rng.random())):
             code = self._absent(self.material.head if rng.chance(0.6) else self.material.tail)
             if code is None or code.code in ("305.1", "V15.82"):  # the social history has these
                 continue

@@ -28,6 +28,8 @@ class Config(CcsConfig):
     """Compress the raw tables with gzip."""
     slips: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """Factor for the usual rate of misspellings; 0 for none."""
+    boilerplate: Annotated[float, Field(ge=0, le=20)] = 1.0
+    """Factor for the sentences that belong to no code of the stay, and for the denials."""
     workers: Count = 1
     """Number of processes that write notes; it does not change the corpus."""
 
@@ -42,13 +44,10 @@ def run(config: Config, progress: Progress) -> Path:
     with replacing(config.out) as partial:
         raw = partial / "raw"
         bar = _notes_written(progress)
-        options: dict[str, Any] = {
-            "workers": config.workers,
-            "zipped": config.gzip,
-            "slips": config.slips,
-        }
+        noise = {"slips": config.slips, "boilerplate": config.boilerplate}
+        options: dict[str, Any] = {"workers": config.workers, "zipped": config.gzip, **noise}
         hospital.write(raw, preset, config.seed, bar, **options)
-        more = f" --slips {config.slips:g}" if config.slips != 1 else ""
+        more = "".join(f" --{name} {value:g}" for name, value in noise.items() if value != 1)
         command = f"python -m data_prep teaching --preset {preset}{more} --out data/{config.name}"
         has_lists = config.codes == hospital.PRESETS[preset].lists
         lists = config.splits or (raw if has_lists else None)

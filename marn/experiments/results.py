@@ -164,6 +164,7 @@ def compare(
     baseline: Mapping[str, Any],
     *,
     notes: NDArray[np.bool_] | None = None,
+    codes: NDArray[np.bool_] | None = None,
     draws: int = 10_000,
 ) -> pd.DataFrame:
     """Compare the micro-F1 of ICD codes of systems with a baseline's, on the same seeds and notes.
@@ -179,6 +180,7 @@ def compare(
         by: labels that name a system.
         baseline: values of these labels, for the system that the others are compared with.
         notes: (N,), the test notes to compare on; by default all.
+        codes: (C,), the ICD codes to compare on; by default all.
         draws: of the bootstrap, and of the test.
 
     Returns:
@@ -199,7 +201,7 @@ def compare(
                 f"two runs of {folder} are of {name} with seed {seed}, of two versions or corpora; "
                 f"move the one that is not meant elsewhere, such as {place.name}"
             )
-        mine[seed] = _counts(place, notes)
+        mine[seed] = _counts(place, notes, codes)
         result = json.loads((place / "run" / RESULTS).read_text(encoding="utf-8"))
         draws_anything = result["training"] or result["system"] in ("average", "stack")
         fixed |= set() if draws_anything else {name}
@@ -239,9 +241,15 @@ def _cross_entropy(probabilities: Array, truth: NDArray[np.bool_]) -> Array:
     return np.where(truth, -np.log(p), -np.log1p(-p)).mean(0)
 
 
-def _counts(place: Path, notes: NDArray[np.bool_] | None) -> Array:
+def _counts(
+    place: Path,
+    notes: NDArray[np.bool_] | None = None,
+    codes: NDArray[np.bool_] | None = None,
+) -> Array:
     """Count by patient: hits, and predictions plus positives, (P, 2)."""
     predicted, truth, arrays = _decisions(place)
+    if codes is not None:
+        predicted, truth = predicted & codes, truth & codes
     patient = arrays["patient"]
     each = np.stack([(predicted & truth).sum(1), predicted.sum(1) + truth.sum(1)], axis=1)
     counts = np.zeros((patient.max() + 1, 2))
