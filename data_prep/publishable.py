@@ -13,8 +13,8 @@ from marn.privacy import MINIMUM_CELL
 
 PUBLISHABLE: Final[Mapping[str, str]] = {
     "how it was made": "command seed seeds created provenance marn commit python torch numpy "
-    "sklearn scipy machine cpu_capability threads gpu device seconds minutes memory_mb "
-    "settings method baseline",
+    "sklearn scipy machine processor cores cpu_capability threads gpu device seconds minutes "
+    "memory_mb settings method baseline",
     "which corpus": "corpus name source text open language licence citation hash format ccs_key "
     "codes_hash split_rule",
     "people": "notes subjects patients admissions rows support positives dropped count of n",

@@ -137,7 +137,6 @@ def test_share_of_the_peak():
     pace = bench.peak_pace()
     assert pace > 0
     assert bench.share_of_peak(pace, 4.0) == pytest.approx(0.25)
-    assert bench.processor()
 
 
 def test_a_program_is_watched_alone():

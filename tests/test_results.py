@@ -60,6 +60,12 @@ def test_the_table_is_tidy(folder, tmp_path):
     assert {"seconds", "parameters", "commit", "torch", "cpu_capability", "code"} <= set(table)
     file = results.publish(table, tmp_path / "made" / "table", digits=5)[0]
     assert polars.read_csv(file).shape == pd.read_csv(file).shape == table.shape
+    several = tmp_path / "several"
+    several.mkdir()
+    for name in ("one", "two"):
+        (several / name).symlink_to(folder)
+    of_both = results.collect(several)
+    assert of_both["experiment"].value_counts().to_dict() == {"one": 24, "two": 24}
     curves = results.curves(folder)
     assert len(curves) == 4 * 2
     assert {"model", "seed", "epoch", "loss", "dev/icd/micro_f1"} <= set(curves)
@@ -178,6 +184,18 @@ def test_systems_are_compared_on_the_same_seeds(folder):
     assert some["difference"][0] == pytest.approx(gap, abs=1e-4)
     with pytest.raises(MarnError, match="no finished run has the labels"):
         results.compare(folder, ["model"], {"model": "marn"})
+
+
+def test_a_result_tells_how_it_was_made():
+    runs = {"sweep": "marn sweep a.yaml", "count": 2, "hours": 0.5, "seeds": [0, 1], "torch": "2"}
+    runs |= {"machine": "x86_64", "cpu_capability": "AVX2", "gpu": None, "commits": ["abc", "def"]}
+    kept = {"runs": runs, "command": 'python evidence.py --by row --pairs "a - b" --out a.json'}
+    lines = results.told(kept).splitlines()
+    assert lines[:2] == ["marn sweep a.yaml", "python evidence.py --by row"]
+    end = "x86_64 with AVX2, torch 2, commits abc, def"
+    assert lines[2] == f"2 runs, seeds 0, 1, 0.5 hours, {end}"
+    runs |= {"processor": "EPYC", "gpu": "H200"}
+    assert " 0.5 hours, H200, torch 2," in results.told(kept)
 
 
 def test_two_runs_of_the_same_labels_are_not_mixed(folder, tmp_path):

@@ -377,6 +377,8 @@ def test_a_dry_run_expects_the_time_that_the_book_keeps(home, capsys):
         *("seed 0: 5 min 00 s", "seed 1: 5 min 00 s"),
         "2 runs, 0 of them finished; the rest will take about 10 min 00 s",
     ]
+    assert main([*line, "--address", "tcp://host:8786"]) == 0
+    assert "about 10 min 00 s of one worker\n" in capsys.readouterr().out
     kept.write_text('{"rows": []}')  # of another form
     assert main(line) == 0
     assert "time unknown" in capsys.readouterr().out
@@ -405,7 +407,7 @@ def test_a_killed_sweep_is_finished_by_the_next_and_no_run_runs_twice(home, caps
     assert len(ran) <= 4  # the one that was killed may have run once more
 
 
-def test_a_sweep_without_workers_waits_and_says_so_once(home):
+def test_a_sweep_without_workers_waits_and_says_so_once(home, monkeypatch):
     class Said(io.StringIO):
         def write(self, text):
             if "waiting" in text:  # it looks again after two seconds
@@ -419,6 +421,9 @@ def test_a_sweep_without_workers_waits_and_says_so_once(home):
         sweep.sweep(write(home), home / "runs", address=address, stream=said)
     assert said.getvalue().count("all workers have stopped; waiting for one") == 1
     assert "1/1 seed 0: " in said.getvalue()
+    monkeypatch.setattr(sweep, "find_spec", lambda name: name == "bokeh")
+    sweep.sweep(write(home, seeds=[1]), home / "runs", stream=said)
+    assert "Dask's dashboard: http://" in said.getvalue()
 
 
 def test_a_run_whose_worker_dies_is_taken_up_once(home):

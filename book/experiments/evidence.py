@@ -37,6 +37,7 @@ from marn.settings import unknown
 FIGURES = ["micro_f1", "micro_precision", "micro_recall", "macro_f1_caml", "macro_f1_all"]
 FIGURES += ["macro_f1_present", "micro_auc", "macro_auc", "mean_average_precision"]
 FIGURES += ["precision_at_5"]
+HARDWARE = ("processor", "machine", "cpu_capability", "gpu", "torch")
 
 
 def plain(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -54,6 +55,11 @@ def curves(folder: Path, by: list[str]) -> list[dict[str, Any]]:
         for key, name in scores.items()
     ]
     return plain(pd.concat(found))
+
+
+def several(table: pd.DataFrame, key: str) -> str | None:
+    """Return what all runs have in a column, or all that they have; None for nothing."""
+    return ", ".join(sorted(table[key].dropna().unique())) or None if key in table else None
 
 
 def calibration(folder: Path, by: list[str]) -> list[dict[str, Any]]:
@@ -181,7 +187,7 @@ def main() -> None:
             "corpus_card": card,
             "other_corpora": [{"hash": key, **(of or {})} for key, of in sorted(cards.items())],
             "commits": sorted(table["commit"].unique()),
-            **{key: one[key] for key in ("machine", "cpu_capability", "gpu", "torch")},
+            **{key: several(table, key) for key in HARDWARE},
         },
         "made_with": provenance(),
         "means": plain(means),

@@ -23,10 +23,10 @@ _TRAINING = ("loss", "learning_rate", "batch_size")  # settings that are columns
 
 
 def collect(folder: str | Path, runs: Container[str] | None = None) -> pd.DataFrame:
-    """Collect the finished runs of a sweep into a tidy table.
+    """Collect the finished runs of a sweep, or of several, into a tidy table.
 
     Args:
-        folder: that `python -m marn sweep` wrote to.
+        folder: that `python -m marn sweep` wrote to, or one that holds several such folders.
         runs: keys of the runs that are meant; by default all that are there, also those of an
             earlier version of the code or of another corpus.
 
@@ -34,8 +34,8 @@ def collect(folder: str | Path, runs: Container[str] | None = None) -> pd.DataFr
         One row per run, task and rule of `recording.RULES`: the run's labels and seed, `task`,
         `rule`, every score (fractions), `threshold`, then what it was and took: `system`,
         `parameters`, `notes`, `steps`, `epochs`, `best_epoch`, `train_seconds`, `seconds`, settings
-        of the training, `corpus`, `corpus_hash`, `code`, `key`, versions and hardware, and last the
-        short options of the model.
+        of the training, `experiment` (the sweep's folder), `corpus`, `corpus_hash`, `code`, `key`,
+        versions and hardware, and last the short options of the model.
 
     Raises:
         MarnError: no run there is finished.
@@ -49,6 +49,7 @@ def collect(folder: str | Path, runs: Container[str] | None = None) -> pd.DataFr
             "seconds": done["seconds"],
             "notes": result["corpus"]["notes"],
             **{key: result["training"].get(key) for key in _TRAINING},
+            "experiment": place.parent.name,
             "corpus": result["corpus"]["name"],
             "corpus_hash": result["corpus"]["hash"],
             "code": done["about"]["code"],
@@ -82,14 +83,35 @@ def _runs(
     folder: str | Path, runs: Container[str] | None = None
 ) -> list[tuple[Path, dict[str, Any]]]:
     """Return the folder and `done.json` of each finished run that has scores."""
-    files = [
-        f for f in sorted(Path(folder).glob("*/done.json")) if (f.parent / "run" / RESULTS).exists()
-    ]
+    files = [*Path(folder).glob("*/done.json"), *Path(folder).glob("*/*/done.json")]
+    files = sorted(file for file in files if (file.parent / "run" / RESULTS).exists())
     known = [(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in files]
     found = [(place, done) for place, done in known if runs is None or done["key"] in runs]
     if not found:
         raise MarnError(f"no run in {folder} is finished; make some with: python -m marn sweep")
     return found
+
+
+def told(kept: Mapping[str, Any]) -> str:
+    """Say how a result that the book keeps was made.
+
+    Args:
+        kept: what `book/experiments/evidence.py` wrote.
+
+    Returns:
+        Three lines: the command that runs the trainings, the one that makes the result of them
+        (without its list of pairs), and the number of runs, with seeds, hours, processor and
+        commits.
+    """
+    runs = kept["runs"]
+    seeds = ", ".join(str(seed) for seed in runs["seeds"])
+    processor = " ".join(runs[key] for key in ("processor", "machine") if runs.get(key))
+    hardware = runs.get("gpu") or f"{processor} with {runs['cpu_capability']}"
+    return (
+        f"{runs['sweep']}\n{kept['command'].partition(' --pairs')[0]}\n"
+        f"{runs['count']} runs, seeds {seeds}, {runs['hours']} hours, {hardware}, "
+        f"torch {runs['torch']}, commits {', '.join(runs['commits'])}"
+    )
 
 
 def summary(table: pd.DataFrame, by: Sequence[str], figures: Sequence[str]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -162,14 +163,17 @@ def sweep(
             time_of = seconds[to_do.index(run)] if run in to_do else None
             said = "finished" if run.finished else duration(time_of) if time_of else "time unknown"
             stream.write(f"{run.name}: {said}\n")
-    total = sum(s or 0 for s in seconds) / jobs
-    rest = f"; the rest will take about {duration(total)}" if to_do and all(seconds) else ""
+    total = duration(sum(s or 0 for s in seconds) / jobs)
+    total += " of one worker" if address else ""
+    rest = f"; the rest will take about {total}" if to_do and all(seconds) else ""
     stream.write(f"{len(runs)} runs, {len(runs) - len(to_do)} of them finished{rest}\n")
     if dry_run or not to_do:
         return runs
     _check_room(out, len(to_do))
     progress = Progress(len(runs), stream=stream, done=len(runs) - len(to_do), unit="run")
     with _client(jobs, address) as client:
+        if find_spec("bokeh"):  # without it Dask shows no dashboard
+            stream.write(f"Dask's dashboard: {client.dashboard_link}\n")
         failed = _Queue(client, to_do, progress).run()
     if failed:
         raise MarnError(

@@ -43,7 +43,7 @@ def laptop(name: str, notes: int, *, steps: int = LAPTOP_STEPS) -> Recipe:
     the codes' log odds (with 378 steps this raises the scores of 16 of 17 systems, see
     book/results/systems.json and released.json); batches of 16, as in the paper; and
     `marn.train.config.of_steps`. A recipe counts steps, because a system that gets too few learns
-    nothing: after 768, MARN has a micro-F1 of 0.88 (chapter 1); after 378 with cross-entropy no
+    nothing: after 512, MARN has a micro-F1 of 0.88 (chapter 1); after 378 with cross-entropy no
     encoder has converged (chapter 13). The recipe of a system that reads text is empty, because it
     is fitted in one step.
 

@@ -15,7 +15,6 @@ import gc
 import importlib
 import multiprocessing
 import pkgutil
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -119,16 +118,6 @@ def peak_pace(size: int = 2048) -> float:
 def share_of_peak(multiplications: float, seconds: float) -> float:
     """Return the share of `seconds` that the multiplications alone would take at the peak."""
     return multiplications / peak_pace() / seconds
-
-
-def processor() -> str:
-    """Return the name of the processor, as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor() or platform.machine()])[0]
 
 
 def agree(name: str, ours: Any, theirs: Any, tolerance: float) -> None:

@@ -66,8 +66,8 @@ def _run(args: argparse.Namespace, found: dict) -> int:
         more = "  ".join(f"{k} {v:.4g}" for k, v in figures.items() if k not in shown)
         sys.stdout.write(f"{'':12} {more}  ({time.perf_counter() - began:.0f} s)\n")
         sys.stdout.flush()
-        made_on = {"processor": bench.processor(), "peak_pace": bench.peak_pace()}
-        kept[name] = {"figures": figures, "provenance": provenance() | made_on}
+        made_with = provenance() | {"peak_pace": bench.peak_pace()}
+        kept[name] = {"figures": figures, "provenance": made_with}
         if args.json:
             bench.keep(args.json, args.scale, kept)
     return 0 if all_met or args.scale == "quick" else 1
