@@ -127,3 +127,20 @@ def test_it_runs_to_the_last_table_and_not_twice(tiny_raw, tmp_path, capsys, mon
     assert reproduce.main(line) == 0
     assert "notes written" not in capsys.readouterr().err  # the corpus is there
     assert {file: file.stat().st_mtime_ns for file in done} == done
+
+
+def test_the_settings_of_figures_12_and_13_are_tried_at_the_size_of_the_authors_code(
+    tiny_raw, tmp_path, monkeypatch
+):
+    _, experiment, own = reproduce.SWEEPS["settings_50"]
+    runs = plan(reproduce.HOME / f"{experiment}.yaml", tmp_path / "runs", own)
+    assert len(runs) == 30
+    for run in runs:
+        assert [run.parameters[key] for key in own if key != "seeds"] == ["released", 0, 0]
+    monkeypatch.setattr(reproduce, "sweep", in_process)
+    small = ["settings_50" if word == "marn_50" else word for word in SMALL]
+    few = ["--set", 'setting=["as the paper", "weight 0.5"]', "--set", "train_args.reading=paper"]
+    assert reproduce.main([str(tiny_raw), "--out", str(tmp_path / "out"), *small, *few]) == 0
+    made = pd.read_csv(tmp_path / "out" / "tables" / "marn_figures_12_and_13.csv")
+    assert set(made["setting"]) == {"as the paper", "weight 0.5"}
+    assert made["micro_f1"].between(0, 1).all()

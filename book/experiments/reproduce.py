@@ -1,5 +1,6 @@
-"""Reproduce every table of the two papers on MIMIC-III: `make reproduce MIMIC=DIR`.
+"""Reproduce every table of the two papers on MIMIC-III, and MARN's Figs. 8, 12 and 13.
 
+    make reproduce MIMIC=DIR
     make reproduce MIMIC=DIR DRY=1 OPTIONS="--splits LISTS"
 
 DIR holds NOTEEVENTS, DIAGNOSES_ICD and PROCEDURES_ICD of MIMIC-III v1.4, or tables that the
@@ -57,12 +58,15 @@ JOINT = ["bigru", "caml", "dr_caml", "multirescnn"]
 ALL_CODES = [*JOINT, "cnn", "laat", "joint_laat", "fusion"]
 BATCH = {"train_args.batch_size": 64}  # MARN Section 4.2, for all codes
 
+AT_FULL_SIZE = {"preset": "released", "steps": 0, "train_notes": 0, "seeds": [0]}
+
 Sweeps = dict[str, tuple[str, str, dict[str, Any]]]
 SWEEPS: Sweeps = {
     "systems_50": ("50", "paper_systems", {}),
     "systems_50_ccs": ("50", "paper_systems", {"model": JOINT, "tasks": ["ccs"]}),
     "mt_ram_50": ("50", "paper_mt_ram", {}),
     "marn_50": ("50", "paper_marn", {}),
+    "settings_50": ("50", "settings", AT_FULL_SIZE),
     "systems_full": ("full", "paper_systems", {"model": ALL_CODES}),
     "systems_full_ccs": ("full", "paper_systems", {"model": JOINT, "tasks": ["ccs"]}),
     "marn_full": ("full", "paper_marn", BATCH),
@@ -75,6 +79,11 @@ TABLES = (
 )
 LONGER = (("MARN", "Table 5"), ("MARN", "Table 6"))
 """Tables that also get our rows without a printed one, such as +FL."""
+DRAWN = {
+    "marn_figure_8": ("mt_ram_50", ["model", "blocks"]),
+    "marn_figures_12_and_13": ("settings_50", ["reading", "setting"]),
+}
+"""{what the tables of a figure are called: their sweep, and what names a row}."""
 FIGURES = ["macro_auc", "micro_auc", "macro_f1_caml", "micro_f1"]
 FIGURES += [f"precision_at_{k}" for k in (5, 8, 15)]
 RUN_MB = {"50": 100, "full": 600}  # size of a run's folder, mostly weights and test predictions
@@ -274,8 +283,10 @@ def seconds_of(parameters: dict[str, Any], sizes: dict[str, int]) -> tuple[float
     Reading a note for its scores counts as a third of a step.
     """
     data = marn.Corpus.load(parameters["corpus"]).only(*parameters.get("tasks") or ["icd", "ccs"])
-    network = build(parameters["model"], data, **parameters.get("model_args", {}))
-    config = TrainConfig.of(network, **parameters.get("train_args", {}))
+    reading = preset(parameters["preset"]) if parameters.get("preset") else None
+    model_args, train_args = (reading.model, reading.training) if reading else ({}, {})
+    network = build(parameters["model"], data, **model_args | parameters.get("model_args", {}))
+    config = TrainConfig.of(network, **train_args | parameters.get("train_args", {}))
     step = TrainingStep(network, data["train"], config)
     batch = np.arange(config.batch_size if step.fabric.device.type == "cuda" else 2)
     taken = []
@@ -306,7 +317,8 @@ def write_tables(out: Path, runs: dict[str, set[str]]) -> list[Path]:
         raise MarnError(f"no run in {out} is finished, so there is no table; repeat the command")
     everything = pd.concat(found, ignore_index=True)
     files = results.publish(everything, out / "tables" / "runs")
-    everything["blocks"] = everything.get("blocks", pd.Series(dtype=str)).fillna("")
+    for axis in ("model", "blocks"):  # not every sweep has both
+        everything[axis] = everything.get(axis, pd.Series(dtype=str)).fillna("")
     shown = published.figures()
     for paper, number in TABLES:
         cells = shown[(shown["paper"] == paper) & (shown["table"] == number)]
@@ -320,6 +332,10 @@ def write_tables(out: Path, runs: dict[str, set[str]]) -> list[Path]:
             continue
         place = out / "tables" / f"{paper}_{number}".replace(" ", "_").lower()
         files += results.publish(laid, place, digits=1)
+    for name, (of, by) in DRAWN.items():
+        if (own := everything[everything["sweep"] == of]).size:
+            means = results.summary(own, by, FIGURES)
+            files += results.publish(means, out / "tables" / name)
     return files
 
 
