@@ -426,6 +426,34 @@ def test_a_sweep_without_workers_waits_and_says_so_once(home, monkeypatch):
     assert "Dask's dashboard: http://" in said.getvalue()
 
 
+def begin_work_with(home, code):
+    notebook = nbformat.read(home / "work.ipynb", as_version=4)
+    notebook.cells[1].source = f"import os\nfrom pathlib import Path\n{code}\n{WORK}"
+    nbformat.write(notebook, home / "work.ipynb")
+
+
+def test_a_run_whose_worker_dies_is_taken_up(home):
+    once = "if not Path('dead').exists():\n    Path('dead').touch()\n"
+    begin_work_with(home, f"{once}    os.kill(os.getppid(), 9)\n    os._exit(0)  # the kernel, too")
+    said = io.StringIO()
+    sweep.sweep(write(home, seeds=[0, 1]), home / "runs", stream=said)
+    assert said.getvalue().count("seed 0: its worker died; trying again") == 1
+    assert sorted((home / "log").read_text().splitlines()) == ["0 0", "0 1"]
+
+
+def test_a_disk_that_fills_up_ends_the_sweep_and_keeps_what_is_finished(home):
+    begin_work_with(home, "if seed:\n    raise OSError(28, 'No space left on device')")
+    said = io.StringIO()
+    full = r"1 of 4 runs failed \(seed 1: .*No space left on device.*repeat the command"
+    with pytest.raises(MarnError, match=full):
+        sweep.sweep(write(home, seeds=[0, 1, 2, 3]), home / "runs", stream=said)
+    assert "1/4 seed 0" in said.getvalue()
+    assert (home / "log").read_text() == "0 0\n"
+    assert [run.finished for run in plan(home / "experiment.yaml", home / "runs")] == [True] + 3 * [
+        False
+    ]
+
+
 def test_a_run_whose_worker_dies_is_taken_up_once(home):
     run, said = plan(write(home), home / "runs")[0], io.StringIO()
     killed_worker = type("KilledWorker", (Exception,), {})  # as Dask calls it
