@@ -220,6 +220,7 @@ def _client(jobs: int, address: str | None) -> Client:
 
     dask.config.set({"distributed.scheduler.allowed-failures": 0})
     if address is None:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # while it closes, too
         # A worker of this machine that dies closes its connection; one that is slow has not died.
         # Scheduler and worker mostly wait: their own ticks and samples took 8 % of a core.
         dask.config.set(
